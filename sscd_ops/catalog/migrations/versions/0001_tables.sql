@@ -1,0 +1,267 @@
+-- The private tables. docs/catalog.md tells the reasons; the public views are in ../../views.
+CREATE SCHEMA sscd_ops;
+
+CREATE TABLE sscd_ops.datasets (
+    dataset_id      smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name            text NOT NULL UNIQUE,
+    next_turn       bigint NOT NULL DEFAULT 1,      -- the row is the dataset's lock
+    generation      bigint NOT NULL DEFAULT 0,
+    snapshot        integer NOT NULL DEFAULT 0,
+    fingerprint     text,                           -- digest; set by the first decision
+    fingerprint_detail jsonb,
+    roots           jsonb NOT NULL DEFAULT '{}',    -- source name -> root its identities are relative to
+    created_at      timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE sscd_ops.batches (
+    batch_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    interval_start  timestamptz NOT NULL,
+    interval_end    timestamptz NOT NULL,
+    supplement      integer NOT NULL DEFAULT 0,
+    dry_run         boolean NOT NULL DEFAULT false,
+    state           text NOT NULL,
+    attempt_id      bigint,                         -- the current attempt
+    decision_id     bigint,                         -- the decision in force
+    turn            bigint,                         -- of the decision
+    last_change     bigint,                         -- the last turn that changed one of its verdicts
+    runner          jsonb,                          -- {"kind": "cli"} or {"kind": "airflow", "dag_id", "run_id"}
+    label           text NOT NULL,                  -- the interval in published names
+    plan            text,                           -- 8 hex digits of the publish plan
+    waiting_set     bigint[],                       -- fixed on first reaching resolve
+    waiting_since   timestamptz,
+    ready           boolean NOT NULL DEFAULT false, -- false while it still waits for its data
+    snapshot        integer,                        -- the one it made
+    announced       boolean NOT NULL DEFAULT false, -- its Airflow asset event is out
+    counts          jsonb NOT NULL DEFAULT '{}',    -- the counts of the decision, never changed later
+    message         text NOT NULL DEFAULT '',
+    started_at      timestamptz NOT NULL DEFAULT now(),
+    decided_at      timestamptz,
+    finished_at     timestamptz
+);
+CREATE UNIQUE INDEX batches_one_interval ON sscd_ops.batches
+    (dataset_id, interval_start, interval_end, supplement) WHERE NOT dry_run;
+CREATE INDEX batches_by_turn ON sscd_ops.batches (dataset_id, turn);
+
+CREATE TABLE sscd_ops.attempts (
+    attempt_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
+    config_sha256   text NOT NULL,
+    config          jsonb NOT NULL,                 -- the dataset's options, frozen
+    fingerprint     text NOT NULL,
+    fingerprint_detail jsonb NOT NULL,
+    search          text NOT NULL,                  -- the resolved backend
+    threshold       double precision NOT NULL,
+    pinned_turn     bigint NOT NULL,                -- verdicts of turns <= this one count as known
+    pinned_generation bigint NOT NULL,
+    released_at     timestamptz,                    -- a release lets this attempt pass the guard
+    skipped_shards  integer NOT NULL DEFAULT 0,
+    planned_at      timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX attempts_by_batch ON sscd_ops.attempts (batch_id);
+
+CREATE TABLE sscd_ops.source_shards (
+    shard_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
+    source          text NOT NULL,
+    relative_uri    text NOT NULL,
+    uri             text NOT NULL,
+    version         text NOT NULL,                  -- etag, or size and mtime
+    size            bigint NOT NULL,
+    group_no        integer NOT NULL,
+    ordinal         integer NOT NULL,               -- the batch's order: plan, then source, then URI
+    manifest        jsonb,                          -- {"name","sha256","bytes"}: first registration wins
+    descriptors     jsonb,                          -- likewise
+    counts          jsonb NOT NULL DEFAULT '{}',    -- samples, not_delivered, ignored entries
+    UNIQUE (attempt_id, source, relative_uri, version),
+    UNIQUE (attempt_id, ordinal)
+);
+CREATE INDEX source_shards_by_uri ON sscd_ops.source_shards (source, relative_uri);
+
+-- One owner for each version of a source shard; claimed by plan under the lock.
+CREATE TABLE sscd_ops.shard_owners (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    source          text NOT NULL,
+    relative_uri    text NOT NULL,
+    version         text NOT NULL,
+    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
+    attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
+    PRIMARY KEY (dataset_id, source, relative_uri, version)
+);
+CREATE INDEX shard_owners_by_batch ON sscd_ops.shard_owners (batch_id);
+
+-- Which (segment, mask) a batch's queries were compared with, and the candidates found.
+CREATE TABLE sscd_ops.searches (
+    attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
+    segment_id      bigint NOT NULL,
+    mask_sha256     text NOT NULL,
+    queries         text NOT NULL,                  -- digest of the batch's descriptor files
+    file            jsonb NOT NULL,
+    PRIMARY KEY (attempt_id, segment_id, mask_sha256, queries)
+);
+
+-- Descriptors written by resolve's repeat for images that no embed group holds.
+-- (embed writes through source_shards.descriptors.)
+
+-- A try at deciding a batch. Rows below carry its number and count once the batch names it.
+CREATE TABLE sscd_ops.decisions (
+    decision_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
+    attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
+    month           date NOT NULL,                  -- of the decision: the partition of its rows
+    started_at      timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX decisions_by_batch ON sscd_ops.decisions (batch_id);
+
+CREATE TABLE sscd_ops.segments (
+    segment_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
+    attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
+    rows            bigint NOT NULL,
+    dimensions      integer NOT NULL,
+    fingerprint     text NOT NULL,
+    files           jsonb NOT NULL,                 -- role -> {"name","sha256","bytes"}
+    created_at      timestamptz NOT NULL DEFAULT now()
+);
+
+-- Generations as ranges: generation g holds the masks with from <= g < coalesce(to, infinity).
+CREATE TABLE sscd_ops.segment_masks (
+    segment_id      bigint NOT NULL REFERENCES sscd_ops.segments,
+    generation_from bigint NOT NULL,
+    generation_to   bigint,
+    mask            jsonb NOT NULL,
+    kept            bigint NOT NULL,
+    PRIMARY KEY (segment_id, generation_from)
+);
+
+CREATE TABLE sscd_ops.generations (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    generation      bigint NOT NULL,
+    turn            bigint NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (dataset_id, generation)
+);
+
+-- What a night decided about each distinct image. The only large table look-ups into history touch.
+CREATE TABLE sscd_ops.images (
+    dataset_id      smallint NOT NULL,
+    sha256          bytea NOT NULL,
+    decision_id     bigint NOT NULL,
+    verdict         text NOT NULL,                  -- kept | removed | quarantined
+    reason          text,                           -- near, or a fault that follows the bytes
+    message         text,
+    sample_id       uuid NOT NULL,                  -- the sample that carries it
+    month           date NOT NULL,                  -- that sample's partition
+    segment_row     bigint,                         -- in the decision's segment; null: no descriptor
+    witness_sample_id uuid,
+    witness_month   date,
+    similarity      double precision,
+    threshold       double precision,
+    changed_turn    bigint,
+    PRIMARY KEY (dataset_id, sha256, decision_id)
+) PARTITION BY HASH (sha256);
+
+CREATE TABLE sscd_ops.samples (
+    month           date NOT NULL,
+    decision_id     bigint NOT NULL,
+    sample_id       uuid,                           -- null: a fault of the shard
+    shard_id        bigint NOT NULL,
+    position        integer NOT NULL,               -- -1: a fault of the shard
+    key             text,
+    image_sha256    bytea,
+    width           integer,
+    height          integer,
+    format          text,
+    bytes           bigint,
+    caption         text,
+    meta            jsonb,
+    verdict         text NOT NULL,
+    reason          text,
+    message         text,
+    witness_sample_id uuid,
+    witness_month   date,
+    similarity      double precision,
+    threshold       double precision,
+    output_shard    integer,                        -- number in the batch's publish plan
+    changed_turn    bigint,
+    changed_at      timestamptz
+) PARTITION BY RANGE (month);
+CREATE INDEX samples_by_place ON sscd_ops.samples (decision_id, shard_id, position);
+CREATE INDEX samples_by_id ON sscd_ops.samples (sample_id);
+CREATE INDEX samples_by_image ON sscd_ops.samples (image_sha256);
+
+CREATE TABLE sscd_ops.matches (
+    month           date NOT NULL,
+    decision_id     bigint NOT NULL,
+    image_sha256    bytea NOT NULL,
+    earlier_sha256  bytea NOT NULL,
+    similarity      double precision NOT NULL
+) PARTITION BY RANGE (month);
+CREATE INDEX matches_by_image ON sscd_ops.matches (decision_id, image_sha256);
+
+-- When a month of samples is detached its ids go here, so that they stay known.
+CREATE TABLE sscd_ops.detached_samples (
+    sample_id       uuid PRIMARY KEY,
+    decision_id     bigint NOT NULL
+);
+
+-- One row a source of a decided batch: the counts of the decision.
+CREATE TABLE sscd_ops.batch_sources (
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    source          text NOT NULL,
+    counts          jsonb NOT NULL,
+    PRIMARY KEY (decision_id, source)
+);
+
+-- The publish plan of a decision, and the shards once written.
+CREATE TABLE sscd_ops.output_shards (
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    number          integer NOT NULL,
+    plan            text NOT NULL,
+    form            text NOT NULL,
+    samples         integer NOT NULL,
+    name            text NOT NULL,                  -- of the tar, relative to the root
+    files           jsonb,                          -- tar, parquet, stats: {"name","sha256","bytes"}
+    snapshot_from   integer,
+    snapshot_to     integer,
+    PRIMARY KEY (decision_id, plan, number)
+);
+CREATE INDEX output_shards_live ON sscd_ops.output_shards (snapshot_from, snapshot_to);
+
+CREATE TABLE sscd_ops.snapshots (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    snapshot        integer NOT NULL,
+    parent          integer NOT NULL,
+    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
+    turn            bigint NOT NULL,
+    samples         bigint NOT NULL,
+    shards          integer NOT NULL,
+    bytes           bigint NOT NULL,
+    file            jsonb NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (dataset_id, snapshot)
+);
+
+CREATE TABLE sscd_ops.events (
+    event_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at              timestamptz NOT NULL DEFAULT now(),
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    turn            bigint,
+    kind            text NOT NULL,
+    actor           text NOT NULL,
+    why             text NOT NULL DEFAULT '',
+    sample_id       uuid,
+    batch_id        bigint REFERENCES sscd_ops.batches,
+    details         jsonb NOT NULL DEFAULT '{}'
+);
+CREATE INDEX events_by_batch ON sscd_ops.events (batch_id);
+
+CREATE TABLE sscd_ops.configs (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    config_sha256   text NOT NULL,
+    config          jsonb NOT NULL,
+    turn            bigint,                         -- the first turn decided with it
+    at              timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (dataset_id, config_sha256)
+);

@@ -1,0 +1,100 @@
+"""Every error this package raises on purpose.
+
+::
+
+    SscdOpsError
+    |-- ConfigError              a setting is wrong: names file, key and remedy (exit code 2)
+    |-- UsageError               a command or call that cannot mean anything (exit code 2)
+    |-- MissingExtra             an optional package is needed: names the pip command
+    |-- TransientError           may work when tried again: Airflow retries these
+    |   |-- StoreUnavailable
+    |   |-- CatalogUnavailable
+    |   `-- CommitConflict       another process was quicker too many times
+    |-- DataError                trying again cannot help: a person must look
+    |   |-- SourceChanged        a source file changed or vanished after it was read
+    |   |-- BatchHeld            the guard holds the batch until it is released
+    |   |-- BatchNotRunnable     abandoned, bound to another live run, or not in a fitting state
+    |   |-- FingerprintMismatch  descriptors of different fingerprints are never compared
+    |   |-- MissingDescriptors   embed indexes must be cleared before resolve can go on
+    |   `-- WeightsUnavailable   model weights could not be found or fetched
+    `-- InvariantError           catalog and files disagree, or code broke a promise
+        |-- FileMismatch         a file is missing or its sha256 differs from the catalog's
+        `-- StaleAttempt         a write of an attempt that is no longer the batch's
+
+What goes wrong with one sample or one source shard is never an exception that leaves a step: it
+becomes a quarantine row (``model.Fault``). Messages name the thing, the reason and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class SscdOpsError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(SscdOpsError):
+    """A setting is unknown or wrong; the message names file, key and what was expected."""
+
+
+class UsageError(SscdOpsError):
+    """A command or call that cannot mean anything, or is ambiguous."""
+
+
+class MissingExtra(SscdOpsError):
+    """An optional package is missing; the message names the pip command that adds it."""
+
+
+class TransientError(SscdOpsError):
+    """Something that may work when tried again."""
+
+
+class StoreUnavailable(TransientError):
+    """Storage did not answer."""
+
+
+class CatalogUnavailable(TransientError):
+    """Postgres did not answer, or a lock was not granted in time."""
+
+
+class CommitConflict(TransientError):
+    """Another process changed the dataset again and again while this one tried to."""
+
+
+class DataError(SscdOpsError):
+    """Trying again cannot help: a person must look. Airflow does not retry these."""
+
+
+class SourceChanged(DataError):
+    """A source file changed or vanished between ingest and publish."""
+
+
+class BatchHeld(DataError):
+    """The guard holds the batch; the message carries the figures and both ways on."""
+
+
+class BatchNotRunnable(DataError):
+    """The batch is abandoned, bound to another live run, or in no state for this step."""
+
+
+class FingerprintMismatch(DataError):
+    """Two fingerprints meet where only one can be compared."""
+
+
+class MissingDescriptors(DataError):
+    """Resolve needs descriptors that no embed task has written; names what to clear."""
+
+
+class WeightsUnavailable(DataError):
+    """Model weights could not be found or fetched; names file, URL and where to put it."""
+
+
+class InvariantError(SscdOpsError):
+    """Catalog and files disagree, or this code broke one of its own promises."""
+
+
+class FileMismatch(InvariantError):
+    """A named file is missing or has another sha256 than the catalog says."""
+
+
+class StaleAttempt(InvariantError):
+    """A write that belongs to an attempt which is no longer the batch's current one."""

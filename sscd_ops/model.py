@@ -1,0 +1,327 @@
+"""The vocabulary (docs/glossary.md) as frozen dataclasses and enums. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+from uuid import UUID
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Verdict(StrEnum):
+    """What became of a sample. Exactly one per sample read (promise I1)."""
+
+    KEPT = "kept"
+    REMOVED = "removed"
+    QUARANTINED = "quarantined"
+    WITHDRAWN = "withdrawn"
+
+
+class Reason(StrEnum):
+    """Why a sample was removed. A quarantined sample's reason is its ``Fault``."""
+
+    EXACT = "exact"
+    NEAR = "near"
+
+
+class Fault(StrEnum):
+    """Quarantine codes. ``follows_bytes``: the same bytes get the same code without another look."""
+
+    # the picture itself: follows its bytes into later nights
+    EMPTY_IMAGE = "empty_image"
+    NOT_AN_IMAGE = "not_an_image"
+    UNDECODABLE = "undecodable"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    EXTREME_ASPECT = "extreme_aspect"
+    NO_DESCRIPTOR = "no_descriptor"
+    # the picture, but perhaps the machine's fault: does not follow its bytes
+    DECODER_DIED = "decoder_died"
+    # the sample around the picture
+    NO_IMAGE = "no_image"
+    SEVERAL_IMAGES = "several_images"
+    MEMBER_TOO_LARGE = "member_too_large"
+    TOO_MANY_MEMBERS = "too_many_members"
+    DUPLICATE_KEY = "duplicate_key"
+    BAD_KEY = "bad_key"
+    BAD_JSON = "bad_json"
+    MISSING_CAPTION = "missing_caption"
+    EMPTY_CAPTION = "empty_caption"
+    CAPTION_TOO_LONG = "caption_too_long"
+    CAPTION_NOT_UTF8 = "caption_not_utf8"
+    CAPTION_FORBIDDEN_CHARACTER = "caption_forbidden_character"
+    # a whole source shard: a row without key, in no count of `runs`
+    TRUNCATED_SHARD = "truncated_shard"
+    EMPTY_FILE = "empty_file"
+    EMPTY_SHARD = "empty_shard"
+    UNREADABLE_SHARD = "unreadable_shard"
+
+    @property
+    def follows_bytes(self) -> bool:
+        """Whether later samples with the same image bytes share this fault."""
+        return self in _FOLLOWS_BYTES
+
+    @property
+    def of_shard(self) -> bool:
+        """Whether this is a fault of a whole source shard, not of a sample."""
+        return self in _OF_SHARD
+
+
+_FOLLOWS_BYTES = frozenset(
+    {
+        Fault.EMPTY_IMAGE,
+        Fault.NOT_AN_IMAGE,
+        Fault.UNDECODABLE,
+        Fault.TOO_MANY_PIXELS,
+        Fault.TOO_SMALL,
+        Fault.EXTREME_ASPECT,
+        Fault.NO_DESCRIPTOR,
+    }
+)
+_OF_SHARD = frozenset(
+    {Fault.TRUNCATED_SHARD, Fault.EMPTY_FILE, Fault.EMPTY_SHARD, Fault.UNREADABLE_SHARD}
+)
+
+
+class BatchState(StrEnum):
+    """Where a batch stands. The last four are ends or waits that a person may have to act on."""
+
+    PLANNED = "planned"
+    INGESTED = "ingested"
+    EMBEDDED = "embedded"
+    MATCHED = "matched"
+    DECIDED = "decided"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    HELD = "held"
+    ABANDONED = "abandoned"
+    UNPUBLISHABLE = "unpublishable"
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether verdicts are in force (they stay, whatever happens to publishing)."""
+        return self in (BatchState.DECIDED, BatchState.PUBLISHED, BatchState.UNPUBLISHABLE)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """A half-open span of time, ``start <= t < end``; both aware datetimes."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """An immutable file below the storage root. ``name`` is relative to the root."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundShard:
+    """A source shard as a listing shows it; ``version`` changes when its content may have."""
+
+    source: str
+    uri: str
+    relative_uri: str
+    size: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceShard:
+    """A registered source shard of a batch's attempt, with the files written for it so far."""
+
+    shard_id: int
+    source: str
+    uri: str
+    relative_uri: str
+    size: int
+    version: str
+    group: int
+    ordinal: int
+    manifest: StoredFile | None = None
+    descriptors: StoredFile | None = None
+
+    @property
+    def found(self) -> FoundShard:
+        """The shard as its source's reader takes it."""
+        return FoundShard(self.source, self.uri, self.relative_uri, self.size, self.version)
+
+
+@dataclass(slots=True)
+class Member:
+    """One member of a sample while a shard is read.
+
+    ``offset`` is whatever the reader needs to find the bytes again (for a tar: the byte offset of
+    the data in the uncompressed archive; for parquet: the row; for a folder: 0).
+    """
+
+    name: str
+    extension: str
+    offset: int
+    size: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class RawSample:
+    """Adjacent members of one key. ``occurrence`` counts earlier samples of the key in the shard."""
+
+    key: str
+    occurrence: int
+    members: list[Member]
+    fault: tuple[Fault, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEnd:
+    """The last thing a reader yields: what was wrong with the shard and what it left out."""
+
+    fault: tuple[Fault, str] | None = None
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Entries left out by kind: ``link``, ``device``, ``directory``, ``no_extension`` ..."""
+    not_delivered: int = 0
+    """img2dataset rows whose status is not success: counted, never samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRef:
+    """A member to be fetched again: where it is and what it must hash to (sha256, 32 bytes)."""
+
+    name: str
+    offset: int
+    size: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a picture's header says. ``format`` is ``jpg png webp avif gif bmp tiff ...``."""
+
+    format: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What decides a descriptor's numbers. ``digest`` names it; ``device`` is not part of it."""
+
+    model: str
+    weights_sha256: str
+    preprocessing: str
+    postprocessing: str
+    dimensions: int
+    minibatch: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.digest[:8]}"
+
+
+@dataclass(frozen=True)
+class EmbeddedChunk:
+    """Some consecutive answers of an embedder, in the order of its input.
+
+    ``descriptors``: float32 (n, d), L2-normalised; rows in ``faults`` are zero.
+    ``faults``: row in this chunk -> (code, message).
+    """
+
+    descriptors: NDArray[np.float32]
+    faults: dict[int, tuple[Fault, str]]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs at or above a floor, sorted by (query, -similarity, reference).
+
+    ``query``, ``reference``: int64 (k,) row numbers; ``similarity``: float64 (k,), canonical.
+    """
+
+    query: NDArray[np.int64]
+    reference: NDArray[np.int64]
+    similarity: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A registered segment. ``files`` maps a role (``descriptors``, ``ids``, a code's name)."""
+
+    segment_id: int
+    ordinal: int
+    rows: int
+    dimensions: int
+    fingerprint: str
+    files: dict[str, StoredFile]
+    mask: StoredFile | None = None
+    """The kept mask of the generation it was read with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Who runs a batch, and so says whether it is alive."""
+
+    kind: Literal["cli", "airflow"]
+    dag_id: str = ""
+    run_id: str = ""
+
+    def __str__(self) -> str:
+        return "cli" if self.kind == "cli" else f"airflow:{self.dag_id}/{self.run_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as the catalog holds it."""
+
+    batch_id: int
+    dataset_id: int
+    dataset: str
+    interval: Interval
+    supplement: int
+    state: BatchState
+    attempt_id: int
+    turn: int | None
+    runner: Runner | None
+    dry_run: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The counts of a decision: ``read = kept + removed_exact + removed_near + quarantined``."""
+
+    read: int = 0
+    kept: int = 0
+    removed_exact: int = 0
+    removed_near: int = 0
+    quarantined: int = 0
+    known: int = 0
+    not_delivered: int = 0
+
+    @property
+    def removed(self) -> int:
+        """All removals."""
+        return self.removed_exact + self.removed_near
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedShard:
+    """One output shard of a batch's publish plan, and its file once written."""
+
+    number: int
+    form: str
+    samples: int
+    name: str
+    file: StoredFile | None = None
+
+
+SampleId = UUID

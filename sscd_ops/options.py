@@ -1,0 +1,261 @@
+"""Every setting as a stdlib dataclass: what the config file fills and what steps take.
+
+The defaults here are the product's defaults; docs/configuration.md is written from them. A batch
+freezes its dataset's options when it is planned (``to_json``), and every later step reads them back
+from the catalog (``dataset_from_json``), so an edited file never changes a batch under way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+SourceKind = Literal["webdataset", "img2dataset", "parquet", "folder"]
+SearchName = Literal["auto", "flat", "exact", "sketch", "torch"]
+Preference = Literal["priority", "pixels", "caption_length", "bytes"]
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """Where everything the product writes lives."""
+
+    root: str = ""
+    """Any fsspec URL or a folder: shards, snapshots, index, manifests."""
+    cache: str = ""
+    """A local folder for copies of remote files; used where ``root`` is remote."""
+    cache_bytes: int = 50 * 10**9
+    """The local cache is trimmed to this size, least recently used first."""
+
+
+@dataclass(frozen=True)
+class CatalogOptions:
+    """Which Postgres."""
+
+    url: str = ""
+    """SQLAlchemy URL; empty: the embedded server below ``storage.root``."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """One feed of a dataset."""
+
+    name: str
+    kind: SourceKind = "webdataset"
+    root: str = ""
+    """Identity is relative to it; empty: the longest literal folder common to ``urls``."""
+    urls: tuple[str, ...] = ()
+    ready: str = ""
+    """A URL that must exist before the night starts; may hold placeholders."""
+    priority: int = 0
+    """Higher wins inside a batch."""
+    image: str = ""
+    """Which image member decides where a sample has several: its extension, e.g. ``0.jpg``."""
+    caption: tuple[str, ...] = ("txt", "json:caption")
+    """Where the caption is: first present wins. ``ext``, ``json:field`` or ``column:name``."""
+    missing_caption: Literal["quarantine", "keep"] = "quarantine"
+    columns: tuple[str, ...] = ()
+    """Metadata fields carried to samples.meta and the published parquet."""
+    image_column: str = "image"
+    """parquet only: the column with image bytes, or with ``{bytes, path}``."""
+    caption_column: str = "caption"
+    """parquet only."""
+    key_column: str = ""
+    """parquet only: the column with the key; empty: the row number."""
+    captions_file: str = ""
+    """folder only: a jsonl or csv file with ``file_name`` and ``caption`` columns."""
+
+
+@dataclass(frozen=True)
+class FingerprintOptions:
+    """Which model embeds the pictures."""
+
+    model: str = ""
+    """Empty: the dataset's own, else the product's default."""
+    weights: str = ""
+    """URL or path; empty: the model's published location."""
+    preprocessing: str = ""
+    """Empty: the model's default."""
+    minibatch: int = 0
+    """0: the model's default. Part of the fingerprint."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` ... Not part of the fingerprint."""
+    workers: int = 0
+    """Decoder processes; 0: one per core, at most 16. Not part of the fingerprint."""
+
+
+@dataclass(frozen=True)
+class DuplicatesOptions:
+    """When two pictures are copies, and who wins."""
+
+    threshold: float | None = None
+    """Cosine similarity in [-1, 1]; None: the model's measured default."""
+    margin: float = 0.05
+    """Matches down to ``threshold - margin`` are stored for the audit."""
+    keep_matches: int = 8
+    """At most this many matches are stored for an image."""
+    grouping: Literal["leader"] = "leader"
+    search: SearchName = "auto"
+    prefer: tuple[Preference, ...] = ("priority", "pixels", "caption_length", "bytes")
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """What holds a batch for a person to look at."""
+
+    max_removed_odds: float = 3.0
+    first_nights_max: float = 0.8
+    empty: Literal["hold", "allow"] = "hold"
+
+
+@dataclass(frozen=True)
+class LimitsOptions:
+    """Bounds beyond which a sample is quarantined."""
+
+    max_pixels: int = 100_000_000
+    min_side: int = 16
+    max_aspect: float = 20.0
+    max_caption_bytes: int = 100_000
+    max_members: int = 64
+    max_member_bytes: int = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """The shape of published shards."""
+
+    max_samples: int = 10_000
+    max_bytes: int = 10**9
+
+
+@dataclass(frozen=True)
+class TurnOptions:
+    """How long a batch waits for earlier ones whose runner cannot be asked."""
+
+    max_wait: float = 6 * 3600.0
+    """Seconds."""
+
+
+@dataclass(frozen=True)
+class AirflowStepOptions:
+    """Where and how one step's tasks run. Empty or None: Airflow's own default."""
+
+    pool: str = ""
+    queue: str = ""
+    executor: str = ""
+    pool_slots: int | None = None
+    retries: int | None = None
+    retry_delay: float | None = None
+    """Seconds."""
+    execution_timeout: float | None = None
+    """Seconds."""
+
+
+STEPS = ("plan", "ingest", "embed", "match", "resolve", "publish", "commit")
+
+
+@dataclass(frozen=True)
+class AirflowOptions:
+    """How the dataset's DAG runs."""
+
+    max_active_runs: int = 2
+    run_timeout: float = 24 * 3600.0
+    ready_timeout: float = 12 * 3600.0
+    max_tasks: int = 64
+    """Mapped tasks a step at most; groups grow instead. At most 1024."""
+    match_tasks: int = 2
+    deferrable: bool = True
+    plan: AirflowStepOptions = AirflowStepOptions()
+    ingest: AirflowStepOptions = AirflowStepOptions()
+    embed: AirflowStepOptions = AirflowStepOptions()
+    match: AirflowStepOptions = AirflowStepOptions()
+    resolve: AirflowStepOptions = AirflowStepOptions()
+    publish: AirflowStepOptions = AirflowStepOptions()
+    commit: AirflowStepOptions = AirflowStepOptions()
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """One line of curation."""
+
+    name: str
+    schedule: str = "0 2 * * *"
+    timezone: str = "UTC"
+    start: date = date(2026, 1, 1)
+    late_days: int = 3
+    sources: tuple[SourceOptions, ...] = ()
+    fingerprint: FingerprintOptions = FingerprintOptions()
+    duplicates: DuplicatesOptions = DuplicatesOptions()
+    guard: GuardOptions = GuardOptions()
+    limits: LimitsOptions = LimitsOptions()
+    publish: PublishOptions = PublishOptions()
+    turn: TurnOptions = TurnOptions()
+    airflow: AirflowOptions = AirflowOptions()
+
+    def source(self, name: str) -> SourceOptions:
+        """The source of this name.
+
+        Raises:
+            KeyError: the dataset has no such source.
+        """
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole config file."""
+
+    path: str = ""
+    storage: StorageOptions = StorageOptions()
+    catalog: CatalogOptions = CatalogOptions()
+    datasets: dict[str, DatasetOptions] = field(default_factory=dict)
+    faulty: dict[str, str] = field(default_factory=dict)
+    """Datasets whose table is wrong -> the message; only a tolerant load fills this."""
+
+
+def to_json(options: Any) -> str:
+    """An options dataclass as canonical JSON: sorted keys, no spaces, so equal options hash equal."""
+    return json.dumps(
+        dataclasses.asdict(options),
+        sort_keys=True,
+        separators=(",", ":"),
+        default=lambda value: value.isoformat(),
+        ensure_ascii=False,
+    )
+
+
+def dataset_from_json(text: str) -> DatasetOptions:
+    """The options that ``to_json`` wrote for a dataset. Unknown keys of newer releases are left out."""
+    raw = json.loads(text)
+    raw["start"] = date.fromisoformat(raw["start"])
+    raw["sources"] = tuple(_section(SourceOptions, item) for item in raw["sources"])
+    airflow = raw["airflow"]
+    for step in STEPS:
+        airflow[step] = _section(AirflowStepOptions, airflow[step])
+    for name, kind in (
+        ("fingerprint", FingerprintOptions),
+        ("duplicates", DuplicatesOptions),
+        ("guard", GuardOptions),
+        ("limits", LimitsOptions),
+        ("publish", PublishOptions),
+        ("turn", TurnOptions),
+        ("airflow", AirflowOptions),
+    ):
+        raw[name] = _section(kind, raw[name])
+    return _section(DatasetOptions, raw)
+
+
+def _section(kind: Any, raw: dict[str, Any]) -> Any:
+    names = {item.name for item in dataclasses.fields(kind)}
+    return kind(
+        **{
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in raw.items()
+            if key in names
+        }
+    )

@@ -1,0 +1,253 @@
+"""What the steps ask of the rooms beside them. Real parts are joined to steps in ``wiring``.
+
+Each port has one behaviour suite in tests/ that every implementation passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from sscd_ops.model import (
+    EmbeddedChunk,
+    Fault,
+    Fingerprint,
+    FoundShard,
+    ImageHeader,
+    Interval,
+    Matches,
+    MemberRef,
+    RawSample,
+    Segment,
+    ShardEnd,
+    StoredFile,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Store(Protocol):
+    """Immutable files below one root, local or remote."""
+
+    root: str
+
+    def put(self, folder: str, suffix: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+        """Write a file named ``folder/<sha256 of its content><suffix>``, durably, and say which.
+
+        Writes anew even where a file of that name exists (equal name, equal bytes).
+        """
+
+    def put_named(self, name: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+        """Write a file under a given final name; it appears whole or not at all.
+
+        The name carries the digest of what decides its bytes, so an existing one is replaced
+        locally by equal bytes.
+
+        Raises:
+            FileMismatch: a file of this name exists with other bytes.
+        """
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a small mutable file (``latest.json`` alone), atomically."""
+
+    def local(self, file: StoredFile) -> Path:
+        """A local path with the file's bytes; fetched into the cache and checked where remote.
+
+        Raises:
+            FileMismatch: missing, or its size (remote: sha256) differs.
+        """
+
+    def verify(self, file: StoredFile) -> None:
+        """Read the whole file and compare its sha256.
+
+        Raises:
+            FileMismatch: missing or different.
+        """
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of this name is there."""
+
+    def list(self, folder: str) -> list[str]:
+        """Names (relative to the root) of all files below a folder, sorted."""
+
+    def delete(self, name: str) -> None:
+        """Remove a file; no error where it is already gone."""
+
+    def url(self, name: str) -> str:
+        """The full URL or path of a file of this root, as a reader outside the product needs it."""
+
+
+class Source(Protocol):
+    """One configured source: lists its shards for an interval and reads them."""
+
+    name: str
+    root: str
+
+    def find(self, interval: Interval, timezone: str) -> list[FoundShard]:
+        """The source shards of an interval, sorted by relative URI; finished files only."""
+
+    def ready(self, interval: Interval, timezone: str) -> str | None:
+        """None when the interval's data may be read, else the URL that is waited for."""
+
+    def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
+        """Stream a shard's samples in order, then exactly one ``ShardEnd``. Memory is bounded.
+
+        A fault of the shard is in ``ShardEnd``; what came before it has been yielded.
+
+        Raises:
+            SourceChanged: the file is gone or no longer has this version.
+            StoreUnavailable: storage did not answer.
+        """
+
+    def fetch(self, shard: FoundShard, members: Sequence[MemberRef]) -> Iterator[bytes]:
+        """The members' bytes, in the given (ascending) order, unchecked.
+
+        Raises:
+            SourceChanged: the shard is gone, shorter, or cannot yield a member.
+        """
+
+
+InspectImage = Callable[[bytes], "ImageHeader | tuple[Fault, str]"]
+"""Header checks and limits without decoding pixels: a header, or why it is quarantined."""
+
+
+class Embedder(Protocol):
+    """Decodes pictures and turns them into descriptors. A context manager: closing ends its workers."""
+
+    fingerprint: Fingerprint
+    dimensions: int
+
+    def embed(self, images: Iterable[bytes]) -> Iterator[EmbeddedChunk]:
+        """Descriptors in input order, in chunks; every input has exactly one row.
+
+        The numbers of a row depend on its own bytes alone. A picture that fails has a fault.
+        """
+
+    def runtime(self) -> dict[str, str]:
+        """Device and library versions, recorded beside the descriptors."""
+
+    def __enter__(self) -> Embedder: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class GrowingIndex(Protocol):
+    """Kept pictures of the batch at hand, in the order they were kept."""
+
+    def add(self, descriptors: NDArray[np.float16]) -> None:
+        """Append rows (n, d)."""
+
+    def search(self, queries: NDArray[np.float16], floor: float, limit: int) -> Matches:
+        """As ``SearchBackend.search``, against all rows added so far."""
+
+
+class SearchBackend(Protocol):
+    """Answers "all pairs >= floor" with canonical similarities (docs/search.md)."""
+
+    name: str
+
+    def codes(self, descriptors: NDArray[np.float16]) -> dict[str, NDArray[Any]]:
+        """The arrays (role -> (n, ...)) this backend wants stored beside descriptors (n, d)."""
+
+    def search(
+        self,
+        queries: NDArray[np.float16],
+        descriptors: NDArray[np.float16],
+        codes: dict[str, NDArray[Any]],
+        kept: NDArray[np.bool_],
+        floor: float,
+        limit: int,
+    ) -> Matches:
+        """Each query's ``limit`` most similar kept rows at or above ``floor``.
+
+        Args:
+            queries: float16 (n, d), L2-normalised up to float16 rounding.
+            descriptors: float16 (m, d); may be a memory map.
+            codes: what ``codes`` answered for ``descriptors``; computed anew where a role lacks.
+            kept: bool (m,); only True rows answer.
+            floor: least canonical similarity of an answer.
+            limit: answers per query at most; ties go to the smaller row.
+        """
+
+    def growing(self, dimensions: int) -> GrowingIndex:
+        """An empty index that rows can be added to."""
+
+
+class OpenSegment(Protocol):
+    """A segment's arrays, memory-mapped. ``ids``: uint8 (m, 32), the images' sha256."""
+
+    descriptors: NDArray[np.float16]
+    ids: NDArray[np.uint8]
+    codes: dict[str, NDArray[Any]]
+
+
+class SegmentStore(Protocol):
+    """Reads and writes the index's files."""
+
+    def write(
+        self,
+        folder: str,
+        descriptors: NDArray[np.float16],
+        ids: NDArray[np.uint8],
+        codes: dict[str, NDArray[Any]],
+    ) -> dict[str, StoredFile]:
+        """Write a segment's arrays; role -> file (``descriptors``, ``ids`` and each code)."""
+
+    def open(self, segment: Segment) -> OpenSegment:
+        """Map a segment's arrays.
+
+        Raises:
+            FileMismatch: a file is missing, or rows, ids and catalog disagree; says what to do.
+        """
+
+    def write_mask(self, folder: str, kept: NDArray[np.bool_]) -> StoredFile:
+        """Write a kept mask."""
+
+    def read_mask(self, file: StoredFile, rows: int) -> NDArray[np.bool_]:
+        """Read a kept mask of ``rows`` rows.
+
+        Raises:
+            FileMismatch: missing, different, or of another length.
+        """
+
+
+class TarSink(Protocol):
+    """Writes one published tar: fixed headers, members in the order given."""
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member and answer the byte offset of its data."""
+
+    def close(self) -> None:
+        """Write the end of the archive."""
+
+
+OpenTarSink = Callable[["BinaryIO"], TarSink]
+
+
+class Progress(Protocol):
+    """Told how far a step is."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """A piece of work begins; ``total`` units, if known."""
+
+    def advance(self, n: int = 1) -> None:
+        """``n`` units done."""
+
+    def done(self) -> None:
+        """The piece of work ended."""
+
+
+class Silence:
+    """A progress that says nothing."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """Do nothing."""
+
+    def advance(self, n: int = 1) -> None:
+        """Do nothing."""
+
+    def done(self) -> None:
+        """Do nothing."""
