@@ -1,0 +1,63 @@
+# `make` alone prints what there is.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+# pip may be given a folder of wheels (PIP_FIND_LINKS); uv takes the same one.
+ifneq ($(PIP_FIND_LINKS),)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+# The CPU build of torch from its own index, on a machine without a GPU: make TORCH_ARGS="--torch-backend cpu"
+TORCH_ARGS ?=
+
+.venv/.stamp: requirements.lock pyproject.toml
+	@echo "Installing into .venv from requirements.lock (about 1.5 GB, half a minute to a few minutes) ..."
+	python3 -m venv .tools && .tools/bin/pip install -q uv==0.13.9
+	.tools/bin/uv venv -q --clear --python python3 .venv
+	.tools/bin/uv pip install -q --python .venv/bin/python $(TORCH_ARGS) -r requirements.lock
+	.tools/bin/uv pip install -q --python .venv/bin/python --no-deps -e .
+	@touch $@
+
+.PHONY: help install demo demo-clean airflow airflow-down test test-long check bench bench-catalog lock format
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: .venv/.stamp ## make .venv from requirements.lock
+
+demo: .venv/.stamp ## three real nights inside Airflow, then what was removed and why (about 5 minutes)
+	$(PY) examples/demo.py run
+
+demo-clean: ## remove everything the demo made
+	@if [ -x $(PY) ]; then $(PY) examples/demo.py clean; else rm -rf .demo; fi
+
+airflow: .venv/.stamp ## Airflow with scheduler and UI on the demo's data; prints URL and login
+	$(PY) examples/demo.py airflow
+
+airflow-down: .venv/.stamp ## stop what `make airflow` started
+	$(PY) examples/demo.py airflow-down
+
+check: .venv/.stamp ## lint, types and the direction of imports
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+test: check ## checks, unit, integration, dag.test() and one module under the real scheduler (under 20 minutes)
+	$(PY) -m pytest tests/unit tests/docs tests/integration tests/dags -m "not long"
+	$(PY) -m pytest tests/scheduler -m "not long"
+
+test-long: .venv/.stamp ## a week under the scheduler, and a nightly run beside ten nights of backfill
+	$(PY) -m pytest tests -m long -s
+
+bench: .venv/.stamp ## speed as ratios against a plain way in the same run (under 25 minutes)
+	$(PY) -m benchmarks
+
+bench-catalog: .venv/.stamp ## 400 batches and 20,000,000 rows in Postgres (30 GB free disk, apart from the rest)
+	$(PY) -m benchmarks.catalog
+
+lock: ## write requirements.lock anew from requirements.in
+	.tools/bin/uv pip compile -q requirements.in -o requirements.lock --no-emit-find-links --no-header
+	sed -i 's/^torch==\(.*\)+cpu/torch==\1/' requirements.lock
+
+format: .venv/.stamp ## format the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
