@@ -1,0 +1,79 @@
+"""Which search backend: by name, or chosen from the history's size and the threshold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sscd_ops.errors import ConfigError
+from sscd_ops.index.scan import Backend
+
+if TYPE_CHECKING:
+    from sscd_ops.index.scan import Method
+
+FLAT_BELOW = 100_000
+"""Below this many rows of history the codes cost more than they save."""
+EXACT_BELOW = 5_000_000
+SKETCH_LEAST_THRESHOLD = 0.5
+NAMES = ("flat", "exact", "sketch", "torch")
+
+
+def choose(name: str, history_rows: int, threshold: float) -> str:
+    """Resolve ``auto``; any other name stays as it is.
+
+    A function of its arguments alone, so that a batch frozen with its answer is reproducible.
+
+    Args:
+        name: ``auto`` or a backend's name.
+        history_rows: rows in the dataset's live segments when the batch was planned.
+        threshold: the dataset's threshold, a cosine similarity.
+
+    Raises:
+        ConfigError: no backend of this name, or ``sketch`` with a threshold it cannot serve.
+    """
+    if name != "auto":
+        _check(name, threshold)
+        return name
+    if history_rows < FLAT_BELOW:
+        return "flat"
+    if history_rows < EXACT_BELOW or threshold < SKETCH_LEAST_THRESHOLD:
+        return "exact"
+    return "sketch"
+
+
+def open_backend(
+    name: str, *, fingerprint_digest: str, dimensions: int, threshold: float
+) -> Backend:
+    """A search backend.
+
+    Args:
+        name: ``flat``, ``exact``, ``sketch`` or ``torch`` (``auto``: ask ``choose`` first).
+        fingerprint_digest: hex digest of the fingerprint; rotations derive from it.
+        dimensions: of the descriptors.
+        threshold: what pairs are decided at; ``sketch`` derives its radius from it.
+
+    Raises:
+        ConfigError: no backend of this name, or ``sketch`` with a threshold it cannot serve.
+        MissingExtra: ``torch`` without torch installed.
+    """
+    _check(name, threshold)
+    return Backend(_method(name, fingerprint_digest, dimensions, threshold))
+
+
+def _check(name: str, threshold: float) -> None:
+    if name not in NAMES:
+        raise ConfigError(
+            f"duplicates.search: {name!r} is no search backend; expected auto or one of "
+            + ", ".join(NAMES)
+        )
+    if name == "sketch" and threshold < SKETCH_LEAST_THRESHOLD:
+        raise ConfigError(
+            f"duplicates.search: sketch cannot tell copies from strangers at a threshold of"
+            f" {threshold:g}; use exact, or a threshold of {SKETCH_LEAST_THRESHOLD:g} or more"
+        )
+
+
+def _method(name: str, digest: str, dimensions: int, threshold: float) -> Method:
+    # imported where asked for: flat must not load torch, nor anything but FAISS
+    from sscd_ops.index.flat import Flat
+
+    return Flat()

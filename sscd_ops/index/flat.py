@@ -1,0 +1,74 @@
+"""``flat``: FAISS range search by inner product, the reference. Needs no codes, never torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+
+from sscd_ops.core.canonical import least_product
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sscd_ops.core.best import Tile
+    from sscd_ops.index.scan import Candidates, Codes
+
+
+class Flat:
+    """Brute force in float32, the radius lowered by float32's error bound."""
+
+    name = "flat"
+    loose = False
+
+    def roles(self) -> tuple[str, ...]:
+        """None: descriptors are enough."""
+        return ()
+
+    def codes(self, descriptors: NDArray[np.float16]) -> Codes:
+        """Nothing to store."""
+        return {}
+
+    def prepare(self, queries: NDArray[np.float16]) -> Codes:
+        """Nothing beside the queries."""
+        return {}
+
+    def candidates(
+        self, queries: Tile, ready: Codes, tile: Tile, codes: Codes, floor: float
+    ) -> Candidates:
+        """All pairs whose float32 product can stand for a similarity at or above ``floor``."""
+        radius = least_product(queries.wide, tile.wide, floor)
+        return inner_product_pairs(queries.wide, tile.wide, float(radius))
+
+
+def inner_product_pairs(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], radius: float
+) -> Candidates:
+    """Pairs of float32 (n, d) and (m, d) with product >= ``radius``, in order of the query.
+
+    This is the function below ``IndexFlatIP.range_search``, called on our memory instead of a
+    copy in an index. FAISS's radius is exclusive, so it is given the next smaller float.
+    """
+    result = faiss.RangeSearchResult(len(queries))
+    exclusive = float(np.nextafter(np.float32(radius), np.float32(-np.inf)))
+    faiss.range_search_inner_product(
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(rows),
+        queries.shape[1],
+        len(queries),
+        len(rows),
+        exclusive,
+        result,
+    )
+    return pairs_of(result, len(queries))
+
+
+def pairs_of(result: Any, queries: int) -> Candidates:
+    """A FAISS ``RangeSearchResult`` as (query, row) arrays of our own."""
+    limits = faiss.rev_swig_ptr(result.lims, queries + 1).astype(np.int64)
+    found = int(limits[-1])
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    row = faiss.rev_swig_ptr(result.labels, found).astype(np.int64, copy=True)
+    return np.repeat(np.arange(queries), np.diff(limits)), row

@@ -1,0 +1,186 @@
+"""The walk all backends share: blocks of queries against tiles of rows, in bounded memory.
+
+A backend differs in how it finds candidates in one tile; what decides is the canonical similarity
+that ``core.best.rerank`` gives them. So backends agree to the last bit wherever their candidates
+hold every pair at or above the floor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sscd_ops.core.best import BestMatches, Tile, rerank
+from sscd_ops.model import Matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Codes = dict[str, NDArray[Any]]
+    Candidates = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+TILE_ROWS = 8192
+TILE_QUERIES = 1024
+"""A tile has at most 2^23 cells: 100 MB where every one is a candidate and FAISS lists them."""
+_QUERIES = 16384
+"""Queries walked over the rows together: 32 MB of float32 at 512 dimensions."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows to be searched, one after another: ``first`` is the number of their first row."""
+
+    first: int
+    descriptors: NDArray[np.float16]
+    codes: Codes
+    kept: NDArray[np.bool_] | None = None
+
+
+class Method(Protocol):
+    """How a backend finds candidates."""
+
+    name: str
+
+    def codes(self, descriptors: NDArray[np.float16]) -> Codes:
+        """Role -> (n, ...) for float16 (n, d)."""
+
+    def roles(self) -> tuple[str, ...]:
+        """The roles of ``codes``."""
+
+    def prepare(self, queries: NDArray[np.float16]) -> Codes:
+        """What the method needs of the queries, beside them: name -> (n, ...)."""
+
+    def candidates(self, queries: Tile, ready: Codes, tile: Tile, codes: Codes, floor: float) -> (
+        Candidates
+    ):
+        """Rows of ``queries`` and of ``tile`` that may reach ``floor``: int64 (k,) each."""
+
+    loose: bool
+    """Whether many candidates are far below the floor, so that a float32 look pays."""
+
+
+def scan(
+    method: Method,
+    queries: NDArray[np.float16],
+    parts: list[Part],
+    floor: float,
+    limit: int,
+) -> Matches:
+    """Each query's ``limit`` most similar rows of the parts at or above ``floor``."""
+    best = BestMatches(len(queries), floor, limit)
+    for start in range(0, len(queries), _QUERIES):
+        stop = min(start + _QUERIES, len(queries))
+        blocks = list(_query_blocks(method, queries, start, stop))
+        for part in parts:
+            for tile, codes in _tiles(method, part):
+                for first, block, ready in blocks:
+                    left, right = method.candidates(block, ready, tile, codes, floor)
+                    if len(left):
+                        rerank(best, first, block, tile, left, right, loose=method.loose)
+    return best.matches()
+
+
+def _query_blocks(
+    method: Method, queries: NDArray[np.float16], start: int, stop: int
+) -> Iterator[tuple[int, Tile, Codes]]:
+    for at in range(start, stop, TILE_QUERIES):
+        end = min(at + TILE_QUERIES, stop)
+        block = np.ascontiguousarray(queries[at:end])
+        yield at, Tile(np.arange(at, end), block), method.prepare(block)
+
+
+def _tiles(method: Method, part: Part) -> Iterator[tuple[Tile, Codes]]:
+    """The kept rows of a part, tile by tile; rows without stored codes get them computed."""
+    rows = None if part.kept is None or part.kept.all() else np.flatnonzero(part.kept)
+    count = len(part.descriptors) if rows is None else len(rows)
+    for at in range(0, count, TILE_ROWS):
+        end = min(at + TILE_ROWS, count)
+        pick: Any = slice(at, end) if rows is None else rows[at:end]
+        numbers = np.arange(at, end) if rows is None else rows[at:end]
+        descriptors = part.descriptors[pick]
+        if all(role in part.codes for role in method.roles()):
+            codes = {role: part.codes[role][pick] for role in method.roles()}
+        else:
+            codes = method.codes(descriptors)
+        yield Tile(numbers + part.first, descriptors), codes
+
+
+class Backend:
+    """A ``ports.SearchBackend`` around a method."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.name = method.name
+
+    def codes(self, descriptors: NDArray[np.float16]) -> Codes:
+        """The arrays this backend wants stored beside descriptors (n, d)."""
+        return self.method.codes(descriptors)
+
+    def search(
+        self,
+        queries: NDArray[np.float16],
+        descriptors: NDArray[np.float16],
+        codes: Codes,
+        kept: NDArray[np.bool_],
+        floor: float,
+        limit: int,
+    ) -> Matches:
+        """Each query's ``limit`` most similar kept rows at or above ``floor`` (ports)."""
+        return scan(self.method, queries, [Part(0, descriptors, codes, kept)], floor, limit)
+
+    def growing(self, dimensions: int) -> Growing:
+        """An empty index that rows can be added to."""
+        return Growing(self.method, dimensions)
+
+
+_CHUNK = 65536
+"""Rows of a growing index are kept in chunks of this many, so that growing copies nothing."""
+
+
+class Growing:
+    """A ``ports.GrowingIndex`` around a method."""
+
+    def __init__(self, method: Method, dimensions: int) -> None:
+        self._method = method
+        self._dimensions = dimensions
+        self._chunks: list[Part] = []
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, descriptors: NDArray[np.float16]) -> None:
+        """Append rows (n, d)."""
+        codes = self._method.codes(descriptors)
+        at = 0
+        while at < len(descriptors):
+            used = self._rows % _CHUNK
+            if used == 0:
+                self._chunks.append(self._chunk(codes))
+            chunk = self._chunks[-1]
+            end = min(at + _CHUNK - used, len(descriptors))
+            chunk.descriptors[used : used + end - at] = descriptors[at:end]
+            for role, values in codes.items():
+                chunk.codes[role][used : used + end - at] = values[at:end]
+            self._rows += end - at
+            at = end
+
+    def _chunk(self, codes: Codes) -> Part:
+        return Part(
+            self._rows,
+            np.empty((_CHUNK, self._dimensions), np.float16),
+            {role: np.empty((_CHUNK, *v.shape[1:]), v.dtype) for role, v in codes.items()},
+        )
+
+    def search(self, queries: NDArray[np.float16], floor: float, limit: int) -> Matches:
+        """Each query's ``limit`` most similar rows added so far, at or above ``floor``."""
+        parts = []
+        for chunk in self._chunks:
+            rows = min(self._rows - chunk.first, _CHUNK)
+            codes = {role: values[:rows] for role, values in chunk.codes.items()}
+            parts.append(Part(chunk.first, chunk.descriptors[:rows], codes))
+        return scan(self._method, queries, parts, floor, limit)
