@@ -1,0 +1,475 @@
+"""Datasets, batches, attempts, the waiting set and events."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.sql import row, rows, run, value
+from sscd_ops.errors import BatchNotRunnable, InvariantError, StaleAttempt
+from sscd_ops.model import Batch, BatchState, Interval, Runner
+
+CLI_LOCK = 0x5CD0
+"""First key of the advisory lock that a command holds on the batch it runs."""
+RESOLVE_LOCK = 0x5CD1
+"""First key of the advisory lock that lets one process at a time decide a batch."""
+
+UNDER_WAY = ("planned", "ingested", "embedded", "matched")
+
+_BATCH = """
+    SELECT b.*, d.name AS dataset FROM sscd_ops.batches b
+    JOIN sscd_ops.datasets d USING (dataset_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The dataset's row: its lock, next turn, generation, snapshot and fingerprint."""
+
+    dataset_id: int
+    name: str
+    next_turn: int
+    generation: int
+    snapshot: int
+    fingerprint: str | None
+    fingerprint_detail: dict[str, Any] | None
+    roots: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What plan froze. ``config`` is the JSON text of the dataset's options."""
+
+    attempt_id: int
+    batch_id: int
+    config: str
+    config_sha256: str
+    fingerprint: str
+    fingerprint_detail: dict[str, Any]
+    search: str
+    threshold: float
+    pinned_turn: int
+    pinned_generation: int
+    released: bool
+    skipped_shards: int
+
+
+def _dataset(raw: Any) -> Dataset:
+    return Dataset(
+        raw["dataset_id"],
+        raw["name"],
+        raw["next_turn"],
+        raw["generation"],
+        raw["snapshot"],
+        raw["fingerprint"],
+        raw["fingerprint_detail"],
+        raw["roots"],
+    )
+
+
+def _batch(raw: Any) -> Batch:
+    runner = raw["runner"]
+    return Batch(
+        raw["batch_id"],
+        raw["dataset_id"],
+        raw["dataset"],
+        Interval(raw["interval_start"], raw["interval_end"]),
+        raw["supplement"],
+        BatchState(raw["state"]),
+        raw["attempt_id"] or 0,
+        raw["turn"],
+        Runner(runner["kind"], runner.get("dag_id", ""), runner.get("run_id", ""))
+        if runner
+        else None,
+        raw["dry_run"],
+        raw["message"],
+    )
+
+
+def ensure_dataset(conn: Connection, name: str) -> int:
+    """The dataset's number, registering it on first sight."""
+    run(
+        conn,
+        "INSERT INTO sscd_ops.datasets (name) VALUES (:name) ON CONFLICT (name) DO NOTHING",
+        name=name,
+    )
+    return int(value(conn, "SELECT dataset_id FROM sscd_ops.datasets WHERE name = :n", n=name))
+
+
+def lock_dataset(conn: Connection, dataset_id: int) -> Dataset:
+    """Take the dataset's lock until the transaction ends, and read its row."""
+    raw = row(
+        conn,
+        "SELECT * FROM sscd_ops.datasets WHERE dataset_id = :d FOR NO KEY UPDATE",
+        d=dataset_id,
+    )
+    if raw is None:
+        raise InvariantError(f"dataset {dataset_id} is not in the catalog")
+    return _dataset(raw)
+
+
+def read_dataset(conn: Connection, name: str) -> Dataset | None:
+    """The dataset's row without its lock, or None."""
+    raw = row(conn, "SELECT * FROM sscd_ops.datasets WHERE name = :n", n=name)
+    return None if raw is None else _dataset(raw)
+
+
+def set_roots(conn: Connection, dataset_id: int, roots: dict[str, str]) -> None:
+    """Store what the identities of each source are relative to."""
+    run(
+        conn,
+        "UPDATE sscd_ops.datasets SET roots = CAST(:r AS jsonb) WHERE dataset_id = :d",
+        r=json.dumps(roots),
+        d=dataset_id,
+    )
+
+
+def read_batch(conn: Connection, batch_id: int) -> Batch:
+    """One batch.
+
+    Raises:
+        BatchNotRunnable: there is none of this number.
+    """
+    raw = row(conn, _BATCH + "WHERE batch_id = :b", b=batch_id)
+    if raw is None:
+        raise BatchNotRunnable(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
+    return _batch(raw)
+
+
+def batches_of_interval(conn: Connection, dataset_id: int, interval: Interval) -> list[Batch]:
+    """The interval's batches by supplement number, dry runs left out."""
+    found = rows(
+        conn,
+        _BATCH + "WHERE dataset_id = :d AND interval_start = :s AND interval_end = :e"
+        " AND NOT dry_run ORDER BY supplement",
+        d=dataset_id,
+        s=interval.start,
+        e=interval.end,
+    )
+    return [_batch(raw) for raw in found]
+
+
+def batches_in_state(conn: Connection, dataset_id: int, states: tuple[str, ...]) -> list[Batch]:
+    """The dataset's batches in any of these states, in turn order, dry runs left out."""
+    found = rows(
+        conn,
+        _BATCH + "WHERE dataset_id = :d AND state = ANY(:s) AND NOT dry_run"
+        " ORDER BY interval_start, interval_end, supplement",
+        d=dataset_id,
+        s=list(states),
+    )
+    return [_batch(raw) for raw in found]
+
+
+def dry_runs(conn: Connection, dataset_id: int) -> list[Batch]:
+    """All dry runs of a dataset that were not dropped yet."""
+    return [
+        _batch(raw) for raw in rows(conn, _BATCH + "WHERE dataset_id = :d AND dry_run", d=dataset_id)
+    ]
+
+
+def insert_batch(
+    conn: Connection,
+    dataset_id: int,
+    interval: Interval,
+    supplement: int,
+    *,
+    label: str,
+    dry_run: bool,
+    runner: Runner,
+) -> int:
+    """Register a batch without an attempt; it still waits for its data."""
+    return int(
+        value(
+            conn,
+            "INSERT INTO sscd_ops.batches (dataset_id, interval_start, interval_end, supplement,"
+            " dry_run, state, runner, label) VALUES (:d, :s, :e, :n, :dry, 'planned',"
+            " CAST(:r AS jsonb), :label) RETURNING batch_id",
+            d=dataset_id,
+            s=interval.start,
+            e=interval.end,
+            n=supplement,
+            dry=dry_run,
+            r=_runner_json(runner),
+            label=label,
+        )
+    )
+
+
+def _runner_json(runner: Runner) -> str:
+    return json.dumps({"kind": runner.kind, "dag_id": runner.dag_id, "run_id": runner.run_id})
+
+
+def bind_runner(conn: Connection, batch_id: int, runner: Runner) -> None:
+    """Say who runs the batch from now on."""
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET runner = CAST(:r AS jsonb) WHERE batch_id = :b",
+        r=_runner_json(runner),
+        b=batch_id,
+    )
+
+
+def insert_attempt(
+    conn: Connection,
+    batch_id: int,
+    *,
+    config: str,
+    config_sha256: str,
+    fingerprint: str,
+    fingerprint_detail: dict[str, Any],
+    search: str,
+    threshold: float,
+    dataset: Dataset,
+    skipped_shards: int,
+) -> int:
+    """Open the batch's next attempt, pinned to the dataset's last turn and generation."""
+    run(
+        conn,
+        "INSERT INTO sscd_ops.configs (dataset_id, config_sha256, config)"
+        " VALUES (:d, :s, CAST(:c AS jsonb)) ON CONFLICT DO NOTHING",
+        d=dataset.dataset_id,
+        s=config_sha256,
+        c=config,
+    )
+    attempt_id = int(
+        value(
+            conn,
+            "INSERT INTO sscd_ops.attempts (batch_id, config_sha256, config, fingerprint,"
+            " fingerprint_detail, search, threshold, pinned_turn, pinned_generation,"
+            " skipped_shards) VALUES (:b, :s, CAST(:c AS jsonb), :f, CAST(:fd AS jsonb), :search,"
+            " :t, :turn, :g, :skipped) RETURNING attempt_id",
+            b=batch_id,
+            s=config_sha256,
+            c=config,
+            f=fingerprint,
+            fd=json.dumps(fingerprint_detail),
+            search=search,
+            t=threshold,
+            turn=dataset.next_turn - 1,
+            g=dataset.generation,
+            skipped=skipped_shards,
+        )
+    )
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET attempt_id = :a, state = 'planned', ready = true,"
+        " waiting_set = NULL, waiting_since = NULL, message = '' WHERE batch_id = :b",
+        a=attempt_id,
+        b=batch_id,
+    )
+    return attempt_id
+
+
+def read_attempt(conn: Connection, batch: Batch) -> Attempt:
+    """The batch's current attempt.
+
+    Raises:
+        BatchNotRunnable: the batch has none yet (it still waits for its data).
+    """
+    raw = row(
+        conn,
+        "SELECT *, config::text AS config_text FROM sscd_ops.attempts WHERE attempt_id = :a",
+        a=batch.attempt_id,
+    )
+    if raw is None:
+        raise BatchNotRunnable(f"batch {batch.batch_id} was not planned yet: run plan first")
+    return Attempt(
+        raw["attempt_id"],
+        raw["batch_id"],
+        raw["config_text"],
+        raw["config_sha256"],
+        raw["fingerprint"],
+        raw["fingerprint_detail"],
+        raw["search"],
+        raw["threshold"],
+        raw["pinned_turn"],
+        raw["pinned_generation"],
+        raw["released_at"] is not None,
+        raw["skipped_shards"],
+    )
+
+
+def require_attempt(conn: Connection, batch_id: int, attempt_id: int) -> None:
+    """Refuse a write that belongs to an attempt the batch has left.
+
+    Raises:
+        StaleAttempt: the batch has a newer attempt, or was abandoned.
+    """
+    raw = row(
+        conn,
+        "SELECT attempt_id, state FROM sscd_ops.batches WHERE batch_id = :b FOR SHARE",
+        b=batch_id,
+    )
+    if raw is None or raw["attempt_id"] != attempt_id or raw["state"] == "abandoned":
+        raise StaleAttempt(
+            f"batch {batch_id} was abandoned or planned anew while this task worked for its"
+            f" attempt {attempt_id}; nothing was written. Clear the run from its first task."
+        )
+
+
+def advance_state(conn: Connection, batch_id: int, before: tuple[str, ...], after: str) -> None:
+    """Move an undecided batch's state forward; no change where it is elsewhere."""
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET state = :after WHERE batch_id = :b AND state = ANY(:before)",
+        after=after,
+        b=batch_id,
+        before=list(before),
+    )
+
+
+def set_message(conn: Connection, batch_id: int, message: str) -> None:
+    """Store the sentence that `runs` shows."""
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET message = :m WHERE batch_id = :b",
+        m=message.replace("\x00", " ")[:2000],
+        b=batch_id,
+    )
+
+
+# ---------------------------------------------------------------- who is alive
+
+
+def hold_cli_lock(conn: Connection, batch_id: int) -> bool:
+    """Take this session's advisory lock on a batch; False where another command holds it."""
+    return bool(
+        value(conn, "SELECT pg_try_advisory_lock(:k, CAST(:b AS int))", k=CLI_LOCK, b=batch_id)
+    )
+
+
+def cli_is_alive(conn: Connection, batch_id: int) -> bool:
+    """Whether some session holds the batch's advisory lock, looked up without taking it."""
+    return (
+        value(
+            conn,
+            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = :k"
+            " AND objid = :b AND objsubid = 2 AND granted AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())",
+            k=CLI_LOCK,
+            b=batch_id,
+        )
+        is not None
+    )
+
+
+def hold_resolve_lock(conn: Connection, batch_id: int) -> None:
+    """Wait for the session lock that lets one process at a time decide this batch."""
+    run(conn, "SELECT pg_advisory_lock(:k, CAST(:b AS int))", k=RESOLVE_LOCK, b=batch_id)
+
+
+# ---------------------------------------------------------------- the waiting set
+
+
+def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
+    """Fix the batch's waiting set on first call; who of it is still to decide, and since when.
+
+    The set holds the batches earlier in turn order that are under way, undecided and past the
+    wait for their data at this moment. Later starts are never added, so nobody starves.
+    """
+    run(
+        conn,
+        "UPDATE sscd_ops.batches b SET waiting_since = now(), waiting_set = coalesce(("
+        " SELECT array_agg(o.batch_id ORDER BY o.interval_start, o.interval_end, o.supplement)"
+        " FROM sscd_ops.batches o WHERE o.dataset_id = b.dataset_id AND NOT o.dry_run AND o.ready"
+        " AND o.state = ANY(:under_way) AND (o.interval_start, o.interval_end, o.supplement)"
+        " < (b.interval_start, b.interval_end, b.supplement)), '{}')"
+        " WHERE batch_id = :b AND waiting_set IS NULL",
+        b=batch.batch_id,
+        under_way=list(UNDER_WAY),
+    )
+    since = value(
+        conn, "SELECT waiting_since FROM sscd_ops.batches WHERE batch_id = :b", b=batch.batch_id
+    )
+    found = rows(
+        conn,
+        _BATCH + "WHERE batch_id = ANY(SELECT unnest(waiting_set) FROM sscd_ops.batches"
+        " WHERE batch_id = :b) AND state = ANY(:under_way)"
+        " ORDER BY interval_start, interval_end, supplement",
+        b=batch.batch_id,
+        under_way=list(UNDER_WAY),
+    )
+    return [_batch(raw) for raw in found], since
+
+
+# ---------------------------------------------------------------- events
+
+
+def add_event(
+    conn: Connection,
+    dataset_id: int,
+    kind: str,
+    *,
+    actor: str,
+    why: str = "",
+    turn: int | None = None,
+    batch_id: int | None = None,
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Append one event."""
+    run(
+        conn,
+        "INSERT INTO sscd_ops.events (dataset_id, turn, kind, actor, why, batch_id, details)"
+        " VALUES (:d, :t, :k, :a, :w, :b, CAST(:x AS jsonb))",
+        d=dataset_id,
+        t=turn,
+        k=kind,
+        a=actor,
+        w=why.replace("\x00", " "),
+        b=batch_id,
+        x=json.dumps(details or {}, default=str),
+    )
+
+
+def release(conn: Connection, batch: Batch) -> None:
+    """Let the current attempt pass the guard, whatever its figures are then."""
+    run(
+        conn,
+        "UPDATE sscd_ops.attempts SET released_at = now() WHERE attempt_id = :a",
+        a=batch.attempt_id,
+    )
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET state = 'matched', message = 'released; run it again'"
+        " WHERE batch_id = :b AND state = 'held'",
+        b=batch.batch_id,
+    )
+
+
+def abandon(conn: Connection, batch: Batch) -> None:
+    """End the current attempt and give its source shards back."""
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET state = 'abandoned', finished_at = now() WHERE batch_id = :b",
+        b=batch.batch_id,
+    )
+    run(conn, "DELETE FROM sscd_ops.shard_owners WHERE batch_id = :b", b=batch.batch_id)
+
+
+def forget_empty(conn: Connection, batch_id: int) -> None:
+    """Forget a batch that was registered just now and has nothing to read."""
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET attempt_id = NULL, dry_run = true WHERE batch_id = :b",
+        b=batch_id,
+    )
+    drop_dry_run(conn, batch_id)
+
+
+def drop_dry_run(conn: Connection, batch_id: int) -> None:
+    """Forget a dry run: its rows go, its files stay unnamed until they are vacuumed."""
+    for statement in (
+        "DELETE FROM sscd_ops.searches WHERE attempt_id IN"
+        " (SELECT attempt_id FROM sscd_ops.attempts WHERE batch_id = :b)",
+        "DELETE FROM sscd_ops.source_shards WHERE attempt_id IN"
+        " (SELECT attempt_id FROM sscd_ops.attempts WHERE batch_id = :b)",
+        "DELETE FROM sscd_ops.attempts WHERE batch_id = :b",
+        "DELETE FROM sscd_ops.events WHERE batch_id = :b",
+        "DELETE FROM sscd_ops.batches WHERE batch_id = :b AND dry_run",
+    ):
+        run(conn, statement, b=batch_id)

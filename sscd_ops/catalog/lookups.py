@@ -1,0 +1,120 @@
+"""What history says about images and samples. The only reads of a batch that grow with it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.sql import rows, run, value
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_FEW = 2000
+"""Up to so many digests travel as a bound array; more go by COPY into a temporary table."""
+
+_COLUMNS = (
+    "im.verdict, im.reason, im.message, im.sample_id, im.month, im.segment_row,"
+    " im.witness_sample_id, im.witness_month, im.similarity, im.threshold, b.batch_id, b.turn"
+)
+
+
+def known_images(
+    conn: Connection, dataset_id: int, digests: NDArray[np.uint8], turn: int
+) -> list[Mapping[str, Any]]:
+    """Verdicts of turns up to ``turn`` on images.
+
+    Args:
+        conn: an open transaction (a temporary table lives until its end).
+        dataset_id: whose images.
+        digests: uint8 (n, 32), distinct sha256 digests.
+        turn: verdicts of later turns are not seen.
+
+    Returns:
+        One mapping for each known image, with ``i`` (row of ``digests``), ``verdict``, ``reason``,
+        ``message``, ``sample_id`` (its carrier), ``month``, ``segment_row``, witness, similarity
+        and threshold.
+    """
+    if not len(digests):
+        return []
+    if len(digests) <= _FEW:
+        return rows(
+            conn,
+            f"SELECT q.i - 1 AS i, {_COLUMNS} FROM unnest(CAST(:shas AS bytea[]))"
+            " WITH ORDINALITY AS q(sha256, i)"
+            " JOIN sscd_ops.images im ON im.dataset_id = :d AND im.sha256 = q.sha256"
+            " JOIN sscd_ops.batches b ON b.decision_id = im.decision_id AND b.turn <= :t",
+            shas=[row.tobytes() for row in digests],
+            d=dataset_id,
+            t=turn,
+        )
+    name = _copy_digests(conn, digests)
+    return rows(
+        conn,
+        f"SELECT q.i, {_COLUMNS} FROM {name} q"
+        " JOIN sscd_ops.images im ON im.dataset_id = :d AND im.sha256 = q.sha256"
+        " JOIN sscd_ops.batches b ON b.decision_id = im.decision_id AND b.turn <= :t",
+        d=dataset_id,
+        t=turn,
+    )
+
+
+def _copy_digests(conn: Connection, digests: NDArray[np.uint8]) -> str:
+    number = value(conn, "SELECT count(*) FROM pg_class WHERE relname LIKE 'looked\\_up\\_%'")
+    name = f"pg_temp.looked_up_{int(number)}"
+    run(conn, f"CREATE TEMPORARY TABLE {name[8:]} (i bigint, sha256 bytea) ON COMMIT DROP")
+    text = io.StringIO("".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in enumerate(digests)))
+    cursor = conn.connection.cursor()
+    cursor.copy_expert(f"COPY {name} FROM STDIN", text)
+    run(conn, f"ANALYZE {name}")
+    return name
+
+
+def known_samples(
+    conn: Connection, dataset_id: int, places: Sequence[tuple[str, str]], turn: int
+) -> set[bytes]:
+    """sample_ids (16 bytes each) with a verdict that were read from one of these source shards.
+
+    Args:
+        conn: an open transaction.
+        dataset_id: whose samples.
+        places: (source, relative URI) pairs.
+        turn: verdicts of later turns are not seen.
+    """
+    if not places:
+        return set()
+    read = rows(
+        conn,
+        "SELECT b.decision_id, d.month, array_agg(s.shard_id) AS shards"
+        " FROM unnest(CAST(:s AS text[]), CAST(:u AS text[])) AS f(s, u)"
+        " JOIN sscd_ops.source_shards s ON s.source = f.s AND s.relative_uri = f.u"
+        " JOIN sscd_ops.decisions d ON d.attempt_id = s.attempt_id"
+        " JOIN sscd_ops.batches b ON b.decision_id = d.decision_id"
+        " WHERE b.dataset_id = :d AND b.turn <= :t GROUP BY 1, 2",
+        s=[source for source, _ in places],
+        u=[uri for _, uri in places],
+        d=dataset_id,
+        t=turn,
+    )
+    known: set[bytes] = set()
+    for decision in read:
+        found = rows(
+            conn,
+            "SELECT sample_id FROM sscd_ops.samples WHERE month = :m AND decision_id = :d"
+            " AND shard_id = ANY(:s) AND sample_id IS NOT NULL"
+            " UNION ALL SELECT sample_id FROM sscd_ops.detached_samples WHERE decision_id = :d",
+            m=decision["month"],
+            d=decision["decision_id"],
+            s=decision["shards"],
+        )
+        known.update(_uuid(r["sample_id"]).bytes for r in found)
+    return known
+
+
+def _uuid(raw: UUID | str) -> UUID:
+    return raw if isinstance(raw, UUID) else UUID(raw)

@@ -1,0 +1,243 @@
+"""Source shards of an attempt: who owns them, and the files written for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.sql import file_json, file_of, need_file, row, rows, run, value
+from sscd_ops.model import FoundShard, SourceShard, StoredFile
+
+
+def owners(
+    conn: Connection, dataset_id: int, found: Sequence[FoundShard]
+) -> dict[tuple[str, str, str], int]:
+    """(source, relative URI, version) -> batch that owns it, for those of ``found`` that are owned."""
+    if not found:
+        return {}
+    answer = rows(
+        conn,
+        "SELECT o.source, o.relative_uri, o.version, o.batch_id FROM sscd_ops.shard_owners o"
+        " JOIN unnest(CAST(:s AS text[]), CAST(:u AS text[]), CAST(:v AS text[])) AS f(s, u, v)"
+        " ON o.source = f.s AND o.relative_uri = f.u AND o.version = f.v"
+        " WHERE o.dataset_id = :d",
+        d=dataset_id,
+        s=[shard.source for shard in found],
+        u=[shard.relative_uri for shard in found],
+        v=[shard.version for shard in found],
+    )
+    return {(r["source"], r["relative_uri"], r["version"]): r["batch_id"] for r in answer}
+
+
+def claim(
+    conn: Connection,
+    dataset_id: int,
+    batch_id: int,
+    attempt_id: int,
+    shards: Iterable[FoundShard],
+) -> None:
+    """Make the batch the owner of these versions. The caller holds the dataset's lock."""
+    for shard in shards:
+        run(
+            conn,
+            "INSERT INTO sscd_ops.shard_owners (dataset_id, source, relative_uri, version,"
+            " batch_id, attempt_id) VALUES (:d, :s, :u, :v, :b, :a) ON CONFLICT (dataset_id,"
+            " source, relative_uri, version) DO UPDATE SET batch_id = :b, attempt_id = :a",
+            d=dataset_id,
+            s=shard.source,
+            u=shard.relative_uri,
+            v=shard.version,
+            b=batch_id,
+            a=attempt_id,
+        )
+
+
+def add_shards(
+    conn: Connection, attempt_id: int, placed: Iterable[tuple[FoundShard, int, int]]
+) -> None:
+    """Register (shard, group, ordinal) rows of an attempt."""
+    for shard, group, ordinal in placed:
+        run(
+            conn,
+            "INSERT INTO sscd_ops.source_shards (attempt_id, source, relative_uri, uri, version,"
+            " size, group_no, ordinal) VALUES (:a, :s, :r, :u, :v, :z, :g, :o)",
+            a=attempt_id,
+            s=shard.source,
+            r=shard.relative_uri,
+            u=shard.uri,
+            v=shard.version,
+            z=shard.size,
+            g=group,
+            o=ordinal,
+        )
+
+
+def shards_of(conn: Connection, attempt_id: int, group: int | None = None) -> list[SourceShard]:
+    """The attempt's source shards in order, or those of one group."""
+    found = rows(
+        conn,
+        "SELECT * FROM sscd_ops.source_shards WHERE attempt_id = :a"
+        " AND (CAST(:g AS int) IS NULL OR group_no = :g) ORDER BY ordinal",
+        a=attempt_id,
+        g=group,
+    )
+    return [
+        SourceShard(
+            r["shard_id"],
+            r["source"],
+            r["uri"],
+            r["relative_uri"],
+            r["size"],
+            r["version"],
+            r["group_no"],
+            r["ordinal"],
+            file_of(r["manifest"]),
+            file_of(r["descriptors"]),
+        )
+        for r in found
+    ]
+
+
+def shard_counts(conn: Connection, attempt_id: int) -> dict[int, Mapping[str, Any]]:
+    """Shard number -> what ingest and embed counted there."""
+    return {
+        r["shard_id"]: r["counts"]
+        for r in rows(
+            conn,
+            "SELECT shard_id, counts FROM sscd_ops.source_shards WHERE attempt_id = :a",
+            a=attempt_id,
+        )
+    }
+
+
+def register_file(
+    conn: Connection, shard_id: int, role: str, file: StoredFile, counts: Mapping[str, Any]
+) -> bool:
+    """Name the file that holds a shard's manifest or descriptors; the first registration wins.
+
+    Answers whether this one won.
+    """
+    if role not in ("manifest", "descriptors"):
+        raise ValueError(role)
+    return (
+        run(
+            conn,
+            f"UPDATE sscd_ops.source_shards SET {role} = CAST(:f AS jsonb),"
+            f" counts = counts || CAST(:c AS jsonb) WHERE shard_id = :s AND {role} IS NULL",
+            f=file_json(file),
+            c=json.dumps(dict(counts)),
+            s=shard_id,
+        )
+        == 1
+    )
+
+
+def forget_file(conn: Connection, shard_id: int, role: str, name: str) -> None:
+    """Take back a registration whose file is gone, so that the step writes it anew."""
+    if role not in ("manifest", "descriptors"):
+        raise ValueError(role)
+    run(
+        conn,
+        f"UPDATE sscd_ops.source_shards SET {role} = NULL"
+        f" WHERE shard_id = :s AND {role} ->> 'name' = :n",
+        s=shard_id,
+        n=name,
+    )
+
+
+def all_registered(conn: Connection, attempt_id: int, role: str) -> bool:
+    """Whether every shard of the attempt has this file."""
+    if role not in ("manifest", "descriptors"):
+        raise ValueError(role)
+    return (
+        value(
+            conn,
+            f"SELECT 1 FROM sscd_ops.source_shards WHERE attempt_id = :a AND {role} IS NULL LIMIT 1",
+            a=attempt_id,
+        )
+        is None
+    )
+
+
+def lost_shards(conn: Connection, dataset_id: int, batch_id: int, attempt_id: int) -> int:
+    """How many shards of the attempt another batch owns by now."""
+    return int(
+        value(
+            conn,
+            "SELECT count(*) FROM sscd_ops.source_shards s WHERE s.attempt_id = :a AND NOT EXISTS"
+            " (SELECT 1 FROM sscd_ops.shard_owners o WHERE o.dataset_id = :d"
+            " AND o.source = s.source AND o.relative_uri = s.relative_uri"
+            " AND o.version = s.version AND o.batch_id = :b)",
+            a=attempt_id,
+            d=dataset_id,
+            b=batch_id,
+        )
+    )
+
+
+def decisions_that_read(
+    conn: Connection, dataset_id: int, places: Sequence[tuple[str, str]]
+) -> list[int]:
+    """Decisions in force whose batch read one of these (source, relative URI) places."""
+    if not places:
+        return []
+    found = rows(
+        conn,
+        "SELECT DISTINCT b.decision_id FROM sscd_ops.source_shards s"
+        " JOIN sscd_ops.decisions d ON d.attempt_id = s.attempt_id"
+        " JOIN sscd_ops.batches b ON b.decision_id = d.decision_id AND b.dataset_id = :d"
+        " JOIN unnest(CAST(:s AS text[]), CAST(:u AS text[])) AS f(s, u)"
+        " ON s.source = f.s AND s.relative_uri = f.u WHERE NOT b.dry_run",
+        d=dataset_id,
+        s=[source for source, _ in places],
+        u=[uri for _, uri in places],
+    )
+    return [r["decision_id"] for r in found]
+
+
+# ---------------------------------------------------------------- searches
+
+
+def register_search(
+    conn: Connection,
+    attempt_id: int,
+    segment_id: int,
+    mask_sha256: str,
+    queries: str,
+    file: StoredFile,
+) -> None:
+    """Record that the batch's queries were compared with a segment under a mask."""
+    run(
+        conn,
+        "INSERT INTO sscd_ops.searches (attempt_id, segment_id, mask_sha256, queries, file)"
+        " VALUES (:a, :s, :m, :q, CAST(:f AS jsonb)) ON CONFLICT DO NOTHING",
+        a=attempt_id,
+        s=segment_id,
+        m=mask_sha256,
+        q=queries,
+        f=file_json(file),
+    )
+
+
+def searched(conn: Connection, attempt_id: int, queries: str) -> dict[tuple[int, str], StoredFile]:
+    """(segment, mask sha256) -> candidate file, for these queries of the attempt."""
+    return {
+        (r["segment_id"], r["mask_sha256"]): need_file(r["file"])
+        for r in rows(
+            conn,
+            "SELECT * FROM sscd_ops.searches WHERE attempt_id = :a AND queries = :q",
+            a=attempt_id,
+            q=queries,
+        )
+    }
+
+
+def read_shard(conn: Connection, shard_id: int) -> SourceShard | None:
+    """One source shard by number, or None."""
+    raw = row(conn, "SELECT attempt_id FROM sscd_ops.source_shards WHERE shard_id = :s", s=shard_id)
+    if raw is None:
+        return None
+    return next(s for s in shards_of(conn, raw["attempt_id"]) if s.shard_id == shard_id)

@@ -1,0 +1,64 @@
+"""Three words for running SQL with bound parameters, and the JSON shape of a stored file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from sscd_ops.model import StoredFile
+
+
+def rows(conn: Connection, sql: str, **parameters: Any) -> list[Mapping[str, Any]]:
+    """All rows of a statement, as mappings."""
+    return list(conn.execute(text(sql), parameters).mappings())
+
+
+def row(conn: Connection, sql: str, **parameters: Any) -> Mapping[str, Any] | None:
+    """The first row of a statement, or None."""
+    return conn.execute(text(sql), parameters).mappings().first()
+
+
+def value(conn: Connection, sql: str, **parameters: Any) -> Any:
+    """The first column of the first row, or None."""
+    return conn.execute(text(sql), parameters).scalar()
+
+
+def run(conn: Connection, sql: str, **parameters: Any) -> int:
+    """Run a statement that answers no rows; how many rows it touched."""
+    return conn.execute(text(sql), parameters).rowcount
+
+
+def file_json(file: StoredFile) -> str:
+    """A stored file as the jsonb columns hold it."""
+    return json.dumps({"name": file.name, "sha256": file.sha256, "bytes": file.bytes})
+
+
+def files_json(files: Mapping[str, StoredFile]) -> str:
+    """Role -> stored file, as the jsonb columns hold it."""
+    return json.dumps(
+        {
+            role: {"name": file.name, "sha256": file.sha256, "bytes": file.bytes}
+            for role, file in sorted(files.items())
+        }
+    )
+
+
+def file_of(raw: Any) -> StoredFile | None:
+    """The stored file in a jsonb value, or None."""
+    if raw is None:
+        return None
+    return StoredFile(raw["name"], raw["sha256"], int(raw["bytes"]))
+
+
+def need_file(raw: Any) -> StoredFile:
+    """The stored file in a jsonb value that is never null."""
+    return StoredFile(raw["name"], raw["sha256"], int(raw["bytes"]))
+
+
+def files_of(raw: Any) -> dict[str, StoredFile]:
+    """Role -> stored file, from a jsonb value."""
+    return {role: need_file(item) for role, item in (raw or {}).items()}

@@ -1,0 +1,255 @@
+"""The verdict of every sample of a batch: exact stage, leader, faults. Pure; numpy and pyarrow.
+
+``Samples`` is what the batch's manifests say, ``History`` what earlier turns decided about its
+images, ``Decided`` the answer, image by image and sample by sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.exact import group_images
+from sscd_ops.core.leader import Leader
+from sscd_ops.core.preference import order
+from sscd_ops.model import Fault, Matches
+
+KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT = range(6)
+"""Codes of ``Decided.outcome``. KNOWN samples have no row; a SHARD_FAULT is no sample."""
+
+NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY = range(4)
+"""Codes of an image's standing."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The batch's manifest rows in its order (source shard ordinal, position).
+
+    ``table``: manifest columns. ``shard``: int32 (n,), index into the batch's source shards.
+    ``digests``: uint8 (n, 32). ``rank``: int64 (n,), 0 is the most preferred sample.
+    """
+
+    table: pa.Table
+    shard: NDArray[np.int32]
+    digests: NDArray[np.uint8]
+    rank: NDArray[np.int64]
+    is_shard_fault: NDArray[np.bool_]
+    is_known: NDArray[np.bool_]
+    """Samples that already have a verdict of an earlier turn."""
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+def load_samples(
+    tables: Sequence[pa.Table],
+    shard_rank: NDArray[np.int64],
+    priority: NDArray[np.int64],
+    prefer: Sequence[str],
+    known: set[bytes],
+) -> Samples:
+    """Join a batch's manifests.
+
+    Args:
+        tables: one manifest for each source shard, in ordinal order.
+        shard_rank: int64 (s,), arrival rank of each source shard: by source name, then URI.
+        priority: int64 (s,), priority of each shard's source.
+        prefer: the preference list.
+        known: sample_ids (16 bytes) that have a verdict already.
+    """
+    table = pa.concat_tables(tables).combine_chunks()
+    sizes = np.array([len(t) for t in tables], np.int64)
+    shard = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
+    position = table.column("position").to_numpy().astype(np.int64)
+    pixels = _int(table, "width") * _int(table, "height")
+    captions = pc.fill_null(pc.utf8_length(table.column("caption")), 0)
+    arrival = shard_rank[shard] * 2**32 + position
+    best_first = order(
+        prefer,
+        {
+            "priority": priority[shard],
+            "pixels": pixels,
+            "caption_length": captions.to_numpy().astype(np.int64),
+            "bytes": _int(table, "image_bytes"),
+        },
+        arrival,
+    )
+    rank = np.empty(len(table), np.int64)
+    rank[best_first] = np.arange(len(table))
+    return Samples(
+        table,
+        shard,
+        fixed_bytes(table.column("image_sha256"), 32),
+        rank,
+        position < 0,
+        _known_rows(table, known),
+    )
+
+
+def _known_rows(table: pa.Table, known: set[bytes]) -> NDArray[np.bool_]:
+    if not known:
+        return np.zeros(len(table), bool)
+    mine = fixed_bytes(table.column("sample_id"), 16).view("V16").reshape(-1)
+    theirs = np.frombuffer(b"".join(sorted(known)), dtype="V16")
+    return np.isin(mine, theirs)
+
+
+def _int(table: pa.Table, column: str) -> NDArray[np.int64]:
+    return pc.fill_null(table.column(column).cast(pa.int64()), 0).to_numpy()
+
+
+@dataclass
+class Images:
+    """The batch's distinct images among its readable samples.
+
+    ``image_of``: int64 (n,), image of each sample or -1. ``carrier``: int64 (m,), the preferred
+    sample of each image. ``standing``: int8 (m,). ``known``: what history says, by image.
+    ``query``: int64 (m,), row of its descriptor in the batch's queries, -1 without one.
+    """
+
+    image_of: NDArray[np.int64]
+    carrier: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+    standing: NDArray[np.int8]
+    known: dict[int, Mapping[str, Any]]
+    faults: dict[int, tuple[Fault, str]]
+    query: NDArray[np.int64]
+
+    @property
+    def undescribed(self) -> NDArray[np.int64]:
+        """New images without a descriptor."""
+        return np.flatnonzero((self.standing == NEW) & (self.query < 0))
+
+
+def find_images(
+    samples: Samples,
+    lookup: Callable[[NDArray[np.uint8]], Sequence[Mapping[str, Any]]],
+    query_ids: NDArray[np.uint8],
+    query_faults: Mapping[bytes, tuple[Fault, str]],
+) -> Images:
+    """Group the batch's samples by image and say where each image stands.
+
+    Args:
+        samples: the batch.
+        lookup: digests (m, 32) -> known images, as ``catalog.lookups.known_images``.
+        query_ids: uint8 (q, 32), the batch's descriptors' images.
+        query_faults: images that embed quarantined.
+    """
+    fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
+    eligible = fine & ~samples.is_known & ~samples.is_shard_fault
+    grouped = group_images(samples.digests, eligible, samples.rank)
+    digests = samples.digests[grouped.carrier]
+    standing = np.full(len(digests), NEW, np.int8)
+    known = {int(row["i"]): row for row in lookup(digests)}
+    states = {"kept": IMAGE_KEPT, "removed": IMAGE_REMOVED, "quarantined": IMAGE_FAULTY}
+    faults: dict[int, tuple[Fault, str]] = {}
+    for image, row in known.items():
+        standing[image] = states[row["verdict"]]
+        if standing[image] == IMAGE_FAULTY:
+            faults[image] = (Fault(row["reason"]), row["message"] or "")
+    query = _rows_of(query_ids, digests)
+    if query_faults:
+        failed = np.frombuffer(b"".join(query_faults), np.uint8).reshape(-1, 32)
+        answers = list(query_faults.values())
+        rows = _rows_of(failed, digests)
+        for image in np.flatnonzero((rows >= 0) & (standing == NEW)):
+            standing[image] = IMAGE_FAULTY
+            faults[int(image)] = answers[rows[image]]
+    return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
+
+
+def _rows_of(keys: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """First row of each wanted 32-byte value in ``keys``, -1 where it is not there."""
+    answer = np.full(len(wanted), -1, np.int64)
+    if not len(keys) or not len(wanted):
+        return answer
+    # '>u8' views compare as bytes do; 32 random bytes sort by their first word almost always
+    have = np.ascontiguousarray(keys).view("S32").reshape(-1)
+    want = np.ascontiguousarray(wanted).view("S32").reshape(-1)
+    by = np.argsort(have, kind="stable")
+    at = np.searchsorted(have[by], want)
+    at[at == len(by)] = 0
+    row = by[at]
+    hit = (keys[row] == wanted).all(axis=1)
+    answer[hit] = row[hit]
+    return answer
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Verdicts.
+
+    ``outcome``: int8 (n,) for samples. For images: ``kept`` bool (m,), ``witness`` int64 (m,) the
+    image of the batch it was removed for, -1 elsewhere; ``history`` int64 (m,) the row of the
+    history's best match it was removed for, -1 elsewhere; ``similarity`` float64 (m,).
+    ``matches``: pairs of (image, image kept before it) inside the batch.
+    """
+
+    outcome: NDArray[np.int8]
+    kept: NDArray[np.bool_]
+    witness: NDArray[np.int64]
+    similarity: NDArray[np.float64]
+    matches: Matches
+
+
+LeadBy = Callable[[NDArray[np.int64], NDArray[np.float64]], Leader]
+"""(query rows in preference order, best history similarity of each) -> the leader's answer."""
+
+
+def decide(
+    samples: Samples, images: Images, history: NDArray[np.float64], lead_by: LeadBy
+) -> Decided:
+    """Run leader over the new images and give every sample its outcome.
+
+    Args:
+        samples: the batch.
+        images: its images; none of them undescribed.
+        history: float64 (q,), best similarity of each query among history's kept, -inf if none.
+        lead_by: runs leader on query rows.
+    """
+    new = np.flatnonzero(images.standing == NEW)
+    new = new[np.argsort(samples.rank[images.carrier[new]], kind="stable")]
+    queries = images.query[new]
+    led = lead_by(queries, history[queries])
+    count = len(images.carrier)
+    kept = np.zeros(count, bool)
+    kept[new] = led.kept
+    witness = np.full(count, -1, np.int64)
+    similarity = np.full(count, -np.inf)
+    similarity[new] = led.similarity
+    beaten = led.witness >= 0
+    witness[new[beaten]] = new[led.witness[beaten]]
+    matches = Matches(
+        new[led.matches.query], new[led.matches.reference], led.matches.similarity
+    )
+    return Decided(
+        _outcomes(samples, images, kept), kept, witness, similarity, matches
+    )
+
+
+def _outcomes(
+    samples: Samples, images: Images, kept: NDArray[np.bool_]
+) -> NDArray[np.int8]:
+    outcome = np.full(len(samples), QUARANTINED, np.int8)
+    outcome[samples.is_known] = KNOWN
+    outcome[samples.is_shard_fault] = SHARD_FAULT
+    has = np.flatnonzero(images.image_of >= 0)
+    image = images.image_of[has]
+    standing = images.standing[image]
+    carries = images.carrier[image] == has
+    answer = np.full(len(has), QUARANTINED, np.int8)
+    answer[standing == IMAGE_KEPT] = REMOVED_EXACT
+    answer[standing == IMAGE_REMOVED] = REMOVED_NEAR
+    fresh = standing == NEW
+    answer[fresh & ~kept[image]] = REMOVED_NEAR
+    answer[fresh & kept[image] & carries] = KEPT
+    answer[fresh & kept[image] & ~carries] = REMOVED_EXACT
+    outcome[has] = answer
+    return outcome

@@ -1,0 +1,97 @@
+"""The file embed writes for a source shard: descriptors of its work list, in manifest order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sscd_ops.model import Fault
+
+
+@dataclass(frozen=True)
+class DescriptorFile:
+    """A work list's answers.
+
+    ``ids``: uint8 (n, 32), images with a descriptor. ``descriptors``: float16 (n, d), same order.
+    ``faults``: image sha256 -> (code, message), for pictures that got none.
+    """
+
+    ids: NDArray[np.uint8]
+    descriptors: NDArray[np.float16]
+    faults: dict[bytes, tuple[Fault, str]]
+
+
+def write_descriptors(
+    stream: BinaryIO, content: DescriptorFile, *, fingerprint: str, runtime: dict[str, str]
+) -> None:
+    """Write a descriptor file: parquet, one row an image, null descriptors for faults."""
+    dimensions = content.descriptors.shape[1]
+    fault_ids = list(content.faults)
+    digests = pa.concat_arrays(
+        [
+            _fixed(content.ids.tobytes(), 32, len(content.ids)),
+            pa.array(fault_ids, pa.binary(32)),
+        ]
+    )
+    width = 2 * dimensions
+    descriptors = pa.concat_arrays(
+        [
+            _fixed(content.descriptors.astype("<f2").tobytes(), width, len(content.ids)),
+            pa.nulls(len(fault_ids), pa.binary(width)),
+        ]
+    )
+    blank = [None] * len(content.ids)
+    table = pa.table(
+        {
+            "image_sha256": digests,
+            "descriptor": descriptors,
+            "code": pa.array([*blank, *(str(c) for c, _ in content.faults.values())], pa.string()),
+            "message": pa.array([*blank, *(m for _, m in content.faults.values())], pa.string()),
+        }
+    )
+    metadata = {"fingerprint": fingerprint, "dimensions": str(dimensions)}
+    metadata.update({f"runtime.{name}": said for name, said in sorted(runtime.items())})
+    pq.write_table(
+        table.replace_schema_metadata(metadata), stream, compression="none", use_dictionary=False
+    )
+
+
+def _fixed(raw: bytes, width: int, count: int) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(width), count, [None, pa.py_buffer(raw)])
+
+
+def read_descriptors(path: Path) -> DescriptorFile:
+    """Read a descriptor file."""
+    table = pq.read_table(path)
+    dimensions = int(table.schema.metadata[b"dimensions"])
+    found = table.filter(table.column("code").is_null())
+    failed = table.filter(table.column("code").is_valid())
+    return DescriptorFile(
+        fixed_bytes(found.column("image_sha256"), 32),
+        fixed_bytes(found.column("descriptor"), 2 * dimensions).view("<f2"),
+        {
+            row["image_sha256"]: (Fault(row["code"]), row["message"])
+            for row in failed.select(["image_sha256", "code", "message"]).to_pylist()
+        },
+    )
+
+
+def fixed_bytes(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:
+    """A fixed-size binary column as uint8 (n, width); nulls become zeros."""
+    parts = []
+    for chunk in column.chunks:
+        if not len(chunk):
+            continue
+        if chunk.null_count:
+            chunk = chunk.fill_null(b"\0" * width)
+        raw = np.frombuffer(chunk.buffers()[1], dtype=np.uint8)
+        parts.append(raw[chunk.offset * width : (chunk.offset + len(chunk)) * width])
+    if not parts:
+        return np.empty((0, width), np.uint8)
+    return np.concatenate(parts).reshape(-1, width)

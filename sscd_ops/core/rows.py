@@ -1,0 +1,335 @@
+"""The catalog rows of a decision as Arrow tables, ready for COPY. Pure; numpy and pyarrow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sscd_ops.core.decide import (
+    IMAGE_FAULTY,
+    IMAGE_KEPT,
+    IMAGE_REMOVED,
+    KEPT,
+    KNOWN,
+    NEW,
+    QUARANTINED,
+    REMOVED_EXACT,
+    REMOVED_NEAR,
+    SHARD_FAULT,
+    Decided,
+    Images,
+    Samples,
+)
+from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.model import Counts, Matches
+
+_VERDICTS = pa.array(["kept", "removed", "quarantined"])
+_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2], np.int8)
+
+
+def days(day: date) -> int:
+    """Days since 1970-01-01, as Arrow's date32 counts."""
+    return day.toordinal() - date(1970, 1, 1).toordinal()
+
+
+def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> pa.Array:
+    """uint8 (n, w) as fixed-size binary, null where not ``valid``."""
+    count, width = values.shape
+    mask = None
+    if valid is not None:
+        mask = pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+    data = pa.py_buffer(np.ascontiguousarray(values).tobytes())
+    return pa.Array.from_buffers(pa.binary(width), count, [mask, data])
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Why each image's samples go, other than its carrier.
+
+    ``sample_id``: uint8 (m, 16). ``month``: int32 (m,), days since 1970. ``similarity``,
+    ``threshold``: float64 (m,), NaN where there is none. ``valid``: bool (m,).
+    """
+
+    sample_id: NDArray[np.uint8]
+    month: NDArray[np.int32]
+    similarity: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+
+
+def witnesses(
+    samples: Samples,
+    images: Images,
+    decided: Decided,
+    *,
+    history_witness: dict[int, tuple[UUID, date]],
+    threshold: float,
+    month: date,
+) -> Witnesses:
+    """Find the witness of every image that has one.
+
+    Args:
+        samples: the batch.
+        images: its images.
+        decided: the leader's answer.
+        history_witness: image -> carrying sample and partition of the history's image it was
+            removed for.
+        threshold: the batch's.
+        month: the partition of this decision.
+    """
+    count = len(images.carrier)
+    ids = fixed_bytes(samples.table.column("sample_id"), 16)
+    answer = Witnesses(
+        np.zeros((count, 16), np.uint8),
+        np.zeros(count, np.int32),
+        np.full(count, np.nan),
+        np.full(count, np.nan),
+        np.zeros(count, bool),
+    )
+
+    def put(rows: NDArray[np.int64], carriers: NDArray[np.int64]) -> None:
+        answer.sample_id[rows] = ids[carriers]
+        answer.month[rows] = days(month)
+        answer.valid[rows] = True
+
+    kept = np.flatnonzero(decided.kept)
+    put(kept, images.carrier[kept])
+    answer.similarity[kept] = 1.0
+    beaten = np.flatnonzero(decided.witness >= 0)
+    put(beaten, images.carrier[decided.witness[beaten]])
+    near = (images.standing == NEW) & ~decided.kept
+    answer.similarity[near] = decided.similarity[near]
+    answer.threshold[near] = threshold
+    for image, (sample_id, partition) in history_witness.items():
+        _set(answer, image, sample_id, partition)
+    for image, row in images.known.items():
+        if images.standing[image] == IMAGE_KEPT:
+            _set(answer, image, row["sample_id"], row["month"])
+            answer.similarity[image] = 1.0
+        elif images.standing[image] == IMAGE_REMOVED:
+            _set(answer, image, row["witness_sample_id"], row["witness_month"])
+            answer.similarity[image] = row["similarity"]
+            answer.threshold[image] = row["threshold"]
+    return answer
+
+
+def _set(answer: Witnesses, image: int, sample_id: UUID | str, month: date) -> None:
+    raw = sample_id if isinstance(sample_id, UUID) else UUID(sample_id)
+    answer.sample_id[image] = np.frombuffer(raw.bytes, np.uint8)
+    answer.month[image] = days(month)
+    answer.valid[image] = True
+
+
+def sample_rows(
+    samples: Samples,
+    images: Images,
+    decided: Decided,
+    witness: Witnesses,
+    *,
+    shard_ids: NDArray[np.int64],
+    output_shard: NDArray[np.int32],
+    decision_id: int,
+    month: date,
+) -> pa.Table:
+    """Rows of ``samples``: one for each sample without an earlier verdict, and shard faults.
+
+    Args:
+        samples: the batch.
+        images: its images.
+        decided: the outcomes.
+        witness: by image.
+        shard_ids: int64 (s,), catalog number of each source shard.
+        output_shard: int32 (n,), number in the publish plan, -1 where not kept.
+        decision_id: the decision.
+        month: its partition.
+    """
+    rows = np.flatnonzero(decided.outcome != KNOWN)
+    outcome = decided.outcome[rows]
+    table = samples.table.take(pa.array(rows))
+    image = images.image_of[rows]
+    removed = (outcome == REMOVED_EXACT) | (outcome == REMOVED_NEAR)
+    image_or_0 = np.where(removed, image, 0)
+    readable = table.column("width").is_valid().to_numpy(zero_copy_only=False)
+    code, message = _reasons(table, images, outcome, image)
+    number = output_shard[rows]
+    if not len(images.carrier):
+        witness = _no_witness()
+    return pa.table(
+        {
+            "month": _constant(days(month), len(rows), pa.date32()),
+            "decision_id": _constant(decision_id, len(rows), pa.int64()),
+            "sample_id": table.column("sample_id"),
+            "shard_id": shard_ids[samples.shard[rows]],
+            "position": table.column("position"),
+            "key": table.column("key"),
+            "image_sha256": fixed(samples.digests[rows], readable),
+            "width": table.column("width"),
+            "height": table.column("height"),
+            "format": table.column("format"),
+            "bytes": _where(table.column("image_bytes"), readable),
+            "caption": table.column("caption"),
+            "meta": table.column("meta"),
+            "verdict": pa.DictionaryArray.from_arrays(_VERDICT_OF[outcome], _VERDICTS).cast(
+                pa.string()
+            ),
+            "reason": code,
+            "message": message,
+            "witness_sample_id": fixed(witness.sample_id[image_or_0], removed),
+            "witness_month": pa.array(
+                witness.month[image_or_0], pa.int32(), mask=~removed
+            ).cast(pa.date32()),
+            "similarity": pa.array(witness.similarity[image_or_0], mask=~removed),
+            "threshold": _floats(
+                np.where(outcome == REMOVED_NEAR, witness.threshold[image_or_0], np.nan)
+            ),
+            "output_shard": pa.array(number, pa.int32(), mask=number < 0),
+        }
+    )
+
+
+def _no_witness() -> Witnesses:
+    return Witnesses(
+        np.zeros((1, 16), np.uint8),
+        np.zeros(1, np.int32),
+        np.zeros(1),
+        np.full(1, np.nan),
+        np.zeros(1, bool),
+    )
+
+
+def _reasons(
+    table: pa.Table, images: Images, outcome: NDArray[np.int8], image: NDArray[np.int64]
+) -> tuple[pa.Array, pa.Array]:
+    code = np.full(len(outcome), None, object)
+    message = np.full(len(outcome), None, object)
+    code[outcome == REMOVED_EXACT] = "exact"
+    code[outcome == REMOVED_NEAR] = "near"
+    bad = np.flatnonzero((outcome == QUARANTINED) | (outcome == SHARD_FAULT))
+    subset = table.select(["code", "message"]).take(pa.array(bad))
+    codes, messages = subset.column("code").to_pylist(), subset.column("message").to_pylist()
+    for row, said, why in zip(bad, codes, messages, strict=True):
+        if said is None:
+            fault, why = images.faults[int(image[row])]
+            said = str(fault)
+        code[row], message[row] = said, why
+    return pa.array(code, pa.string()), pa.array(message, pa.string())
+
+
+def _constant(value: int, count: int, kind: pa.DataType) -> pa.Array:
+    base = pa.int32() if kind == pa.date32() else kind
+    return pa.array(np.full(count, value), base).cast(kind)
+
+
+def _where(column: pa.ChunkedArray, valid: NDArray[np.bool_]) -> pa.Array:
+    values = column.to_numpy(zero_copy_only=False)
+    return pa.array(values, pa.int64(), mask=~valid, from_pandas=True)
+
+
+def _floats(values: NDArray[np.float64]) -> pa.Array:
+    return pa.array(values, pa.float64(), mask=np.isnan(values))
+
+
+def image_rows(
+    samples: Samples,
+    images: Images,
+    decided: Decided,
+    witness: Witnesses,
+    *,
+    dataset_id: int,
+    decision_id: int,
+    month: date,
+) -> pa.Table:
+    """Rows of ``images``: one for each image this decision gives a standing to."""
+    lasting = np.zeros(len(images.carrier), bool)
+    for image, (fault, _) in images.faults.items():
+        lasting[image] = fault.follows_bytes and image not in images.known
+    rows = np.flatnonzero((images.standing == NEW) | lasting)
+    kept = decided.kept[rows]
+    faulty = images.standing[rows] == IMAGE_FAULTY
+    near = ~kept & ~faulty
+    verdict = np.where(kept, 0, np.where(faulty, 2, 1)).astype(np.int8)
+    reason = np.full(len(rows), None, object)
+    message = np.full(len(rows), None, object)
+    reason[near] = "near"
+    for at in np.flatnonzero(faulty):
+        fault, why = images.faults[int(rows[at])]
+        reason[at], message[at] = str(fault), why
+    ids = fixed_bytes(samples.table.column("sample_id"), 16)
+    query = images.query[rows]
+    similarity = np.where(near, witness.similarity[rows], np.nan)
+    return pa.table(
+        {
+            "dataset_id": _constant(dataset_id, len(rows), pa.int16()),
+            "sha256": fixed(images.digests[rows]),
+            "decision_id": _constant(decision_id, len(rows), pa.int64()),
+            "verdict": pa.DictionaryArray.from_arrays(verdict, _VERDICTS).cast(pa.string()),
+            "reason": pa.array(reason, pa.string()),
+            "message": pa.array(message, pa.string()),
+            "sample_id": fixed(ids[images.carrier[rows]]),
+            "month": _constant(days(month), len(rows), pa.date32()),
+            "segment_row": pa.array(query, pa.int64(), mask=query < 0),
+            "witness_sample_id": fixed(witness.sample_id[rows], near),
+            "witness_month": pa.array(witness.month[rows], pa.int32(), mask=~near).cast(
+                pa.date32()
+            ),
+            "similarity": _floats(similarity),
+            "threshold": _floats(np.where(near, witness.threshold[rows], np.nan)),
+        }
+    )
+
+
+def match_rows(
+    images: Images,
+    inside: Matches,
+    history: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]],
+    *,
+    limit: int,
+    decision_id: int,
+    month: date,
+) -> pa.Table:
+    """Rows of ``matches``: each new image's most similar kept images at or above the floor.
+
+    Args:
+        images: the batch's images.
+        inside: pairs inside the batch, by image.
+        history: image int64 (k,), digest of the earlier image uint8 (k, 32), similarity (k,).
+        limit: rows of an image at most.
+        decision_id: the decision.
+        month: its partition.
+    """
+    image = np.concatenate([history[0], inside.query])
+    earlier = np.concatenate([history[1], images.digests[inside.reference]])
+    similarity = np.concatenate([history[2], inside.similarity])
+    by = np.lexsort((np.arange(len(image)), -similarity, image))
+    image, earlier, similarity = image[by], earlier[by], similarity[by]
+    first = np.searchsorted(image, image, side="left")
+    few = np.arange(len(image)) - first < limit
+    image, earlier, similarity = image[few], earlier[few], similarity[few]
+    return pa.table(
+        {
+            "month": _constant(days(month), len(image), pa.date32()),
+            "decision_id": _constant(decision_id, len(image), pa.int64()),
+            "image_sha256": fixed(images.digests[image]),
+            "earlier_sha256": fixed(earlier),
+            "similarity": similarity,
+        }
+    )
+
+
+def count(outcome: NDArray[np.int8], not_delivered: int) -> Counts:
+    """The counts of some samples' outcomes."""
+    tally = np.bincount(outcome, minlength=6)
+    return Counts(
+        read=int(tally[[KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED]].sum()),
+        kept=int(tally[KEPT]),
+        removed_exact=int(tally[REMOVED_EXACT]),
+        removed_near=int(tally[REMOVED_NEAR]),
+        quarantined=int(tally[QUARANTINED]),
+        known=int(tally[KNOWN]),
+        not_delivered=not_delivered,
+    )

@@ -1,0 +1,188 @@
+"""embed: descriptors of a group's new images."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sscd_ops.catalog import batches, lookups, shards
+from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
+from sscd_ops.core.manifest import read_manifest
+from sscd_ops.errors import BatchNotRunnable, FingerprintMismatch, InvariantError, SourceChanged
+from sscd_ops.model import Fault, MemberRef, SourceShard
+from sscd_ops.ports import Embedder
+from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = ["position", "image_sha256", "image_member", "image_offset", "image_bytes", "code"]
+
+
+def run(parts: Parts, batch_id: int, group: int) -> StepReport:
+    """Write the descriptors of a group's work list.
+
+    The work list of a source shard is a function of the batch's manifests and the turn pinned at
+    plan: its readable images without a verdict as of that turn, each at its first place in the
+    batch's (source shard, position) order.
+
+    Raises:
+        BatchNotRunnable: a manifest of the batch is missing: ingest first.
+        SourceChanged: an image's bytes are no longer those of the manifest.
+        FingerprintMismatch: the model found now is not the one frozen with the batch.
+    """
+    watch = Stopwatch()
+    work = load_work(parts, batch_id)
+    with parts.catalog.begin() as conn:
+        registered = shards.shards_of(conn, work.attempt.attempt_id)
+    todo = [s for s in registered if s.group == group and s.descriptors is None]
+    if work.batch.state.is_decided or not todo:
+        return StepReport("embed", batch_id, {}, watch.seconds, answered=True)
+    lists = _work_lists(parts, work, registered, todo)
+    total = {"shards": len(todo), "images": 0, "embedded": 0, "quarantined": 0}
+    parts.progress.start(f"embed {work.batch.dataset}", sum(len(rows) for rows in lists.values()))
+    embedder: Embedder | None = None
+    try:
+        for shard in todo:
+            wanted = lists[shard.shard_id]
+            if len(wanted) and embedder is None:
+                embedder = _open(parts, work)
+            content = _embed(parts, work, shard, wanted, embedder)
+            _register(parts, work, shard, content, embedder)
+            total["images"] += len(wanted)
+            total["embedded"] += len(content.ids)
+            total["quarantined"] += len(content.faults)
+    finally:
+        if embedder is not None:
+            embedder.__exit__(None, None, None)
+        parts.progress.done()
+    return StepReport("embed", batch_id, total, watch.seconds)
+
+
+def _open(parts: Parts, work: Work) -> Embedder:
+    embedder = parts.embedder(work.options.fingerprint, work.options.limits)
+    if embedder.fingerprint.digest != work.attempt.fingerprint:
+        raise FingerprintMismatch(
+            f"batch {work.batch.batch_id} was planned with {work.attempt.fingerprint_detail['name']}"
+            f" but this worker has {embedder.fingerprint}: give it the same weights and release"
+        )
+    embedder.__enter__()
+    return embedder
+
+
+def _work_lists(
+    parts: Parts, work: Work, registered: list[SourceShard], todo: list[SourceShard]
+) -> dict[int, pa.Table]:
+    """Shard number -> manifest rows to embed, in manifest order."""
+    wanted = {shard.shard_id for shard in todo}
+    last = max(shard.ordinal for shard in todo)
+    seen = np.empty(0, dtype="V32")
+    tables: dict[int, pa.Table] = {}
+    for shard in (s for s in registered if s.ordinal <= last):
+        if shard.manifest is None:
+            raise BatchNotRunnable(
+                f"source shard {shard.uri} of batch {work.batch.batch_id} has no manifest yet:"
+                " embed starts when all ingest is done"
+            )
+        table = read_manifest(parts.store.local(shard.manifest), columns=_COLUMNS)
+        table = table.filter(table.column("code").is_null())
+        digests = fixed_bytes(table.column("image_sha256"), 32).view("V32").reshape(-1)
+        distinct, first = np.unique(digests, return_index=True)
+        new = ~np.isin(distinct, seen)
+        if shard.shard_id in wanted:
+            tables[shard.shard_id] = table.take(np.sort(first[new]))
+        seen = np.concatenate([seen, distinct[new]])
+    return _without_known(parts, work, tables)
+
+
+def _without_known(parts: Parts, work: Work, tables: dict[int, pa.Table]) -> dict[int, pa.Table]:
+    """Leave out images with a verdict as of the pinned turn."""
+    answer = {}
+    with parts.catalog.begin() as conn:
+        for shard_id, table in tables.items():
+            digests = fixed_bytes(table.column("image_sha256"), 32)
+            known = lookups.known_images(
+                conn, work.batch.dataset_id, digests, work.attempt.pinned_turn
+            )
+            new = np.ones(len(digests), bool)
+            new[[row["i"] for row in known]] = False
+            answer[shard_id] = table.filter(pa.array(new))
+    return answer
+
+
+def _embed(
+    parts: Parts,
+    work: Work,
+    shard: SourceShard,
+    wanted: pa.Table,
+    embedder: Embedder | None,
+) -> DescriptorFile:
+    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    digests = fixed_bytes(wanted.column("image_sha256"), 32)
+    out = np.zeros((len(digests), dimensions), np.float16)
+    failed: dict[int, tuple[Fault, str]] = {}
+    done = 0
+    if embedder is not None and len(digests):
+        for chunk in embedder.embed(_images(parts, work, shard, wanted, digests)):
+            n = len(chunk.descriptors)
+            out[done : done + n] = chunk.descriptors.astype(np.float16)
+            failed.update({done + row: fault for row, fault in chunk.faults.items()})
+            done += n
+            parts.progress.advance(n)
+    if done != len(digests):
+        raise InvariantError(f"the embedder answered {done} of {len(digests)} images")
+    good = np.ones(len(digests), bool)
+    good[list(failed)] = False
+    return DescriptorFile(
+        digests[good],
+        out[good],
+        {digests[row].tobytes(): fault for row, fault in sorted(failed.items())},
+    )
+
+
+def _images(
+    parts: Parts, work: Work, shard: SourceShard, wanted: pa.Table, digests: NDArray[np.uint8]
+) -> Iterator[bytes]:
+    options = work.options
+    source = parts.source(options.name, options.source(shard.source), options.limits)
+    names = wanted.column("image_member").to_pylist()
+    offsets = wanted.column("image_offset").to_pylist()
+    sizes = wanted.column("image_bytes").to_pylist()
+    members = [
+        MemberRef(name, offset, size, digest.tobytes())
+        for name, offset, size, digest in zip(names, offsets, sizes, digests, strict=True)
+    ]
+    for member, data in zip(members, source.fetch(shard.found, members), strict=True):
+        if hashlib.sha256(data).digest() != member.sha256:
+            raise SourceChanged(
+                f"{shard.uri}: member {member.name!r} is no longer what ingest read: put the"
+                f" original back, or abandon batch {work.batch.batch_id} and run the night again"
+            )
+        yield data
+
+
+def _register(
+    parts: Parts,
+    work: Work,
+    shard: SourceShard,
+    content: DescriptorFile,
+    embedder: Embedder | None,
+) -> None:
+    runtime = embedder.runtime() if embedder is not None else {}
+    file = parts.store.put(
+        f"{work.folder}/descriptors",
+        ".parquet",
+        lambda stream: write_descriptors(
+            stream, content, fingerprint=work.attempt.fingerprint, runtime=runtime
+        ),
+    )
+    counts = {"embedded": len(content.ids), "undecodable": len(content.faults)}
+    with parts.catalog.begin() as conn:
+        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
+        shards.register_file(conn, shard.shard_id, "descriptors", file, counts)
+        if shards.all_registered(conn, work.attempt.attempt_id, "descriptors"):
+            batches.advance_state(conn, work.batch.batch_id, ("planned", "ingested"), "embedded")

@@ -1,0 +1,44 @@
+"""match: the batch against the live segments, in parallel and without any lock."""
+
+from __future__ import annotations
+
+from sscd_ops.catalog import batches, decisions, shards
+from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, load_work
+from sscd_ops.steps.queries import load_queries, open_backend, search_segment
+
+
+def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
+    """Search every ``part_count``-th live segment, beginning with number ``part``.
+
+    Each (batch, segment, mask) searched is recorded; resolve searches whatever was missed or has
+    changed by then, so nothing here needs to be complete for a decision to be right.
+    """
+    watch = Stopwatch()
+    work = load_work(parts, batch_id)
+    if work.batch.state.is_decided:
+        return StepReport("match", batch_id, {}, watch.seconds, answered=True)
+    with parts.catalog.begin() as conn:
+        registered = shards.shards_of(conn, work.attempt.attempt_id)
+        dataset = batches.read_dataset(conn, work.batch.dataset)
+        live = decisions.live_segments(
+            conn, work.batch.dataset_id, dataset.generation if dataset else 0
+        )
+    queries = load_queries(parts, work, registered)
+    with parts.catalog.begin() as conn:
+        done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
+    mine = [s for i, s in enumerate(live) if i % part_count == part]
+    todo = [s for s in mine if s.mask and (s.segment_id, s.mask.sha256) not in done]
+    if todo and len(queries.ids):
+        backend = open_backend(parts, work)
+        parts.progress.start(f"match {work.batch.dataset}", len(todo))
+        for segment in todo:
+            search_segment(parts, work, backend, queries, segment)
+            parts.progress.advance()
+        parts.progress.done()
+    if part == 0:
+        with parts.catalog.begin() as conn:
+            batches.advance_state(
+                conn, batch_id, ("planned", "ingested", "embedded"), "matched"
+            )
+    counts = {"segments": len(mine), "searched": len(todo), "queries": len(queries.ids)}
+    return StepReport("match", batch_id, counts, watch.seconds)

@@ -1,0 +1,158 @@
+"""What every step is given, and the few things they all do first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol
+
+from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
+from sscd_ops.catalog.database import Catalog
+from sscd_ops.model import Batch, Fingerprint, Runner
+from sscd_ops.options import (
+    DatasetOptions,
+    FingerprintOptions,
+    LimitsOptions,
+    Settings,
+    SourceOptions,
+    dataset_from_json,
+)
+from sscd_ops.ports import (
+    Embedder,
+    InspectImage,
+    Progress,
+    SearchBackend,
+    SegmentStore,
+    Source,
+    Store,
+    TarSink,
+)
+
+
+class Parts(Protocol):
+    """The real parts behind the ports, as ``wiring`` joins them. Each is opened on first use."""
+
+    settings: Settings
+    progress: Progress
+
+    @property
+    def catalog(self) -> Catalog:
+        """Postgres."""
+
+    @property
+    def store(self) -> Store:
+        """The storage root."""
+
+    @property
+    def segments(self) -> SegmentStore:
+        """The index's files."""
+
+    def source(self, dataset: str, options: SourceOptions, limits: LimitsOptions) -> Source:
+        """A source's reader."""
+
+    def source_root(self, options: SourceOptions) -> str:
+        """What the identities of a source are relative to."""
+
+    def inspector(self, limits: LimitsOptions) -> InspectImage:
+        """The header check."""
+
+    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
+        """The fingerprint of a configured model; weights are looked for, not loaded."""
+
+    def default_model(self) -> str:
+        """The model of a new dataset that names none."""
+
+    def default_threshold(self, model: str) -> float:
+        """The model's measured threshold."""
+
+    def embedder(self, options: FingerprintOptions, limits: LimitsOptions) -> Embedder:
+        """The model, loaded, with its decoder processes."""
+
+    def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
+        """What ``auto`` means for a history of this size."""
+
+    def backend(
+        self, name: str, fingerprint: str, dimensions: int, threshold: float
+    ) -> SearchBackend:
+        """A search backend by its resolved name."""
+
+    def tar_sink(self, stream: BinaryIO) -> TarSink:
+        """A writer of published tars."""
+
+    def is_alive(self, batch: Batch) -> bool | None:
+        """Whether the batch's runner is alive; None where it can't be asked."""
+
+
+AskRunner = Callable[[Runner], "bool | None"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did: counts and seconds, small enough for XCom."""
+
+    step: str
+    batch_id: int
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    answered: bool = False
+    """Nothing was done: the batch was already past this step."""
+
+    def summary(self) -> dict[str, int | float | str | bool]:
+        """The report as plain values."""
+        return {
+            "step": self.step,
+            "batch_id": self.batch_id,
+            "seconds": round(self.seconds, 3),
+            "answered": self.answered,
+            **self.counts,
+        }
+
+    def funnel(self) -> str:
+        """The report as one line, for the end of a log."""
+        counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
+        said = " (answered from the catalog)" if self.answered else ""
+        return f"{self.step} batch={self.batch_id} {counts} seconds={self.seconds:.2f}{said}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch with what its attempt froze."""
+
+    batch: Batch
+    attempt: Attempt
+    options: DatasetOptions
+
+    @property
+    def folder(self) -> str:
+        """The dataset's folder below the storage root."""
+        return self.batch.dataset
+
+    @property
+    def floor(self) -> float:
+        """The least similarity of a stored match."""
+        return max(-1.0, self.attempt.threshold - self.options.duplicates.margin)
+
+
+def load_work(parts: Parts, batch_id: int) -> Work:
+    """Read a batch and its frozen configuration.
+
+    Raises:
+        BatchNotRunnable: there is no such batch, or it has no attempt yet.
+    """
+    with parts.catalog.begin() as conn:
+        batch = read_batch(conn, batch_id)
+        attempt = read_attempt(conn, batch)
+    return Work(batch, attempt, dataset_from_json(attempt.config))
+
+
+class Stopwatch:
+    """Seconds since it was made, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._start

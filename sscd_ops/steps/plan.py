@@ -1,0 +1,497 @@
+"""plan: register a batch, claim its source shards and freeze its configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import batches, decisions, shards
+from sscd_ops.catalog.batches import Dataset
+from sscd_ops.core.identities import interval_label
+from sscd_ops.errors import (
+    BatchNotRunnable,
+    ConfigError,
+    FingerprintMismatch,
+    UsageError,
+)
+from sscd_ops.model import Batch, BatchState, Fingerprint, FoundShard, Interval, Runner
+from sscd_ops.options import DatasetOptions, FingerprintOptions, dataset_from_json, to_json
+from sscd_ops.ports import Source
+from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.snapshots import repair_latest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What plan registered. ``groups`` are the numbers that ingest and embed work on."""
+
+    batch_id: int
+    state: BatchState
+    groups: list[int]
+    answered: bool = False
+    """The batch is decided: nothing changed."""
+    waiting_for: str | None = None
+    """A URL that must exist first; the batch is registered and waits."""
+    source_shards: int = 0
+    skipped_shards: int = 0
+    late: list[str] = field(default_factory=list)
+    """Source shards of the last ``late_days`` intervals that nobody has read."""
+    unpublishable: list[int] = field(default_factory=list)
+    """Decided batches of the dataset whose source changed before they were published."""
+    seconds: float = 0.0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The report's numbers."""
+        return {
+            "source_shards": self.source_shards,
+            "skipped_shards": self.skipped_shards,
+            "groups": len(self.groups),
+            "late": len(self.late),
+            "unpublishable": len(self.unpublishable),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The report as plain values, for XCom."""
+        return {
+            "step": "plan",
+            "batch_id": self.batch_id,
+            "state": str(self.state),
+            "answered": self.answered,
+            "waiting_for": self.waiting_for,
+            "seconds": round(self.seconds, 3),
+            **self.counts,
+        }
+
+    def funnel(self) -> str:
+        """The report as one line."""
+        counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
+        return f"plan batch={self.batch_id} state={self.state} {counts} seconds={self.seconds:.2f}"
+
+
+def run(
+    parts: Parts,
+    dataset: str,
+    interval: Interval,
+    *,
+    runner: Runner,
+    supplement: bool = False,
+    dry_run: bool = False,
+) -> PlanReport:
+    """Register the interval's batch and its source shards, or answer with the one there is.
+
+    Args:
+        parts: the joined parts.
+        dataset: a dataset of the settings.
+        interval: the night.
+        runner: who runs the batch from now on.
+        supplement: resume the interval's unfinished supplement, else open the next one.
+        dry_run: work on a private attempt that owns nothing and decides nothing.
+
+    Raises:
+        UsageError: no such dataset, or nothing there to supplement.
+        ConfigError: a source's root changed.
+        FingerprintMismatch: the configured model is not the dataset's.
+        BatchNotRunnable: another live run works on this batch.
+    """
+    watch = Stopwatch()
+    options = _options(parts, dataset)
+    batch, opened = _choose(parts, options, interval, runner, supplement=supplement, dry_run=dry_run)
+    if batch.state.is_decided:
+        return _answer(parts, batch, watch, skipped=0)
+    options = _frozen(parts, batch) or options
+    sources = [parts.source(dataset, source, options.limits) for source in options.sources]
+    for source in sources:
+        missing = source.ready(interval, options.timezone)
+        if missing is not None:
+            return PlanReport(
+                batch.batch_id, batch.state, [], waiting_for=missing, seconds=watch.seconds
+            )
+    found = [shard for source in sources for shard in source.find(interval, options.timezone)]
+    found.sort(key=lambda shard: (shard.source, shard.relative_uri))
+    late = _late(parts, batch, options, sources)
+    with parts.catalog.begin() as conn:
+        skipped = _register(parts, conn, batch, options, found)
+        if opened and supplement and not shards.shards_of(conn, _attempt(conn, batch)):
+            return _nothing_new(parts, conn, batch, watch, skipped)
+    repair_latest(parts, dataset)
+    report = _report(parts, batch.batch_id, watch, skipped, late)
+    for name in report.late:
+        log.warning("source shard of an earlier interval was never read uri=%s", name)
+    return report
+
+
+def _options(parts: Parts, dataset: str) -> DatasetOptions:
+    settings = parts.settings
+    if dataset in settings.faulty:
+        raise ConfigError(settings.faulty[dataset])
+    if dataset not in settings.datasets:
+        known = ", ".join(sorted(settings.datasets)) or "none"
+        raise UsageError(f"no dataset {dataset!r} in {settings.path}; it has: {known}")
+    return settings.datasets[dataset]
+
+
+def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
+    """The configuration the batch's attempt froze, where it has one that still counts."""
+    if not batch.attempt_id or batch.state is BatchState.ABANDONED:
+        return None
+    with parts.catalog.begin() as conn:
+        attempt = batches.read_attempt(conn, batch)
+        lost = 0 if batch.dry_run else shards.lost_shards(
+            conn, batch.dataset_id, batch.batch_id, attempt.attempt_id
+        )
+    return None if lost else dataset_from_json(attempt.config)
+
+
+def _attempt(conn: Connection, batch: Batch) -> int:
+    return batches.read_batch(conn, batch.batch_id).attempt_id
+
+
+# ---------------------------------------------------------------- which batch
+
+
+def _choose(
+    parts: Parts,
+    options: DatasetOptions,
+    interval: Interval,
+    runner: Runner,
+    *,
+    supplement: bool,
+    dry_run: bool,
+) -> tuple[Batch, bool]:
+    """The batch this run works on, and whether it was registered just now."""
+    with parts.catalog.begin() as conn:
+        dataset_id = batches.ensure_dataset(conn, options.name)
+        batches.lock_dataset(conn, dataset_id)
+        there = batches.batches_of_interval(conn, dataset_id, interval)
+        if dry_run:
+            _drop_dead_dry_runs(parts, conn, dataset_id, runner)
+            there = _dry_run_of(conn, dataset_id, interval, runner)
+            number = 0
+        elif supplement:
+            there, number = _supplement(there, interval)
+        else:
+            there, number = there[:1], 0
+        if there:
+            batch = there[-1]
+            if not batch.state.is_decided:
+                _take_over(parts, batch, runner)
+                batches.bind_runner(conn, batch.batch_id, runner)
+            return batch, False
+        batch_id = batches.insert_batch(
+            conn,
+            dataset_id,
+            interval,
+            number,
+            label=interval_label(interval, options.timezone),
+            dry_run=dry_run,
+            runner=runner,
+        )
+        return batches.read_batch(conn, batch_id), True
+
+
+def _supplement(there: list[Batch], interval: Interval) -> tuple[list[Batch], int]:
+    """The supplement to resume as a list of one, or an empty list and the next number."""
+    if not there:
+        raise UsageError(
+            f"the interval starting {interval.start.isoformat()} has no batch yet:"
+            " run it without --supplement first"
+        )
+    last = there[-1]
+    if last.state.is_decided:
+        return [], last.supplement + 1
+    if last.supplement == 0:
+        raise BatchNotRunnable(
+            f"batch {last.batch_id} of this interval is {last.state}: finish it (run without"
+            " --supplement), or abandon it, before a supplement"
+        )
+    return [last], last.supplement
+
+
+def _dry_run_of(
+    conn: Connection, dataset_id: int, interval: Interval, runner: Runner
+) -> list[Batch]:
+    """The dry run this very DAG run has begun, so that a retry finds it."""
+    if runner.kind == "cli":
+        return []
+    return [
+        batch
+        for batch in batches.dry_runs(conn, dataset_id)
+        if batch.runner == runner and batch.interval == interval
+    ]
+
+
+def _drop_dead_dry_runs(parts: Parts, conn: Connection, dataset_id: int, runner: Runner) -> None:
+    for batch in batches.dry_runs(conn, dataset_id):
+        if batch.runner != runner and parts.is_alive(batch) is False:
+            batches.drop_dry_run(conn, batch.batch_id)
+
+
+def _take_over(parts: Parts, batch: Batch, runner: Runner) -> None:
+    """Refuse to work on a batch that another live run works on."""
+    same_run = runner.kind == "airflow" and batch.runner == runner
+    if same_run or batch.runner is None:
+        return
+    if batch.state in (BatchState.HELD, BatchState.ABANDONED):
+        return
+    alive = parts.is_alive(batch)
+    if alive is False:
+        return
+    doubt = "" if alive else " (it cannot be asked from here, so it counts as alive)"
+    raise BatchNotRunnable(
+        f"batch {batch.batch_id} belongs to {batch.runner}, which is still running{doubt}:"
+        f" clear that run, or end it and `sscd-ops batch abandon {batch.batch_id} --why ...`"
+    )
+
+
+# ---------------------------------------------------------------- what it reads
+
+
+def _register(
+    parts: Parts,
+    conn: Connection,
+    batch: Batch,
+    options: DatasetOptions,
+    found: Sequence[FoundShard],
+) -> int:
+    """Claim and register shards under the lock; how many were skipped as read elsewhere."""
+    dataset = batches.lock_dataset(conn, batch.dataset_id)
+    batch = batches.read_batch(conn, batch.batch_id)
+    if batch.state.is_decided:
+        return 0
+    free, skipped = _free(parts, conn, batch, found)
+    resume = bool(batch.attempt_id) and batch.state is not BatchState.ABANDONED
+    if resume and not batch.dry_run:
+        resume = not shards.lost_shards(conn, dataset.dataset_id, batch.batch_id, batch.attempt_id)
+    if resume:
+        attempt_id = batch.attempt_id
+        registered = shards.shards_of(conn, attempt_id)
+        mine = {(s.source, s.relative_uri, s.version) for s in registered}
+        free = [s for s in free if (s.source, s.relative_uri, s.version) not in mine]
+        if free:
+            batches.require_attempt(conn, batch.batch_id, attempt_id)
+            batches.advance_state(
+                conn, batch.batch_id, ("ingested", "embedded", "matched"), "planned"
+            )
+    else:
+        attempt_id = _open_attempt(parts, conn, dataset, batch, options, skipped)
+        registered = []
+    if not batch.dry_run:
+        shards.claim(conn, dataset.dataset_id, batch.batch_id, attempt_id, free)
+    shards.add_shards(conn, attempt_id, _place(free, registered, options.airflow.max_tasks))
+    return skipped
+
+
+def _free(
+    parts: Parts, conn: Connection, batch: Batch, found: Sequence[FoundShard]
+) -> tuple[list[FoundShard], int]:
+    """Shards this batch may read: unowned, its own, or a failed batch's; and how many are not."""
+    owned = shards.owners(conn, batch.dataset_id, found)
+    verdicts: dict[int, bool] = {batch.batch_id: True}
+    free = []
+    for shard in found:
+        owner = owned.get((shard.source, shard.relative_uri, shard.version))
+        if owner is not None and owner not in verdicts:
+            verdicts[owner] = _gives_back(parts, batches.read_batch(conn, owner))
+        if owner is None or verdicts[owner]:
+            free.append(shard)
+    return free, len(found) - len(free)
+
+
+def _gives_back(parts: Parts, owner: Batch) -> bool:
+    if owner.state is BatchState.ABANDONED:
+        return True
+    if owner.state.is_decided or owner.state is BatchState.HELD:
+        return False
+    return parts.is_alive(owner) is False
+
+
+def _place(
+    free: Sequence[FoundShard], registered: Sequence[Any], max_tasks: int
+) -> list[tuple[FoundShard, int, int]]:
+    """Give new shards groups and ordinals after those already registered."""
+    first = max((shard.group for shard in registered), default=-1) + 1
+    ordinal = max((shard.ordinal for shard in registered), default=-1) + 1
+    groups = min(len(free), max(1, max_tasks - first))
+    return [
+        (shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)
+    ]
+
+
+def _open_attempt(
+    parts: Parts,
+    conn: Connection,
+    dataset: Dataset,
+    batch: Batch,
+    options: DatasetOptions,
+    skipped: int,
+) -> int:
+    options = _with_roots(parts, conn, dataset, options)
+    model = _fingerprint_options(parts, dataset, options)
+    fingerprint = parts.fingerprint(model)
+    _check_fingerprint(dataset, fingerprint, parts.settings.path)
+    threshold = options.duplicates.threshold
+    if threshold is None:
+        threshold = parts.default_threshold(fingerprint.model)
+    history = decisions.history_rows(conn, dataset.dataset_id, dataset.generation)
+    options = dataclasses.replace(
+        options,
+        fingerprint=model,
+        duplicates=dataclasses.replace(options.duplicates, threshold=threshold),
+    )
+    config = to_json(options)
+    return batches.insert_attempt(
+        conn,
+        batch.batch_id,
+        config=config,
+        config_sha256=hashlib.sha256(config.encode()).hexdigest(),
+        fingerprint=fingerprint.digest,
+        fingerprint_detail={
+            "name": str(fingerprint),
+            **dataclasses.asdict(fingerprint),
+            "options": dataclasses.asdict(model),
+        },
+        search=parts.choose_search(options.duplicates.search, history, threshold),
+        threshold=threshold,
+        dataset=dataset,
+        skipped_shards=skipped,
+    )
+
+
+def _with_roots(
+    parts: Parts, conn: Connection, dataset: Dataset, options: DatasetOptions
+) -> DatasetOptions:
+    """The options with every source's root spelt out; it is stored at the first plan."""
+    roots = {source.name: parts.source_root(source) for source in options.sources}
+    for name, root in roots.items():
+        stored = dataset.roots.get(name)
+        if stored is not None and stored != root:
+            raise ConfigError(
+                f"{parts.settings.path}: datasets.{options.name}.sources {name!r}: root was"
+                f" {stored!r} and would now be {root!r}; identities are relative to it. Set"
+                f" root = {stored!r}, or give the source a new name"
+            )
+    if not roots.keys() <= dataset.roots.keys():
+        batches.set_roots(conn, dataset.dataset_id, {**roots, **dataset.roots})
+    return dataclasses.replace(
+        options,
+        sources=tuple(
+            dataclasses.replace(source, root=roots[source.name]) for source in options.sources
+        ),
+    )
+
+
+def _fingerprint_options(
+    parts: Parts, dataset: Dataset, options: DatasetOptions
+) -> FingerprintOptions:
+    """The configured model; without one the dataset's own, else the product's default."""
+    model = options.fingerprint
+    if model.model:
+        return model
+    if dataset.fingerprint_detail is not None:
+        own = dataset.fingerprint_detail["options"]
+        return dataclasses.replace(
+            model,
+            model=own["model"],
+            weights=model.weights or own["weights"],
+            preprocessing=model.preprocessing or own["preprocessing"],
+            minibatch=model.minibatch or own["minibatch"],
+        )
+    return dataclasses.replace(model, model=parts.default_model())
+
+
+def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) -> None:
+    if dataset.fingerprint in (None, fingerprint.digest):
+        return
+    own = (dataset.fingerprint_detail or {}).get("name", dataset.fingerprint)
+    raise FingerprintMismatch(
+        f"{path}: datasets.{dataset.name}.fingerprint gives {fingerprint}, but the dataset's index"
+        f" holds {own}; descriptors of different fingerprints are never compared. Configure the old"
+        " model again, or give the dataset a new name"
+    )
+
+
+# ---------------------------------------------------------------- what it says
+
+
+def _late(
+    parts: Parts, batch: Batch, options: DatasetOptions, sources: Sequence[Source]
+) -> list[str]:
+    """Source shards of the last intervals that no batch has read."""
+    late: list[FoundShard] = []
+    dated = {s.name for s in options.sources if any("{" in url for url in s.urls)}
+    for days in range(1, options.late_days + 1):
+        shift = timedelta(days=days)
+        earlier = Interval(batch.interval.start - shift, batch.interval.end - shift)
+        for source in sources:
+            if source.name in dated:
+                late.extend(source.find(earlier, options.timezone))
+    with parts.catalog.begin() as conn:
+        owned = shards.owners(conn, batch.dataset_id, late)
+        begun = _first_start(conn, batch)
+    return [
+        s.uri
+        for s in late
+        if begun and (s.source, s.relative_uri, s.version) not in owned
+    ]
+
+
+def _first_start(conn: Connection, batch: Batch) -> bool:
+    """Whether the dataset decided a batch before: else everything earlier would count as late."""
+    return bool(
+        batches.batches_in_state(conn, batch.dataset_id, ("decided", "published", "unpublishable"))
+    )
+
+
+def _nothing_new(
+    parts: Parts, conn: Connection, batch: Batch, watch: Stopwatch, skipped: int
+) -> PlanReport:
+    """Forget the supplement just opened and answer with the interval's last batch."""
+    batches.forget_empty(conn, batch.batch_id)
+    last = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)[-1]
+    log.info("nothing new for the interval batch=%s skipped=%s", last.batch_id, skipped)
+    return PlanReport(
+        last.batch_id,
+        last.state,
+        [],
+        answered=True,
+        skipped_shards=skipped,
+        seconds=watch.seconds,
+    )
+
+
+def _answer(parts: Parts, batch: Batch, watch: Stopwatch, skipped: int) -> PlanReport:
+    """A decided batch changes nothing: its groups again, so that later steps answer too."""
+    repair_latest(parts, batch.dataset)
+    report = _report(parts, batch.batch_id, watch, skipped, [])
+    return dataclasses.replace(report, answered=True)
+
+
+def _report(
+    parts: Parts, batch_id: int, watch: Stopwatch, skipped: int, late: list[str]
+) -> PlanReport:
+    with parts.catalog.begin() as conn:
+        batch = batches.read_batch(conn, batch_id)
+        registered = shards.shards_of(conn, batch.attempt_id)
+        stuck = batches.batches_in_state(conn, batch.dataset_id, ("unpublishable",))
+    for other in stuck:
+        log.warning("batch is unpublishable batch=%s message=%s", other.batch_id, other.message)
+    return PlanReport(
+        batch_id,
+        batch.state,
+        sorted({shard.group for shard in registered}),
+        source_shards=len(registered),
+        skipped_shards=skipped,
+        late=late,
+        unpublishable=[other.batch_id for other in stuck],
+        seconds=watch.seconds,
+    )
