@@ -8,7 +8,6 @@ import numpy as np
 
 from sscd_ops.core.canonical import (
     block_similarities,
-    float32_margin,
     pair_similarities,
 )
 from sscd_ops.model import Matches
@@ -130,11 +129,10 @@ class Tile:
             self._wide = np.ascontiguousarray(self.descriptors, np.float32)
         return self._wide
 
-    def gather(self, at: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 (k, d): the tile's rows ``at``; converts all of it only where that is less."""
-        if self._wide is None and 2 * len(at) < len(self):
-            return self.descriptors[at].astype(np.float32)
-        return self.wide[at]
+    @property
+    def is_wide(self) -> bool:
+        """Whether ``wide`` costs nothing."""
+        return self._wide is not None
 
 
 def rerank(
@@ -144,8 +142,6 @@ def rerank(
     tile: Tile,
     query: NDArray[np.int64],
     reference: NDArray[np.int64],
-    *,
-    loose: bool = True,
 ) -> None:
     """Give candidate pairs their canonical similarity and offer them.
 
@@ -159,16 +155,12 @@ def rerank(
         tile: the reference block; ``tile.rows`` are the numbers given to ``best``.
         query: int64 (k,), rows of ``queries``.
         reference: int64 (k,), rows of ``tile``.
-        loose: candidates may be far below the floor; float32 sorts those out first.
     """
     if len(query) > DENSE * len(queries) * len(tile):
         rerank_all(best, start, queries, tile)
         return
     for at in range(0, len(query), _PAIRS):
         left, right = query[at : at + _PAIRS], reference[at : at + _PAIRS]
-        if loose:
-            near = _near(queries, tile, left, right, best.floor)
-            left, right = left[near], right[near]
         similarity = pair_similarities(queries.descriptors, tile.descriptors, left, right)
         best.offer(left + start, tile.rows[right], similarity)
 
@@ -179,25 +171,3 @@ def rerank_all(best: BestMatches, start: int, queries: Tile, tile: Tile) -> None
     for at in range(0, len(queries), step):
         block = block_similarities(queries.descriptors[at : at + step], tile.descriptors)
         best.offer_block(start + at, tile.rows, block)
-
-
-def _near(
-    queries: Tile,
-    tile: Tile,
-    query: NDArray[np.int64],
-    reference: NDArray[np.int64],
-    floor: float,
-) -> NDArray[np.bool_]:
-    """Pairs whose float32 similarity, error bound allowed for, can reach the floor."""
-    out = np.empty(len(query), np.bool_)
-    # dot and both norms are each off by the margin at most; 4 covers the three and the division
-    least = floor - 4.0 * float32_margin(tile.descriptors.shape[1])
-    for start in range(0, len(query), 4096):
-        stop = start + 4096
-        left = queries.wide[query[start:stop]]
-        right = tile.gather(reference[start:stop])
-        dot = np.einsum("ij,ij->i", left, right).astype(np.float64)
-        scale = np.einsum("ij,ij->i", left, left).astype(np.float64)
-        scale *= np.einsum("ij,ij->i", right, right)
-        out[start:stop] = dot >= least * np.sqrt(scale)
-    return out

@@ -154,7 +154,7 @@ class _Run:
         dot = queries.wide @ tile.wide.T
         near = dot >= least_product(queries.wide, tile.wide, self.best.floor)
         query, reference = np.nonzero(near)
-        rerank(self.best, at, queries, tile, query, reference, loose=False)
+        rerank(self.best, at, queries, tile, query, reference)
 
     def _strip(self, at: int, end: int) -> None:
         """Decide a strip row by row and offer its pairs among themselves."""

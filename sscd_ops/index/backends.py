@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from sscd_ops.errors import ConfigError
+from sscd_ops.errors import ConfigError, MissingExtra
 from sscd_ops.index.scan import Backend
 
 if TYPE_CHECKING:
     from sscd_ops.index.scan import Method
+
+logger = logging.getLogger(__name__)
 
 FLAT_BELOW = 100_000
 """Below this many rows of history the codes cost more than they save."""
@@ -73,7 +76,27 @@ def _check(name: str, threshold: float) -> None:
 
 
 def _method(name: str, digest: str, dimensions: int, threshold: float) -> Method:
-    # imported where asked for: flat must not load torch, nor anything but FAISS
+    # imported where asked for: flat must load neither torch nor anything it does not need
+    if name == "exact":
+        from sscd_ops.index.exact import Exact
+        from sscd_ops.index.int8 import usable
+
+        method = Exact(digest, dimensions)
+        fault = usable(method.columns)
+        if not fault:
+            return method
+        logger.warning("search falls back from exact to flat: %s", fault)
+    elif name == "sketch":
+        from sscd_ops.index.sketch import Sketch
+
+        return Sketch(digest, dimensions, threshold)
+    elif name == "torch":
+        try:
+            from sscd_ops.index.torch_backend import Torch
+        except ImportError as error:
+            raise MissingExtra("search = torch needs torch: pip install 'sscd-ops[gpu]'") from error
+
+        return Torch()
     from sscd_ops.index.flat import Flat
 
     return Flat()

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from sscd_ops.core.canonical import least_product
+from sscd_ops.index.scan import TILE_QUERIES, TILE_ROWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +21,7 @@ class Flat:
     """Brute force in float32, the radius lowered by float32's error bound."""
 
     name = "flat"
-    loose = False
+    tile_rows, tile_queries = TILE_ROWS, TILE_QUERIES
 
     def roles(self) -> tuple[str, ...]:
         """None: descriptors are enough."""
@@ -30,12 +31,12 @@ class Flat:
         """Nothing to store."""
         return {}
 
-    def prepare(self, queries: NDArray[np.float16]) -> Codes:
+    def prepare(self, queries: NDArray[np.float16]) -> dict[str, Any]:
         """Nothing beside the queries."""
         return {}
 
     def candidates(
-        self, queries: Tile, ready: Codes, tile: Tile, codes: Codes, floor: float
+        self, queries: Tile, ready: dict[str, Any], tile: Tile, codes: Codes, floor: float
     ) -> Candidates:
         """All pairs whose float32 product can stand for a similarity at or above ``floor``."""
         radius = least_product(queries.wide, tile.wide, floor)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sscd_ops.core.best import BestMatches, Tile, rerank
+from sscd_ops.core.best import BestMatches, Tile, rerank, rerank_all
 from sscd_ops.model import Matches
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Codes = dict[str, NDArray[Any]]
     Candidates = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-TILE_ROWS = 8192
+TILE_ROWS = 4096
 TILE_QUERIES = 1024
-"""A tile has at most 2^23 cells: 100 MB where every one is a candidate and FAISS lists them."""
+"""A tile has at most 2^22 cells: about 150 MB where every one is a candidate and FAISS lists them."""
 _QUERIES = 16384
 """Queries walked over the rows together: 32 MB of float32 at 512 dimensions."""
 
@@ -44,6 +44,8 @@ class Method(Protocol):
     """How a backend finds candidates."""
 
     name: str
+    tile_rows: int
+    tile_queries: int
 
     def codes(self, descriptors: NDArray[np.float16]) -> Codes:
         """Role -> (n, ...) for float16 (n, d)."""
@@ -51,16 +53,16 @@ class Method(Protocol):
     def roles(self) -> tuple[str, ...]:
         """The roles of ``codes``."""
 
-    def prepare(self, queries: NDArray[np.float16]) -> Codes:
-        """What the method needs of the queries, beside them: name -> (n, ...)."""
+    def prepare(self, queries: NDArray[np.float16]) -> dict[str, Any]:
+        """What the method needs of a query block, beside it."""
 
-    def candidates(self, queries: Tile, ready: Codes, tile: Tile, codes: Codes, floor: float) -> (
-        Candidates
-    ):
-        """Rows of ``queries`` and of ``tile`` that may reach ``floor``: int64 (k,) each."""
+    def candidates(
+        self, queries: Tile, ready: dict[str, Any], tile: Tile, codes: Codes, floor: float
+    ) -> Candidates | None:
+        """Rows of ``queries`` and of ``tile`` that may reach ``floor``: int64 (k,) each.
 
-    loose: bool
-    """Whether many candidates are far below the floor, so that a float32 look pays."""
+        None: so many that the whole block is to be looked at.
+        """
 
 
 def scan(
@@ -78,17 +80,19 @@ def scan(
         for part in parts:
             for tile, codes in _tiles(method, part):
                 for first, block, ready in blocks:
-                    left, right = method.candidates(block, ready, tile, codes, floor)
-                    if len(left):
-                        rerank(best, first, block, tile, left, right, loose=method.loose)
+                    found = method.candidates(block, ready, tile, codes, floor)
+                    if found is None:
+                        rerank_all(best, first, block, tile)
+                    elif len(found[0]):
+                        rerank(best, first, block, tile, *found)
     return best.matches()
 
 
 def _query_blocks(
     method: Method, queries: NDArray[np.float16], start: int, stop: int
 ) -> Iterator[tuple[int, Tile, Codes]]:
-    for at in range(start, stop, TILE_QUERIES):
-        end = min(at + TILE_QUERIES, stop)
+    for at in range(start, stop, method.tile_queries):
+        end = min(at + method.tile_queries, stop)
         block = np.ascontiguousarray(queries[at:end])
         yield at, Tile(np.arange(at, end), block), method.prepare(block)
 
@@ -97,13 +101,14 @@ def _tiles(method: Method, part: Part) -> Iterator[tuple[Tile, Codes]]:
     """The kept rows of a part, tile by tile; rows without stored codes get them computed."""
     rows = None if part.kept is None or part.kept.all() else np.flatnonzero(part.kept)
     count = len(part.descriptors) if rows is None else len(rows)
-    for at in range(0, count, TILE_ROWS):
-        end = min(at + TILE_ROWS, count)
+    for at in range(0, count, method.tile_rows):
+        end = min(at + method.tile_rows, count)
         pick: Any = slice(at, end) if rows is None else rows[at:end]
         numbers = np.arange(at, end) if rows is None else rows[at:end]
         descriptors = part.descriptors[pick]
         if all(role in part.codes for role in method.roles()):
-            codes = {role: part.codes[role][pick] for role in method.roles()}
+            # a copy: torch takes no read-only memory
+            codes = {role: np.array(part.codes[role][pick]) for role in method.roles()}
         else:
             codes = method.codes(descriptors)
         yield Tile(numbers + part.first, descriptors), codes

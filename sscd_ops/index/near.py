@@ -1,0 +1,76 @@
+"""A float32 look at candidates that are mostly far below the floor, before the exact one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import faiss
+import numpy as np
+
+from sscd_ops.core.best import DENSE
+from sscd_ops.core.canonical import least_product
+from sscd_ops.index.flat import inner_product_pairs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sscd_ops.core.best import Tile
+    from sscd_ops.index.scan import Candidates
+
+
+def near_pairs(
+    queries: Tile,
+    tile: Tile,
+    query: NDArray[np.int64],
+    reference: NDArray[np.int64],
+    floor: float,
+) -> Candidates:
+    """Those of the pairs whose float32 product, error bound allowed for, can reach the floor.
+
+    May hold more pairs of the tile than were given, never less: where candidates are so many that
+    a matrix product of the whole tile costs less, that is done.
+
+    Args:
+        queries: the query block.
+        tile: the reference block.
+        query: int64 (k,), rows of ``queries``.
+        reference: int64 (k,), rows of ``tile``.
+        floor: least similarity looked for.
+    """
+    if not len(query):
+        return query, reference
+    if len(query) > DENSE * len(queries) * len(tile):
+        return dense_pairs(queries, tile, floor)
+    rows, at = tile.wide, reference
+    if not tile.is_wide and 2 * len(reference) < len(tile):
+        used, at = np.unique(reference, return_inverse=True)
+        rows = tile.descriptors[used].astype(np.float32)
+    products = _products(queries.wide, rows, query, np.ascontiguousarray(at, np.int64))
+    near = products >= least_product(queries.wide, rows, floor)
+    return query[near], reference[near]
+
+
+def dense_pairs(queries: Tile, tile: Tile, floor: float) -> Candidates:
+    """All pairs of two blocks whose float32 product can reach the floor."""
+    radius = least_product(queries.wide, tile.wide, floor)
+    return inner_product_pairs(queries.wide, tile.wide, float(radius))
+
+
+def _products(
+    left: NDArray[np.float32],
+    right: NDArray[np.float32],
+    at_left: NDArray[np.int64],
+    at_right: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Inner products of ``left[at_left[k]]`` and ``right[at_right[k]]``, without gathering them."""
+    out = np.empty(len(at_left), np.float32)
+    faiss.pairwise_indexed_inner_product(
+        left.shape[1],
+        len(out),
+        faiss.swig_ptr(left),
+        faiss.swig_ptr(at_left),
+        faiss.swig_ptr(right),
+        faiss.swig_ptr(at_right),
+        faiss.swig_ptr(out),
+    )
+    return out

@@ -1,0 +1,144 @@
+"""``sketch``: sign bits of a random rotation, Hamming distance, then the real similarity.
+
+Two vectors at an angle differ in each bit with probability angle / pi (Goemans and Williamson 1995;
+Charikar 2002), so the distance of ``bits`` such bits is binomial. The radius is the smallest one
+that misses a pair at the threshold with probability below ``MISS_RATE``; the code is the shortest
+that then lets few strangers through. docs/search.md has derivation and measured recall.
+
+Decisions are at the threshold, and the radius serves it: matches between the stored floor and the
+threshold are best effort here, they are found the more rarely the further below it they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from math import acos, lgamma, log, log1p, pi
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+
+from sscd_ops.errors import ConfigError
+from sscd_ops.index.flat import pairs_of
+from sscd_ops.index.near import near_pairs
+from sscd_ops.index.rotation import padded, rotation
+from sscd_ops.index.scan import TILE_QUERIES, TILE_ROWS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sscd_ops.core.best import Tile
+    from sscd_ops.index.scan import Candidates, Codes
+
+MISS_RATE = 1e-5
+STRANGERS = 1e-3
+"""Share of unrelated pairs (similarity 0) that may become candidates."""
+LENGTHS = (256, 512)
+LEAST_THRESHOLD = 0.5
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Radius:
+    """A code length and the largest Hamming distance that is looked at."""
+
+    bits: int
+    radius: int
+
+
+def radius_for(threshold: float) -> Radius:
+    """Code length and radius for a threshold: 256 bits at .75, 512 at .6.
+
+    Raises:
+        ConfigError: below .5 codes of these lengths cannot tell copies from strangers.
+    """
+    if threshold >= LEAST_THRESHOLD:
+        differ = acos(min(threshold, 1.0)) / pi
+        for bits in LENGTHS:
+            radius = _smallest_radius(bits, differ)
+            if _at_most(bits, 0.5, radius) <= STRANGERS:
+                return Radius(bits, radius)
+    raise ConfigError(
+        f"duplicates.search: sketch cannot tell copies from strangers at a threshold of"
+        f" {threshold:g}; use exact, or a threshold of {LEAST_THRESHOLD:g} or more"
+    )
+
+
+def _smallest_radius(bits: int, differ: float) -> int:
+    """The least r with P(Binomial(bits, differ) > r) < MISS_RATE."""
+    missed = 0.0
+    for radius in range(bits, 0, -1):
+        missed += _probability(bits, differ, radius)
+        if missed >= MISS_RATE:
+            return radius
+    return 0
+
+
+def _at_most(bits: int, differ: float, radius: int) -> float:
+    return sum(_probability(bits, differ, k) for k in range(radius + 1))
+
+
+def _probability(bits: int, differ: float, k: int) -> float:
+    if differ <= 0.0:
+        return 1.0 if k == 0 else 0.0
+    choose = lgamma(bits + 1) - lgamma(k + 1) - lgamma(bits - k + 1)
+    return float(np.exp(choose + k * log(differ) + (bits - k) * log1p(-differ)))
+
+
+class Sketch:
+    """Search by sign bits."""
+
+    name = "sketch"
+    tile_rows, tile_queries = TILE_ROWS, TILE_QUERIES
+
+    def __init__(self, fingerprint_digest: str, dimensions: int, threshold: float) -> None:
+        chosen = radius_for(threshold)
+        self.bits, self.radius = chosen.bits, chosen.radius
+        # one rotation has as many bits as (padded) dimensions; further ones are independent
+        turns = -(-self.bits // padded(dimensions))
+        self._rotation = np.concatenate(
+            [rotation(fingerprint_digest, f"sketch/{turn}", dimensions) for turn in range(turns)],
+            axis=1,
+        )[:, : self.bits]
+        plan = f"sketch 1 {fingerprint_digest} {dimensions} {self.bits}"
+        self.role = f"sketch-{hashlib.sha256(plan.encode()).hexdigest()[:8]}"
+
+    def roles(self) -> tuple[str, ...]:
+        """One array; its name carries what the codes were made with."""
+        return (self.role,)
+
+    def codes(self, descriptors: NDArray[np.float16]) -> Codes:
+        """uint8 (n, bits / 8): the sign bits."""
+        return {self.role: self._encode(descriptors)}
+
+    def prepare(self, queries: NDArray[np.float16]) -> dict[str, Any]:
+        """The queries' own bits."""
+        return {"query": self._encode(queries)}
+
+    def candidates(
+        self, queries: Tile, ready: dict[str, Any], tile: Tile, codes: Codes, floor: float
+    ) -> Candidates | None:
+        """Pairs within the radius whose float32 product can stand for the floor."""
+        left, right = ready["query"], codes[self.role]
+        result = faiss.RangeSearchResult(len(left))
+        # what IndexBinaryFlat.range_search calls, on our memory; the radius is exclusive
+        faiss.hamming_range_search(
+            faiss.swig_ptr(left),
+            faiss.swig_ptr(right),
+            len(left),
+            len(right),
+            self.radius + 1,
+            self.bits // 8,
+            result,
+        )
+        query, reference = pairs_of(result, len(left))
+        return near_pairs(queries, tile, query, reference, floor)
+
+    def _encode(self, descriptors: NDArray[np.float16]) -> NDArray[np.uint8]:
+        out = np.empty((len(descriptors), self.bits // 8), np.uint8)
+        for start in range(0, len(descriptors), _ROWS):
+            # float64, where this product is exact (see rotation): the same bits on every machine
+            block = descriptors[start : start + _ROWS].astype(np.float64)
+            out[start : start + len(block)] = np.packbits(block @ self._rotation > 0, axis=1)
+        return out

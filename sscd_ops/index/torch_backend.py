@@ -1,0 +1,71 @@
+"""``torch``: a blocked matrix product on a GPU (or the CPU), candidates as in ``flat``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sscd_ops.core.best import DENSE
+from sscd_ops.core.canonical import least_product
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sscd_ops.core.best import Tile
+    from sscd_ops.index.scan import Candidates, Codes
+
+
+class Torch:
+    """Brute force in float32 on a device, the threshold lowered by float32's error bound."""
+
+    name = "torch"
+
+    def __init__(self, device: str = "auto") -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        # a GPU wants large products: 64 Mi cells are 256 MB on the device
+        self.tile_rows, self.tile_queries = (4096, 1024) if device == "cpu" else (16384, 4096)
+        self._tile: Tile | None = None
+        self._rows = torch.empty(0)
+
+    def roles(self) -> tuple[str, ...]:
+        """None: descriptors are enough."""
+        return ()
+
+    def codes(self, descriptors: NDArray[np.float16]) -> Codes:
+        """Nothing to store."""
+        return {}
+
+    def prepare(self, queries: NDArray[np.float16]) -> dict[str, Any]:
+        """The queries on the device, float32."""
+        return {"query": self._put(queries)}
+
+    def candidates(
+        self, queries: Tile, ready: dict[str, Any], tile: Tile, codes: Codes, floor: float
+    ) -> Candidates | None:
+        """All pairs whose float32 product can stand for a similarity at or above ``floor``."""
+        if self._tile is not tile:
+            self._tile, self._rows = tile, self._put(tile.descriptors)
+        radius = float(least_product(queries.wide, tile.wide, floor))
+        near = _product(ready["query"], self._rows) >= radius
+        if int(near.sum()) > DENSE * near.numel():
+            return None
+        found = torch.nonzero(near).cpu().numpy()
+        return found[:, 0], found[:, 1]
+
+    def _put(self, descriptors: NDArray[np.float16]) -> torch.Tensor:
+        held = np.array(descriptors)  # a copy: torch takes no read-only memory
+        return torch.from_numpy(held).to(self.device).float()
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``left @ right.T`` in real float32: TF32 and bfloat16 would break the error bound."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return left @ right.T
+    finally:
+        torch.set_float32_matmul_precision(before)
