@@ -53,6 +53,9 @@ class Store(Protocol):
     def replace(self, name: str, data: bytes) -> None:
         """Write a small mutable file (``latest.json`` alone), atomically."""
 
+    def read_small(self, name: str) -> bytes | None:
+        """The whole content of a small file, uncached; None where there is none."""
+
     def local(self, file: StoredFile) -> Path:
         """A local path with the file's bytes; fetched into the cache and checked where remote.
 

@@ -300,3 +300,31 @@ def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
         " AND m.generation_to IS NULL WHERE s.dataset_id = :d ORDER BY b.turn, s.segment_id",
         d=dataset_id,
     )
+
+
+def decision_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
+    """The batch of a segment and its decision in force."""
+    found = rows(
+        conn,
+        "SELECT b.batch_id, b.decision_id FROM sscd_ops.segments s"
+        " JOIN sscd_ops.batches b USING (batch_id) WHERE s.segment_id = :s",
+        s=segment_id,
+    )[0]
+    return found["batch_id"], found["decision_id"]
+
+
+def kept_segment_rows(conn: Connection, decision_id: int) -> list[int]:
+    """The segment rows of a decision's kept images."""
+    return [
+        r["segment_row"]
+        for r in rows(
+            conn,
+            "SELECT i.segment_row FROM sscd_ops.decisions d JOIN sscd_ops.samples s"
+            " ON s.month = d.month AND s.decision_id = d.decision_id"
+            " JOIN sscd_ops.batches b ON b.batch_id = d.batch_id"
+            " JOIN sscd_ops.images i ON i.dataset_id = b.dataset_id AND i.sha256 = s.image_sha256"
+            " AND i.decision_id = d.decision_id"
+            " WHERE d.decision_id = :x AND s.verdict = 'kept'",
+            x=decision_id,
+        )
+    ]

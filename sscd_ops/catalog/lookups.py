@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import rows, run, value
+from sscd_ops.catalog.sql import row, rows, run, value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,3 +118,13 @@ def known_samples(
 
 def _uuid(raw: UUID | str) -> UUID:
     return raw if isinstance(raw, UUID) else UUID(raw)
+
+
+def sample_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
+    """Source shard, position and batch of a sample with a verdict, or None."""
+    return row(
+        conn,
+        "SELECT s.shard_id, s.position, b.batch_id FROM sscd_ops.samples s"
+        " JOIN sscd_ops.batches b ON b.decision_id = s.decision_id WHERE s.sample_id = :s",
+        s=sample_id,
+    )

@@ -241,3 +241,16 @@ def read_shard(conn: Connection, shard_id: int) -> SourceShard | None:
     if raw is None:
         return None
     return next(s for s in shards_of(conn, raw["attempt_id"]) if s.shard_id == shard_id)
+
+
+def queries_of(conn: Connection, attempt_id: int) -> str:
+    """What names the list of an attempt's files: it changes when one is appended or written."""
+    return str(
+        value(
+            conn,
+            "SELECT coalesce(string_agg(concat_ws(':', shard_id, manifest ->> 'sha256',"
+            " descriptors ->> 'sha256'), ',' ORDER BY ordinal), '')"
+            " FROM sscd_ops.source_shards WHERE attempt_id = :a",
+            a=attempt_id,
+        )
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -86,6 +86,7 @@ def run(
     runner: Runner,
     supplement: bool = False,
     dry_run: bool = False,
+    hold: Callable[[int], None] | None = None,
 ) -> PlanReport:
     """Register the interval's batch and its source shards, or answer with the one there is.
 
@@ -96,6 +97,8 @@ def run(
         runner: who runs the batch from now on.
         supplement: resume the interval's unfinished supplement, else open the next one.
         dry_run: work on a private attempt that owns nothing and decides nothing.
+        hold: called with the batch's number before anybody else can see it as this runner's; a
+            command takes its advisory lock there.
 
     Raises:
         UsageError: no such dataset, or nothing there to supplement.
@@ -105,7 +108,9 @@ def run(
     """
     watch = Stopwatch()
     options = _options(parts, dataset)
-    batch, opened = _choose(parts, options, interval, runner, supplement=supplement, dry_run=dry_run)
+    batch, opened = _choose(
+        parts, options, interval, runner, hold, supplement=supplement, dry_run=dry_run
+    )
     if batch.state.is_decided:
         return _answer(parts, batch, watch, skipped=0)
     options = _frozen(parts, batch) or options
@@ -164,6 +169,7 @@ def _choose(
     options: DatasetOptions,
     interval: Interval,
     runner: Runner,
+    hold: Callable[[int], None] | None,
     *,
     supplement: bool,
     dry_run: bool,
@@ -185,6 +191,8 @@ def _choose(
             batch = there[-1]
             if not batch.state.is_decided:
                 _take_over(parts, batch, runner)
+                if hold is not None:
+                    hold(batch.batch_id)
                 batches.bind_runner(conn, batch.batch_id, runner)
             return batch, False
         batch_id = batches.insert_batch(
@@ -196,6 +204,8 @@ def _choose(
             dry_run=dry_run,
             runner=runner,
         )
+        if hold is not None:
+            hold(batch_id)
         return batches.read_batch(conn, batch_id), True
 
 

@@ -1,0 +1,57 @@
+"""What people decide about a batch: release, abandon."""
+
+from __future__ import annotations
+
+from sscd_ops.catalog import batches
+from sscd_ops.errors import BatchNotRunnable, UsageError
+from sscd_ops.model import BatchState
+from sscd_ops.steps.parts import Parts
+
+
+def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
+    """Let a held batch pass the guard, whatever its figures are then; what to do next.
+
+    Raises:
+        UsageError: no reason given.
+        BatchNotRunnable: the batch is not held.
+    """
+    _need(actor, why)
+    with parts.catalog.begin() as conn:
+        batch = batches.read_batch(conn, batch_id)
+        batches.lock_dataset(conn, batch.dataset_id)
+        batch = batches.read_batch(conn, batch_id)
+        if batch.state is not BatchState.HELD:
+            raise BatchNotRunnable(f"batch {batch_id} is {batch.state}, not held")
+        batches.release(conn, batch)
+        batches.add_event(
+            conn, batch.dataset_id, "released", actor=actor, why=why, batch_id=batch_id
+        )
+    return f"batch {batch_id} is released: clear its resolve task, or run its night again"
+
+
+def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
+    """End an undecided batch's attempt and give its source shards back; what to do next.
+
+    Raises:
+        UsageError: no reason given.
+        BatchNotRunnable: the batch is decided, or its runner is at work on it.
+    """
+    _need(actor, why)
+    with parts.catalog.begin() as conn:
+        batch = batches.read_batch(conn, batch_id)
+        batches.lock_dataset(conn, batch.dataset_id)
+        batch = batches.read_batch(conn, batch_id)
+        if batch.state.is_decided:
+            raise BatchNotRunnable(
+                f"batch {batch_id} is {batch.state}: what is decided cannot be abandoned"
+            )
+        batches.abandon(conn, batch)
+        batches.add_event(
+            conn, batch.dataset_id, "abandoned", actor=actor, why=why, batch_id=batch_id
+        )
+    return f"batch {batch_id} is abandoned: running its night again plans it anew"
+
+
+def _need(actor: str, why: str) -> None:
+    if not actor.strip() or not why.strip():
+        raise UsageError("say who and why: --who NAME --why '...' (kept in curation.events)")

@@ -1,0 +1,166 @@
+"""One night without Airflow: the same steps, one after another."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sscd_ops.catalog import batches
+from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
+from sscd_ops.model import BatchState, Counts, Interval, Runner
+from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps.parts import Parts, Stopwatch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NightReport:
+    """What became of a night."""
+
+    batch_id: int
+    state: BatchState
+    counts: Counts
+    by_source: dict[str, Counts]
+    source_shards: int
+    skipped_shards: int
+    shards: int
+    snapshot: int | None
+    answered: bool
+    dry_run: bool
+    late: list[str] = field(default_factory=list)
+    unpublishable: list[int] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    message: str = ""
+
+
+def run(
+    parts: Parts,
+    dataset: str,
+    interval: Interval,
+    *,
+    supplement: bool = False,
+    dry_run: bool = False,
+    poll_seconds: float = 2.0,
+) -> NightReport:
+    """Run every step of a night in this process.
+
+    Raises:
+        SscdOpsError: whatever a step raises; ``DataError`` where the night must wait for a person.
+    """
+    runner = Runner("cli")
+    seconds: dict[str, float] = {}
+
+    def timed(step: str, work: Callable[[], T]) -> T:
+        watch = Stopwatch()
+        answer = work()
+        seconds[step] = seconds.get(step, 0.0) + watch.seconds
+        return answer
+
+    with parts.catalog.direct() as session:
+
+        def hold(batch_id: int) -> None:
+            if not batches.hold_cli_lock(session, batch_id):
+                raise BatchNotRunnable(f"another command runs batch {batch_id} right now")
+
+        planned = timed(
+            "plan",
+            lambda: plan.run(
+                parts,
+                dataset,
+                interval,
+                runner=runner,
+                supplement=supplement,
+                dry_run=dry_run,
+                hold=hold,
+            ),
+        )
+        batch_id = planned.batch_id
+        if planned.waiting_for is not None:
+            raise DataError(f"batch {batch_id} waits for its data: {planned.waiting_for} is missing")
+        try:
+            return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
+        except SscdOpsError as error:
+            _note(parts, batch_id, str(error))
+            raise
+
+
+def _steps(
+    parts: Parts,
+    planned: plan.PlanReport,
+    timed: Callable[[str, Callable[[], object]], object],
+    seconds: dict[str, float],
+    *,
+    dry_run: bool,
+    poll: float,
+) -> NightReport:
+    batch_id = planned.batch_id
+    if not planned.answered:
+        for group in planned.groups:
+            timed("ingest", lambda group=group: ingest.run(parts, batch_id, group))
+        for group in planned.groups:
+            timed("embed", lambda group=group: embed.run(parts, batch_id, group))
+        timed("match", lambda: match.run(parts, batch_id, 0, 1))
+        timed("wait", lambda: wait_for_turn(parts, batch_id, poll))
+    decided = timed("resolve", lambda: resolve.run(parts, batch_id))
+    if not isinstance(decided, resolve.ResolveReport):
+        raise TypeError(type(decided))
+    for group in decided.groups:
+        timed("publish", lambda group=group: publish.run(parts, batch_id, group))
+    done = timed("commit", lambda: commit.run(parts, batch_id))
+    if not isinstance(done, commit.CommitReport):
+        raise TypeError(type(done))
+    return NightReport(
+        batch_id,
+        done.state,
+        decided.counts,
+        decided.by_source,
+        planned.source_shards,
+        planned.skipped_shards,
+        decided.shards,
+        done.snapshot,
+        planned.answered,
+        dry_run,
+        planned.late,
+        planned.unpublishable,
+        {step: round(spent, 3) for step, spent in seconds.items()},
+    )
+
+
+def wait_for_turn(parts: Parts, batch_id: int, poll_seconds: float = 2.0) -> None:
+    """Wait until every batch of the waiting set has decided, or is known not to."""
+    said = False
+    while True:
+        others, waited = resolve.arrive(parts, batch_id)
+        if not others:
+            return
+        unknown = [other for other in others if other.alive is None]
+        max_wait = parts.settings.datasets[_dataset(parts, batch_id)].turn.max_wait
+        if waited > max_wait and len(unknown) == len(others):
+            resolve.note_not_awaited(parts, batch_id, others)
+            return
+        if not said:
+            names = ", ".join(f"{other.batch_id} ({other.label})" for other in others)
+            log.warning("waiting for earlier batches to decide first batches=%s", names)
+            said = True
+        time.sleep(poll_seconds)
+
+
+def _dataset(parts: Parts, batch_id: int) -> str:
+    with parts.catalog.begin() as conn:
+        return batches.read_batch(conn, batch_id).dataset
+
+
+def _note(parts: Parts, batch_id: int, message: str) -> None:
+    """Leave the reason where `runs` shows it; the batch counts as failed once we are gone."""
+    try:
+        with parts.catalog.begin() as conn:
+            batch = batches.read_batch(conn, batch_id)
+            if not batch.state.is_decided and batch.state is not BatchState.HELD:
+                batches.set_message(conn, batch_id, message)
+    except SscdOpsError as error:
+        log.warning("could not note the failure batch=%s error=%s", batch_id, error)

@@ -1,0 +1,110 @@
+"""Snapshot files: a shard index that `wids` reads, and the pointer to the newest one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sscd_ops.catalog import batches, publishing
+from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.model import StoredFile
+from sscd_ops.steps.parts import Parts
+
+log = logging.getLogger(__name__)
+
+
+def document(
+    dataset: str,
+    snapshot: int,
+    *,
+    parent: int,
+    batch_id: int,
+    fingerprint: str,
+    shards: Sequence[Mapping[str, Any]],
+) -> bytes:
+    """The bytes of a snapshot file: wids-shard-index-v1 plus digests. URLs are relative to it.
+
+    Args:
+        dataset: its name.
+        snapshot: its number.
+        parent: the number before, 0 for none.
+        batch_id: the batch that made it.
+        fingerprint: the dataset's.
+        shards: rows of the catalog with ``files``, ``form``, ``samples`` and ``batch_id``.
+    """
+    listed = []
+    for shard in shards:
+        tar = files_of(shard["files"])["tar"]
+        listed.append(
+            {
+                "url": "../" + tar.name.split("/", 1)[1],
+                "nsamples": shard["samples"],
+                "filesize": tar.bytes,
+                "sha256": tar.sha256,
+                "form": shard["form"],
+                "batch": shard["batch_id"],
+            }
+        )
+    body = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": dataset,
+        "snapshot": snapshot,
+        "parent": parent,
+        "batch": batch_id,
+        "fingerprint": fingerprint,
+        "samples": sum(item["nsamples"] for item in listed),
+        "shardlist": listed,
+    }
+    return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+
+
+def repair_latest(parts: Parts, dataset: str) -> None:
+    """Make ``latest.json`` a copy of the newest snapshot's file, where it is not; never back.
+
+    The pointer is derived from the catalog; a command that died between the two leaves it one
+    behind, and the next command calls this.
+    """
+    name = f"{dataset}/snapshots/latest.json"
+    with parts.catalog.begin() as conn:
+        row = batches.read_dataset(conn, dataset)
+        if row is None or row.snapshot == 0:
+            return
+        # the lock orders writers: nobody can put an older pointer after a newer one
+        row = batches.lock_dataset(conn, row.dataset_id)
+        newest = publishing.read_snapshot(conn, row.dataset_id)
+        if newest is None:
+            return
+        wanted = parts.store.local(need_file(newest["file"])).read_bytes()
+        if parts.store.read_small(name) != wanted:
+            parts.store.replace(name, wanted)
+
+
+def snapshot_name(dataset: str, snapshot: int, sha256: str) -> str:
+    """Name of a snapshot file, relative to the root."""
+    return f"{dataset}/snapshots/{snapshot:06d}-{sha256[:8]}.json"
+
+
+def shard_names(parts: Parts, dataset: str, snapshot: int | None, form: str) -> list[str]:
+    """URLs of a snapshot's tars, of one form if given."""
+    with parts.catalog.begin() as conn:
+        row = batches.read_dataset(conn, dataset)
+        if row is None:
+            return []
+        number = row.snapshot if snapshot is None else snapshot
+        live = publishing.live_shards(conn, row.dataset_id, number)
+    return [
+        parts.store.url(files_of(shard["files"])["tar"].name)
+        for shard in live
+        if form in ("", shard["form"])
+    ]
+
+
+def file_of_snapshot(parts: Parts, dataset: str, snapshot: int | None) -> StoredFile | None:
+    """The snapshot's file, or None."""
+    with parts.catalog.begin() as conn:
+        row = batches.read_dataset(conn, dataset)
+        found = None if row is None else publishing.read_snapshot(conn, row.dataset_id, snapshot)
+    return None if found is None else need_file(found["file"])

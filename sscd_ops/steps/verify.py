@@ -1,0 +1,214 @@
+"""Looking after what was written: do catalog and files agree, and rebuilding the index."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import batches, decisions, publishing, shards
+from sscd_ops.catalog.batches import Dataset
+from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.errors import FileMismatch, SscdOpsError, UsageError
+from sscd_ops.model import Segment, StoredFile
+from sscd_ops.options import dataset_from_json
+from sscd_ops.steps.parts import Parts, Work
+from sscd_ops.steps.queries import load_queries, open_backend
+from sscd_ops.steps.snapshots import document
+
+log = logging.getLogger(__name__)
+
+
+def _dataset(conn: Connection, name: str) -> Dataset:
+    dataset = batches.read_dataset(conn, name)
+    if dataset is None:
+        raise UsageError(f"dataset {name!r} has no batch yet")
+    return dataset
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> list[str]:
+    """Read every file of a snapshot and compare it with the catalog; the problems found.
+
+    Checks the snapshot's file, each shard's tar, parquet and stats by sha256, and that the kept
+    samples of its batches are in it exactly once.
+    """
+    with parts.catalog.begin() as conn:
+        dataset = _dataset(conn, name)
+        row = publishing.read_snapshot(conn, dataset.dataset_id, snapshot)
+        if row is None:
+            return [] if snapshot is None else [f"there is no snapshot {snapshot} of {name}"]
+        live = publishing.live_shards(conn, dataset.dataset_id, row["snapshot"])
+    problems = _check(parts, need_file(row["file"]))
+    if not problems:
+        problems += _compare_document(parts, name, row, live)
+    parts.progress.start(f"verify snapshot {row['snapshot']}", len(live))
+    for shard in live:
+        for file in files_of(shard["files"]).values():
+            problems += _check(parts, file)
+        parts.progress.advance()
+    parts.progress.done()
+    with parts.catalog.begin() as conn:
+        kept = publishing.kept_ids(
+            conn, dataset.dataset_id, sorted({shard["decision_id"] for shard in live})
+        )
+    listed = sum(shard["samples"] for shard in live)
+    if kept != listed:
+        problems.append(f"the catalog keeps {kept} samples, the snapshot lists {listed}")
+    return problems
+
+
+def _check(parts: Parts, file: StoredFile) -> list[str]:
+    try:
+        parts.store.verify(file)
+    except FileMismatch as error:
+        return [str(error)]
+    return []
+
+
+def _compare_document(
+    parts: Parts, name: str, row: Mapping[str, Any], live: list[Mapping[str, Any]]
+) -> list[str]:
+    body = parts.store.local(need_file(row["file"])).read_bytes()
+    wanted = document(
+        name,
+        row["snapshot"],
+        parent=row["parent"],
+        batch_id=row["batch_id"],
+        fingerprint=json.loads(body)["fingerprint"],
+        shards=live,
+    )
+    return [] if body == wanted else [f"snapshot {row['snapshot']} lists other shards than the catalog"]
+
+
+# ---------------------------------------------------------------- index
+
+
+def verify_index(parts: Parts, name: str) -> list[str]:
+    """Compare every live segment and mask with the catalog; the problems found."""
+    with parts.catalog.begin() as conn:
+        dataset = _dataset(conn, name)
+        live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
+    problems: list[str] = []
+    parts.progress.start(f"verify index of {name}", len(live))
+    for segment in live:
+        found = [p for file in segment.files.values() for p in _check(parts, file)]
+        if segment.mask is not None:
+            found += _check(parts, segment.mask)
+        if not found:
+            found = _open(parts, segment, dataset)
+        problems += found
+        parts.progress.advance()
+    parts.progress.done()
+    if problems:
+        problems.append(f"`sscd-ops index rebuild --dataset {name}` writes what is missing anew")
+    return problems
+
+
+def _open(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
+    try:
+        parts.segments.open(segment)
+        if segment.mask is not None:
+            parts.segments.read_mask(segment.mask, segment.rows)
+    except SscdOpsError as error:
+        return [str(error)]
+    if segment.fingerprint != dataset.fingerprint:
+        return [f"segment {segment.segment_id} has fingerprint {segment.fingerprint}"]
+    return []
+
+
+def index_info(parts: Parts, name: str) -> list[dict[str, Any]]:
+    """One row for each segment: batch, rows, kept rows, files and bytes."""
+    with parts.catalog.begin() as conn:
+        dataset = _dataset(conn, name)
+        found = decisions.all_segments(conn, dataset.dataset_id)
+    answer = []
+    for r in found:
+        files = files_of(r["files"])
+        answer.append(
+            {
+                "segment": r["segment_id"],
+                "batch_id": r["batch_id"],
+                "interval": r["label"],
+                "turn": r["turn"],
+                "rows": r["rows"],
+                "kept": r["kept"],
+                "dimensions": r["dimensions"],
+                "files": " ".join(sorted(files)),
+                "bytes": sum(file.bytes for file in files.values()),
+            }
+        )
+    return answer
+
+
+def rebuild_index(parts: Parts, name: str) -> list[str]:
+    """Write missing or damaged segments and masks anew; what was done.
+
+    A segment is built from the descriptor files of its batch, which embed wrote; a mask from the
+    verdicts in the catalog. Both come out with the sha256 they had, save for search codes of
+    another release, which are registered anew.
+
+    Raises:
+        FileMismatch: a descriptor file is gone too; names the batch that must be embedded again.
+    """
+    with parts.catalog.begin() as conn:
+        dataset = _dataset(conn, name)
+        live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
+    done: list[str] = []
+    for segment in live:
+        damaged = [role for role, file in segment.files.items() if _check(parts, file)]
+        if damaged:
+            _rebuild_segment(parts, name, segment)
+            done.append(f"segment {segment.segment_id}: wrote {', '.join(sorted(damaged))} anew")
+        if segment.mask is not None and _check(parts, segment.mask):
+            _rebuild_mask(parts, name, segment)
+            done.append(f"segment {segment.segment_id}: wrote its mask anew")
+    return done
+
+
+def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
+    with parts.catalog.begin() as conn:
+        batch_id, decision_id = decisions.decision_of_segment(conn, segment.segment_id)
+        batch = batches.read_batch(conn, batch_id)
+        attempt = batches.read_attempt(conn, batch)
+    return Work(batch, attempt, dataset_from_json(attempt.config)), decision_id
+
+
+def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
+    work, _ = _work_of(parts, segment)
+    with parts.catalog.begin() as conn:
+        registered = shards.shards_of(conn, work.attempt.attempt_id)
+    queries = load_queries(parts, work, registered)
+    codes = open_backend(parts, work).codes(queries.descriptors)
+    files = parts.segments.write(
+        f"{name}/index/segments", queries.descriptors, queries.ids, codes
+    )
+    for role in ("descriptors", "ids"):
+        if files[role].sha256 != segment.files[role].sha256:
+            raise FileMismatch(
+                f"segment {segment.segment_id}: the descriptor files of batch"
+                f" {work.batch.batch_id} give other {role} than were decided with"
+            )
+    with parts.catalog.begin() as conn:
+        decisions.replace_segment_files(conn, segment.segment_id, files)
+
+
+def _rebuild_mask(parts: Parts, name: str, segment: Segment) -> None:
+    _, decision_id = _work_of(parts, segment)
+    kept = np.zeros(segment.rows, bool)
+    with parts.catalog.begin() as conn:
+        kept[decisions.kept_segment_rows(conn, decision_id)] = True
+    file = parts.segments.write_mask(f"{name}/index/masks", kept)
+    if segment.mask is not None and file.sha256 != segment.mask.sha256:
+        raise FileMismatch(
+            f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"
+            " generation names"
+        )
+
+

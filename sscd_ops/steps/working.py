@@ -1,0 +1,408 @@
+"""Working a decision out: everything resolve does before it takes the lock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sscd_ops.catalog import decisions, lookups, shards
+from sscd_ops.catalog.batches import Dataset
+from sscd_ops.core import rows as core_rows
+from sscd_ops.core.decide import (
+    KEPT,
+    NEW,
+    Decided,
+    Images,
+    Samples,
+    decide,
+    find_images,
+    load_samples,
+)
+from sscd_ops.core.leader import Leader, lead
+from sscd_ops.core.manifest import read_manifest
+from sscd_ops.core.preference import arrival_rank
+from sscd_ops.core.rows import Witnesses
+from sscd_ops.errors import BatchNotRunnable, InvariantError, MissingDescriptors
+from sscd_ops.model import Counts, Matches, Segment, SourceShard, StoredFile
+from sscd_ops.ports import SearchBackend
+from sscd_ops.steps.parts import Parts, Work
+from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
+from sscd_ops.steps.queries import Queries, load_queries, open_backend, read_matches, search_segment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Worked:
+    """A decision worked out for one turn and generation."""
+
+    month: date
+    samples: Samples
+    images: Images
+    decided: Decided
+    witness: Witnesses
+    history: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
+    shard_ids: NDArray[np.int64]
+    publish: PublishPlan
+    counts: Counts
+    by_source: dict[str, Counts]
+    segment_files: Mapping[str, StoredFile]
+    segment_rows: int
+    mask: StoredFile
+    kept_rows: int
+    files: str
+    dataset_id: int
+    keep_matches: int
+
+    @property
+    def plan(self) -> str:
+        """8 hex digits that name the publish plan."""
+        return self.publish.digest
+
+    @property
+    def planned(self) -> list[tuple[int, str, int, str]]:
+        """Output shards: (number, form, samples, name)."""
+        return self.publish.shards
+
+    def figures(self) -> dict[str, Any]:
+        """The counts, for the event."""
+        return {
+            "counts": {n: getattr(self.counts, n) for n in Counts.__dataclass_fields__},
+            "sources": {
+                source: {n: getattr(c, n) for n in Counts.__dataclass_fields__}
+                for source, c in self.by_source.items()
+            },
+        }
+
+    def rows(self, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
+        """(table, rows) to COPY."""
+        yield (
+            "samples",
+            core_rows.sample_rows(
+                self.samples,
+                self.images,
+                self.decided,
+                self.witness,
+                shard_ids=self.shard_ids,
+                output_shard=self.publish.output_shard,
+                decision_id=decision_id,
+                month=self.month,
+            ),
+        )
+        yield (
+            "images",
+            core_rows.image_rows(
+                self.samples,
+                self.images,
+                self.decided,
+                self.witness,
+                dataset_id=self.dataset_id,
+                decision_id=decision_id,
+                month=self.month,
+            ),
+        )
+        yield (
+            "matches",
+            core_rows.match_rows(
+                self.images,
+                self.decided.matches,
+                self.history,
+                limit=self.keep_matches,
+                decision_id=decision_id,
+                month=self.month,
+            ),
+        )
+
+
+def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
+    """Decide the batch for the dataset's turn and generation as they are now.
+
+    Raises:
+        BatchNotRunnable: a manifest or descriptor file of the batch is missing.
+        MissingDescriptors: an image has no descriptor.
+    """
+    turn = dataset.next_turn - 1
+    with parts.catalog.begin() as conn:
+        registered = shards.shards_of(conn, work.attempt.attempt_id)
+        files = shards.queries_of(conn, work.attempt.attempt_id)
+        places = [(s.source, s.relative_uri) for s in registered]
+        known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
+        live = decisions.live_segments(conn, work.batch.dataset_id, dataset.generation)
+    samples = _samples(parts, work, registered, known)
+    queries = load_queries(parts, work, registered)
+    images = _images(parts, work, samples, queries, turn)
+    _need_descriptors(work, registered, samples, images)
+    backend = open_backend(parts, work)
+    best = _search_history(parts, work, backend, queries, live)
+    decided = decide(
+        samples, images, best.similarity, lambda rows, history: _lead(
+            parts, work, backend, queries, rows, history
+        )
+    )
+    month = datetime.now(UTC).date().replace(day=1)
+    witness = core_rows.witnesses(
+        samples,
+        images,
+        decided,
+        history_witness=_history_witnesses(parts, work, images, decided, best, live, turn),
+        threshold=work.attempt.threshold,
+        month=month,
+    )
+    counts, by_source = _counts(parts, work, samples, decided, registered)
+    kept = np.zeros(len(queries.ids), bool)
+    kept[images.query[decided.kept]] = True
+    segment_files, mask = _write_segment(parts, work, backend, queries, kept)
+    return Worked(
+        month=month,
+        samples=samples,
+        images=images,
+        decided=decided,
+        witness=witness,
+        history=_history_matches(parts, images, best, live),
+        shard_ids=np.array([s.shard_id for s in registered], np.int64),
+        publish=plan_publish(work, samples, decided.outcome == KEPT, registered),
+        counts=counts,
+        by_source=by_source,
+        segment_files=segment_files,
+        segment_rows=len(queries.ids),
+        mask=mask,
+        kept_rows=int(kept.sum()),
+        files=files,
+        dataset_id=work.batch.dataset_id,
+        keep_matches=work.options.duplicates.keep_matches,
+    )
+
+
+def _samples(
+    parts: Parts, work: Work, registered: Sequence[SourceShard], known: set[bytes]
+) -> Samples:
+    tables = []
+    for shard in registered:
+        if shard.manifest is None:
+            raise BatchNotRunnable(
+                f"source shard {shard.uri} of batch {work.batch.batch_id} has no manifest yet:"
+                " resolve starts when all ingest is done"
+            )
+        tables.append(read_manifest(parts.store.local(shard.manifest)))
+    if not tables:
+        tables.append(_no_rows())
+        registered = ()
+    return load_samples(
+        tables,
+        arrival_rank([s.source for s in registered], [s.relative_uri for s in registered]),
+        np.array([work.options.source(s.source).priority for s in registered], np.int64),
+        work.options.duplicates.prefer,
+        known,
+    )
+
+
+def _no_rows() -> pa.Table:
+    from sscd_ops.core.manifest import SCHEMA
+
+    return SCHEMA.empty_table()
+
+
+def _images(
+    parts: Parts, work: Work, samples: Samples, queries: Queries, turn: int
+) -> Images:
+    def lookup(digests: NDArray[np.uint8]) -> Sequence[Mapping[str, Any]]:
+        with parts.catalog.begin() as conn:
+            return lookups.known_images(conn, work.batch.dataset_id, digests, turn)
+
+    return find_images(samples, lookup, queries.ids, queries.faults)
+
+
+def _need_descriptors(
+    work: Work, registered: Sequence[SourceShard], samples: Samples, images: Images
+) -> None:
+    missing = images.undescribed
+    if not len(missing):
+        return
+    groups = sorted({registered[i].group for i in samples.shard[images.carrier[missing]]})
+    raise MissingDescriptors(
+        f"{len(missing)} images of batch {work.batch.batch_id} have no descriptor, because an"
+        f" earlier verdict on them was withdrawn after plan; clear embed for map indexes {groups}"
+    )
+
+
+# ---------------------------------------------------------------- history
+
+
+@dataclass(frozen=True)
+class Best:
+    """Each query's most similar kept images of history.
+
+    ``similarity``: float64 (q,), -inf where none is at or above the floor; ``segment``, ``row``:
+    int64 (q,), where the best one lies. The rest: all stored pairs.
+    """
+
+    similarity: NDArray[np.float64]
+    segment: NDArray[np.int64]
+    row: NDArray[np.int64]
+    pairs: Matches
+    pair_segment: NDArray[np.int64]
+
+
+def _search_history(
+    parts: Parts, work: Work, backend: SearchBackend, queries: Queries, live: Sequence[Segment]
+) -> Best:
+    """Gather match's answers; search what it has no answer for, or an outdated one."""
+    with parts.catalog.begin() as conn:
+        done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
+    query, row, similarity, segment_of = [], [], [], []
+    for segment in live if len(queries.ids) else ():
+        if segment.mask is None:
+            raise InvariantError(f"segment {segment.segment_id} has no mask")
+        file = done.get((segment.segment_id, segment.mask.sha256))
+        if file is None:
+            file = search_segment(parts, work, backend, queries, segment)
+        found = read_matches(parts.store.local(file))
+        query.append(found.query)
+        row.append(found.reference)
+        similarity.append(found.similarity)
+        segment_of.append(np.full(len(found.query), segment.ordinal, np.int64))
+    pairs = Matches(_join(query, np.int64), _join(row, np.int64), _join(similarity, np.float64))
+    where = _join(segment_of, np.int64)
+    # best first; ties to the earlier segment, then the smaller row
+    by = np.lexsort((pairs.reference, where, -pairs.similarity, pairs.query))
+    pairs = Matches(pairs.query[by], pairs.reference[by], pairs.similarity[by])
+    where = where[by]
+    count = len(queries.ids)
+    best = np.full(count, -np.inf)
+    segment_best = np.full(count, -1, np.int64)
+    row_best = np.full(count, -1, np.int64)
+    first, at = np.unique(pairs.query, return_index=True)
+    best[first] = pairs.similarity[at]
+    segment_best[first] = where[at]
+    row_best[first] = pairs.reference[at]
+    return Best(best, segment_best, row_best, pairs, where)
+
+
+def _join(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
+
+
+def _history_witnesses(
+    parts: Parts,
+    work: Work,
+    images: Images,
+    decided: Decided,
+    best: Best,
+    live: Sequence[Segment],
+    turn: int,
+) -> dict[int, tuple[UUID, date]]:
+    """Image -> carrying sample of the history's image it was removed for."""
+    gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
+    if not len(gone):
+        return {}
+    queries = images.query[gone]
+    digests = _digests(parts, live, best.segment[queries], best.row[queries])
+    with parts.catalog.begin() as conn:
+        distinct, at = np.unique(digests.view("S32").reshape(-1), return_inverse=True)
+        keys = np.frombuffer(_padded(distinct), np.uint8).reshape(-1, 32)
+        found = lookups.known_images(conn, work.batch.dataset_id, keys, turn)
+    carriers = {int(r["i"]): (r["sample_id"], r["month"]) for r in found if r["verdict"] == "kept"}
+    answer = {}
+    for image, key in zip(gone, at, strict=True):
+        if int(key) not in carriers:
+            raise InvariantError(
+                f"the index keeps an image that the catalog does not keep"
+                f" sha256={keys[key].tobytes().hex()}: run `sscd-ops index verify`"
+            )
+        answer[int(image)] = carriers[int(key)]
+    return answer
+
+
+def _padded(values: NDArray[np.bytes_]) -> bytes:
+    return values.astype("S32").tobytes()
+
+
+def _digests(
+    parts: Parts, live: Sequence[Segment], segment: NDArray[np.int64], row: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Image digests, uint8 (k, 32), of rows in segments given by ordinal."""
+    answer = np.zeros((len(row), 32), np.uint8)
+    for ordinal in np.unique(segment):
+        here = segment == ordinal
+        answer[here] = parts.segments.open(live[int(ordinal)]).ids[row[here]]
+    return answer
+
+
+def _history_matches(
+    parts: Parts, images: Images, best: Best, live: Sequence[Segment]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:
+    """Stored pairs of new images with history: image, digest of the earlier one, similarity."""
+    image_of_query = np.full(len(best.similarity), -1, np.int64)
+    new = np.flatnonzero(images.standing == NEW)
+    image_of_query[images.query[new]] = new
+    image = image_of_query[best.pairs.query]
+    mine = image >= 0
+    digests = _digests(parts, live, best.pair_segment[mine], best.pairs.reference[mine])
+    return image[mine], digests, best.pairs.similarity[mine]
+
+
+# ---------------------------------------------------------------- the batch itself
+
+
+def _lead(
+    parts: Parts,
+    work: Work,
+    backend: SearchBackend,
+    queries: Queries,
+    rows: NDArray[np.int64],
+    history: NDArray[np.float64],
+) -> Leader:
+    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    return lead(
+        queries.descriptors[rows],
+        history,
+        work.attempt.threshold,
+        work.floor,
+        work.options.duplicates.keep_matches,
+        backend.growing(dimensions),
+        progress=parts.progress,
+    )
+
+
+def _counts(
+    parts: Parts,
+    work: Work,
+    samples: Samples,
+    decided: Decided,
+    registered: Sequence[SourceShard],
+) -> tuple[Counts, dict[str, Counts]]:
+    with parts.catalog.begin() as conn:
+        said = shards.shard_counts(conn, work.attempt.attempt_id)
+    missed: dict[str, int] = {source.name: 0 for source in work.options.sources}
+    for shard in registered:
+        missed[shard.source] += int(said[shard.shard_id].get("not_delivered", 0))
+    names = sorted(missed)
+    of_shard = np.array([names.index(s.source) for s in registered], np.int64)
+    of_sample = of_shard[samples.shard] if len(registered) else np.empty(0, np.int64)
+    by_source = {
+        name: core_rows.count(decided.outcome[of_sample == i], missed[name])
+        for i, name in enumerate(names)
+    }
+    return core_rows.count(decided.outcome, sum(missed.values())), by_source
+
+
+def _write_segment(
+    parts: Parts, work: Work, backend: SearchBackend, queries: Queries, kept: NDArray[np.bool_]
+) -> tuple[Mapping[str, StoredFile], StoredFile]:
+    folder = f"{work.folder}/index"
+    if not len(queries.ids):
+        return {}, StoredFile("", "", 0)
+    if work.batch.dry_run:
+        return {}, StoredFile("", "", 0)
+    files = parts.segments.write(
+        f"{folder}/segments", queries.descriptors, queries.ids, backend.codes(queries.descriptors)
+    )
+    return files, parts.segments.write_mask(f"{folder}/masks", kept)

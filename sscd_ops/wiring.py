@@ -1,0 +1,236 @@
+"""Settings -> real parts. The one place that knows which implementation is behind each port."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from sscd_ops.errors import ConfigError
+from sscd_ops.model import Batch, Fingerprint, Runner
+from sscd_ops.options import FingerprintOptions, LimitsOptions, Settings, SourceOptions
+from sscd_ops.ports import (
+    Embedder,
+    InspectImage,
+    Progress,
+    SearchBackend,
+    SegmentStore,
+    Silence,
+    Source,
+    Store,
+    TarSink,
+)
+
+if TYPE_CHECKING:
+    from sscd_ops.catalog.database import Catalog
+
+log = logging.getLogger(__name__)
+
+
+class Wiring:
+    """Opens each part on first use and closes what needs closing. A context manager.
+
+    Args:
+        settings: the config file.
+        database_url: SQLAlchemy URL that goes before everything else (an operator's connection).
+        allow_embedded: start the embedded Postgres where no URL is set. Only commands may: two
+            hosts on one data directory would ruin it.
+        progress: told how far steps are.
+        ask_airflow: whether a DAG run is alive; without it such runs count as unknown.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        database_url: str | None = None,
+        allow_embedded: bool = False,
+        progress: Progress | None = None,
+        ask_airflow: Callable[[Runner], bool | None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.progress: Progress = progress or Silence()
+        self._database_url = database_url
+        self._allow_embedded = allow_embedded
+        self._ask_airflow = ask_airflow
+
+    def __enter__(self) -> Wiring:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        catalog = self.__dict__.get("catalog")
+        if catalog is not None:
+            catalog.dispose()
+
+    # ------------------------------------------------------------ where things are kept
+
+    @cached_property
+    def home(self) -> Path:
+        """A local folder for the embedded server, weights and such."""
+        named = os.environ.get("SSCD_OPS_HOME")
+        if named:
+            return Path(named)
+        root = self.settings.storage.root
+        if "://" in root:
+            return Path.home() / ".sscd-ops"
+        return Path(root) / ".sscd-ops"
+
+    @cached_property
+    def database_url(self) -> str:
+        """Which Postgres: a connection's, SSCD_OPS_DATABASE_URL, the file's, else the embedded one.
+
+        Raises:
+            ConfigError: no URL is set and the embedded server may not be started here.
+        """
+        url = (
+            self._database_url
+            or os.environ.get("SSCD_OPS_DATABASE_URL")
+            or self.settings.catalog.url
+        )
+        if url:
+            return url
+        if not self._allow_embedded:
+            raise ConfigError(
+                f"{self.settings.path}: catalog.url is not set, and a task must not start the"
+                " embedded Postgres: set it, SSCD_OPS_DATABASE_URL or the connection's host"
+            )
+        from sscd_ops.catalog.embedded import ensure_running
+
+        home = self.home / "postgres"
+        log.info("no database URL is set: using the embedded Postgres in %s", home)
+        return ensure_running(home)["catalog"]
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Postgres, with the schema checked (the embedded one is migrated here)."""
+        from sscd_ops.catalog.database import Catalog
+        from sscd_ops.catalog.migrate import upgrade
+
+        url = self.database_url
+        configured = (
+            self._database_url
+            or os.environ.get("SSCD_OPS_DATABASE_URL")
+            or self.settings.catalog.url
+        )
+        if not configured:
+            upgrade(url)
+        catalog = Catalog(url)
+        catalog.check_schema()
+        return catalog
+
+    @cached_property
+    def store(self) -> Store:
+        """The storage root."""
+        from sscd_ops.storage.store import open_store
+
+        if not self.settings.storage.root:
+            raise ConfigError(f"{self.settings.path}: storage.root is not set: give a folder or URL")
+        return open_store(self.settings.storage)
+
+    @cached_property
+    def segments(self) -> SegmentStore:
+        """The index's files."""
+        from sscd_ops.index.segments import FileSegmentStore
+
+        return FileSegmentStore(self.store)
+
+    # ------------------------------------------------------------ pictures in
+
+    def source(self, dataset: str, options: SourceOptions, limits: LimitsOptions) -> Source:
+        """A source's reader."""
+        from sscd_ops.sources import open_source
+
+        return open_source(dataset, options, limits)
+
+    def source_root(self, options: SourceOptions) -> str:
+        """What the identities of a source are relative to."""
+        from sscd_ops.sources import resolve_root
+
+        return resolve_root(options)
+
+    def inspector(self, limits: LimitsOptions) -> InspectImage:
+        """The header check."""
+        from sscd_ops.images.header import make_inspector
+
+        return make_inspector(limits)
+
+    # ------------------------------------------------------------ descriptors
+
+    @property
+    def weights_cache(self) -> Path:
+        """Where downloaded weights are kept."""
+        return self.home / "weights"
+
+    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
+        """The fingerprint of a configured model."""
+        from sscd_ops.descriptors.embedder import fingerprint_of
+
+        return fingerprint_of(options, self.weights_cache)
+
+    def default_model(self) -> str:
+        """The model of a new dataset that names none."""
+        from sscd_ops.descriptors.embedder import DEFAULT_MODEL
+
+        return DEFAULT_MODEL
+
+    def default_threshold(self, model: str) -> float:
+        """The model's measured threshold."""
+        from sscd_ops.descriptors.embedder import default_threshold
+
+        return default_threshold(model)
+
+    def embedder(self, options: FingerprintOptions, limits: LimitsOptions) -> Embedder:
+        """The model with its decoder processes."""
+        from sscd_ops.descriptors.embedder import open_embedder
+
+        return open_embedder(options, limits, self.weights_cache)
+
+    # ------------------------------------------------------------ search
+
+    def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
+        """What ``auto`` means for a history of this size."""
+        from sscd_ops.index.backends import choose
+
+        return choose(name, history_rows, threshold)
+
+    def backend(
+        self, name: str, fingerprint: str, dimensions: int, threshold: float
+    ) -> SearchBackend:
+        """A search backend by its resolved name."""
+        from sscd_ops.index.backends import open_backend
+
+        return open_backend(
+            name, fingerprint_digest=fingerprint, dimensions=dimensions, threshold=threshold
+        )
+
+    # ------------------------------------------------------------ publishing and running
+
+    def tar_sink(self, stream: BinaryIO) -> TarSink:
+        """A writer of published tars."""
+        from sscd_ops.storage.tar_write import TarWriter
+
+        return TarWriter(stream)
+
+    def is_alive(self, batch: Batch) -> bool | None:
+        """Whether the batch's runner is alive; None where it can't be asked."""
+        from sscd_ops.catalog.batches import cli_is_alive
+
+        if batch.runner is None:
+            return False
+        if batch.runner.kind == "cli":
+            with self.catalog.begin() as conn:
+                return cli_is_alive(conn, batch.batch_id)
+        return None if self._ask_airflow is None else self._ask_airflow(batch.runner)
+
+    def sample_image(self, sample_id: str) -> bytes:
+        """A sample's image: from its published shard where it is kept, else from its source.
+
+        Raises:
+            DataError: neither has it any longer.
+        """
+        from sscd_ops.steps.pictures import sample_image
+
+        return sample_image(self, sample_id)
