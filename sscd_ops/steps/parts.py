@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
 from sscd_ops.catalog.database import Catalog
+from sscd_ops.core.identities import interval_label
 from sscd_ops.model import Batch, Fingerprint, Runner
 from sscd_ops.options import (
     DatasetOptions,
@@ -127,6 +128,12 @@ class Work:
     def folder(self) -> str:
         """The dataset's folder below the storage root."""
         return self.batch.dataset
+
+    @property
+    def label(self) -> str:
+        """The interval in published names: ``2026-11-01``, ``2026-11-01-s1`` for a supplement."""
+        label = interval_label(self.batch.interval, self.options.timezone)
+        return f"{label}-s{self.batch.supplement}" if self.batch.supplement else label
 
     @property
     def floor(self) -> float:

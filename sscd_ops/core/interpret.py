@@ -1,0 +1,295 @@
+"""What a raw sample is: its image, its caption, its metadata; or why it is quarantined. Pure.
+
+Exactly one code is given, by the first check that fails, in this order: what the reader found, the
+key, the number and size of members, the image member, the image header, the caption, the metadata.
+Every string of a row can be stored in Postgres, whatever the bytes were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from sscd_ops.core.identities import sample_id
+from sscd_ops.core.manifest import ManifestRow, MemberRow
+from sscd_ops.model import Fault, ImageHeader, Member, RawSample
+from sscd_ops.options import LimitsOptions, SourceOptions
+from sscd_ops.ports import InspectImage
+
+IMAGE_EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2", "jfif"}
+)
+_CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class _Quarantine(Exception):  # noqa: N818 - it is no error: it carries a code to the row
+    def __init__(self, code: Fault, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+def storable(text: str) -> str:
+    r"""The text with what Postgres cannot hold written as ``\uXXXX``, still unique.
+
+    A backslash is doubled only where something was escaped, so ordinary text stays as it is.
+    """
+    if not _UNSTORABLE.search(text):
+        return text
+    return _UNSTORABLE.sub(lambda m: f"\\u{ord(m.group()):04x}", text.replace("\\", "\\\\"))
+
+
+def is_image_extension(extension: str) -> bool:
+    """Whether a member of this extension (``jpg``, ``0.JPEG``) is an image."""
+    return extension.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+class Interpreter:
+    """Turns the raw samples of one source shard into manifest rows.
+
+    Args:
+        dataset: its name.
+        source: which image, which caption, which metadata.
+        limits: bounds.
+        relative_uri: the shard, relative to the source's root.
+        inspect: the header check.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        source: SourceOptions,
+        limits: LimitsOptions,
+        relative_uri: str,
+        inspect: InspectImage,
+    ) -> None:
+        self._dataset = dataset
+        self._source = source
+        self._limits = limits
+        self._relative_uri = relative_uri
+        self._inspect = inspect
+        self._json_needed = bool(source.columns) or any(
+            place.startswith(("json:", "column:")) for place in source.caption
+        )
+
+    def row(self, raw: RawSample) -> ManifestRow:
+        """The manifest row of a raw sample; never raises for what is in it."""
+        members = [
+            MemberRow(
+                storable(m.name),
+                storable(m.extension),
+                m.offset,
+                m.size,
+                hashlib.sha256(m.data).digest(),
+            )
+            for m in raw.members
+        ]
+        row = ManifestRow(None, storable(raw.key), raw.occurrence, members)
+        image = self._image(raw)
+        if image is not None:
+            self._put_image(row, raw, image)
+        try:
+            self._check(row, raw, image)
+        except _Quarantine as found:
+            row.code = str(found.code)
+            row.message = storable(found.message)[:1000]
+        row.sample_id = sample_id(
+            self._dataset,
+            self._source.name,
+            self._relative_uri,
+            raw.key,
+            raw.occurrence,
+            row.image_member or "",
+            row.image_sha256 or b"",
+            row.caption_sha256 or b"",
+        ).bytes
+        return row
+
+    # ------------------------------------------------------------ the image
+
+    def _images(self, raw: RawSample) -> list[Member]:
+        return [m for m in raw.members if is_image_extension(m.extension)]
+
+    def _image(self, raw: RawSample) -> Member | None:
+        """The member that decides, where exactly one does."""
+        images = self._images(raw)
+        if self._source.image and len(images) > 1:
+            wanted = self._source.image.lower()
+            images = [m for m in images if m.extension.lower() == wanted]
+        return images[0] if len(images) == 1 else None
+
+    def _put_image(self, row: ManifestRow, raw: RawSample, image: Member) -> None:
+        at = next(i for i, member in enumerate(raw.members) if member is image)
+        row.image_member = row.members[at].name
+        row.image_sha256 = row.members[at].sha256
+        row.image_offset = image.offset
+        row.image_bytes = image.size
+
+    # ------------------------------------------------------------ the checks
+
+    def _check(self, row: ManifestRow, raw: RawSample, image: Member | None) -> None:
+        if raw.fault is not None:
+            raise _Quarantine(*raw.fault)
+        if _UNSTORABLE.search(raw.key):
+            raise _Quarantine(Fault.BAD_KEY, f"the key is not plain UTF-8: {row.key}")
+        self._check_members(raw)
+        if image is None:
+            self._refuse_images(raw)
+        else:
+            self._check_image(row, image)
+        document = self._document(raw)
+        self._check_caption(row, raw, document)
+        self._put_meta(row, document)
+
+    def _check_members(self, raw: RawSample) -> None:
+        limits = self._limits
+        if len(raw.members) > limits.max_members:
+            raise _Quarantine(
+                Fault.TOO_MANY_MEMBERS, f"{len(raw.members)} members, at most {limits.max_members}"
+            )
+        for member in raw.members:
+            if member.size != len(member.data):
+                raise _Quarantine(
+                    Fault.MEMBER_TOO_LARGE,
+                    f"member {member.name!r} has {member.size} bytes, at most"
+                    f" {limits.max_member_bytes}",
+                )
+            if _UNSTORABLE.search(member.name):
+                raise _Quarantine(
+                    Fault.BAD_KEY, f"the name is not plain UTF-8: {storable(member.name)}"
+                )
+
+    def _refuse_images(self, raw: RawSample) -> None:
+        images = self._images(raw)
+        if not images:
+            have = ", ".join(storable(m.extension) for m in raw.members) or "none"
+            raise _Quarantine(Fault.NO_IMAGE, f"no image member; members: {have}")
+        names = ", ".join(m.extension for m in images)
+        wanted = f"; image = {self._source.image!r} names none of them" if self._source.image else ""
+        raise _Quarantine(
+            Fault.SEVERAL_IMAGES,
+            f"{len(images)} image members ({names}){wanted}: the source's `image` says which decides",
+        )
+
+    def _check_image(self, row: ManifestRow, image: Member) -> None:
+        found = self._inspect(image.data)
+        if not isinstance(found, ImageHeader):
+            raise _Quarantine(*found)
+        row.width, row.height, row.format = found.width, found.height, found.format
+        by_name = image.extension.rpartition(".")[2].lower()
+        by_name = _CANONICAL.get(by_name, by_name)
+        if by_name != found.format:
+            row.declared = by_name
+
+    # ------------------------------------------------------------ json, caption, metadata
+
+    def _document(self, raw: RawSample) -> dict[str, Any] | None:
+        """The json member, where caption or columns need it."""
+        if not self._json_needed:
+            return None
+        member = next((m for m in raw.members if m.extension.lower() == "json"), None)
+        if member is None:
+            return None
+        try:
+            document = json.loads(member.data, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise _Quarantine(Fault.BAD_JSON, f"member {member.name!r}: {error}") from error
+        if not isinstance(document, dict):
+            kind = type(document).__name__
+            raise _Quarantine(Fault.BAD_JSON, f"member {member.name!r} is a {kind}, not an object")
+        return document
+
+    def _check_caption(
+        self, row: ManifestRow, raw: RawSample, document: dict[str, Any] | None
+    ) -> None:
+        data = self._caption(raw, document)
+        if data is None:
+            if self._source.missing_caption == "quarantine":
+                wanted = ", ".join(self._source.caption)
+                raise _Quarantine(Fault.MISSING_CAPTION, f"none of these is there: {wanted}")
+            return
+        row.caption_sha256 = hashlib.sha256(data).digest()
+        if len(data) > self._limits.max_caption_bytes:
+            raise _Quarantine(
+                Fault.CAPTION_TOO_LONG,
+                f"{len(data)} bytes, at most {self._limits.max_caption_bytes}",
+            )
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            if _escaped_surrogate(data):
+                raise _Quarantine(
+                    Fault.CAPTION_FORBIDDEN_CHARACTER, "the caption holds a lone surrogate"
+                ) from error
+            raise _Quarantine(Fault.CAPTION_NOT_UTF8, str(error)) from error
+        if "\x00" in text:
+            raise _Quarantine(Fault.CAPTION_FORBIDDEN_CHARACTER, "the caption holds a NUL")
+        row.caption = text
+        if not text.strip() and self._source.missing_caption == "quarantine":
+            raise _Quarantine(Fault.EMPTY_CAPTION, "the caption is empty or blank")
+
+    def _caption(self, raw: RawSample, document: dict[str, Any] | None) -> bytes | None:
+        """The first caption that is there, as bytes."""
+        for place in self._source.caption:
+            kind, _, path = place.partition(":")
+            if kind in ("json", "column") and path:
+                found = _at(document, path)
+                if found is not None:
+                    text = found if isinstance(found, str) else json.dumps(found)
+                    return text.encode("utf-8", "surrogatepass")
+            else:
+                for member in raw.members:
+                    if member.extension.lower() == place.lower():
+                        return member.data
+        return None
+
+    def _put_meta(self, row: ManifestRow, document: dict[str, Any] | None) -> None:
+        if not self._source.columns or document is None:
+            return
+        meta = {}
+        for name in self._source.columns:
+            found = _at(document, name)
+            if found is not None:
+                meta[name] = found
+        text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
+        # json.dumps escapes to ASCII, so what jsonb refuses shows as an escape
+        if "\\u0000" in text or re.search(r"\\ud[89a-f][0-9a-f]{2}", _without_pairs(text)):
+            raise _Quarantine(
+                Fault.BAD_JSON, "a metadata column holds a NUL or a lone surrogate"
+            )
+        row.meta = text
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _at(document: dict[str, Any] | None, path: str) -> Any:
+    """The value at a field, or at a dotted path; None where it is not there."""
+    if document is None:
+        return None
+    if path in document:
+        return document[path]
+    value: Any = document
+    for step in path.split("."):
+        if not isinstance(value, dict) or step not in value:
+            return None
+        value = value[step]
+    return value
+
+
+def _escaped_surrogate(data: bytes) -> bool:
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _without_pairs(text: str) -> str:
+    """ASCII JSON without its proper surrogate pairs, and without escaped backslashes."""
+    text = text.replace("\\\\", "")
+    return re.sub(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}", "", text)

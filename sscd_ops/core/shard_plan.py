@@ -1,0 +1,137 @@
+"""Which kept sample goes into which published shard, and the names that follow. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WRITER_VERSION = 1
+"""Part of the plan's digest: a writer that makes other bytes gets another number."""
+
+_CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
+_MADE = ("txt", "json")
+_HEADER = 512
+
+
+def published_extensions(extensions: Sequence[str]) -> tuple[str, ...]:
+    """The published extension of each member, then those of members made here.
+
+    Lower case, jpeg -> jpg, tif -> tiff; a missing txt or json is made. Where two members would
+    get one name (``a.jpg a.JPEG``), the later one gets a number before its extension: ``2.jpg``.
+    """
+    taken: set[str] = set()
+    answer = []
+    for extension in extensions:
+        head, dot, last = extension.lower().rpartition(".")
+        name = head + dot + _CANONICAL.get(last, last)
+        number = 2
+        unique = name
+        while unique in taken:
+            unique = f"{number}.{name}"
+            number += 1
+        taken.add(unique)
+        answer.append(unique)
+    answer.extend(name for name in _MADE if name not in taken)
+    return tuple(answer)
+
+
+def form_of(extensions: Sequence[str]) -> str:
+    """A sample's form: its set of published extensions, images first, then txt, json, the rest.
+
+    ``jpg+txt+json`` for an ordinary sample.
+    """
+    names = set(published_extensions(extensions))
+    rest = sorted(names - {"txt", "json"})
+    images = [name for name in rest if name.rpartition(".")[2] in _IMAGES]
+    others = [name for name in rest if name not in images]
+    return "+".join([*images, *(name for name in _MADE if name in names), *others])
+
+
+_IMAGES = frozenset({"jpg", "png", "webp", "avif", "gif", "bmp", "tiff", "jp2"})
+
+
+@dataclass(frozen=True)
+class ShardSlice:
+    """One planned output shard. ``rows``: int64, sample rows in published order."""
+
+    number: int
+    form: str
+    rows: NDArray[np.int64]
+
+
+def plan_shards(
+    rows: NDArray[np.int64],
+    form_codes: NDArray[np.int64],
+    forms: Sequence[str],
+    sizes: NDArray[np.int64],
+    *,
+    max_samples: int,
+    max_bytes: int,
+) -> list[ShardSlice]:
+    """Cut kept samples into homogeneous shards.
+
+    Forms come in sorted order, samples of a form in the order given; a shard ends at
+    ``max_samples`` or before ``max_bytes`` of members would be passed.
+
+    Args:
+        rows: int64 (k,), kept sample rows in (source shard, position) order.
+        form_codes: int64 (k,), index into ``forms``.
+        forms: names of forms.
+        sizes: int64 (k,), bytes of each sample's members.
+        max_samples: samples of a shard at most.
+        max_bytes: bytes of a shard's members at most (one larger sample makes a shard alone).
+    """
+    answer: list[ShardSlice] = []
+    for code in sorted(range(len(forms)), key=lambda i: forms[i]):
+        mine = np.flatnonzero(form_codes == code)
+        ends = np.cumsum(sizes[mine])
+        start = 0
+        while start < len(mine):
+            before = ends[start - 1] if start else 0
+            stop = int(np.searchsorted(ends, before + max_bytes, side="right"))
+            stop = min(max(stop, start + 1), start + max_samples)
+            answer.append(ShardSlice(len(answer), forms[code], rows[mine[start:stop]]))
+            start = stop
+    return answer
+
+
+def plan_digest(
+    settings: Iterable[object],
+    columns: Sequence[str],
+    shards: Sequence[ShardSlice],
+    sample_ids: NDArray[np.uint8],
+    member_digests: NDArray[np.uint8],
+    member_ends: NDArray[np.int64],
+) -> str:
+    """8 hex digits that name a publish plan: equal decisions give equal names and bytes.
+
+    Args:
+        settings: the publish settings, in a fixed order.
+        columns: metadata columns of the published parquet.
+        shards: the plan.
+        sample_ids: uint8 (n, 16) of all sample rows.
+        member_digests: uint8 (m, 32), sha256 of every sample's members, sample by sample.
+        member_ends: int64 (n,), end of each sample's members in ``member_digests``.
+    """
+    digest = hashlib.sha256()
+    digest.update(repr((WRITER_VERSION, *settings, *columns)).encode())
+    starts = np.concatenate([[0], member_ends[:-1]]).astype(np.int64)
+    for shard in shards:
+        digest.update(f"{shard.number} {shard.form} {len(shard.rows)}\n".encode())
+        digest.update(np.ascontiguousarray(sample_ids[shard.rows]))
+        lengths = member_ends[shard.rows] - starts[shard.rows]
+        digest.update(lengths.astype("<i8"))
+        at = np.repeat(starts[shard.rows], lengths) + _within(lengths)
+        digest.update(np.ascontiguousarray(member_digests[at]))
+    return digest.hexdigest()[:8]
+
+
+def _within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1 ... of each run of the given lengths, one after another."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) - np.repeat(ends - lengths, lengths)
