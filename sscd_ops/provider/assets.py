@@ -1,0 +1,20 @@
+"""The asset that tells consumers of a new snapshot."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset, AssetAlias
+
+
+def asset(dataset: str) -> Asset:
+    """The asset of a dataset, for ``schedule=[asset("web")]`` of a training DAG.
+
+    Its events carry extra = {snapshot, parent, batch_id, samples, shards, bytes, location}.
+    Delivery is at least once: a consumer should ignore a ``snapshot`` it has seen.
+    """
+    # Without an explicit uri Airflow appends a slash, and name and uri must both match.
+    return Asset(name=f"sscd-ops://{dataset}", uri=f"sscd-ops://{dataset}")
+
+
+def alias(dataset: str) -> AssetAlias:
+    """The outlet of commit: an event is added to it only where there is a new snapshot."""
+    return AssetAlias(name=f"sscd-ops-{dataset}")

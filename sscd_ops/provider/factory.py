@@ -1,0 +1,233 @@
+"""One DAG per dataset of the config file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param
+
+from sscd_ops.provider import operators as ours
+from sscd_ops.provider.doc_md import doc_md, faulty_doc_md
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+
+    from sscd_ops.options import AirflowStepOptions, DatasetOptions, Settings
+
+OPERATORS: dict[str, type[BaseOperator]] = {
+    "plan": ours.SscdPlanOperator,
+    "ingest": ours.SscdIngestOperator,
+    "embed": ours.SscdEmbedOperator,
+    "match": ours.SscdMatchOperator,
+    "resolve": ours.SscdResolveOperator,
+    "publish": ours.SscdPublishOperator,
+    "commit": ours.SscdCommitOperator,
+}
+MAPPED = ("ingest", "embed", "match", "publish")
+# Match, resolve and commit run on an empty night too, though what is before them has no task.
+_TRIGGER_RULES = {"match": "none_failed", "resolve": "none_failed", "commit": "none_failed"}
+
+_RETRIES = 3
+_RETRY_DELAY = timedelta(minutes=1)
+_MAX_RETRY_DELAY = timedelta(hours=1)
+_TIMEOUTS = {
+    "plan": timedelta(hours=2),
+    "ingest": timedelta(hours=6),
+    "embed": timedelta(hours=12),
+    "match": timedelta(hours=6),
+    "resolve": timedelta(hours=6),
+    "publish": timedelta(hours=6),
+    "commit": timedelta(hours=1),
+}
+"""A hanging task ends and is tried again; waiting for data or a turn does not count."""
+
+
+def curation_dags(
+    config: str | Path,
+    task_args: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    operators: Mapping[str, type[BaseOperator]] | None = None,
+) -> dict[str, DAG]:
+    """The DAGs of a config file; a dataset whose table is wrong gets one that fails and says why.
+
+    Args:
+        config: path of the TOML file, as the workers see it too.
+        task_args: step -> further operator arguments (``executor_config``, ``on_failure_callback``,
+            ``poll`` ...); they go before the config file's.
+        operators: step -> a subclass of that step's operator.
+
+    Returns:
+        DAG id (``curate_<dataset>``) -> DAG.
+
+    Raises:
+        ConfigError: the file is missing, no TOML, or wrong outside its datasets.
+    """
+    from sscd_ops.config import load_settings
+
+    return dags_of(load_settings(str(config), tolerant=True), task_args, operators=operators)
+
+
+def dags_of(
+    settings: Settings,
+    task_args: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    operators: Mapping[str, type[BaseOperator]] | None = None,
+) -> dict[str, DAG]:
+    """As ``curation_dags``, of settings already read."""
+    classes = {**OPERATORS, **(operators or {})}
+    dags = {
+        f"curate_{name}": _dag(settings, options, task_args or {}, classes)
+        for name, options in settings.datasets.items()
+    }
+    for name, message in settings.faulty.items():
+        dags[f"curate_{name}"] = _faulty_dag(name, message)
+    return dags
+
+
+def _dag(
+    settings: Settings,
+    options: DatasetOptions,
+    task_args: Mapping[str, Mapping[str, Any]],
+    classes: Mapping[str, type[BaseOperator]],
+) -> DAG:
+    airflow = options.airflow
+    start = datetime(
+        options.start.year,
+        options.start.month,
+        options.start.day,
+        tzinfo=ZoneInfo(options.timezone),
+    )
+    dag = DAG(
+        dag_id=f"curate_{options.name}",
+        description=f"Nightly curation of {options.name}: find copies, keep one, publish",
+        schedule=CronDataIntervalTimetable(options.schedule, timezone=options.timezone),
+        start_date=start,
+        catchup=True,
+        max_active_runs=airflow.max_active_runs,
+        dagrun_timeout=timedelta(seconds=airflow.run_timeout),
+        params=_params(),
+        doc_md=doc_md(settings, options),
+        tags=["sscd-ops", "curation", *sorted({source.kind for source in options.sources})],
+    )
+    with dag:
+        _steps(settings, options, task_args, classes)
+    return dag
+
+
+def _steps(
+    settings: Settings,
+    options: DatasetOptions,
+    task_args: Mapping[str, Mapping[str, Any]],
+    classes: Mapping[str, type[BaseOperator]],
+) -> None:
+    args = {
+        step: {**_common(settings, options, step), **task_args.get(step, {})} for step in classes
+    }
+    plan = classes["plan"](**args["plan"])
+    groups = plan.output
+    ingest = classes["ingest"].partial(**args["ingest"]).expand(group=groups)
+    embed = classes["embed"].partial(**args["embed"]).expand(group=groups)
+    parts = options.airflow.match_tasks
+    match = (
+        classes["match"].partial(**args["match"], parts_total=parts).expand(part=[*range(parts)])
+    )
+    resolve = classes["resolve"](**args["resolve"])
+    publish = classes["publish"].partial(**args["publish"]).expand(group=resolve.output)
+    commit = classes["commit"](**args["commit"])
+    plan >> ingest >> embed >> match >> resolve >> publish >> commit
+
+
+def _common(settings: Settings, options: DatasetOptions, step: str) -> dict[str, Any]:
+    """A step's operator arguments: the product's, then the config file's."""
+    args: dict[str, Any] = {
+        "task_id": step,
+        "config": settings.path,
+        "retries": _RETRIES,
+        "retry_delay": _RETRY_DELAY,
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": _MAX_RETRY_DELAY,
+        "execution_timeout": _TIMEOUTS[step],
+        "trigger_rule": _TRIGGER_RULES.get(step, "all_success"),
+        **_own(options, step),
+        **placement(getattr(options.airflow, step)),
+    }
+    if step in MAPPED:
+        args["map_index_template"] = ours.LABEL
+    return args
+
+
+def _own(options: DatasetOptions, step: str) -> dict[str, Any]:
+    """What only one step's operator takes."""
+    airflow = options.airflow
+    if step == "plan":
+        return {
+            "dataset": options.name,
+            "date": "{{ params.date or '' }}",
+            "supplement": "{{ params.supplement }}",
+            "dry_run": "{{ params.dry_run }}",
+            "deferrable": airflow.deferrable,
+            "ready_timeout": airflow.ready_timeout,
+        }
+    if step == "resolve":
+        return {"deferrable": airflow.deferrable}
+    return {"dataset": options.name} if step == "commit" else {}
+
+
+def placement(options: AirflowStepOptions) -> dict[str, Any]:
+    """Where a step's tasks run and how often they are tried; only what is set."""
+    given: dict[str, Any] = {
+        "pool": options.pool or None,
+        "queue": options.queue or None,
+        "executor": options.executor or None,
+        "pool_slots": options.pool_slots,
+        "retries": options.retries,
+        "retry_delay": _seconds(options.retry_delay),
+        "execution_timeout": _seconds(options.execution_timeout),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _seconds(value: float | None) -> timedelta | None:
+    return None if value is None else timedelta(seconds=value)
+
+
+def _params() -> dict[str, Param]:
+    return {
+        "date": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^\s*\d{4}-\d{2}-\d{2}([T ].*)?$",
+            title="Night",
+            description="For manual runs: the local day the night starts, e.g. 2026-11-01",
+        ),
+        "supplement": Param(
+            False,
+            type="boolean",
+            title="Supplement",
+            description="Read what arrived after the night was decided",
+        ),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Report what would happen; decide nothing, publish nothing",
+        ),
+    }
+
+
+def _faulty_dag(name: str, message: str) -> DAG:
+    dag = DAG(
+        dag_id=f"curate_{name}",
+        description=f"The configuration of {name} is wrong",
+        schedule=None,
+        catchup=False,
+        doc_md=faulty_doc_md(name, message),
+        tags=["sscd-ops", "curation", "faulty"],
+    )
+    with dag:
+        ours.SscdFaultyOperator(task_id="configuration", message=message, retries=0)
+    return dag

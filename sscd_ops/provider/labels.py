@@ -1,0 +1,44 @@
+"""What a mapped task is called in the UI: its group's first shard and how many more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sscd_ops.model import SourceShard
+    from sscd_ops.wiring import Wiring
+
+
+def source_shards(parts: Wiring, batch_id: int, group: int) -> list[SourceShard]:
+    """The source shards of a group, in order."""
+    from sscd_ops.catalog.shards import shards_of
+    from sscd_ops.steps.parts import load_work
+
+    work = load_work(parts, batch_id)
+    with parts.catalog.begin() as conn:
+        return shards_of(conn, work.attempt.attempt_id, group)
+
+
+def of_source_shards(shards: list[SourceShard]) -> str:
+    """E.g. ``crawl/00000.tar (8 shards)``."""
+    if not shards:
+        return "nothing"
+    return _label(f"{shards[0].source}/{shards[0].relative_uri}", len(shards))
+
+
+def _label(first: str, count: int) -> str:
+    return f"{first} ({count} shards)" if count > 1 else first
+
+
+def of_output_shards(parts: Wiring, batch_id: int, group: int) -> str:
+    """E.g. ``00008.tar (8 shards)``."""
+    from sscd_ops.catalog.decisions import batch_row
+    from sscd_ops.catalog.publishing import output_shards
+    from sscd_ops.steps.parts import load_work
+    from sscd_ops.steps.resolve import numbers_of
+
+    work = load_work(parts, batch_id)
+    with parts.catalog.begin() as conn:
+        planned = output_shards(conn, batch_row(conn, batch_id)["decision_id"])
+    numbers = numbers_of(group, len(planned), work.options.airflow.max_tasks)
+    return _label(f"{numbers.start:05d}.tar", len(numbers))
