@@ -8,12 +8,17 @@ import numpy as np
 
 from sscd_ops.core.canonical import (
     block_similarities,
+    least_product,
     pair_similarities,
+    span,
+    widen,
 )
 from sscd_ops.model import Matches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from sscd_ops.core.canonical import Span
 
 NO_ROW = np.iinfo(np.int64).max
 DENSE = 0.01
@@ -118,6 +123,7 @@ class Tile:
         self.rows = rows
         self.descriptors = descriptors
         self._wide = wide
+        self._span: Span | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,8 +132,19 @@ class Tile:
     def wide(self) -> NDArray[np.float32]:
         """float32 (m, d), exact, converted once."""
         if self._wide is None:
-            self._wide = np.ascontiguousarray(self.descriptors, np.float32)
+            self._wide = widen(self.descriptors)
         return self._wide
+
+    @property
+    def span(self) -> Span:
+        """The least and the largest length of the rows, in float32."""
+        if self._span is None:
+            self._span = span(self.wide)
+        return self._span
+
+    def least_product(self, other: Tile, floor: float) -> float:
+        """Float32 products of the two tiles below this are of pairs below the floor."""
+        return float(least_product(self.span, other.span, floor, self.descriptors.shape[1]))
 
     @property
     def is_wide(self) -> bool:

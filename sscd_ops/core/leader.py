@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sscd_ops.core.best import BestMatches, Tile, rerank
-from sscd_ops.core.canonical import block_similarities, least_product
+from sscd_ops.core.canonical import block_similarities, widen
 from sscd_ops.errors import UsageError
 from sscd_ops.model import Matches
 from sscd_ops.ports import Silence
@@ -132,7 +132,7 @@ class _Run:
     def block(self, start: int, stop: int) -> None:
         """Decide rows whose pairs with everything kept before ``start`` have been offered."""
         before = self._count
-        wide = self.descriptors[start:stop].astype(np.float32)
+        wide = widen(self.descriptors[start:stop])
         for at in range(start, stop, _STRIP):
             end = min(at + _STRIP, stop)
             self._against_kept(at, end, self._rows[before : self._count], start, wide)
@@ -152,7 +152,7 @@ class _Run:
         queries = Tile(np.arange(at, end), self.descriptors[at:end], wide[at - start : end - start])
         tile = Tile(kept, self.descriptors[kept], wide[kept - start])
         dot = queries.wide @ tile.wide.T
-        near = dot >= least_product(queries.wide, tile.wide, self.best.floor)
+        near = dot >= queries.least_product(tile, self.best.floor)
         query, reference = np.nonzero(near)
         rerank(self.best, at, queries, tile, query, reference)
 

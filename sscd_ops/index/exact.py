@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sscd_ops.core.best import DENSE
+from sscd_ops.core.canonical import widen
 from sscd_ops.index.int8 import product
 from sscd_ops.index.near import dense_pairs, near_pairs
 from sscd_ops.index.rotation import length, padded, rotation
@@ -121,7 +122,7 @@ class Exact:
     def _encode_block(
         self, descriptors: NDArray[np.float16], out: NDArray[np.int8], is_query: bool
     ) -> None:
-        prefix = descriptors.astype(np.float64)
+        prefix = widen(descriptors).astype(np.float64)
         norm = np.sqrt(np.einsum("ij,ij->i", prefix, prefix))
         norm[norm == 0.0] = 1.0
         # the product is exact (see rotation), so codes are equal to the bit on every machine

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
-from sscd_ops.core.canonical import least_product
 from sscd_ops.index.scan import TILE_QUERIES, TILE_ROWS
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ class Flat:
         self, queries: Tile, ready: dict[str, Any], tile: Tile, codes: Codes, floor: float
     ) -> Candidates:
         """All pairs whose float32 product can stand for a similarity at or above ``floor``."""
-        radius = least_product(queries.wide, tile.wide, floor)
-        return inner_product_pairs(queries.wide, tile.wide, float(radius))
+        radius = queries.least_product(tile, floor)
+        return inner_product_pairs(queries.wide, tile.wide, radius)
 
 
 def inner_product_pairs(

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 import faiss
 import numpy as np
 
-from sscd_ops.core.best import DENSE
-from sscd_ops.core.canonical import least_product
+from sscd_ops.core.best import DENSE, Tile
 from sscd_ops.index.flat import inner_product_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sscd_ops.core.best import Tile
     from sscd_ops.index.scan import Candidates
+
+_FEW = 1 << 16
+"""Below this many pairs (a few ms) one thread does: FAISS's and torch's OpenMP are two runtimes, and
+the idle threads of one would spin beside the other's (measured: torch._int_mm took 2.5 times as long).
+"""
 
 
 def near_pairs(
@@ -41,19 +44,18 @@ def near_pairs(
         return query, reference
     if len(query) > DENSE * len(queries) * len(tile):
         return dense_pairs(queries, tile, floor)
-    rows, at = tile.wide, reference
+    rows, at = tile, reference
     if not tile.is_wide and 2 * len(reference) < len(tile):
         used, at = np.unique(reference, return_inverse=True)
-        rows = tile.descriptors[used].astype(np.float32)
-    products = _products(queries.wide, rows, query, np.ascontiguousarray(at, np.int64))
-    near = products >= least_product(queries.wide, rows, floor)
+        rows = Tile(tile.rows[used], tile.descriptors[used])
+    products = _products(queries.wide, rows.wide, query, np.ascontiguousarray(at, np.int64))
+    near = products >= queries.least_product(rows, floor)
     return query[near], reference[near]
 
 
 def dense_pairs(queries: Tile, tile: Tile, floor: float) -> Candidates:
     """All pairs of two blocks whose float32 product can reach the floor."""
-    radius = least_product(queries.wide, tile.wide, floor)
-    return inner_product_pairs(queries.wide, tile.wide, float(radius))
+    return inner_product_pairs(queries.wide, tile.wide, queries.least_product(tile, floor))
 
 
 def _products(
@@ -64,6 +66,9 @@ def _products(
 ) -> NDArray[np.float32]:
     """Inner products of ``left[at_left[k]]`` and ``right[at_right[k]]``, without gathering them."""
     out = np.empty(len(at_left), np.float32)
+    threads = faiss.omp_get_max_threads()
+    if len(out) < _FEW:
+        faiss.omp_set_num_threads(1)
     faiss.pairwise_indexed_inner_product(
         left.shape[1],
         len(out),
@@ -73,4 +78,5 @@ def _products(
         faiss.swig_ptr(at_right),
         faiss.swig_ptr(out),
     )
+    faiss.omp_set_num_threads(threads)
     return out

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 TILE_ROWS = 4096
 TILE_QUERIES = 1024
 """A tile has at most 2^22 cells: about 150 MB where every one is a candidate and FAISS lists them."""
-_QUERIES = 16384
-"""Queries walked over the rows together: 32 MB of float32 at 512 dimensions."""
+_GROUP = 16
+"""Query blocks walked over the rows together: 32 MB of float32 at 512 dimensions."""
+_HELD = 65536
+"""Up to this many queries stay in float32 from one segment to the next (128 MB)."""
 
 
 @dataclass(frozen=True)
@@ -67,34 +69,60 @@ class Method(Protocol):
 
 def scan(
     method: Method,
-    queries: NDArray[np.float16],
+    queries: Queries,
     parts: list[Part],
     floor: float,
     limit: int,
 ) -> Matches:
     """Each query's ``limit`` most similar rows of the parts at or above ``floor``."""
     best = BestMatches(len(queries), floor, limit)
-    for start in range(0, len(queries), _QUERIES):
-        stop = min(start + _QUERIES, len(queries))
-        blocks = list(_query_blocks(method, queries, start, stop))
+    for blocks in queries.groups():
         for part in parts:
             for tile, codes in _tiles(method, part):
-                for first, block, ready in blocks:
-                    found = method.candidates(block, ready, tile, codes, floor)
+                for block in blocks:
+                    found = method.candidates(block.tile, block.ready, tile, codes, floor)
                     if found is None:
-                        rerank_all(best, first, block, tile)
+                        rerank_all(best, block.first, block.tile, tile)
                     elif len(found[0]):
-                        rerank(best, first, block, tile, *found)
+                        rerank(best, block.first, block.tile, tile, *found)
     return best.matches()
 
 
-def _query_blocks(
-    method: Method, queries: NDArray[np.float16], start: int, stop: int
-) -> Iterator[tuple[int, Tile, Codes]]:
-    for at in range(start, stop, method.tile_queries):
-        end = min(at + method.tile_queries, stop)
-        block = np.ascontiguousarray(queries[at:end])
-        yield at, Tile(np.arange(at, end), block), method.prepare(block)
+@dataclass(frozen=True)
+class Block:
+    """Some queries, and what the method made of them."""
+
+    first: int
+    tile: Tile
+    ready: dict[str, Any]
+
+
+class Queries:
+    """A method's queries, prepared once for any number of segments."""
+
+    def __init__(self, method: Method, descriptors: NDArray[np.float16]) -> None:
+        self.descriptors = descriptors
+        self._step = method.tile_queries
+        self._ready = [
+            method.prepare(descriptors[at : at + self._step])
+            for at in range(0, len(descriptors), self._step)
+        ]
+        self._held = list(self._blocks(range(len(self._ready)))) if len(self) <= _HELD else None
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
+
+    def groups(self) -> Iterator[list[Block]]:
+        """The blocks, in groups that are walked over the rows together."""
+        for start in range(0, len(self._ready), _GROUP):
+            stop = min(start + _GROUP, len(self._ready))
+            yield self._held[start:stop] if self._held else list(self._blocks(range(start, stop)))
+
+    def _blocks(self, numbers: range) -> Iterator[Block]:
+        for number in numbers:
+            at = number * self._step
+            part = np.ascontiguousarray(self.descriptors[at : at + self._step])
+            yield Block(at, Tile(np.arange(at, at + len(part)), part), self._ready[number])
 
 
 def _tiles(method: Method, part: Part) -> Iterator[tuple[Tile, Codes]]:
@@ -120,6 +148,7 @@ class Backend:
     def __init__(self, method: Method) -> None:
         self.method = method
         self.name = method.name
+        self._queries: Queries | None = None
 
     def codes(self, descriptors: NDArray[np.float16]) -> Codes:
         """The arrays this backend wants stored beside descriptors (n, d)."""
@@ -134,8 +163,14 @@ class Backend:
         floor: float,
         limit: int,
     ) -> Matches:
-        """Each query's ``limit`` most similar kept rows at or above ``floor`` (ports)."""
-        return scan(self.method, queries, [Part(0, descriptors, codes, kept)], floor, limit)
+        """Each query's ``limit`` most similar kept rows at or above ``floor`` (ports).
+
+        The same ``queries`` array may be given for segment after segment: what is made of it is
+        kept until another one comes. It must not be written to in between.
+        """
+        if self._queries is None or self._queries.descriptors is not queries:
+            self._queries = Queries(self.method, queries)
+        return scan(self.method, self._queries, [Part(0, descriptors, codes, kept)], floor, limit)
 
     def growing(self, dimensions: int) -> Growing:
         """An empty index that rows can be added to."""
@@ -188,4 +223,4 @@ class Growing:
             rows = min(self._rows - chunk.first, _CHUNK)
             codes = {role: values[:rows] for role, values in chunk.codes.items()}
             parts.append(Part(chunk.first, chunk.descriptors[:rows], codes))
-        return scan(self._method, queries, parts, floor, limit)
+        return scan(self._method, Queries(self._method, queries), parts, floor, limit)

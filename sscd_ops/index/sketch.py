@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
+from sscd_ops.core.canonical import widen
 from sscd_ops.errors import ConfigError
 from sscd_ops.index.flat import pairs_of
 from sscd_ops.index.near import near_pairs
@@ -139,6 +140,6 @@ class Sketch:
         out = np.empty((len(descriptors), self.bits // 8), np.uint8)
         for start in range(0, len(descriptors), _ROWS):
             # float64, where this product is exact (see rotation): the same bits on every machine
-            block = descriptors[start : start + _ROWS].astype(np.float64)
+            block = widen(descriptors[start : start + _ROWS]).astype(np.float64)
             out[start : start + len(block)] = np.packbits(block @ self._rotation > 0, axis=1)
         return out

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from sscd_ops.core.best import DENSE
-from sscd_ops.core.canonical import least_product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +48,7 @@ class Torch:
         """All pairs whose float32 product can stand for a similarity at or above ``floor``."""
         if self._tile is not tile:
             self._tile, self._rows = tile, self._put(tile.descriptors)
-        radius = float(least_product(queries.wide, tile.wide, floor))
+        radius = queries.least_product(tile, floor)
         near = _product(ready["query"], self._rows) >= radius
         if int(near.sum()) > DENSE * near.numel():
             return None

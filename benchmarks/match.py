@@ -1,0 +1,196 @@
+"""Search of one night's descriptors in the history, beside a bare FAISS range search.
+
+10,000 new x 200,000 of history x 512 dimensions in 20 segments, read as the match step reads them:
+memory-mapped files (in the page cache) with stored codes, kept masks, canonical similarities. Two
+kinds of data: isotropic (strangers are orthogonal) and clustered (1,000 clusters whose members are
+at .3 to .5 of each other), both with planted copies on both sides of the threshold.
+
+Run: ``python benchmarks/match.py [--history N] [--new N] [--share S]``. ``--share`` is the part of the
+queries that the FAISS reference and ``flat`` are timed on; their times are scaled by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+
+from sscd_ops.index.backends import open_backend
+from sscd_ops.index.segments import FileSegmentStore
+from sscd_ops.model import Segment
+from sscd_ops.options import StorageOptions
+from sscd_ops.storage.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from sscd_ops.model import Matches
+    from sscd_ops.ports import OpenSegment, SearchBackend
+
+DIMENSIONS = 512
+SEGMENTS = 20
+THRESHOLD = 0.75
+FLOOR = 0.70
+LIMIT = 8
+DIGEST = "5e" * 32
+TARGETS = {"flat": 1.3, "exact": 0.35, "sketch": 0.15}
+
+
+def make_data(
+    kind: str, rows: int, new: int, seed: int = 1
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """History (rows, d) and new (new, d) unit vectors, float16.
+
+    Every tenth new vector is a copy of one in history at a similarity of .68 to 1.
+    """
+    random = np.random.default_rng(seed)
+
+    def strangers(count: int) -> NDArray[np.float32]:
+        vectors = _unit(random.standard_normal((count, DIMENSIONS), np.float32))
+        if kind == "clustered":
+            weight = np.sqrt(random.uniform(0.3, 0.5, (count, 1))).astype(np.float32)
+            member = random.integers(0, len(centres), count)
+            vectors = _unit(weight * centres[member] + np.sqrt(1 - weight**2) * vectors)
+        return vectors
+
+    centres = _unit(random.standard_normal((1000, DIMENSIONS), np.float32))
+    history = strangers(rows)
+    fresh = strangers(new)
+    planted = np.arange(0, new, 10)
+    of = history[random.integers(0, rows, len(planted))]
+    away = fresh[planted] - (fresh[planted] * of).sum(1, keepdims=True) * of
+    cosine = random.uniform(0.68, 1.0, (len(planted), 1)).astype(np.float32)
+    fresh[planted] = cosine * of + np.sqrt(1 - cosine**2) * _unit(away)
+    return history.astype(np.float16), fresh.astype(np.float16)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def write_segments(
+    store: FileSegmentStore, history: NDArray[np.float16], backends: list[SearchBackend]
+) -> list[Segment]:
+    """The history as registered segments, with the codes of all backends."""
+    segments = []
+    for number, part in enumerate(np.array_split(history, SEGMENTS)):
+        codes: dict[str, Any] = {}
+        for backend in backends:
+            codes |= backend.codes(part)
+        ids = np.zeros((len(part), 32), np.uint8)
+        files = store.write("segments", part, ids, codes)
+        segments.append(Segment(number, number, len(part), DIMENSIONS, DIGEST, files))
+    return segments
+
+
+def search(
+    backend: SearchBackend, queries: NDArray[np.float16], opened: list[OpenSegment]
+) -> tuple[list[Matches], float]:
+    """All segments one after another, as the match step does; and the seconds it took."""
+    start = time.perf_counter()
+    found = [
+        backend.search(
+            queries, part.descriptors, part.codes, np.ones(len(part.ids), bool), FLOOR, LIMIT
+        )
+        for part in opened
+    ]
+    return found, time.perf_counter() - start
+
+
+def bare_faiss(queries: NDArray[np.float32], history: NDArray[np.float32]) -> float:
+    """Seconds of one FAISS range search; the index is there already."""
+    index = faiss.IndexFlatIP(DIMENSIONS)
+    index.add(history)
+    start = time.perf_counter()
+    index.range_search(queries, THRESHOLD)
+    return time.perf_counter() - start
+
+
+def decisions(found: list[Matches], queries: int) -> set[tuple[int, int, int, float]]:
+    """(segment, query, reference, similarity) at or above the threshold."""
+    return {
+        (number, int(q), int(r), float(s))
+        for number, part in enumerate(found)
+        for q, r, s in zip(part.query, part.reference, part.similarity, strict=True)
+        if s >= THRESHOLD and q < queries
+    }
+
+
+def measure(kind: str, rows: int, new: int, share: float, say: Callable[[str], None]) -> bool:
+    """One kind of data; whether all targets were met and decisions were equal."""
+    history, fresh = make_data(kind, rows, new)
+    backends = {
+        name: open_backend(
+            name, fingerprint_digest=DIGEST, dimensions=DIMENSIONS, threshold=THRESHOLD
+        )
+        for name in TARGETS
+    }
+    folder = Path(tempfile.mkdtemp(prefix="bench-match-"))
+    try:
+        store = FileSegmentStore(open_store(StorageOptions(root=str(folder))))
+        segments = write_segments(store, history, list(backends.values()))
+        opened: list[OpenSegment] = [store.open(segment) for segment in segments]
+        return _table(kind, history, fresh, share, backends, opened, say)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _table(
+    kind: str,
+    history: NDArray[np.float16],
+    fresh: NDArray[np.float16],
+    share: float,
+    backends: dict[str, SearchBackend],
+    opened: list[OpenSegment],
+    say: Callable[[str], None],
+) -> bool:
+    part = max(1, int(len(fresh) * share))
+    wide = history.astype(np.float32)
+    reference = bare_faiss(fresh[:part].astype(np.float32), wide) * len(fresh) / part
+    del wide
+    say(f"\n{kind}: {len(fresh):,} new x {len(history):,} x {DIMENSIONS} in {SEGMENTS} segments")
+    say(f"{'backend':8} {'seconds':>8} {'ratio':>6} {'target':>7} {'at the threshold':>17}")
+    say(f"{'faiss':8} {reference:8.2f} {1:6.3f}         (on {share:.0%} of the queries, scaled)")
+    good, expected = True, None
+    for name, backend in backends.items():
+        queries = fresh[:part] if name == "flat" else fresh
+        found, seconds = search(backend, queries, opened)
+        seconds *= len(fresh) / len(queries)
+        ratio = seconds / reference
+        decided = decisions(found, part)
+        expected = decided if expected is None else expected
+        equal = decided == expected
+        good &= equal and ratio <= TARGETS[name]
+        say(
+            f"{name:8} {seconds:8.2f} {ratio:6.3f} {TARGETS[name]:7.2f}"
+            f" {len(decided):9,} {'equal' if equal else 'DIFFERENT'}"
+            f"{'' if ratio <= TARGETS[name] else '  MISSED'}"
+        )
+    return good
+
+
+def main() -> int:
+    """Print the tables; exit code 1 where a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--history", type=int, default=200_000)
+    parser.add_argument("--new", type=int, default=10_000)
+    parser.add_argument("--share", type=float, default=0.5)
+    arguments = parser.parse_args()
+    good = [
+        measure(kind, arguments.history, arguments.new, arguments.share, print)
+        for kind in ("isotropic", "clustered")
+    ]
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
