@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from alembic import op
+
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = None
@@ -10,7 +12,3 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply."""
-
-
-def downgrade() -> None:
-    """Take back."""

@@ -13,10 +13,11 @@ depends_on = None
 
 _HERE = Path(__file__).parent
 _VIEWS = _HERE.parent.parent / "views"
+# For ever: rows are not moved between hash partitions.
 _IMAGE_PARTITIONS = 16
 
 # A view's file is never edited once released: a change is a new file and a new migration.
-_VIEW_FILES = (
+_VIEW_FILES: tuple[str, ...] = (
     "configs_v1",
     "events_v1",
     "runs_v1",
@@ -32,7 +33,7 @@ _VIEW_FILES = (
 
 
 def upgrade() -> None:
-    """Apply."""
+    """Make everything. There is no way back: that would be dropping the schemas by hand."""
     _run(_HERE / "0001_tables.sql")
     for part in range(_IMAGE_PARTITIONS):
         op.get_bind().exec_driver_sql(
@@ -44,10 +45,5 @@ def upgrade() -> None:
 
 
 def _run(path: Path) -> None:
-    # no parameters: exec_driver_sql leaves % and : alone
+    # No parameters: exec_driver_sql then leaves % and : alone.
     op.get_bind().exec_driver_sql(path.read_text(encoding="utf-8"))
-
-
-def downgrade() -> None:
-    """Take back."""
-    op.get_bind().exec_driver_sql("DROP SCHEMA curation CASCADE; DROP SCHEMA sscd_ops CASCADE")

@@ -1,0 +1,49 @@
+CREATE VIEW curation.removed AS
+SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
+    s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
+    s.witness_sample_id, s.similarity, s.threshold,
+    coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
+    wsh.source AS witness_source, wsh.relative_uri AS witness_source_shard, w.key AS witness_key,
+    w.caption AS witness_caption, wb.batch_id AS witness_batch_id, wd.name AS witness_dataset,
+    o.name AS witness_shard
+FROM sscd_ops.samples s
+JOIN sscd_ops.batches b ON b.decision_id = s.decision_id
+JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
+JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
+LEFT JOIN (
+    sscd_ops.samples w
+    JOIN sscd_ops.batches wb ON wb.decision_id = w.decision_id
+    JOIN sscd_ops.datasets wd ON wd.dataset_id = wb.dataset_id
+    JOIN sscd_ops.source_shards wsh ON wsh.shard_id = w.shard_id
+    LEFT JOIN sscd_ops.output_shards o ON o.decision_id = w.decision_id AND o.number = w.output_shard
+) ON w.sample_id = s.witness_sample_id AND w.month = s.witness_month
+WHERE s.verdict = 'removed' AND NOT b.dry_run;
+
+COMMENT ON VIEW curation.removed IS 'Removed samples with the kept sample because of which each one went';
+COMMENT ON COLUMN curation.removed.dataset IS 'Name of the dataset';
+COMMENT ON COLUMN curation.removed.batch_id IS 'The batch that read it';
+COMMENT ON COLUMN curation.removed.sample_id IS 'Id of the sample: derived from where and what it is';
+COMMENT ON COLUMN curation.removed.source IS 'Configured name of the feed';
+COMMENT ON COLUMN curation.removed.source_shard IS 'The file it was read from, relative to the source''s root';
+COMMENT ON COLUMN curation.removed.key IS 'Its key in that file';
+COMMENT ON COLUMN curation.removed.image_sha256 IS 'sha256 of its image bytes; null without a readable image';
+COMMENT ON COLUMN curation.removed.width IS 'Pixels across';
+COMMENT ON COLUMN curation.removed.height IS 'Pixels down';
+COMMENT ON COLUMN curation.removed.format IS 'Image format by its bytes';
+COMMENT ON COLUMN curation.removed.bytes IS 'Bytes of the image';
+COMMENT ON COLUMN curation.removed.caption IS 'Its caption';
+COMMENT ON COLUMN curation.removed.meta IS 'The source''s named metadata columns';
+COMMENT ON COLUMN curation.removed.verdict IS 'kept, removed, quarantined or withdrawn';
+COMMENT ON COLUMN curation.removed.reason IS 'exact or near for removed samples, a quarantine code for quarantined ones';
+COMMENT ON COLUMN curation.removed.witness_sample_id IS 'The kept sample because of which it was removed';
+COMMENT ON COLUMN curation.removed.similarity IS 'Similarity with the witness''s image, 1 for equal bytes';
+COMMENT ON COLUMN curation.removed.threshold IS 'Threshold of the decision it rests on';
+COMMENT ON COLUMN curation.removed.turn IS 'The turn of its current verdict';
+COMMENT ON COLUMN curation.removed.decided_at IS 'When that was';
+COMMENT ON COLUMN curation.removed.witness_source IS 'The witness''s feed';
+COMMENT ON COLUMN curation.removed.witness_source_shard IS 'The file the witness was read from';
+COMMENT ON COLUMN curation.removed.witness_key IS 'The witness''s key there';
+COMMENT ON COLUMN curation.removed.witness_caption IS 'The witness''s caption';
+COMMENT ON COLUMN curation.removed.witness_batch_id IS 'The batch that kept the witness';
+COMMENT ON COLUMN curation.removed.witness_dataset IS 'The witness''s dataset';
+COMMENT ON COLUMN curation.removed.witness_shard IS 'The published tar that holds the witness';

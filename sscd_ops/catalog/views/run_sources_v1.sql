@@ -1,0 +1,28 @@
+CREATE VIEW curation.run_sources AS
+SELECT d.name AS dataset, b.batch_id, s.source, b.turn,
+    (s.counts ->> 'read')::bigint AS read,
+    (s.counts ->> 'kept')::bigint AS kept,
+    (s.counts ->> 'removed_exact')::bigint AS removed_exact,
+    (s.counts ->> 'removed_near')::bigint AS removed_near,
+    (s.counts ->> 'quarantined')::bigint AS quarantined,
+    0::bigint AS withdrawn,
+    (s.counts ->> 'known')::bigint AS known,
+    (s.counts ->> 'not_delivered')::bigint AS not_delivered
+FROM sscd_ops.batch_sources s
+JOIN sscd_ops.batches b USING (decision_id)
+JOIN sscd_ops.datasets d USING (dataset_id)
+WHERE NOT b.dry_run;
+
+COMMENT ON VIEW curation.run_sources IS 'The counts of a decided batch by source';
+COMMENT ON COLUMN curation.run_sources.dataset IS 'Name of the dataset';
+COMMENT ON COLUMN curation.run_sources.batch_id IS 'Number of the batch';
+COMMENT ON COLUMN curation.run_sources.source IS 'Configured name of the feed';
+COMMENT ON COLUMN curation.run_sources.turn IS 'The batch''s turn';
+COMMENT ON COLUMN curation.run_sources.read IS 'Samples read';
+COMMENT ON COLUMN curation.run_sources.kept IS 'Samples kept';
+COMMENT ON COLUMN curation.run_sources.removed_exact IS 'Removed because their image bytes were known';
+COMMENT ON COLUMN curation.run_sources.removed_near IS 'Removed as near copies';
+COMMENT ON COLUMN curation.run_sources.quarantined IS 'Quarantined';
+COMMENT ON COLUMN curation.run_sources.withdrawn IS 'Withdrawn by the decision (none)';
+COMMENT ON COLUMN curation.run_sources.known IS 'Read again, already had a verdict';
+COMMENT ON COLUMN curation.run_sources.not_delivered IS 'Rows of the source without an image';
