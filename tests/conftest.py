@@ -1,0 +1,73 @@
+"""A real Postgres for tests: one embedded server a run, a database cloned from a template a test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from sscd_ops.catalog.database import Catalog
+from sscd_ops.catalog.embedded import ensure_running, stop
+from sscd_ops.catalog.migrate import upgrade
+
+
+@pytest.fixture(scope="session")
+def postgres_home() -> Iterator[Path]:
+    """The home of a running embedded server; stopped and removed at the end."""
+    # Not below pytest's own folder: that is closed to others, and as root the server is `nobody`.
+    home = Path(tempfile.mkdtemp(prefix="sscd-ops-postgres-"))
+    home.chmod(0o755)
+    try:
+        ensure_running(home)
+        yield home
+    finally:
+        stop(home)
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def catalog_template(postgres_home: Path) -> str:
+    """URL of a migrated database that nobody connects to: tests clone it."""
+    url = ensure_running(postgres_home, ("catalog_template",))["catalog_template"]
+    upgrade(url)
+    return url
+
+
+@pytest.fixture()
+def empty_url(postgres_home: Path) -> Iterator[str]:
+    """URL of a fresh database without a catalog, dropped afterwards."""
+    yield from _fresh(postgres_home, "template1")
+
+
+@pytest.fixture()
+def catalog_url(postgres_home: Path, catalog_template: str) -> Iterator[str]:
+    """URL of a fresh database with an empty catalog, dropped afterwards."""
+    yield from _fresh(postgres_home, catalog_template.rpartition("/")[2])
+
+
+@pytest.fixture()
+def catalog(catalog_url: str) -> Iterator[Catalog]:
+    """A fresh, empty catalog."""
+    opened = Catalog(catalog_url)
+    yield opened
+    opened.dispose()
+
+
+def _fresh(home: Path, template: str) -> Iterator[str]:
+    server = ensure_running(home, ("postgres",))["postgres"]
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    engine = create_engine(server, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as conn:
+        conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    try:
+        yield f"{server.rpartition('/')[0]}/{name}"
+    finally:
+        with engine.connect() as conn:
+            conn.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()

@@ -1,0 +1,1 @@
+"""Tests here use a real Postgres (fixtures in ../conftest.py)."""
