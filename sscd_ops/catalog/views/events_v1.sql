@@ -3,7 +3,7 @@ SELECT e.event_id, e.at, d.name AS dataset, e.turn, e.kind, e.actor, e.why, e.sa
     e.details
 FROM sscd_ops.events e JOIN sscd_ops.datasets d USING (dataset_id);
 
-COMMENT ON VIEW curation.events IS 'Append-only record of what was done or decided; a night's decisions are one event';
+COMMENT ON VIEW curation.events IS 'Append-only record of what was done or decided; a night''s decisions are one event';
 COMMENT ON COLUMN curation.events.event_id IS 'Number of the event';
 COMMENT ON COLUMN curation.events.at IS 'When';
 COMMENT ON COLUMN curation.events.dataset IS 'Name of the dataset';
