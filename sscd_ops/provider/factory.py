@@ -168,7 +168,7 @@ def _own(options: DatasetOptions, step: str) -> dict[str, Any]:
             "dataset": options.name,
             "date": "{{ params.date or '' }}",
             "supplement": "{{ params.supplement }}",
-            "dry_run": "{{ params.dry_run }}",
+            "dry": "{{ params.dry_run }}",
             "deferrable": airflow.deferrable,
             "ready_timeout": airflow.ready_timeout,
         }

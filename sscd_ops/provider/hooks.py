@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -129,6 +129,9 @@ def _schema_version(parts: Wiring) -> str:
 
 
 def _try_to_write(parts: Wiring) -> str:
-    file = parts.store.put("tests", ".txt", lambda stream: stream.write(b"connection test\n"))
+    def write(stream: BinaryIO) -> None:
+        stream.write(b"connection test\n")
+
+    file = parts.store.put("connection-tests", ".txt", write)
     parts.store.delete(file.name)
     return f"storage root {parts.store.root} can be written"

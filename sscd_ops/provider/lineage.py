@@ -19,7 +19,9 @@ class IngestLineage:
 
     _inputs: list[SourceShard] | None = None
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+    def get_openlineage_facets_on_complete(
+        self, task_instance: Any
+    ) -> OperatorLineage[Any, Any] | None:
         """The group's source shards; their folders where they are many."""
         if self._inputs is None:
             return None
@@ -38,7 +40,9 @@ class CommitLineage:
     dataset: str
     _report: Any = None
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+    def get_openlineage_facets_on_complete(
+        self, task_instance: Any
+    ) -> OperatorLineage[Any, Any] | None:
         """The published dataset; nothing where the batch made no snapshot."""
         report = self._report
         if report is None or report.snapshot is None:

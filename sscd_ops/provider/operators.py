@@ -73,7 +73,7 @@ class SscdPlanOperator(SscdStepOperator):
         dataset: a dataset of the config file.
         date: for manual runs: the local day the night starts, or an instant in it.
         supplement: ``True`` to read what came after the night was decided.
-        dry_run: ``True`` to decide nothing and publish nothing.
+        dry: ``True`` to decide nothing and publish nothing.
         deferrable: wait for the data in the triggerer, else by rescheduling.
         poll: seconds between two looks for the data.
         ready_timeout: seconds after which a night without data fails.
@@ -84,7 +84,7 @@ class SscdPlanOperator(SscdStepOperator):
         "dataset",
         "date",
         "supplement",
-        "dry_run",
+        "dry",
     )
 
     def __init__(
@@ -93,7 +93,7 @@ class SscdPlanOperator(SscdStepOperator):
         dataset: str,
         date: str = "",
         supplement: bool | str = False,
-        dry_run: bool | str = False,
+        dry: bool | str = False,
         deferrable: bool = True,
         poll: float = 60.0,
         ready_timeout: float = 12 * 3600.0,
@@ -103,7 +103,7 @@ class SscdPlanOperator(SscdStepOperator):
         self.dataset = dataset
         self.date = date
         self.supplement = supplement
-        self.dry_run = dry_run
+        self.dry = dry
         self.deferrable = deferrable
         self.poll = poll
         self.ready_timeout = ready_timeout
@@ -130,7 +130,7 @@ class SscdPlanOperator(SscdStepOperator):
                 night,
                 runner=runner_of(context),
                 supplement=_is_true(self.supplement),
-                dry_run=_is_true(self.dry_run),
+                dry_run=_is_true(self.dry),
             )
             if report.waiting_for is not None:
                 self._wait_for(report.waiting_for, until)

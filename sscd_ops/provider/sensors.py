@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
@@ -37,10 +36,8 @@ class SscdReadySensor(BaseSensorOperator):
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
-            poll = self.poke_interval
-            seconds = poll.total_seconds() if isinstance(poll, timedelta) else float(poll)
             until = time.time() + float(self.timeout)
-            trigger = ReadyTrigger(url=self.url, poll=seconds, until=until)
+            trigger = ReadyTrigger(url=self.url, poll=float(self.poke_interval), until=until)
             self.defer(trigger=trigger, method_name="resume")
         return None
 

@@ -31,7 +31,7 @@ class _TimedTrigger(BaseTrigger):
     """
 
     def __init__(self, *, poll: float, until: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.poll = poll
         self.until = until
 
@@ -40,7 +40,7 @@ class _TimedTrigger(BaseTrigger):
         while True:
             over = await self.is_over()
             if over or time.time() >= self.until:
-                yield TriggerEvent({"over": over})
+                yield TriggerEvent({"over": over})  # type: ignore[no-untyped-call]
                 return
             await asyncio.sleep(max(0.1, min(self.poll, self.until - time.time())))
 

@@ -29,7 +29,9 @@ def wait(
     """Leave the worker; ``operator.resume`` goes on, or with ``deferrable=False`` ``execute``."""
     if deferrable:
         operator.defer(trigger=trigger, method_name="resume", kwargs=kwargs)
-    raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=poll))
+    raise AirflowRescheduleException(  # type: ignore[no-untyped-call]
+        datetime.now(UTC) + timedelta(seconds=poll)
+    )
 
 
 def first_try(context: Context) -> float:
