@@ -16,7 +16,8 @@
     |   |-- BatchNotRunnable     abandoned, bound to another live run, or not in a fitting state
     |   |-- FingerprintMismatch  descriptors of different fingerprints are never compared
     |   |-- MissingDescriptors   embed indexes must be cleared before resolve can go on
-    |   `-- WeightsUnavailable   model weights could not be found or fetched
+    |   |-- WeightsUnavailable   model weights could not be found or fetched
+    |   `-- BrokenShard          a tar's fault, on its way to becoming a quarantine row
     `-- InvariantError           catalog and files disagree, or code broke a promise
         |-- FileMismatch         a file is missing or its sha256 differs from the catalog's
         `-- StaleAttempt         a write of an attempt that is no longer the batch's
@@ -86,6 +87,20 @@ class MissingDescriptors(DataError):
 
 class WeightsUnavailable(DataError):
     """Model weights could not be found or fetched; names file, URL and where to put it."""
+
+
+class BrokenShard(DataError):
+    """A tar cannot be read on. Readers turn it into the shard's fault; it never leaves a step.
+
+    Attributes:
+        code: a ``model.Fault`` of a whole shard.
+        message: what exactly was wrong.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
 
 
 class InvariantError(SscdOpsError):

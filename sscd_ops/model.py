@@ -158,6 +158,21 @@ class SourceShard:
 
 
 @dataclass(slots=True)
+class TarEntry:
+    """One entry of a tar while it is streamed.
+
+    ``kind``: ``file``, ``link``, ``device``, ``directory`` or ``other``. ``offset`` is that of its
+    data in the uncompressed archive. ``data`` is empty for a file larger than the reader's limit.
+    """
+
+    kind: str
+    name: str
+    offset: int
+    size: int
+    data: bytes
+
+
+@dataclass(slots=True)
 class Member:
     """One member of a sample while a shard is read.
 

@@ -22,6 +22,7 @@ from sscd_ops.model import (
     Segment,
     ShardEnd,
     StoredFile,
+    TarEntry,
 )
 
 if TYPE_CHECKING:
@@ -227,7 +228,15 @@ class TarSink(Protocol):
         """Write the end of the archive."""
 
 
-OpenTarSink = Callable[["BinaryIO"], TarSink]
+class ReadTar(Protocol):
+    """Streams the entries of a tar."""
+
+    def __call__(self, stream: BinaryIO, *, gz: bool, max_member_bytes: int) -> Iterator[TarEntry]:
+        """Yield entries in order.
+
+        Raises:
+            BrokenShard: truncated, empty or no tar; what came before has been yielded.
+        """
 
 
 class Progress(Protocol):

@@ -139,11 +139,12 @@ class Wiring:
 
     # ------------------------------------------------------------ pictures in
 
-    def source(self, dataset: str, options: SourceOptions, limits: LimitsOptions) -> Source:
+    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
         """A source's reader."""
         from sscd_ops.sources import open_source
+        from sscd_ops.storage.tar_read import read_tar
 
-        return open_source(dataset, options, limits)
+        return open_source(options, limits, read_tar)
 
     def source_root(self, options: SourceOptions) -> str:
         """What the identities of a source are relative to."""

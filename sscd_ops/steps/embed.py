@@ -148,7 +148,7 @@ def _images(
     parts: Parts, work: Work, shard: SourceShard, wanted: pa.Table, digests: NDArray[np.uint8]
 ) -> Iterator[bytes]:
     options = work.options
-    source = parts.source(options.name, options.source(shard.source), options.limits)
+    source = parts.source(options.source(shard.source), options.limits)
     names = wanted.column("image_member").to_pylist()
     offsets = wanted.column("image_offset").to_pylist()
     sizes = wanted.column("image_bytes").to_pylist()

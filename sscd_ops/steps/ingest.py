@@ -48,7 +48,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
 def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage) -> dict[str, int]:
     options = work.options
     source_options = options.source(shard.source)
-    source = parts.source(options.name, source_options, options.limits)
+    source = parts.source(source_options, options.limits)
     interpreter = Interpreter(
         options.name, source_options, options.limits, shard.relative_uri, inspect
     )

@@ -49,7 +49,7 @@ class Parts(Protocol):
     def segments(self) -> SegmentStore:
         """The index's files."""
 
-    def source(self, dataset: str, options: SourceOptions, limits: LimitsOptions) -> Source:
+    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
         """A source's reader."""
 
     def source_root(self, options: SourceOptions) -> str:

@@ -40,7 +40,7 @@ def sample_image(parts: Parts, sample_id: str) -> bytes:
 
 
 def _fetch(parts: Parts, options: DatasetOptions, shard: Any, place: Mapping[str, Any]) -> bytes:
-    source = parts.source(options.name, options.source(shard.source), options.limits)
+    source = parts.source(options.source(shard.source), options.limits)
     member = MemberRef(
         place["image_member"], place["image_offset"], place["image_bytes"], place["image_sha256"]
     )

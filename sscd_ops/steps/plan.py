@@ -114,7 +114,7 @@ def run(
     if batch.state.is_decided:
         return _answer(parts, batch, watch, skipped=0)
     options = _frozen(parts, batch) or options
-    sources = [parts.source(dataset, source, options.limits) for source in options.sources]
+    sources = [parts.source(source, options.limits) for source in options.sources]
     for source in sources:
         missing = source.ready(interval, options.timezone)
         if missing is not None:

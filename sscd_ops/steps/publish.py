@@ -197,7 +197,7 @@ def _contents(
             for sample in here
             for m in sample.members
         ]
-        source = parts.source(options.name, options.source(shard.source), options.limits)
+        source = parts.source(options.source(shard.source), options.limits)
         fetched = _checked(shard, refs, source.fetch(shard.found, refs))
         for sample in here:
             contents = [next(fetched) for _ in sample.members]

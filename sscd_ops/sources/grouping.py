@@ -1,0 +1,104 @@
+"""Members -> samples, by the WebDataset rule, and the opening of shard files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from sscd_ops.errors import SourceChanged, StoreUnavailable
+from sscd_ops.model import Fault, FoundShard, Member, RawSample
+from sscd_ops.sources.places import filesystem, is_local, version_of
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a member: the key ends at the first dot of the last path part.
+
+    The extension is lower-cased; it is empty where there is no dot, or nothing before it.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not dot or not stem:
+        return name, ""
+    return folder + slash + stem, extension.lower()
+
+
+class Grouper:
+    """Puts adjacent members of one key together.
+
+    A key that comes again later, or an extension that comes twice in a run, starts a new sample
+    with a higher occurrence, which carries ``duplicate_key``.
+
+    Args:
+        max_members: a run longer than this is cut and carries ``too_many_members``.
+    """
+
+    def __init__(self, max_members: int) -> None:
+        self._max = max_members
+        self._seen: dict[str, int] = {}
+        self._open: RawSample | None = None
+        self._extensions: set[str] = set()
+        self._dropped = 0
+
+    def add(self, key: str, member: Member) -> Iterator[RawSample]:
+        """Take a member; yields the sample before it where that one is complete."""
+        current = self._open
+        if current is None or current.key != key or member.extension in self._extensions:
+            yield from self.close()
+            current = self._begin(key)
+        if len(current.members) >= self._max:
+            self._dropped += 1
+            return
+        current.members.append(member)
+        self._extensions.add(member.extension)
+
+    def _begin(self, key: str) -> RawSample:
+        occurrence = self._seen.get(key, 0)
+        self._seen[key] = occurrence + 1
+        fault = None
+        if occurrence:
+            fault = (Fault.DUPLICATE_KEY, f"the key came {occurrence} times before in this shard")
+        self._open = RawSample(key, occurrence, [], fault)
+        self._extensions = set()
+        self._dropped = 0
+        return self._open
+
+    def close(self) -> Iterator[RawSample]:
+        """Yield the last sample."""
+        current, self._open = self._open, None
+        if current is None:
+            return
+        if self._dropped and current.fault is None:
+            count = len(current.members) + self._dropped
+            current.fault = (Fault.TOO_MANY_MEMBERS, f"{count} members, at most {self._max}")
+        yield current
+
+
+@contextmanager
+def opened(shard: FoundShard, *, block: int = 1 << 20) -> Iterator[BinaryIO]:
+    """A shard's bytes, after checking that it is the version that was listed.
+
+    Raises:
+        SourceChanged: the file is gone or another version.
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(shard.uri)
+    try:
+        version = version_of(fs.info(path))
+        if version != shard.version:
+            raise SourceChanged(
+                f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
+                " put the original back, or abandon the batch and run its night again"
+            )
+        if is_local(fs):
+            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - fsspec hands out str
+                yield stream
+        else:
+            with fs.open(path, "rb", block_size=block) as stream:
+                yield stream
+    except FileNotFoundError as error:
+        raise SourceChanged(
+            f"{shard.uri} is gone: put it back, or abandon the batch and run its night again"
+        ) from error
+    except (ConnectionError, TimeoutError, PermissionError) as error:
+        raise StoreUnavailable(f"{shard.uri}: {error}") from error
