@@ -122,10 +122,10 @@ def _database_url(conn: Connection | None) -> str | None:
 
 
 def _schema_version(parts: Wiring) -> str:
-    from sscd_ops.catalog.migrate import head
+    from sscd_ops.catalog.migrate import status
 
-    parts.catalog.ping()  # opening the catalog has compared its schema with head
-    return head()
+    parts.catalog.check_schema()
+    return str(status(parts.database_url)[0])
 
 
 def _try_to_write(parts: Wiring) -> str:
