@@ -1,0 +1,70 @@
+"""Local copies of remote files, named by sha256, checked when they arrive, trimmed to a size."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from sscd_ops.errors import FileMismatch
+from sscd_ops.model import StoredFile
+
+
+class FileCache:
+    """A folder of copies that several processes share without a lock: names say the content.
+
+    Args:
+        folder: where.
+        max_bytes: trimmed to this size when a copy comes, least recently used first.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self._max_bytes = max_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, file: StoredFile, download: Callable[[Path], None]) -> Path:
+        """The copy of a file, fetched by ``download`` where it is not there.
+
+        Raises:
+            FileMismatch: what came has another sha256 than the catalog says.
+        """
+        path = self.folder / file.sha256
+        if path.exists():
+            os.utime(path)
+            return path
+        temporary = self.folder / f".tmp-{uuid.uuid4().hex}"
+        try:
+            download(temporary)
+            with temporary.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != file.sha256:
+                raise FileMismatch(
+                    f"{file.name} has sha256 {found}, the catalog says {file.sha256}"
+                )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._trim(keep=path)
+        return path
+
+    def _trim(self, keep: Path) -> None:
+        copies = []
+        for path in self.folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            copies.append((found.st_mtime, found.st_size, path))
+        total = sum(size for _, size, _ in copies)
+        for _, size, path in sorted(copies):
+            if total <= self._max_bytes:
+                return
+            if path != keep:
+                # a process that mapped it keeps its bytes
+                path.unlink(missing_ok=True)
+                total -= size

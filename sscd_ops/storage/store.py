@@ -1,0 +1,296 @@
+"""Immutable files below one root, local or remote."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
+from sscd_ops.model import StoredFile
+from sscd_ops.options import StorageOptions
+from sscd_ops.ports import Store
+from sscd_ops.storage.cache import FileCache
+from sscd_ops.storage.hashing import HashingStream
+
+_TEMPORARY = ".tmp-"
+
+
+def open_store(options: StorageOptions) -> Store:
+    """The store of a root.
+
+    Raises:
+        ConfigError: a remote root without ``storage.cache``.
+    """
+    root = options.root.removeprefix("file://")
+    if "://" not in root:
+        return LocalStore(Path(root))
+    if not options.cache:
+        raise ConfigError(
+            f"storage.root is remote ({root}): set storage.cache to a local folder for copies"
+        )
+    return RemoteStore(root, FileCache(Path(options.cache), options.cache_bytes))
+
+
+def checked_name(name: str) -> str:
+    """A file name relative to the root.
+
+    Raises:
+        ValueError: it is absolute, empty or leads out of the root.
+    """
+    parts = name.split("/")
+    if not name or name.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"not a name below the storage root: {name!r}")
+    return name
+
+
+def _mismatch(where: str, found: str) -> FileMismatch:
+    return FileMismatch(
+        f"{where} {found}; for a snapshot restore the file, for the index `sscd-ops index rebuild`"
+    )
+
+
+class LocalStore:
+    """Files below a folder: written under a hidden name, fsynced, renamed.
+
+    Args:
+        root: the folder; made where missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self.root = str(self._root)
+
+    def _path(self, name: str) -> Path:
+        return self._root / checked_name(name)
+
+    def put(self, folder: str, suffix: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+        """Write a file named by its content."""
+        directory = self._path(folder)
+        with _temporary(directory) as (temporary, stream):
+            sha256, size = _fill(stream, write)
+            name = f"{folder}/{sha256}{suffix}"
+            _move(temporary, directory / f"{sha256}{suffix}")
+        return StoredFile(name, sha256, size)
+
+    def put_named(self, name: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+        """Write a file under a final name that carries the digest of what decides its bytes."""
+        path = self._path(name)
+        with _temporary(path.parent) as (temporary, stream):
+            sha256, size = _fill(stream, write)
+            if path.exists() and _sha256(path) != sha256:
+                raise _mismatch(str(path), "exists with other bytes")
+            _move(temporary, path)
+        return StoredFile(name, sha256, size)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a small mutable file, atomically."""
+        path = self._path(name)
+        with _temporary(path.parent) as (temporary, stream):
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            _move(temporary, path)
+
+    def read_small(self, name: str) -> bytes | None:
+        """The whole content of a small file; None where there is none."""
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def local(self, file: StoredFile) -> Path:
+        """The file's path, after a look at its size."""
+        path = self._path(file.name)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise _mismatch(str(path), "is missing") from None
+        if size != file.bytes:
+            raise _mismatch(str(path), f"has {size} bytes, the catalog says {file.bytes}")
+        return path
+
+    def verify(self, file: StoredFile) -> None:
+        """Compare the whole file's sha256."""
+        path = self.local(file)
+        found = _sha256(path)
+        if found != file.sha256:
+            raise _mismatch(str(path), f"has sha256 {found}, the catalog says {file.sha256}")
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of this name is there."""
+        return self._path(name).exists()
+
+    def list(self, folder: str) -> list[str]:
+        """Names of all files below a folder, sorted; temporary ones too."""
+        directory = self._path(folder)
+        return sorted(
+            str(path.relative_to(self._root)) for path in directory.rglob("*") if path.is_file()
+        )
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        self._path(name).unlink(missing_ok=True)
+
+    def url(self, name: str) -> str:
+        """The file's path."""
+        return str(self._path(name))
+
+
+@contextlib.contextmanager
+def _temporary(directory: Path) -> Any:
+    """A hidden file in ``directory``, removed unless it was moved away."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with path.open("xb", buffering=0) as stream:
+                yield path, stream
+        finally:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"{directory}: {error}") from error
+
+
+def _fill(stream: Any, write: Callable[[BinaryIO], None]) -> tuple[str, int]:
+    with HashingStream(stream) as hashing:
+        write(cast("BinaryIO", hashing))
+    os.fsync(stream.fileno())
+    return hashing.sha256, hashing.bytes
+
+
+def _move(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class RemoteStore:
+    """Files below an fsspec URL, read through a local cache.
+
+    A file is written to a local temporary file first, hashed, and then put under its final name
+    with one conditional write where the filesystem offers one.
+
+    Args:
+        root: the URL.
+        cache: where copies are kept.
+    """
+
+    def __init__(self, root: str, cache: FileCache) -> None:
+        self.root = root.rstrip("/")
+        self._fs, path = fsspec.core.url_to_fs(self.root)
+        self._base = str(path).rstrip("/")
+        self._cache = cache
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{checked_name(name)}"
+
+    def put(self, folder: str, suffix: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+        """Write a file named by its content."""
+        checked_name(folder)
+        with _temporary(self._cache.folder) as (temporary, stream):
+            sha256, size = _fill(stream, write)
+            file = StoredFile(f"{folder}/{sha256}{suffix}", sha256, size)
+            self._upload(temporary, file)
+        return file
+
+    def put_named(self, name: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+        """Write a file under a given final name."""
+        checked_name(name)
+        with _temporary(self._cache.folder) as (temporary, stream):
+            sha256, size = _fill(stream, write)
+            file = StoredFile(name, sha256, size)
+            self._upload(temporary, file)
+        return file
+
+    def _upload(self, temporary: Path, file: StoredFile) -> None:
+        path = self._path(file.name)
+        try:
+            if self._fs.exists(path):
+                self._compare(path, file)
+                return
+            try:
+                self._fs.put_file(str(temporary), path, mode="create")
+            except FileExistsError:
+                self._compare(path, file)
+            except (NotImplementedError, TypeError):
+                self._fs.put_file(str(temporary), path)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.url(file.name)}: {error}") from error
+
+    def _compare(self, path: str, file: StoredFile) -> None:
+        digest = hashlib.sha256()
+        with self._fs.open(path, "rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+        if digest.hexdigest() != file.sha256:
+            raise _mismatch(self.url(file.name), "exists with other bytes")
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a small mutable file: one put, which object stores make atomic."""
+        try:
+            self._fs.pipe_file(self._path(name), data)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.url(name)}: {error}") from error
+
+    def read_small(self, name: str) -> bytes | None:
+        """The whole content of a small file; None where there is none."""
+        try:
+            return bytes(self._fs.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreUnavailable(f"{self.url(name)}: {error}") from error
+
+    def local(self, file: StoredFile) -> Path:
+        """A checked copy in the cache."""
+        return self._cache.get(file, lambda path: self._download(file, path))
+
+    def _download(self, file: StoredFile, path: Path) -> None:
+        try:
+            self._fs.get_file(self._path(file.name), str(path))
+        except FileNotFoundError:
+            raise _mismatch(self.url(file.name), "is missing") from None
+        except OSError as error:
+            raise StoreUnavailable(f"{self.url(file.name)}: {error}") from error
+
+    def verify(self, file: StoredFile) -> None:
+        """Read the whole file and compare its sha256."""
+        if not self.exists(file.name):
+            raise _mismatch(self.url(file.name), "is missing")
+        self._compare(self._path(file.name), file)
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of this name is there."""
+        return bool(self._fs.exists(self._path(name)))
+
+    def list(self, folder: str) -> list[str]:
+        """Names of all files below a folder, sorted."""
+        try:
+            found = self._fs.find(self._path(folder))
+        except FileNotFoundError:
+            return []
+        return sorted(str(path)[len(self._base) + 1 :] for path in found)
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
+
+    def url(self, name: str) -> str:
+        """The file's full URL."""
+        return f"{self.root}/{checked_name(name)}"
