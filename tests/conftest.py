@@ -1,4 +1,4 @@
-"""A real Postgres for tests: one embedded server a run, a database cloned from a template a test."""
+"""A real Postgres for tests: one embedded server a run, a cloned database a test."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def catalog_template(postgres_home: Path) -> str:
     return url
 
 
-@pytest.fixture()
+@pytest.fixture
 def empty_url(postgres_home: Path) -> Iterator[str]:
     """URL of a fresh database without a catalog, dropped afterwards."""
     yield from _fresh(postgres_home, "template1")
 
 
-@pytest.fixture()
+@pytest.fixture
 def catalog_url(postgres_home: Path, catalog_template: str) -> Iterator[str]:
     """URL of a fresh database with an empty catalog, dropped afterwards."""
     yield from _fresh(postgres_home, catalog_template.rpartition("/")[2])
 
 
-@pytest.fixture()
+@pytest.fixture
 def catalog(catalog_url: str) -> Iterator[Catalog]:
     """A fresh, empty catalog."""
     opened = Catalog(catalog_url)

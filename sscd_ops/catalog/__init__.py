@@ -1,1 +1,1 @@
-
+"""The only SQL: tables, queries, migrations, views (docs/catalog.md)."""

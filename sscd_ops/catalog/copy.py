@@ -241,7 +241,11 @@ def _clean_json(value: str) -> str:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace("\0", _INSTEAD).encode("utf-8", "replace").decode() if _odd(value) else value
+        return (
+            value.replace("\0", _INSTEAD).encode("utf-8", "replace").decode()
+            if _odd(value)
+            else value
+        )
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if isinstance(value, list):

@@ -7,7 +7,7 @@ session locks alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +32,9 @@ _MISCONFIGURED = (
     "no pg_hba.conf entry",
     "does not exist",
 )
-# SQLSTATE classes and codes of psycopg2's OperationalError that stay wrong however often tried.
-_LASTING = ("42", "22", "23", "54")
+# SQLSTATE classes and codes of what may work when tried again: connection lost, server shutting
+# down or full, disk errors, a lock not granted, a deadlock, an idle transaction ended, a standby.
+_PASSING = ("08", "40", "53", "57", "58", "55006", "55P03", "25P03", "25006")
 
 
 class Catalog:
@@ -106,7 +107,7 @@ class Catalog:
     @property
     def url(self) -> str:
         """The SQLAlchemy URL with the password: never print it."""
-        return self._url.render_as_string(hide_password=False)
+        return str(self._url.render_as_string(hide_password=False))
 
     @contextmanager
     def begin(
@@ -199,11 +200,11 @@ class Catalog:
         try:
             yield
         except DBAPIError as error:
-            if error.connection_invalidated or _is_operational(error.orig):
+            if error.connection_invalidated or _is_passing(error.orig):
                 raise self._translated(error.orig) from error
             raise
         except psycopg2.Error as error:  # from COPY, which goes past SQLAlchemy
-            if _is_operational(error):
+            if _is_passing(error):
                 raise self._translated(error) from error
             raise
         except PoolTimeout as error:
@@ -238,21 +239,8 @@ def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
-def _is_operational(error: BaseException | None) -> bool:
-    if not isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)):
-        return False
+def _is_passing(error: BaseException | None) -> bool:
     code: str | None = getattr(error, "pgcode", None)
-    return code is None or not code.startswith(_LASTING)
-
-
-def column_names(conn: Connection, table: str) -> Sequence[str]:
-    """The columns of a table or view of any schema, in order: ``schema.name``."""
-    return list(
-        conn.execute(
-            text(
-                "SELECT attname FROM pg_attribute WHERE attrelid = CAST(:t AS regclass)"
-                " AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
-            ),
-            {"t": table},
-        ).scalars()
-    )
+    if code is None:
+        return isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
+    return code.startswith(_PASSING)

@@ -128,10 +128,13 @@ def stop(home: Path) -> None:
         _forget_dead(place)
         if not place.pid_file.exists():
             return
-        done = _run(_binaries(), "pg_ctl", "-D", str(place.data), "-w", "-t", "60", "-m", "fast", "stop")
+        done = _run(
+            _binaries(), "pg_ctl", "-D", str(place.data), "-w", "-t", "60", "-m", "fast", "stop"
+        )
         if done.returncode and place.pid_file.exists():
             raise CatalogUnavailable(
-                f"the embedded Postgres in {place.path} did not stop within 60 s:\n{_log_end(place)}"
+                f"the embedded Postgres in {place.path} did not stop within 60 s;"
+                f" its log ends:\n{_log_end(place)}"
             )
 
 
@@ -302,7 +305,7 @@ def _url(place: _Home, database: str) -> str:
 
 
 def _init(place: _Home, binaries: Path) -> None:
-    """Make the data directory beside its final name, so that a killed command leaves no half one."""
+    """Make the data directory beside its final name: a killed command leaves no half one."""
     log.info("making an embedded Postgres in %s", place.path)
     if not place.password_file.exists():
         fresh = place.path / "password.tmp"

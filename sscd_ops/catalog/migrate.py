@@ -38,7 +38,7 @@ def upgrade(url: str) -> None:
 
     Raises:
         ConfigError: the database has a version this release does not know, or refuses the user.
-        CatalogUnavailable: the server is away or an upgrade elsewhere takes longer than ten minutes.
+        CatalogUnavailable: the server is away, or an upgrade elsewhere takes over ten minutes.
     """
     from alembic import command
 

@@ -5,13 +5,15 @@ SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS
     coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
     o.name AS shard, replace(s.sample_id::text, '-', '') AS shard_key
 FROM sscd_ops.samples s
-JOIN sscd_ops.batches b ON b.decision_id = s.decision_id
+JOIN sscd_ops.decisions x ON x.decision_id = s.decision_id AND x.month = s.month
+JOIN sscd_ops.batches b ON b.decision_id = x.decision_id
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
-LEFT JOIN sscd_ops.output_shards o ON o.decision_id = s.decision_id AND o.number = s.output_shard
+LEFT JOIN sscd_ops.output_shards o ON o.decision_id = b.decision_id AND o.plan = b.plan
+    AND o.number = s.output_shard
 WHERE s.verdict = 'kept' AND NOT b.dry_run;
 
-COMMENT ON VIEW curation.kept IS 'Kept samples with the published shard that holds each one';
+COMMENT ON VIEW curation.kept IS 'Kept samples with the output shard of each one';
 COMMENT ON COLUMN curation.kept.dataset IS 'Name of the dataset';
 COMMENT ON COLUMN curation.kept.batch_id IS 'The batch that read it';
 COMMENT ON COLUMN curation.kept.sample_id IS 'Id of the sample: derived from where and what it is';
@@ -32,5 +34,5 @@ COMMENT ON COLUMN curation.kept.similarity IS 'Similarity with the witness''s im
 COMMENT ON COLUMN curation.kept.threshold IS 'Threshold of the decision it rests on';
 COMMENT ON COLUMN curation.kept.turn IS 'The turn of its current verdict';
 COMMENT ON COLUMN curation.kept.decided_at IS 'When that was';
-COMMENT ON COLUMN curation.kept.shard IS 'The tar, relative to the storage root';
+COMMENT ON COLUMN curation.kept.shard IS 'The tar that holds it, or will once the batch is published; relative to the storage root';
 COMMENT ON COLUMN curation.kept.shard_key IS 'Its key there: the sample_id as 32 hex digits';

@@ -5,7 +5,8 @@ SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS
     coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
     s.message
 FROM sscd_ops.samples s
-JOIN sscd_ops.batches b ON b.decision_id = s.decision_id
+JOIN sscd_ops.decisions x ON x.decision_id = s.decision_id AND x.month = s.month
+JOIN sscd_ops.batches b ON b.decision_id = x.decision_id
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
 WHERE s.verdict = 'quarantined' AND NOT b.dry_run;
@@ -13,10 +14,10 @@ WHERE s.verdict = 'quarantined' AND NOT b.dry_run;
 COMMENT ON VIEW curation.quarantined IS 'Quarantined samples, and faults of whole source shards (null key and sample_id, in no count of runs)';
 COMMENT ON COLUMN curation.quarantined.dataset IS 'Name of the dataset';
 COMMENT ON COLUMN curation.quarantined.batch_id IS 'The batch that read it';
-COMMENT ON COLUMN curation.quarantined.sample_id IS 'Id of the sample: derived from where and what it is';
+COMMENT ON COLUMN curation.quarantined.sample_id IS 'Id of the sample; null for a fault of the whole source shard';
 COMMENT ON COLUMN curation.quarantined.source IS 'Configured name of the feed';
-COMMENT ON COLUMN curation.quarantined.source_shard IS 'The file it was read from, relative to the source''s root';
-COMMENT ON COLUMN curation.quarantined.key IS 'Its key in that file';
+COMMENT ON COLUMN curation.quarantined.source_shard IS 'The file it was read from, or whose fault it is, relative to the source''s root';
+COMMENT ON COLUMN curation.quarantined.key IS 'Its key in that file; null for a fault of the whole source shard';
 COMMENT ON COLUMN curation.quarantined.image_sha256 IS 'sha256 of its image bytes; null without a readable image';
 COMMENT ON COLUMN curation.quarantined.width IS 'Pixels across';
 COMMENT ON COLUMN curation.quarantined.height IS 'Pixels down';

@@ -8,7 +8,8 @@ SELECT d.name AS dataset, b.batch_id, b.interval_start, b.interval_end, b.supple
     CASE WHEN b.turn IS NOT NULL THEN 0::bigint END AS withdrawn,
     (b.counts ->> 'known')::bigint AS known,
     (b.counts ->> 'not_delivered')::bigint AS not_delivered,
-    (SELECT count(*) FROM sscd_ops.source_shards s WHERE s.attempt_id = b.attempt_id) AS source_shards,
+    (SELECT count(*) FROM sscd_ops.source_shards s WHERE s.attempt_id = b.attempt_id)
+        AS source_shards,
     a.skipped_shards,
     o.shards, o.published_bytes,
     b.started_at, b.finished_at,
@@ -21,8 +22,9 @@ FROM sscd_ops.batches b
 JOIN sscd_ops.datasets d USING (dataset_id)
 LEFT JOIN sscd_ops.attempts a ON a.attempt_id = b.attempt_id
 LEFT JOIN LATERAL (
-    SELECT count(*) AS shards, coalesce(sum((p.files -> 'tar' ->> 'bytes')::bigint), 0)::bigint AS published_bytes
-    FROM sscd_ops.output_shards p WHERE p.decision_id = b.decision_id
+    SELECT count(*) AS shards,
+        coalesce(sum((p.files -> 'tar' ->> 'bytes')::bigint), 0)::bigint AS published_bytes
+    FROM sscd_ops.output_shards p WHERE p.decision_id = b.decision_id AND p.plan = b.plan
 ) o ON b.decision_id IS NOT NULL
 WHERE NOT b.dry_run;
 
@@ -33,7 +35,7 @@ COMMENT ON COLUMN curation.runs.interval_start IS 'Start of the interval';
 COMMENT ON COLUMN curation.runs.interval_end IS 'End of the interval, exclusive';
 COMMENT ON COLUMN curation.runs.supplement IS '0, or the number of the supplement';
 COMMENT ON COLUMN curation.runs.turn IS 'The turn in which it was decided';
-COMMENT ON COLUMN curation.runs.state IS 'planned ingested embedded matched decided published held abandoned unpublishable';
+COMMENT ON COLUMN curation.runs.state IS 'planned, ingested, embedded, matched, decided, published; or held, abandoned, unpublishable. Whether an undecided batch has failed, only its runner can say';
 COMMENT ON COLUMN curation.runs.read IS 'Samples read: kept + removed_exact + removed_near + quarantined + withdrawn';
 COMMENT ON COLUMN curation.runs.kept IS 'Samples kept by the decision';
 COMMENT ON COLUMN curation.runs.removed_exact IS 'Samples removed because their image bytes were known';
@@ -44,13 +46,13 @@ COMMENT ON COLUMN curation.runs.known IS 'Samples read again that already had a 
 COMMENT ON COLUMN curation.runs.not_delivered IS 'Rows of the source without an image';
 COMMENT ON COLUMN curation.runs.source_shards IS 'Source shards of the batch';
 COMMENT ON COLUMN curation.runs.skipped_shards IS 'Source shards found that another batch owns';
-COMMENT ON COLUMN curation.runs.shards IS 'Output shards';
-COMMENT ON COLUMN curation.runs.published_bytes IS 'Bytes of its tars';
+COMMENT ON COLUMN curation.runs.shards IS 'Output shards of its decision';
+COMMENT ON COLUMN curation.runs.published_bytes IS 'Bytes of its tars written so far';
 COMMENT ON COLUMN curation.runs.started_at IS 'When it was registered';
 COMMENT ON COLUMN curation.runs.finished_at IS 'When it was published or abandoned';
 COMMENT ON COLUMN curation.runs.seconds IS 'From start to finish';
-COMMENT ON COLUMN curation.runs.fingerprint IS 'Model and digest of the descriptors';
-COMMENT ON COLUMN curation.runs.search IS 'Search backend';
+COMMENT ON COLUMN curation.runs.fingerprint IS 'Model of the descriptors and 8 digits of the fingerprint''s digest';
+COMMENT ON COLUMN curation.runs.search IS 'Search backend, as resolved at plan';
 COMMENT ON COLUMN curation.runs.threshold IS 'Least similarity of a copy';
 COMMENT ON COLUMN curation.runs.config_sha256 IS 'Its frozen configuration, see configs';
 COMMENT ON COLUMN curation.runs.message IS 'What a person should know';

@@ -2,14 +2,14 @@ CREATE VIEW curation.shards AS
 SELECT d.name AS dataset, o.name AS shard, o.form, o.snapshot_from, o.snapshot_to, o.samples,
     (o.files -> 'tar' ->> 'bytes')::bigint AS bytes, o.files -> 'tar' ->> 'sha256' AS sha256, b.batch_id
 FROM sscd_ops.output_shards o
-JOIN sscd_ops.batches b USING (decision_id)
-JOIN sscd_ops.datasets d USING (dataset_id)
+JOIN sscd_ops.batches b ON b.decision_id = o.decision_id AND b.plan = o.plan
+JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
 WHERE o.snapshot_from IS NOT NULL AND NOT b.dry_run;
 
 COMMENT ON VIEW curation.shards IS 'Published shards, with the range of snapshots each one is in';
 COMMENT ON COLUMN curation.shards.dataset IS 'Name of the dataset';
 COMMENT ON COLUMN curation.shards.shard IS 'The tar, relative to the storage root';
-COMMENT ON COLUMN curation.shards.form IS 'Its samples'' extensions';
+COMMENT ON COLUMN curation.shards.form IS 'The one set of extensions its samples have, such as jpg+txt+json';
 COMMENT ON COLUMN curation.shards.snapshot_from IS 'First snapshot it is in';
 COMMENT ON COLUMN curation.shards.snapshot_to IS 'First snapshot it is no longer in; null: still in';
 COMMENT ON COLUMN curation.shards.samples IS 'Samples in it';

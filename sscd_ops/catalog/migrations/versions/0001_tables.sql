@@ -40,6 +40,7 @@ CREATE TABLE sscd_ops.batches (
 CREATE UNIQUE INDEX batches_one_interval ON sscd_ops.batches
     (dataset_id, interval_start, interval_end, supplement) WHERE NOT dry_run;
 CREATE INDEX batches_by_turn ON sscd_ops.batches (dataset_id, turn);
+CREATE UNIQUE INDEX batches_by_decision ON sscd_ops.batches (decision_id);
 
 CREATE TABLE sscd_ops.attempts (
     attempt_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
