@@ -73,6 +73,6 @@ def header(name: str, size: int) -> bytes:
     else:
         length = b"\x80" + size.to_bytes(11, "big")
     head = raw.ljust(_NAME, b"\0") + b"0000644\0" + b"0000000\0" * 2 + length + b"00000000000\0"
-    tail = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+    tail = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
     checksum = sum(head) + 8 * 0x20 + sum(tail)
     return head + b"%06o\0 " % checksum + tail
