@@ -11,7 +11,7 @@ def asset(dataset: str) -> Asset:
     Its events carry extra = {snapshot, parent, batch_id, samples, shards, bytes, location}.
     Delivery is at least once: a consumer should ignore a ``snapshot`` it has seen.
     """
-    # Without an explicit uri Airflow appends a slash, and name and uri must both match.
+    # Both are given: the name decides which asset it is (and Airflow appends a slash to the uri).
     return Asset(name=f"sscd-ops://{dataset}", uri=f"sscd-ops://{dataset}")
 
 

@@ -1,0 +1,201 @@
+"""The DAGs that the config file becomes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """
+    [storage]
+    root = "/data/curation"
+    [datasets.web]
+    schedule = "0 2 * * *"
+    timezone = "Europe/Berlin"
+    start = 2026-11-01
+    [[datasets.web.sources]]
+    name = "crawl"
+    urls = ["/incoming/{date}/*.tar"]
+    ready = "/incoming/{date}/_SUCCESS"
+    [datasets.web.airflow]
+    max_active_runs = 3
+    run_timeout = "20h"
+    match_tasks = 4
+    [datasets.web.airflow.embed]
+    pool = "embed"
+    queue = "gpu"
+    pool_slots = 2
+    retries = 7
+    retry_delay = "90s"
+    execution_timeout = "5h"
+    [datasets.broken]
+    schedule = "0 2 * * *"
+    [[datasets.broken.sources]]
+    name = "crawl"
+    url = ["/incoming/{date}/*.tar"]
+    """
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    path = tmp_path / "curation.toml"
+    path.write_text(dedent(CONFIG))
+    monkeypatch.setenv("SSCD_OPS_CONFIG", str(path))
+    return path
+
+
+@pytest.fixture
+def bag(config):
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(str(ROOT / "dags"))
+
+
+def test_the_dag_file_has_no_import_errors(bag):
+    assert bag.import_errors == {}
+    assert sorted(bag.dags) == ["curate_broken", "curate_web"]
+
+
+def test_the_file_beside_the_dag_file_goes_first(config, tmp_path):
+    from airflow.dag_processing.dagbag import DagBag
+
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    shutil.copy(ROOT / "dags" / "curation.py", folder)
+    (folder / "curation.toml").write_text(dedent(CONFIG).replace("datasets.web", "datasets.mine"))
+
+    assert sorted(DagBag(str(folder)).dags) == ["curate_broken", "curate_mine"]
+
+
+def test_without_a_config_the_import_error_says_where_to_put_it(monkeypatch):
+    from airflow.dag_processing.dagbag import DagBag
+
+    monkeypatch.delenv("SSCD_OPS_CONFIG", raising=False)
+
+    (error,) = DagBag(str(ROOT / "dags")).import_errors.values()
+
+    assert "dags/curation.toml" in error
+    assert "SSCD_OPS_CONFIG" in error
+
+
+def test_a_night_is_this_graph(bag):
+    graph = {
+        task.task_id: (sorted(task.downstream_task_ids), str(task.trigger_rule), task.is_mapped)
+        for task in bag.dags["curate_web"].tasks
+    }
+
+    assert graph == {
+        "plan": (["embed", "ingest"], "all_success", False),
+        "ingest": (["embed"], "all_success", True),
+        "embed": (["match"], "all_success", True),
+        "match": (["resolve"], "none_failed", True),
+        "resolve": (["publish"], "none_failed", False),
+        "publish": (["commit"], "all_success", True),
+        "commit": ([], "none_failed", False),
+    }
+
+
+def test_the_schedule_is_the_dataset_s(bag):
+    dag = bag.dags["curate_web"]
+
+    assert type(dag.timetable).__name__ == "CronDataIntervalTimetable"
+    assert dag.timetable.expression == "0 2 * * *"
+    assert str(dag.timetable.timezone) == "Europe/Berlin"
+    assert dag.start_date.isoformat() == "2026-11-01T00:00:00+01:00"
+    assert dag.catchup is True
+    assert dag.max_active_runs == 3
+    assert dag.dagrun_timeout == timedelta(hours=20)
+
+
+def test_a_step_runs_where_and_as_often_as_the_config_says(bag):
+    embed = bag.dags["curate_web"].get_task("embed").partial_kwargs
+
+    assert {name: embed[name] for name in ("pool", "queue", "pool_slots", "retries")} == {
+        "pool": "embed",
+        "queue": "gpu",
+        "pool_slots": 2,
+        "retries": 7,
+    }
+    assert embed["retry_delay"] == timedelta(seconds=90)
+    assert embed["execution_timeout"] == timedelta(hours=5)
+
+
+def test_other_steps_retry_with_growing_pauses_and_end_at_last(bag):
+    for task in bag.dags["curate_web"].tasks:
+        args = task.partial_kwargs if task.is_mapped else vars(task)
+        assert args["retries"] >= 3, task.task_id
+        assert args["retry_exponential_backoff"], task.task_id
+        assert args["execution_timeout"], task.task_id
+
+
+def test_params_have_a_schema_that_refuses_nonsense(bag):
+    from airflow.sdk.exceptions import ParamValidationError
+
+    params = bag.dags["curate_web"].params
+
+    assert params.dump() == {"date": None, "supplement": False, "dry_run": False}
+    params["date"] = "2026-11-01"
+    params.validate()
+    params["date"] = "yesterday"
+    with pytest.raises(ParamValidationError):
+        params.validate()
+
+
+def test_the_page_says_what_to_do(bag):
+    page = bag.dags["curate_web"].doc_md
+
+    for said in ("/incoming/{date}/*.tar", "batch release", "backfill create", "| embed | embed |"):
+        assert said in page
+
+
+def test_a_faulty_dataset_becomes_one_task_that_fails_with_the_reason(bag):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    (task,) = bag.dags["curate_broken"].tasks
+
+    with pytest.raises(AirflowFailException, match=r"datasets\.broken.*url"):
+        task.execute({})
+
+
+def test_every_dag_can_be_stored(bag):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    for dag in bag.dags.values():
+        DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+
+
+def test_a_caller_s_arguments_and_operators_go_before_the_config(config):
+    from sscd_ops.provider import SscdResolveOperator, curation_dags
+
+    class Mine(SscdResolveOperator):
+        pass
+
+    dags = curation_dags(
+        config,
+        {"embed": {"queue": "mine", "executor_config": {"pod_override": 1}}},
+        operators={"resolve": Mine},
+    )
+    dag = dags["curate_web"]
+
+    assert dag.get_task("embed").partial_kwargs["queue"] == "mine"
+    assert dag.get_task("embed").partial_kwargs["executor_config"] == {"pod_override": 1}
+    assert isinstance(dag.get_task("resolve"), Mine)
+
+
+def test_parsing_is_quick_and_loads_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "dag_import.py"), "--tries", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
