@@ -1,0 +1,182 @@
+"""Pictures -> descriptors: decoder processes, fixed minibatches, one model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from sscd_ops.descriptors import dct
+from sscd_ops.descriptors.models import Model, find_model
+from sscd_ops.errors import ConfigError
+from sscd_ops.images.frames import Decoded
+from sscd_ops.images.pool import DecoderPool
+from sscd_ops.images.preprocess import PRESETS
+from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
+from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.ports import Embedder
+
+DEFAULT_MODEL = "dct"
+"""The model of a dataset that names none and has no decided batch yet."""
+
+Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""uint8 (n, h, w, 3) -> float32 (n, d), rows L2-normalised or zero."""
+
+
+def default_threshold(model: str) -> float:
+    """The model's measured or published threshold.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    return find_model(model).threshold
+
+
+def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
+    """The fingerprint of a configured model. Weights are found and hashed, not loaded.
+
+    Raises:
+        ConfigError: an unknown model or preprocessing.
+        WeightsUnavailable: the weights are nowhere.
+    """
+    model = find_model(options.model)
+    preprocessing = options.preprocessing or model.preprocessing
+    if preprocessing not in PRESETS:
+        raise ConfigError(
+            f"fingerprint.preprocessing {preprocessing!r} is none of: {', '.join(sorted(PRESETS))}"
+        )
+    minibatch = options.minibatch or model.minibatch
+    if not PRESETS[preprocessing].fixed:
+        minibatch = 1
+    weights = ""
+    if model.weights:
+        from sscd_ops.descriptors.weights import find_weights
+
+        weights = find_weights(model, options.weights, cache).sha256
+    return _fingerprint(model, weights, preprocessing, minibatch)
+
+
+def _fingerprint(model: Model, weights: str, preprocessing: str, minibatch: int) -> Fingerprint:
+    body = {
+        "architecture": model.architecture,
+        "weights": weights,
+        "preprocessing": preprocessing,
+        "postprocessing": "",
+        "dimensions": model.dimensions,
+        "minibatch": minibatch,
+    }
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return Fingerprint(
+        model.name, weights, preprocessing, "", model.dimensions, minibatch, digest
+    )
+
+
+def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Path) -> Embedder:
+    """The embedder of a configured model; its weights are loaded when it is entered.
+
+    Raises:
+        ConfigError: an unknown model or preprocessing.
+        WeightsUnavailable: the weights are nowhere.
+    """
+    fingerprint = fingerprint_of(options, cache)
+    model = find_model(options.model)
+    if model.architecture == "dct":
+        return MinibatchEmbedder(fingerprint, lambda: dct.describe, options.workers, {})
+    from sscd_ops.descriptors.networks import load_network
+
+    network = load_network(model, options, cache)
+    return MinibatchEmbedder(
+        fingerprint, lambda: network.describe, options.workers, network.runtime()
+    )
+
+
+class MinibatchEmbedder:
+    """Decodes in processes and describes minibatches of one fixed size.
+
+    The last minibatch is padded with blank pictures, and a picture that fails leaves a blank one in
+    its place, so the shape of the arithmetic never depends on the data.
+
+    Args:
+        fingerprint: what it makes.
+        load: answers the model's function when the embedder is entered.
+        workers: decoder processes, 0 for one a core.
+        runtime: the model's own versions.
+    """
+
+    def __init__(
+        self,
+        fingerprint: Fingerprint,
+        load: Callable[[], Describe],
+        workers: int,
+        runtime: dict[str, str],
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.dimensions = fingerprint.dimensions
+        self._load = load
+        self._describe: Describe | None = None
+        self._pool = DecoderPool(fingerprint.preprocessing, workers)
+        self._runtime = runtime
+
+    def __enter__(self) -> MinibatchEmbedder:
+        self._pool.__enter__()
+        self._describe = self._load()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.__exit__(*exc)
+
+    def runtime(self) -> dict[str, str]:
+        """Device and library versions."""
+        return {
+            "device": "cpu",
+            "machine": platform.machine(),
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            **self._runtime,
+        }
+
+    def embed(self, images: Iterable[bytes]) -> Iterator[EmbeddedChunk]:
+        """Descriptors, a minibatch at a time, in input order."""
+        decoded: list[Decoded] = []
+        for picture in self._pool.map(images):
+            decoded.append(picture)
+            if len(decoded) == self.fingerprint.minibatch:
+                yield self._chunk(decoded)
+                decoded = []
+        if decoded:
+            yield self._chunk(decoded)
+
+    def _chunk(self, decoded: list[Decoded]) -> EmbeddedChunk:
+        if self._describe is None:
+            raise RuntimeError("the embedder was not entered")
+        faults = {row: item for row, item in enumerate(decoded) if isinstance(item, tuple)}
+        good = [item for item in decoded if not isinstance(item, tuple)]
+        rows = np.zeros((len(decoded), self.dimensions), np.float32)
+        if good:
+            blank = np.zeros_like(good[0])
+            pictures = [blank if isinstance(item, tuple) else item for item in decoded]
+            pictures += [blank] * (self.fingerprint.minibatch - len(decoded))
+            rows = self._describe(np.stack(pictures))[: len(decoded)]
+        return EmbeddedChunk(*_checked(rows, faults))
+
+
+def _checked(
+    rows: NDArray[np.float32], faults: dict[int, tuple[Fault, str]]
+) -> tuple[NDArray[np.float32], dict[int, tuple[Fault, str]]]:
+    """Rows with zeros for faults; a zero or non-finite descriptor is a fault."""
+    rows = rows.copy()
+    norms = np.linalg.norm(rows, axis=1)
+    for row in np.flatnonzero(~np.isfinite(norms) | (np.abs(norms - 1) > 0.01)):
+        if int(row) not in faults:
+            faults[int(row)] = (
+                Fault.NO_DESCRIPTOR,
+                f"the descriptor has norm {norms[row]:g}: the picture is blank or too plain",
+            )
+    rows[list(faults)] = 0
+    return rows, faults

@@ -1,0 +1,67 @@
+"""The models there are: architecture, default preprocessing, minibatch and threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sscd_ops.descriptors import dct
+from sscd_ops.errors import ConfigError
+
+_BASE = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its configured name.
+
+    ``weights``: published location, empty for a model without weights. ``threshold``: least
+    similarity of a copy, measured or published (docs/descriptors.md).
+    """
+
+    name: str
+    architecture: str
+    dimensions: int
+    preprocessing: str
+    minibatch: int
+    threshold: float
+    weights: str = ""
+
+
+def _sscd(name: str, *, architecture: str = "resnet50", dimensions: int = 512) -> Model:
+    form = "torchvision" if architecture == "resnet50" else "classy"
+    return Model(
+        name,
+        architecture,
+        dimensions,
+        "skew-320",
+        32,
+        # the reference README: cosine above 0.75 is a copy with about 90% precision on DISC21
+        0.75,
+        f"{_BASE}{name}.{form}.pt",
+    )
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("dct", "dct", dct.DIMENSIONS, "grid-64-draft", 256, dct.THRESHOLD),
+        _sscd("sscd_disc_mixup"),
+        _sscd("sscd_disc_advanced"),
+        _sscd("sscd_disc_blur"),
+        _sscd("sscd_disc_large", architecture="resnext101", dimensions=1024),
+        _sscd("sscd_imagenet_mixup"),
+        _sscd("sscd_imagenet_advanced"),
+        _sscd("sscd_imagenet_blur"),
+    )
+}
+
+
+def find_model(name: str) -> Model:
+    """The model of a configured name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"fingerprint.model {name!r} is none of: {', '.join(sorted(MODELS))}")
+    return MODELS[name]

@@ -1,0 +1,102 @@
+"""Header checks: is it a picture, and one that may be decoded? No pixel is decoded here."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from sscd_ops.model import Fault, ImageHeader
+from sscd_ops.options import LimitsOptions
+from sscd_ops.ports import InspectImage
+
+# we hold pictures to limits.max_pixels ourselves
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_ORIENTATION = 0x0112
+_EXIF_NEAR = 4096
+"""EXIF with an orientation stands near the start of a file."""
+
+
+def sniff(data: bytes) -> tuple[str, str] | None:
+    """(our format name, Pillow's) by the first bytes, or None for no picture we know."""
+    for magic, found in _MAGIC:
+        if data.startswith(magic):
+            return found
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp", "WEBP"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", b"mif1", b"miaf"):
+        return "avif", "AVIF"
+    return None
+
+
+_MAGIC = (
+    (b"\xff\xd8\xff", ("jpg", "JPEG")),
+    (b"\x89PNG\r\n\x1a\n", ("png", "PNG")),
+    (b"GIF87a", ("gif", "GIF")),
+    (b"GIF89a", ("gif", "GIF")),
+    (b"BM", ("bmp", "BMP")),
+    (b"II*\0", ("tiff", "TIFF")),
+    (b"MM\0*", ("tiff", "TIFF")),
+    (b"II+\0", ("tiff", "TIFF")),
+    (b"MM\0+", ("tiff", "TIFF")),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", ("jp2", "JPEG2000")),
+    (b"\xffO\xffQ", ("jp2", "JPEG2000")),
+)
+
+
+def open_image(data: bytes) -> Image.Image | tuple[Fault, str]:
+    """An image with its header read, or why there is none. Never raises."""
+    if not data:
+        return Fault.EMPTY_IMAGE, "the image has no bytes"
+    found = sniff(data)
+    if found is None:
+        return Fault.NOT_AN_IMAGE, f"no known picture begins with {data[:8]!r}"
+    try:
+        return Image.open(io.BytesIO(data), formats=(found[1],))
+    except UnidentifiedImageError:
+        return Fault.NOT_AN_IMAGE, f"begins like {found[0]}, but its header cannot be read"
+    except Image.DecompressionBombError as error:
+        return Fault.TOO_MANY_PIXELS, str(error)
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
+        return Fault.NOT_AN_IMAGE, f"{found[0]} header: {type(error).__name__}: {error}"
+
+
+def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, str]:
+    """A picture's format and size as displayed (EXIF orientation applied), or its fault.
+
+    Args:
+        data: the file's bytes.
+        limits: pixels, least side, greatest aspect.
+    """
+    image = open_image(data)
+    if isinstance(image, tuple):
+        return image
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        return Fault.TOO_MANY_PIXELS, f"{width}x{height}, at most {limits.max_pixels} pixels"
+    short, long = min(width, height), max(width, height)
+    if short < limits.min_side:
+        return Fault.TOO_SMALL, f"{width}x{height}, at least {limits.min_side} a side"
+    if long > limits.max_aspect * short:
+        return Fault.EXTREME_ASPECT, f"{width}x{height}, at most {limits.max_aspect:g} to 1"
+    if _is_turned(image, data):
+        width, height = height, width
+    known = sniff(data)
+    return ImageHeader(known[0] if known else "", width, height)
+
+
+def _is_turned(image: Any, data: bytes) -> bool:
+    if b"Exif\0\0" not in data[:_EXIF_NEAR] and "exif" not in image.info:
+        return False
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1)) >= 5
+    except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose a picture
+        return False
+
+
+def make_inspector(limits: LimitsOptions) -> InspectImage:
+    """The header check with its limits."""
+    return lambda data: inspect(data, limits)
