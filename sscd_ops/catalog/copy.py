@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import text
@@ -38,6 +39,7 @@ _EPOCH_MICROSECONDS = _EPOCH_DAYS * 86_400_000_000
 # What JSON text may say and jsonb can't hold: NUL, lone surrogates, NaN, infinities and numbers
 # with exponents beyond numeric. Found cheaply, then looked at by a JSON parser.
 _SUSPICIOUS = r"\\u0000|\\u[dD][89a-fA-F]|NaN|Infinity|[eE]\+?\d{4}"
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _INSTEAD = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -73,11 +75,17 @@ def copy_table(conn: Connection, table: str, data: pa.Table) -> int:
     cursor = conn.connection.cursor()
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="copy") as ahead:
-            cursor.copy_expert(
-                f'COPY sscd_ops."{table}" ({names}) FROM STDIN (FORMAT binary)',
-                _Stream(_encoded(data, encoders, ahead)),
-                size=_READ_BYTES,
-            )
+            stream = _Stream(_encoded(data, encoders, ahead))
+            try:
+                cursor.copy_expert(
+                    f'COPY sscd_ops."{table}" ({names}) FROM STDIN (FORMAT binary)',
+                    stream,
+                    size=_READ_BYTES,
+                )
+            except psycopg2.errors.QueryCanceled:
+                if stream.fault is not None:  # the encoder's, which COPY wraps as text
+                    raise stream.fault from None
+                raise
         return int(cursor.rowcount)
     finally:
         cursor.close()
@@ -104,6 +112,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, blocks: Iterator[memoryview]) -> None:
         self._blocks = blocks
         self._block = memoryview(b"")
+        self.fault: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -111,10 +120,13 @@ class _Stream(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """The next bytes, at most ``size``; empty at the end."""
         while not len(self._block):
-            block = next(self._blocks, None)
-            if block is None:
+            try:
+                self._block = next(self._blocks)
+            except StopIteration:
                 return b""
-            self._block = block
+            except Exception as error:
+                self.fault = error
+                raise
         taken = self._block[: size if size > 0 else None]
         self._block = self._block[len(taken) :]
         return taken.tobytes()
@@ -236,16 +248,14 @@ def _jsonb(array: pa.Array) -> pa.Array:
 
 
 def _clean_json(value: str) -> str:
-    return json.dumps(_clean(json.loads(value)), ensure_ascii=False, allow_nan=False)
+    # Python refuses to read integers of more digits than this.
+    parsed = json.loads(value, parse_int=lambda digits: int(digits) if len(digits) < 4300 else None)
+    return json.dumps(_clean(parsed), ensure_ascii=False, allow_nan=False)
 
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return (
-            value.replace("\0", _INSTEAD).encode("utf-8", "replace").decode()
-            if _odd(value)
-            else value
-        )
+        return _UNSTORABLE.sub(_INSTEAD, value)
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if isinstance(value, list):
@@ -253,10 +263,6 @@ def _clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {cast(str, _clean(key)): _clean(item) for key, item in value.items()}
     return value
-
-
-def _odd(value: str) -> bool:
-    return "\0" in value or any("\ud800" <= character <= "\udfff" for character in value)
 
 
 _ENCODERS: dict[str, Encoder] = {
