@@ -5,8 +5,8 @@ memory-mapped files (in the page cache) with stored codes, kept masks, canonical
 kinds of data: isotropic (strangers are orthogonal) and clustered (1,000 clusters whose members are
 at .3 to .5 of each other), both with planted copies on both sides of the threshold.
 
-Run: ``python benchmarks/match.py [--history N] [--new N] [--share S]``. ``--share`` is the part of the
-queries that the FAISS reference and ``flat`` are timed on; their times are scaled by it.
+Run: ``python benchmarks/match.py [--history N] [--new N] [--share S]``. ``--share`` is
+the part of the queries that the FAISS reference and ``flat`` are timed on; their times are scaled.
 """
 
 from __future__ import annotations

@@ -56,8 +56,7 @@ class BestMatches:
         """Take in pairs with their canonical similarities (three arrays of one length)."""
         last = self.similarity[query, -1]
         better = (similarity >= self.floor) & (
-            (similarity > last)
-            | ((similarity == last) & (reference < self.reference[query, -1]))
+            (similarity > last) | ((similarity == last) & (reference < self.reference[query, -1]))
         )
         query, reference, similarity = query[better], reference[better], similarity[better]
         if not len(query):

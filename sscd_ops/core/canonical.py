@@ -51,7 +51,7 @@ def widen(descriptors: NDArray[np.float16]) -> NDArray[np.float32]:
     multiplication by 2^112, exact for subnormals too. Infinities and NaN, which no stored
     descriptor has, become 65536 or more, which no squared norm check lets through.
     """
-    if _TINY * _BIAS != np.float32(2.0**-24):  # this thread flushes subnormals to zero
+    if np.float32(2.0**-24) != _TINY * _BIAS:  # this thread flushes subnormals to zero
         return descriptors.astype(np.float32, order="C")
     out = np.empty(descriptors.shape, np.float32)
     step = max(1, 32768 // max(1, descriptors.shape[1]))  # 128 kB: stays in the L2 cache
@@ -89,7 +89,8 @@ def least_product(left: Span, right: Span, floor: float, dimensions: int) -> np.
     least = floor - margin
     end, off = (0, 1.0 - margin) if least > 0 else (1, 1.0 + margin)
     product = np.float32(least * left[end] * off * right[end] * off)
-    return np.nextafter(product, np.float32(-np.inf))
+    below: np.float32 = np.nextafter(product, np.float32(-np.inf))
+    return below
 
 
 def squared_norms(descriptors: NDArray[np.float16]) -> NDArray[np.float64]:

@@ -88,7 +88,9 @@ def lead(
         raise UsageError(f"need floor <= threshold, limit and block >= 1, not {floor}, {threshold}")
     progress = progress or Silence()
     progress.start("leader", len(descriptors))
-    run = _Run(descriptors, history >= threshold, threshold, BestMatches(len(history), floor, limit))
+    run = _Run(
+        descriptors, history >= threshold, threshold, BestMatches(len(history), floor, limit)
+    )
     for start in range(0, len(descriptors), block):
         stop = min(start + block, len(descriptors))
         before = len(run)

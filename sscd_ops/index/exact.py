@@ -3,7 +3,8 @@
 The proof is in docs/search.md ("exact"); in short, for unit vectors ``x``, rotated prefixes ``p``
 and integer codes ``q = round(p / s)`` with error ``e = p / s - q`` (all in units of ``s``)::
 
-    <x_a, x_b> / s^2 <= q_a.q_b + |q_a| |e_b| + |e_a| |q_b| + |t_a| |t_b|,   |t|^2 = (1 - |p|^2) / s^2 + |e|^2
+    <x_a, x_b> / s^2 <= q_a.q_b + |q_a| |e_b| + |e_a| |q_b| + |t_a| |t_b|
+    |t|^2 = (1 - |p|^2) / s^2 + |e|^2
 
 by Cauchy-Schwarz. The last three products are appended to ``q`` as further integer coordinates,
 rounded up, so one int8 matrix product compared with one integer yields every pair at or above the
@@ -20,7 +21,7 @@ import numpy as np
 from sscd_ops.core.best import DENSE
 from sscd_ops.core.canonical import widen
 from sscd_ops.index.int8 import product
-from sscd_ops.index.near import dense_pairs, near_pairs
+from sscd_ops.index.near import near_pairs
 from sscd_ops.index.rotation import length, padded, rotation
 from sscd_ops.index.scan import TILE_QUERIES, TILE_ROWS
 
@@ -93,10 +94,10 @@ class Exact:
             found.append(self._bounded(left, right[at : at + _STRIP], at, least))
             room -= len(found[-1][0])
             if room < 0:  # the list would grow without bound
-                return dense_pairs(queries, tile, floor)
+                return near_pairs(queries, tile, None, floor)
         query = np.concatenate([pair[0] for pair in found])
         reference = np.concatenate([pair[1] for pair in found])
-        return near_pairs(queries, tile, query, reference, floor)
+        return near_pairs(queries, tile, (query, reference), floor)
 
     def _bounded(
         self, left: NDArray[np.int8], right: NDArray[np.int8], first: int, least: int

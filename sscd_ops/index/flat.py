@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
+from sscd_ops.core.best import DENSE
 from sscd_ops.index.scan import TILE_QUERIES, TILE_ROWS
 
 if TYPE_CHECKING:
@@ -36,38 +37,41 @@ class Flat:
 
     def candidates(
         self, queries: Tile, ready: dict[str, Any], tile: Tile, codes: Codes, floor: float
-    ) -> Candidates:
+    ) -> Candidates | None:
         """All pairs whose float32 product can stand for a similarity at or above ``floor``."""
-        radius = queries.least_product(tile, floor)
-        return inner_product_pairs(queries.wide, tile.wide, radius)
+        return inner_product_pairs(queries, tile, floor)
 
 
-def inner_product_pairs(
-    queries: NDArray[np.float32], rows: NDArray[np.float32], radius: float
-) -> Candidates:
-    """Pairs of float32 (n, d) and (m, d) with product >= ``radius``, in order of the query.
+def inner_product_pairs(queries: Tile, tile: Tile, floor: float) -> Candidates | None:
+    """Pairs whose float32 product can stand for a similarity at or above ``floor``.
 
     This is the function below ``IndexFlatIP.range_search``, called on our memory instead of a
-    copy in an index. FAISS's radius is exclusive, so it is given the next smaller float.
+    copy in an index.
+
+    Returns:
+        Rows of the two tiles in order of the query, or None where nearly all pairs are such.
     """
     result = faiss.RangeSearchResult(len(queries))
-    exclusive = float(np.nextafter(np.float32(radius), np.float32(-np.inf)))
+    # FAISS's radius is exclusive
+    radius = np.nextafter(np.float32(queries.least_product(tile, floor)), np.float32(-np.inf))
     faiss.range_search_inner_product(
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(rows),
-        queries.shape[1],
+        faiss.swig_ptr(queries.wide),
+        faiss.swig_ptr(tile.wide),
+        queries.wide.shape[1],
         len(queries),
-        len(rows),
-        exclusive,
+        len(tile),
+        float(radius),
         result,
     )
-    return pairs_of(result, len(queries))
+    return pairs_of(result, len(queries), DENSE * len(queries) * len(tile))
 
 
-def pairs_of(result: Any, queries: int) -> Candidates:
-    """A FAISS ``RangeSearchResult`` as (query, row) arrays of our own."""
+def pairs_of(result: Any, queries: int, most: float) -> Candidates | None:
+    """A FAISS ``RangeSearchResult`` as (query, row) arrays; None where more than ``most``."""
     limits = faiss.rev_swig_ptr(result.lims, queries + 1).astype(np.int64)
     found = int(limits[-1])
+    if found > most:
+        return None
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     row = faiss.rev_swig_ptr(result.labels, found).astype(np.int64, copy=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import faiss
 import numpy as np
 
-from sscd_ops.core.best import DENSE, Tile
+from sscd_ops.core.best import Tile
 from sscd_ops.index.flat import inner_product_pairs
 
 if TYPE_CHECKING:
@@ -16,34 +16,32 @@ if TYPE_CHECKING:
     from sscd_ops.index.scan import Candidates
 
 _FEW = 1 << 16
-"""Below this many pairs (a few ms) one thread does: FAISS's and torch's OpenMP are two runtimes, and
-the idle threads of one would spin beside the other's (measured: torch._int_mm took 2.5 times as long).
-"""
+"""Below this many pairs (a few ms) one thread does: FAISS's and torch's OpenMP are two runtimes,
+and idle threads of one would spin beside the other's (measured: torch._int_mm took 2.5 times as
+long)."""
 
 
 def near_pairs(
-    queries: Tile,
-    tile: Tile,
-    query: NDArray[np.int64],
-    reference: NDArray[np.int64],
-    floor: float,
-) -> Candidates:
-    """Those of the pairs whose float32 product, error bound allowed for, can reach the floor.
-
-    May hold more pairs of the tile than were given, never less: where candidates are so many that
-    a matrix product of the whole tile costs less, that is done.
+    queries: Tile, tile: Tile, found: Candidates | None, floor: float
+) -> Candidates | None:
+    """Those of the candidates whose float32 product, error bound allowed for, can reach the floor.
 
     Args:
         queries: the query block.
         tile: the reference block.
-        query: int64 (k,), rows of ``queries``.
-        reference: int64 (k,), rows of ``tile``.
+        found: rows of the two; None where nearly all pairs are candidates, which makes a plain
+            matrix product the cheapest look at them.
         floor: least similarity looked for.
+
+    Returns:
+        No pair below the floor's reach; every pair of ``found`` in its reach. None where these are
+        nearly all pairs.
     """
+    if found is None:
+        return inner_product_pairs(queries, tile, floor)
+    query, reference = found
     if not len(query):
-        return query, reference
-    if len(query) > DENSE * len(queries) * len(tile):
-        return dense_pairs(queries, tile, floor)
+        return found
     rows, at = tile, reference
     if not tile.is_wide and 2 * len(reference) < len(tile):
         used, at = np.unique(reference, return_inverse=True)
@@ -51,11 +49,6 @@ def near_pairs(
     products = _products(queries.wide, rows.wide, query, np.ascontiguousarray(at, np.int64))
     near = products >= queries.least_product(rows, floor)
     return query[near], reference[near]
-
-
-def dense_pairs(queries: Tile, tile: Tile, floor: float) -> Candidates:
-    """All pairs of two blocks whose float32 product can reach the floor."""
-    return inner_product_pairs(queries.wide, tile.wide, queries.least_product(tile, floor))
 
 
 def _products(
@@ -69,7 +62,7 @@ def _products(
     threads = faiss.omp_get_max_threads()
     if len(out) < _FEW:
         faiss.omp_set_num_threads(1)
-    faiss.pairwise_indexed_inner_product(
+    faiss.pairwise_indexed_inner_product(  # type: ignore[attr-defined]
         left.shape[1],
         len(out),
         faiss.swig_ptr(left),

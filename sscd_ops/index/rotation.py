@@ -1,20 +1,21 @@
 """Pseudo-random rotations that are the same, to the last bit, on every machine and for ever.
 
-``x -> x D1 H D2 H D3 H / m^1.5`` with ``H`` the Walsh-Hadamard matrix of order ``m`` (the next power
-of two; ``x`` is padded with zeros) and ``D1, D2, D3`` random signs. Three rounds are the usual
-stand-in for a uniformly random rotation (Andoni et al., Practical and Optimal LSH for Angular
-Distance, NeurIPS 2015, section 5). A QR factorisation would differ between LAPACK builds, and stored
-codes must fit queries made years later elsewhere.
+``x -> x D1 H D2 H D3 H / m^1.5`` with ``H`` the Walsh-Hadamard matrix of order ``m`` (the next
+power of two; ``x`` is padded with zeros) and ``D1, D2, D3`` random signs. Three rounds are the
+usual stand-in for a uniformly random rotation (Andoni et al., Practical and Optimal LSH for Angular
+Distance, NeurIPS 2015, section 5). A QR factorisation would differ between LAPACK builds, and
+stored codes must fit queries made years later elsewhere.
 
 Before the division the matrix is of integers, its columns are exactly orthogonal and of length
 ``m^1.5``, and the signs come from SHA-256. Its product with float16 vectors is exact in float64, in
-any order of summation: terms are multiples of 2^-24 and partial sums at most ``|x| m^1.5``, which is
-below 2^29 up to m = 2^18.
+any order of summation: terms are multiples of 2^-24 and partial sums at most ``|x| m^1.5``, which
+is below 2^29 up to m = 2^18.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +46,7 @@ def rotation(digest: str, label: str, dimensions: int) -> NDArray[np.float64]:
 
 def length(dimensions: int) -> float:
     """The length of each row and column of an unscaled, unpadded rotation."""
-    return float(padded(dimensions)) ** 1.5
+    return math.sqrt(padded(dimensions) ** 3)
 
 
 def padded(dimensions: int) -> int:
@@ -67,4 +68,5 @@ def _signs(seed: str, count: int) -> NDArray[np.float64]:
         for number in range((count + 255) // 256)
     ]
     bits = np.unpackbits(np.frombuffer(b"".join(blocks), np.uint8), count=count)
-    return 1.0 - 2.0 * bits
+    signs: NDArray[np.float64] = 1.0 - 2.0 * bits.astype(np.float64)
+    return signs

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 4096
 TILE_QUERIES = 1024
-"""A tile has at most 2^22 cells: about 150 MB where every one is a candidate and FAISS lists them."""
+"""A tile has at most 2^22 cells: 150 MB where every one is a candidate and FAISS lists them."""
 _GROUP = 16
 """Query blocks walked over the rows together: 32 MB of float32 at 512 dimensions."""
 _HELD = 65536

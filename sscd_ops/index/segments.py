@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DESCRIPTORS = "descriptors"
 IDS = "ids"
 REMEDY = "restore the file or run `sscd-ops index rebuild`"
-_COPY = 64 * 2**20
+_COPY = 16 * 2**20
 """Bytes of a memory map written at once."""
 
 
@@ -152,8 +152,8 @@ def _save(target: BinaryIO, values: NDArray[Any]) -> None:
     )
     target.write(header.getvalue())
     step = max(1, _COPY // max(1, values[:1].nbytes))
-    for start in range(0, len(values), step):
-        target.write(memoryview(np.ascontiguousarray(values[start : start + step])).cast("B"))
+    for start in range(0, len(values), step):  # noqa: FURB122 - a store's stream has only write
+        target.write(np.ascontiguousarray(values[start : start + step]).tobytes())
 
 
 def _map(path: Path, name: str) -> NDArray[Any]:
@@ -179,7 +179,8 @@ def _check(what: str, arrays: dict[str, NDArray[Any]], rows: int, dimensions: in
         shape, dtype = expected.get(role, ((rows, *values.shape[1:]), str(values.dtype)))
         if values.shape != shape or str(values.dtype) != dtype:
             raise FileMismatch(
-                f"{what}: {role} is {values.dtype} {values.shape}, expected {dtype} {shape}; {REMEDY}"
+                f"{what}: {role} is {values.dtype} {values.shape}, expected {dtype} {shape};"
+                f" {REMEDY}"
             )
     missing = [role for role in (DESCRIPTORS,) if role not in arrays]
     if missing:

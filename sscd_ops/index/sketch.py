@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
+from sscd_ops.core.best import DENSE
 from sscd_ops.core.canonical import widen
 from sscd_ops.errors import ConfigError
 from sscd_ops.index.flat import pairs_of
@@ -124,7 +125,7 @@ class Sketch:
         left, right = ready["query"], codes[self.role]
         result = faiss.RangeSearchResult(len(left))
         # what IndexBinaryFlat.range_search calls, on our memory; the radius is exclusive
-        faiss.hamming_range_search(
+        faiss.hamming_range_search(  # type: ignore[attr-defined]
             faiss.swig_ptr(left),
             faiss.swig_ptr(right),
             len(left),
@@ -133,8 +134,8 @@ class Sketch:
             self.bits // 8,
             result,
         )
-        query, reference = pairs_of(result, len(left))
-        return near_pairs(queries, tile, query, reference, floor)
+        found = pairs_of(result, len(left), DENSE * len(left) * len(right))
+        return near_pairs(queries, tile, found, floor)
 
     def _encode(self, descriptors: NDArray[np.float16]) -> NDArray[np.uint8]:
         out = np.empty((len(descriptors), self.bits // 8), np.uint8)
