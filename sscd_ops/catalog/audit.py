@@ -1,0 +1,192 @@
+"""What people ask the public views. Every value is bound; view and column names are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.sql import row, rows
+
+AUDITS: dict[str, tuple[str, str]] = {
+    "runs": (
+        "dataset, batch_id, interval_start, supplement, turn, state, read, quarantined,"
+        " removed_exact, removed_near, kept, known, shards, snapshot, fingerprint, search,"
+        " threshold, message",
+        "interval_start, supplement, batch_id",
+    ),
+    "removed": (
+        "dataset, batch_id, sample_id, source, source_shard, key, reason, similarity, threshold,"
+        " caption, witness_sample_id, witness_source_shard, witness_key, witness_caption,"
+        " witness_shard",
+        "batch_id, source, source_shard, key",
+    ),
+    "kept": (
+        "dataset, batch_id, sample_id, source, source_shard, key, width, height, format, bytes,"
+        " caption, shard",
+        "batch_id, source, source_shard, key",
+    ),
+    "quarantined": (
+        "dataset, batch_id, sample_id, source, source_shard, key, reason, message",
+        "batch_id, source, source_shard, key",
+    ),
+    "events": ("event_id, at, dataset, turn, kind, actor, why, batch_id", "event_id"),
+}
+"""Command -> (columns, order)."""
+
+
+def audit(
+    conn: Connection,
+    what: str,
+    *,
+    dataset: str | None = None,
+    day: tuple[datetime, datetime] | None = None,
+    limit: int = 100,
+) -> list[Mapping[str, Any]]:
+    """Rows of a public view.
+
+    Args:
+        conn: an open transaction.
+        what: a key of ``AUDITS``.
+        dataset: only this one.
+        day: only batches whose interval starts in this half-open span; events of that time.
+        limit: rows at most.
+
+    Raises:
+        KeyError: there is no such audit.
+    """
+    columns, order = AUDITS[what]
+    conditions = ["(CAST(:dataset AS text) IS NULL OR dataset = :dataset)"]
+    start, end = day or (None, None)
+    if day is not None:
+        place = {
+            "runs": "interval_start >= :start AND interval_start < :end",
+            "events": "at >= :start AND at < :end",
+        }.get(
+            what,
+            "batch_id IN (SELECT batch_id FROM curation.runs"
+            " WHERE interval_start >= :start AND interval_start < :end)",
+        )
+        conditions.append(place)
+    return rows(
+        conn,
+        f"SELECT {columns} FROM curation.{what} WHERE {' AND '.join(conditions)}"
+        f" ORDER BY {order} LIMIT :limit",
+        dataset=dataset,
+        start=start,
+        end=end,
+        limit=limit,
+    )
+
+
+def explain_by_id(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
+    """Everything about one sample and its witness."""
+    return row(conn, _EXPLAIN + "WHERE s.sample_id = :s", s=sample_id)
+
+
+def explain_by_place(conn: Connection, source_shard: str, key: str) -> list[Mapping[str, Any]]:
+    """Everything about the samples of a key in a source shard, newest first."""
+    return rows(
+        conn,
+        _EXPLAIN + "WHERE s.source_shard = :u AND s.key = :k ORDER BY s.turn DESC",
+        u=source_shard,
+        k=key,
+    )
+
+
+_EXPLAIN = """
+    SELECT s.*, k.shard, q.message, r.witness_source, r.witness_source_shard, r.witness_key,
+        r.witness_caption, r.witness_batch_id, r.witness_shard, u.threshold AS run_threshold,
+        u.fingerprint, u.search
+    FROM curation.samples s
+    JOIN curation.runs u ON u.batch_id = s.batch_id
+    LEFT JOIN curation.removed r ON r.sample_id = s.sample_id AND s.verdict = 'removed'
+    LEFT JOIN curation.kept k ON k.sample_id = s.sample_id AND s.verdict = 'kept'
+    LEFT JOIN curation.quarantined q ON q.sample_id = s.sample_id AND s.verdict = 'quarantined'
+"""
+
+
+def nearest_matches(conn: Connection, sample_id: UUID, limit: int) -> list[Mapping[str, Any]]:
+    """The stored matches of a sample's image: kept images at or above the floor, nearest first."""
+    return rows(
+        conn,
+        "SELECT m.similarity, w.sample_id, w.source_shard, w.key, w.caption, w.verdict"
+        " FROM curation.samples s"
+        " JOIN sscd_ops.batches b ON b.batch_id = s.batch_id"
+        " JOIN sscd_ops.decisions d ON d.decision_id = b.decision_id"
+        " JOIN sscd_ops.matches m ON m.month = d.month AND m.decision_id = d.decision_id"
+        " AND m.image_sha256 = s.image_sha256"
+        " JOIN curation.samples w ON w.image_sha256 = m.earlier_sha256 AND w.verdict = 'kept'"
+        " AND w.dataset = s.dataset"
+        " WHERE s.sample_id = :s ORDER BY m.similarity DESC LIMIT :n",
+        s=sample_id,
+        n=limit,
+    )
+
+
+def nearest_kept_pairs(conn: Connection, dataset: str, limit: int) -> list[Mapping[str, Any]]:
+    """The most similar pairs of images that were both kept."""
+    return rows(
+        conn,
+        "SELECT m.similarity, s.sample_id, w.sample_id AS other_id, s.key, w.key AS other_key"
+        " FROM sscd_ops.matches m"
+        " JOIN sscd_ops.batches b ON b.decision_id = m.decision_id"
+        " JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id"
+        " JOIN curation.samples s ON s.image_sha256 = m.image_sha256 AND s.verdict = 'kept'"
+        " AND s.dataset = d.name"
+        " JOIN curation.samples w ON w.image_sha256 = m.earlier_sha256 AND w.verdict = 'kept'"
+        " AND w.dataset = d.name"
+        " WHERE d.name = :d ORDER BY m.similarity DESC, s.sample_id LIMIT :n",
+        d=dataset,
+        n=limit,
+    )
+
+
+def batch_list(conn: Connection, dataset: str | None, limit: int) -> list[Mapping[str, Any]]:
+    """The newest batches."""
+    return rows(
+        conn,
+        "SELECT batch_id, dataset, interval_start, supplement, state, turn, kept, snapshot, runner,"
+        " run_id, message FROM curation.runs WHERE (CAST(:d AS text) IS NULL OR dataset = :d)"
+        " ORDER BY batch_id DESC LIMIT :n",
+        d=dataset,
+        n=limit,
+    )
+
+
+def batch_show(conn: Connection, batch_id: int) -> Mapping[str, Any] | None:
+    """Everything `runs` says about a batch."""
+    return row(conn, "SELECT * FROM curation.runs WHERE batch_id = :b", b=batch_id)
+
+
+def batch_sources(conn: Connection, batch_id: int) -> list[Mapping[str, Any]]:
+    """The batch's counts by source."""
+    return rows(
+        conn, "SELECT * FROM curation.run_sources WHERE batch_id = :b ORDER BY source", b=batch_id
+    )
+
+
+def snapshots(conn: Connection, dataset: str | None, limit: int) -> list[Mapping[str, Any]]:
+    """The newest snapshots."""
+    return rows(
+        conn,
+        "SELECT * FROM curation.snapshots WHERE (CAST(:d AS text) IS NULL OR dataset = :d)"
+        " ORDER BY dataset, snapshot DESC LIMIT :n",
+        d=dataset,
+        n=limit,
+    )
+
+
+def snapshot_shards(conn: Connection, dataset: str, snapshot: int) -> list[Mapping[str, Any]]:
+    """The shards of a snapshot."""
+    return rows(
+        conn,
+        "SELECT shard, form, samples, bytes, sha256, batch_id FROM curation.shards"
+        " WHERE dataset = :d AND snapshot_from <= :s AND (snapshot_to IS NULL OR snapshot_to > :s)"
+        " ORDER BY shard",
+        d=dataset,
+        s=snapshot,
+    )

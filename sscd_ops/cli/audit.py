@@ -1,0 +1,197 @@
+"""``audit`` and ``explain``: what became of samples, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from sscd_ops.wiring import Wiring
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["runs", "removed", "kept", "quarantined", "events"]))
+@config_option
+@click.option("--dataset", help="Only this dataset.")
+@click.option("--date", "day", metavar="DAY", help="Only the night that starts on this local day.")
+@click.option("--limit", default=100, show_default=True, help="Rows at most.")
+@format_option
+@guarded
+def audit(
+    what: str, config: str | None, dataset: str | None, day: str | None, limit: int, form: str
+) -> None:
+    """Print runs, removed, kept or quarantined samples, or events.
+
+    Example: sscd-ops audit removed --dataset web --date 2026-11-02 --format csv
+    """
+    from sscd_ops.catalog.audit import AUDITS
+    from sscd_ops.catalog.audit import audit as query
+
+    with open_wiring(config) as parts:
+        span = _span(parts, dataset, day) if day else None
+        with parts.catalog.begin() as conn:
+            found = query(conn, what, dataset=dataset, day=span, limit=limit)
+    print_rows(found, form, AUDITS[what][0].split(", "))
+    if len(found) == limit:
+        say(f"the first {limit} rows: --limit shows more")
+
+
+def _span(parts: Wiring, dataset: str | None, day: str) -> tuple[datetime, datetime]:
+    """The instants of the intervals that ``--date`` names, in the dataset's time zone."""
+    from sscd_ops.core.schedule import interval_of
+
+    datasets = parts.settings.datasets
+    if dataset is None and len(datasets) == 1:
+        dataset = next(iter(datasets))
+    if dataset not in datasets:
+        raise UsageError("--date needs --dataset NAME: a day begins in the dataset's time zone")
+    options = datasets[dataset]
+    interval = interval_of(options.schedule, options.timezone, day)
+    return interval.start, interval.end
+
+
+@click.command()
+@click.argument("sample")
+@config_option
+@click.option(
+    "--picture", metavar="FILE.png", help="Write the image, beside its witness's, to this file."
+)
+@format_option
+@guarded
+def explain(sample: str, config: str | None, picture: str | None, form: str) -> None:
+    """Say why a sample was removed, kept or quarantined.
+
+    SAMPLE is a sample_id, or SOURCE_SHARD#KEY as `audit` prints them.
+
+    Example: sscd-ops explain 2026-11-01/a.tar#000123 --picture why.png
+    """
+    from sscd_ops.catalog.audit import nearest_matches
+
+    with open_wiring(config) as parts:
+        with parts.catalog.begin() as conn:
+            found = _find(conn, sample)
+            near = nearest_matches(conn, UUID(str(found["sample_id"])), 3)
+        print_fields(found if form != "table" else _fields(found), form)
+        if form == "table":
+            click.echo()
+            click.echo(_sentence(found, near))
+        if picture:
+            _picture(parts, found, near, Path(picture))
+            say(f"wrote {picture}")
+
+
+def _find(conn: Any, sample: str) -> Mapping[str, Any]:
+    from sscd_ops.catalog.audit import explain_by_id, explain_by_place
+
+    shard, hash_, key = sample.rpartition("#")
+    if hash_:
+        found = explain_by_place(conn, shard, key)
+        if not found:
+            raise UsageError(f"no sample has key {key!r} in source shard {shard!r}")
+        if len(found) > 1:
+            say(f"{len(found)} samples have this key; this is the newest")
+        return found[0]
+    try:
+        one = explain_by_id(conn, UUID(sample))
+    except ValueError:
+        raise UsageError(
+            f"{sample!r} is neither a sample_id (32 hex digits) nor SOURCE_SHARD#KEY"
+        ) from None
+    if one is None:
+        raise UsageError(f"there is no sample {sample}")
+    return one
+
+
+_SHOWN = (
+    "dataset",
+    "batch_id",
+    "turn",
+    "decided_at",
+    "sample_id",
+    "source",
+    "source_shard",
+    "key",
+    "format",
+    "width",
+    "height",
+    "bytes",
+    "image_sha256",
+    "caption",
+    "verdict",
+    "reason",
+    "message",
+    "similarity",
+    "threshold",
+    "witness_sample_id",
+    "witness_source_shard",
+    "witness_key",
+    "witness_caption",
+    "witness_batch_id",
+    "witness_shard",
+    "shard",
+    "fingerprint",
+    "search",
+)
+
+
+def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in _SHOWN}
+
+
+def _sentence(found: Mapping[str, Any], near: list[Mapping[str, Any]]) -> str:
+    if found["verdict"] == "quarantined":
+        return f"Quarantined as {found['reason']}: {found['message']}"
+    if found["verdict"] == "removed" and found["reason"] == "exact":
+        return (
+            f"Removed: its image has the same bytes as {found['witness_source_shard']}"
+            f"#{found['witness_key']}, which is kept."
+        )
+    if found["verdict"] == "removed":
+        return (
+            f"Removed: its image is {found['similarity']:.4f} similar to"
+            f" {found['witness_source_shard']}#{found['witness_key']}, which is kept; the threshold"
+            f" is {found['threshold']:g}."
+        )
+    if not near:
+        return "Kept: no kept image came near it."
+    best = near[0]
+    return (
+        f"Kept: the most similar image kept before it, {best['source_shard']}#{best['key']}, is"
+        f" {best['similarity']:.4f} similar; the threshold is {found['run_threshold']:g}."
+    )
+
+
+def _picture(
+    parts: Wiring, found: Mapping[str, Any], near: list[Mapping[str, Any]], path: Path
+) -> None:
+    from sscd_ops.cli.pictures import side_by_side
+
+    panels = [(parts.sample_image(str(found["sample_id"])), f"{found['verdict']}: {found['key']}",
+               found["caption"])]
+    if found["witness_sample_id"] is not None:
+        panels.append(
+            (
+                parts.sample_image(str(found["witness_sample_id"])),
+                f"witness {found['similarity']:.4f}: {found['witness_key']}",
+                found["witness_caption"],
+            )
+        )
+    elif near:
+        best = near[0]
+        panels.append(
+            (
+                parts.sample_image(str(best["sample_id"])),
+                f"nearest kept {best['similarity']:.4f}: {best['key']}",
+                best["caption"],
+            )
+        )
+    side_by_side(panels).save(path)

@@ -1,0 +1,78 @@
+"""``batch``: nights as the catalog holds them, and what a person decides about one."""
+
+from __future__ import annotations
+
+import click
+
+from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring, who_options
+from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.errors import UsageError
+
+
+@click.group()
+def batch() -> None:
+    """Nights: list, show, release one the guard holds, abandon an undecided one."""
+
+
+@batch.command("list")
+@config_option
+@click.option("--dataset", help="Only this dataset.")
+@click.option("--limit", default=30, show_default=True, help="Rows at most, the newest first.")
+@format_option
+@guarded
+def batch_list(config: str | None, dataset: str | None, limit: int, form: str) -> None:
+    """List the newest batches."""
+    from sscd_ops.catalog.audit import batch_list as query
+
+    with open_wiring(config) as parts, parts.catalog.begin() as conn:
+        print_rows(query(conn, dataset, limit), form)
+
+
+@batch.command("show")
+@click.argument("batch_id", type=int)
+@config_option
+@format_option
+@guarded
+def batch_show(batch_id: int, config: str | None, form: str) -> None:
+    """Show one batch, and its counts by source."""
+    from sscd_ops.catalog.audit import batch_show as query
+    from sscd_ops.catalog.audit import batch_sources
+
+    with open_wiring(config) as parts, parts.catalog.begin() as conn:
+        found = query(conn, batch_id)
+        sources = batch_sources(conn, batch_id)
+    if found is None:
+        raise UsageError(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
+    if form == "json":
+        print_rows([{**found, "sources": [dict(row) for row in sources]}], form)
+        return
+    print_fields(found, form)
+    if form == "table" and sources:
+        click.echo()
+        print_rows(sources, form)
+
+
+@batch.command("release")
+@click.argument("batch_id", type=int)
+@config_option
+@who_options
+@guarded
+def batch_release(batch_id: int, config: str | None, who: str, why: str) -> None:
+    """Let a batch that the guard holds pass, whatever its figures are then."""
+    from sscd_ops.steps import manage
+
+    with open_wiring(config) as parts:
+        say(manage.release(parts, batch_id, actor=who, why=why))
+
+
+@batch.command("abandon")
+@click.argument("batch_id", type=int)
+@config_option
+@who_options
+@guarded
+def batch_abandon(batch_id: int, config: str | None, who: str, why: str) -> None:
+    """End an undecided batch's attempt; its source shards may be read again."""
+    from sscd_ops.steps import manage
+
+    with open_wiring(config) as parts:
+        say(manage.abandon(parts, batch_id, actor=who, why=why))

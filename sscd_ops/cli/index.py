@@ -1,0 +1,61 @@
+"""``index``: the files that remember every picture."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.output import print_rows, say
+from sscd_ops.cli.snapshot import dataset_option
+
+
+@click.group()
+def index() -> None:
+    """The index: segments of descriptors, one a batch. A cache that can be rebuilt."""
+
+
+@index.command("info")
+@config_option
+@dataset_option
+@format_option
+@guarded
+def index_info(config: str | None, dataset: str, form: str) -> None:
+    """List the segments: rows, kept rows, files, bytes."""
+    from sscd_ops.steps.verify import index_info as query
+
+    with open_wiring(config) as parts:
+        print_rows(query(parts, dataset), form)
+
+
+@index.command("verify")
+@config_option
+@dataset_option
+@guarded
+def index_verify(config: str | None, dataset: str) -> None:
+    """Compare every live segment and mask with the catalog; exit 1 on a finding."""
+    from sscd_ops.steps.verify import verify_index
+
+    with open_wiring(config, progress=True) as parts:
+        problems = verify_index(parts, dataset)
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        sys.exit(1)
+    say("every segment and mask is there with its sha256")
+
+
+@index.command("rebuild")
+@config_option
+@dataset_option
+@guarded
+def index_rebuild(config: str | None, dataset: str) -> None:
+    """Write missing or damaged segments and masks anew, from descriptors and the catalog."""
+    from sscd_ops.steps.verify import rebuild_index
+
+    with open_wiring(config, progress=True) as parts:
+        done = rebuild_index(parts, dataset)
+    for line in done:
+        click.echo(line)
+    say("nothing was missing" if not done else f"{len(done)} done")

@@ -1,0 +1,148 @@
+"""The ``sscd-ops`` command. Heavy imports happen inside commands, so ``--help`` answers at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sscd_ops import __version__
+from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring, set_up_logging
+from sscd_ops.cli.output import print_fields, say
+
+
+class _Group(click.Group):
+    """Commands in the order a newcomer needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sscd-ops")
+@click.option("--verbose", "-v", is_flag=True, help="Say what is being done.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and everything that is logged.")
+def main(verbose: bool, debug: bool) -> None:
+    """Find copies among image-text pairs, keep one of each, and say why the others went.
+
+    A config file says which datasets there are (examples/curation.toml). `run` does one night;
+    `audit` and `explain` say what became of it; `snapshot` leads to the published shards.
+
+    Exit codes: 0 done, 1 a finding or a failed run, 2 wrong use or bad configuration.
+    """
+    set_up_logging(verbose=verbose, debug=debug)
+
+
+@main.command()
+@config_option
+@click.option("--dataset", required=True, help="A dataset of the config file.")
+@click.option(
+    "--date",
+    "day",
+    required=True,
+    metavar="DAY",
+    help="The local day the night's interval starts, e.g. 2026-11-01; or an instant inside it.",
+)
+@click.option(
+    "--supplement",
+    is_flag=True,
+    help="Read source shards that came after the night was published, as a supplement to it.",
+)
+@click.option("--dry-run", is_flag=True, help="Work everything out, decide and publish nothing.")
+@format_option
+@guarded
+def run(
+    config: str | None, dataset: str, day: str, supplement: bool, dry_run: bool, form: str
+) -> None:
+    """Run one night without Airflow: the same steps, one after another.
+
+    A night that was published answers with its summary. A killed one goes on where it was.
+
+    Example: sscd-ops run --config curation.toml --dataset web --date 2026-11-01
+    """
+    from sscd_ops.core.schedule import interval_of
+    from sscd_ops.errors import UsageError
+    from sscd_ops.steps import night
+
+    with open_wiring(config, progress=True) as parts:
+        if dataset not in parts.settings.datasets:
+            known = ", ".join(sorted(parts.settings.datasets)) or "none"
+            raise UsageError(f"no dataset {dataset!r} in {parts.settings.path}; it has: {known}")
+        options = parts.settings.datasets[dataset]
+        interval = interval_of(options.schedule, options.timezone, day)
+        report = night.run(parts, dataset, interval, supplement=supplement, dry_run=dry_run)
+    fields: dict[str, Any] = {
+        "batch_id": report.batch_id,
+        "state": str(report.state),
+        "read": report.counts.read,
+        "quarantined": report.counts.quarantined,
+        "removed_exact": report.counts.removed_exact,
+        "removed_near": report.counts.removed_near,
+        "kept": report.counts.kept,
+        "known": report.counts.known,
+        "not_delivered": report.counts.not_delivered,
+        "source_shards": report.source_shards,
+        "skipped_shards": report.skipped_shards,
+        "shards": report.shards,
+        "snapshot": report.snapshot,
+        "seconds": round(sum(report.seconds.values()), 2),
+    }
+    print_fields(fields, form)
+    if report.answered:
+        say("nothing to do: the batch was decided before")
+    if dry_run:
+        say("dry run: nothing was decided or published")
+    for uri in report.late:
+        say(f"late: {uri} belongs to an earlier interval and was never read (run --supplement)")
+    for batch_id in report.unpublishable:
+        say(f"batch {batch_id} is unpublishable: sscd-ops batch show {batch_id}")
+
+
+@main.group(cls=_Group)
+def db() -> None:
+    """The catalog's schema."""
+
+
+@db.command("upgrade")
+@config_option
+@guarded
+def db_upgrade(config: str | None) -> None:
+    """Bring the catalog to this release's schema; nothing happens where it is there."""
+    from sscd_ops.catalog.migrate import status, upgrade
+
+    with open_wiring(config) as parts:
+        before, head = status(parts.database_url)
+        upgrade(parts.database_url)
+    click.echo(f"schema {head}" + ("" if before == head else f" (was {before or 'empty'})"))
+
+
+@db.command("status")
+@config_option
+@guarded
+def db_status(config: str | None) -> None:
+    """Say which schema version the catalog has and which one this release needs."""
+    import sys
+
+    from sscd_ops.catalog.migrate import status
+
+    with open_wiring(config) as parts:
+        current, head = status(parts.database_url)
+    click.echo(f"catalog {current or 'empty'}, this release {head}")
+    if current != head:
+        say("run `sscd-ops db upgrade`")
+        sys.exit(1)
+
+
+def _add_commands() -> None:
+    from sscd_ops.cli import audit, batch, doctor, index, snapshot
+
+    main.add_command(audit.audit)
+    main.add_command(audit.explain)
+    main.add_command(batch.batch)
+    main.add_command(snapshot.snapshot)
+    main.add_command(index.index)
+    main.add_command(doctor.doctor)
+
+
+_add_commands()
+

@@ -1,0 +1,99 @@
+"""``snapshot``: versions of a published dataset."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.errors import UsageError
+
+dataset_option = click.option("--dataset", required=True, help="A dataset.")
+snapshot_option = click.option(
+    "--snapshot", "number", type=int, help="Number of the snapshot; default: the newest."
+)
+
+
+@click.group()
+def snapshot() -> None:
+    """Versions of a published dataset: immutable, complete lists of shards."""
+
+
+@snapshot.command("list")
+@config_option
+@click.option("--dataset", help="Only this dataset.")
+@click.option("--limit", default=30, show_default=True, help="Rows at most, the newest first.")
+@format_option
+@guarded
+def snapshot_list(config: str | None, dataset: str | None, limit: int, form: str) -> None:
+    """List snapshots."""
+    from sscd_ops.catalog.audit import snapshots
+
+    with open_wiring(config) as parts, parts.catalog.begin() as conn:
+        print_rows(snapshots(conn, dataset, limit), form)
+
+
+@snapshot.command("show")
+@config_option
+@dataset_option
+@snapshot_option
+@format_option
+@guarded
+def snapshot_show(config: str | None, dataset: str, number: int | None, form: str) -> None:
+    """Show a snapshot and its shards."""
+    from sscd_ops.catalog.audit import snapshot_shards, snapshots
+
+    with open_wiring(config) as parts, parts.catalog.begin() as conn:
+        found = [
+            row
+            for row in snapshots(conn, dataset, 10**6)
+            if number is None or row["snapshot"] == number
+        ]
+        if not found:
+            raise UsageError(f"no such snapshot of {dataset!r}: `sscd-ops snapshot list` shows all")
+        shards = snapshot_shards(conn, dataset, found[0]["snapshot"])
+    if form == "json":
+        print_rows([{**found[0], "shardlist": [dict(row) for row in shards]}], form)
+        return
+    print_fields(found[0], form)
+    if form == "table":
+        click.echo()
+        print_rows(shards, form)
+
+
+@snapshot.command("urls")
+@config_option
+@dataset_option
+@snapshot_option
+@click.option("--form", "which", default="", help="Only shards of this form, e.g. jpg+txt+json.")
+@guarded
+def snapshot_urls(config: str | None, dataset: str, number: int | None, which: str) -> None:
+    """Print the URLs of a snapshot's tars, one a line: what a training job reads.
+
+    `datasets` wants shards of one form; `snapshot show` lists the forms there are.
+    """
+    from sscd_ops.steps.snapshots import shard_names
+
+    with open_wiring(config) as parts:
+        for url in shard_names(parts, dataset, number, which):
+            click.echo(url)
+
+
+@snapshot.command("verify")
+@config_option
+@dataset_option
+@snapshot_option
+@guarded
+def snapshot_verify(config: str | None, dataset: str, number: int | None) -> None:
+    """Read every file of a snapshot and compare it with the catalog; exit 1 on a finding."""
+    from sscd_ops.steps.verify import verify_snapshot
+
+    with open_wiring(config, progress=True) as parts:
+        problems = verify_snapshot(parts, dataset, number)
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        sys.exit(1)
+    say("every file is there with its sha256, and the counts agree")
