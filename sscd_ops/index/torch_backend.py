@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Torch:
-    """Brute force in float32 on a device, the threshold lowered by float32's error bound."""
+    """Brute force in float32 on a device, the threshold lowered by float32's error bound.
+
+    Not for several threads at once: the instance owns the product's buffer.
+    """
 
     name = "torch"
 
@@ -29,6 +32,7 @@ class Torch:
         self.tile_rows, self.tile_queries = (4096, 1024) if device == "cpu" else (16384, 4096)
         self._tile: Tile | None = None
         self._rows = torch.empty(0)
+        self._buffer = torch.empty(0, device=self.device)
 
     def roles(self) -> tuple[str, ...]:
         """None: descriptors are enough."""
@@ -49,22 +53,33 @@ class Torch:
         if self._tile is not tile:
             self._tile, self._rows = tile, self._put(tile.descriptors)
         radius = queries.least_product(tile, floor)
-        near = _product(ready["query"], self._rows) >= radius
-        if int(near.sum()) > DENSE * near.numel():
+        cells = len(queries) * len(tile)
+        if len(self._buffer) < cells:
+            self._buffer = torch.empty(cells, device=self.device)
+        out = self._buffer[:cells].view(len(queries), len(tile))
+        _product(ready["query"], self._rows, out)
+        near = (out >= radius).view(-1)
+        if int(near.count_nonzero()) > DENSE * cells:
             return None
-        found = torch.nonzero(near).cpu().numpy()
-        return found[:, 0], found[:, 1]
+        # numpy is eight times as fast as torch.nonzero on the CPU
+        found = (
+            np.flatnonzero(near.numpy())
+            if self.device.type == "cpu"
+            else torch.nonzero(near)[:, 0].cpu().numpy()
+        )
+        query, reference = np.divmod(found, len(tile))
+        return query, reference
 
     def _put(self, descriptors: NDArray[np.float16]) -> torch.Tensor:
         held = np.array(descriptors)  # a copy: torch takes no read-only memory
         return torch.from_numpy(held).to(self.device).float()
 
 
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def _product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
     """``left @ right.T`` in real float32: TF32 and bfloat16 would break the error bound."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        return left @ right.T
+        torch.mm(left, right.T, out=out)
     finally:
         torch.set_float32_matmul_precision(before)
