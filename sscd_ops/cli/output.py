@@ -46,8 +46,10 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     if not rows:
         say("nothing there")
         return
-    wide = sys.stdout.isatty()
-    console = Console(width=None if wide else 240, soft_wrap=not wide)
+    if not sys.stdout.isatty():
+        _aligned(rows, names)
+        return
+    console = Console()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:
         number = all(isinstance(row[name], (int, float, type(None))) for row in rows)
@@ -57,9 +59,22 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     console.print(table)
 
 
+def _aligned(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Columns two spaces apart, nothing folded: what a pipe or a log wants."""
+    cells = [list(names), *([_text(row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    for line in cells:
+        padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
 def _cell(value: Any) -> str:
     from rich.markup import escape
 
+    return escape(_text(value))
+
+
+def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
@@ -67,7 +82,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
     text = str(value).replace("\n", " ")
-    return escape(text if len(text) <= 80 else text[:79] + "…")
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def print_fields(fields: Mapping[str, Any], form: str) -> None:

@@ -1,0 +1,188 @@
+"""The demo: three nights of the real DAG inside a real Airflow, on pictures of this folder.
+
+    python examples/demo.py run | clean | airflow | airflow-down
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+DEMO = Path(os.environ.get("SSCD_OPS_DEMO", ROOT / ".demo"))
+sys.path.insert(0, str(HERE))
+
+from airflow_local import LocalAirflow  # noqa: E402 - the folder is no package
+from demo_report import ASIDE, compare, digest, print_report, read_planted  # noqa: E402
+from plant_copies import NIGHTS, plant_nights  # noqa: E402
+
+from sscd_ops.catalog import embedded  # noqa: E402
+from sscd_ops.catalog.migrate import upgrade  # noqa: E402
+from sscd_ops.config import load_settings  # noqa: E402
+from sscd_ops.core.schedule import interval_of  # noqa: E402
+from sscd_ops.steps import night as steps_night  # noqa: E402
+from sscd_ops.steps.verify import verify_index, verify_snapshot  # noqa: E402
+from sscd_ops.wiring import Wiring  # noqa: E402
+
+DAG = "curate_demo"
+_STARTED = time.monotonic()
+
+
+def say(message: str) -> None:
+    print(f"[{time.monotonic() - _STARTED:5.1f} s] {message}", flush=True)
+
+
+def postgres() -> dict[str, str]:
+    """The embedded server with one database for the catalog, one for Airflow, one to compare."""
+    urls = embedded.ensure_running(DEMO / "postgres", ("catalog", "airflow", "fresh"))
+    upgrade(urls["catalog"])
+    return urls
+
+
+def prepare() -> Path:
+    """Plant the nights and write the config file; its path."""
+    config = DEMO / "curation.toml"
+    if not config.exists():
+        say("planting copies among the example pictures")
+        DEMO.mkdir(parents=True, exist_ok=True)
+        plant_nights(DEMO)
+        shutil.copyfile(HERE / "curation.toml", config)
+    return config
+
+
+def local_airflow(config: Path, urls: dict[str, str]) -> LocalAirflow:
+    return LocalAirflow(
+        DEMO / "airflow",
+        ROOT / "dags",
+        urls["airflow"],
+        variables={"SSCD_OPS_CONFIG": str(config), "SSCD_OPS_DATABASE_URL": urls["catalog"]},
+    )
+
+
+def run_nights(airflow: LocalAirflow) -> None:
+    """Run each night's DAG run, or clear and run it again where it is there."""
+    there = {run["dag_run_id"] for run in airflow.runs(DAG)}
+    for night in NIGHTS:
+        run_id = f"night__{night}"
+        if run_id in there:
+            airflow.clear(DAG, run_id)
+        else:
+            airflow.trigger(DAG, run_id, {"date": night})
+        state = airflow.wait_for_runs(DAG, [run_id])[run_id]
+        say(f"night of {night}: {state}" + (" (cleared and run again)" if run_id in there else ""))
+        if state != "success":
+            tasks = [t for t in airflow.tasks(DAG, run_id) if t["state"] == "failed"]
+            for task in tasks:
+                print(airflow.task_log(DAG, run_id, task["task_id"], task["map_index"])[-3000:])
+            sys.exit(f"the DAG run {run_id} did not succeed")
+
+
+def run() -> None:
+    """Three nights inside Airflow, then what became of them; a second time: what changed."""
+    config = prepare()
+    say("starting Postgres (embedded) and Airflow: scheduler, API server, DAG processor, triggerer")
+    urls = postgres()
+    settings = load_settings(config)
+    again = (DEMO / "curation").exists()
+    airflow = local_airflow(config, urls)
+    with Wiring(settings, database_url=urls["catalog"]) as parts:
+        before = digest(parts) if again else {}
+        try:
+            airflow.start()
+            airflow.wait_for_dags([DAG])
+            airflow.unpause(DAG)
+            say("Airflow is up; running the nights")
+            run_nights(airflow)
+        finally:
+            airflow.stop()
+        say("Airflow is stopped")
+        planted = read_planted(DEMO / "planted.csv")
+        print_report(parts, "demo", planted, DEMO / "contact_sheet.png")
+        problems = verify_snapshot(parts, "demo") + verify_index(parts, "demo")
+        print("snapshot verify, index verify: " + ("; ".join(problems) or "as the catalog says"))
+        if again:
+            changed = compare(before, digest(parts))
+            print(f"\nThe same DAG runs again changed: {', '.join(changed) or 'nothing'}")
+            changed += rerun_fresh(config, urls["fresh"], digest(parts, aside=ASIDE))
+            problems += changed
+    embedded.stop(DEMO / "postgres")
+    say("done; `make airflow` shows it in Airflow's UI, `make demo-clean` removes it")
+    if problems:
+        sys.exit(1)
+
+
+def rerun_fresh(config: Path, url: str, wanted: dict[str, str]) -> list[str]:
+    """The same nights by the command's code into a fresh root and database; what differs."""
+    root = DEMO / "fresh"
+    shutil.rmtree(root, ignore_errors=True)
+    text = config.read_text(encoding="utf-8").replace('root = "curation"', 'root = "fresh"')
+    fresh = DEMO / "fresh.toml"
+    fresh.write_text(text, encoding="utf-8")
+    settings = load_settings(fresh)
+    _empty(url)
+    with Wiring(settings, database_url=url) as parts:
+        options = settings.datasets["demo"]
+        for night in NIGHTS:
+            interval = interval_of(options.schedule, options.timezone, night)
+            steps_night.run(parts, "demo", interval)
+        changed = compare(wanted, digest(parts, aside=ASIDE))
+    shutil.rmtree(root)
+    print(
+        "The same nights without Airflow, into a fresh root and database, differ in:"
+        f" {', '.join(changed) or 'nothing'}"
+    )
+    return changed
+
+
+def _empty(url: str) -> None:
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(url)
+    with engine.begin() as conn:
+        for schema in ("curation", "sscd_ops"):
+            conn.execute(sa.text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
+        conn.execute(sa.text("DROP TABLE IF EXISTS public.sscd_ops_version"))
+    engine.dispose()
+    upgrade(url)
+
+
+def airflow_up() -> None:
+    """Airflow on the demo's data, left running."""
+    config = prepare()
+    urls = postgres()
+    airflow = local_airflow(config, urls)
+    say("starting Airflow")
+    airflow.start()
+    airflow.wait_for_dags([DAG])
+    print(f"\nAirflow: {airflow.url}   user {airflow.user}   password {airflow.password}")
+    print("DAG curate_demo: trigger it with date 2026-11-01, 2026-11-02 or 2026-11-03.")
+    print("`make airflow-down` stops it.")
+
+
+def airflow_down() -> None:
+    """Stop what ``airflow_up`` started."""
+    if (DEMO / "airflow").exists():
+        urls = postgres()
+        local_airflow(DEMO / "curation.toml", urls).stop()
+    embedded.stop(DEMO / "postgres")
+    print("stopped")
+
+
+def clean() -> None:
+    """Stop everything and remove the folder."""
+    if DEMO.exists():
+        airflow_down()
+        shutil.rmtree(DEMO)
+    print(f"removed {DEMO}")
+
+
+COMMANDS = {"run": run, "clean": clean, "airflow": airflow_up, "airflow-down": airflow_down}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
+        sys.exit(f"usage: demo.py {' | '.join(COMMANDS)}")
+    COMMANDS[sys.argv[1]]()
