@@ -1,6 +1,6 @@
 """The demo: three nights of the real DAG inside a real Airflow, on pictures of this folder.
 
-    python examples/demo.py run | clean | airflow | airflow-down
+python examples/demo.py run | clean | airflow | airflow-down
 """
 
 from __future__ import annotations

@@ -65,8 +65,9 @@ def print_report(parts: Wiring, dataset: str, planted: Sequence[Planted], sheet:
     with parts.catalog.begin() as conn:
         runs = rows(
             conn,
-            "SELECT interval_start::date AS night, read, quarantined, removed_exact AS exact_copies,"
-            " removed_near AS near_copies, kept, shards, snapshot FROM curation.runs"
+            "SELECT interval_start::date AS night, read, quarantined,"
+            " removed_exact AS exact_copies, removed_near AS near_copies, kept, shards, snapshot"
+            " FROM curation.runs"
             " WHERE dataset = :d ORDER BY turn",
             d=dataset,
         )
@@ -112,9 +113,7 @@ def _tally(found: Sequence[Found]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"transformation": copy}
         for where in ("within", "across"):
             mine = [
-                f
-                for f in found
-                if f.planted.transformation == copy and f.planted.where == where
+                f for f in found if f.planted.transformation == copy and f.planted.where == where
             ]
             row[f"{where}_a_night"] = f"{sum(f.removal is not None for f in mine)} of {len(mine)}"
         answer.append(row)

@@ -78,8 +78,10 @@ def copies(night: int, new: list[Picture], old: list[Picture]) -> Iterator[tuple
         groups = [("within", new)] + ([("across", old)] if old else [])
         for where, group in groups:
             for again in range(2):
-                original = group[(number * 2 + again) * len(group) // (2 * len(COPIES))]
-                key = f"{original.key}-{copy.replace('_', '-')}-{where}{again}"
+                place = (number * 2 + again) * len(group) // (2 * len(COPIES))
+                # other pictures each night: else a copy would be a copy of an earlier copy
+                original = group[(place + (night if where == "across" else 0)) % len(group)]
+                key = f"{original.key}-{copy.replace('_', '-')}-{where}-{night}{again}"
                 caption = original.caption
                 if copy != "byte_copy":
                     caption = f"Picture {original.key}, seen again."
@@ -121,9 +123,7 @@ def plant_nights(folder: Path) -> list[Planted]:
     with (folder / "planted.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["key", "original", "transformation", "night", "where"])
-        writer.writerows(
-            [(p.key, p.original, p.transformation, p.night, p.where) for p in planted]
-        )
+        writer.writerows([(p.key, p.original, p.transformation, p.night, p.where) for p in planted])
     return planted
 
 

@@ -61,7 +61,7 @@ _SIZES = {"cache_bytes", "max_bytes", "max_member_bytes", "max_caption_bytes"}
 _NEVER_IN_FILE = {"name"}
 
 
-class _Wrong(Exception):  # noqa: N818 - becomes a ConfigError with the file's name
+class _Wrong(Exception):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(key, message)
         self.key = key
@@ -83,7 +83,9 @@ def load_settings(path: str | Path | None = None, *, tolerant: bool = False) -> 
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}): give --config FILE") from error
+        raise ConfigError(
+            f"{file}: cannot be read ({error.strerror}): give --config FILE"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: is not TOML: {error}") from error
     try:
@@ -134,8 +136,12 @@ def _resolve(base: Path, url: str) -> str:
 def _dataset(base: Path, name: str, table: Any) -> DatasetOptions:
     key = f"datasets.{name}"
     if not _NAME.match(name):
-        raise _Wrong(key, "a dataset's name is 1-64 of a-z, 0-9, _ and -, beginning with a-z or 0-9")
-    options = _section(DatasetOptions, {**_table(table, key), "sources": ()}, key, name=name)
+        raise _Wrong(
+            key, "a dataset's name is 1-64 of a-z, 0-9, _ and -, beginning with a-z or 0-9"
+        )
+    options: DatasetOptions = _section(
+        DatasetOptions, {**_table(table, key), "sources": ()}, key, name=name
+    )
     options = dataclasses.replace(options, sources=_sources(base, name, table, key))
     _check_dataset(options, key)
     return options
@@ -153,7 +159,7 @@ def _sources(
         item = dict(_table(item, here))
         name = item.pop("name", dataset)
         if not isinstance(name, str) or not _SOURCE.match(name):
-            raise _Wrong(f"{here}.name", f"expected a name such as \"crawl\", not {name!r}")
+            raise _Wrong(f"{here}.name", f'expected a name such as "crawl", not {name!r}')
         if name in {source.name for source in answer}:
             raise _Wrong(f"{here}.name", f"two sources are named {name!r}: names are identities")
         source = _section(SourceOptions, item, here, name=name)
@@ -177,7 +183,9 @@ def _check_dataset(options: DatasetOptions, key: str) -> None:
         raise _Wrong(f"{key}.timezone", f"no time zone {options.timezone!r}") from error
     fields = options.schedule.split()
     if len(fields) != 5 and not options.schedule.startswith("@"):
-        raise _Wrong(f"{key}.schedule", f"expected a cron line of 5 fields, not {options.schedule!r}")
+        raise _Wrong(
+            f"{key}.schedule", f"expected a cron line of 5 fields, not {options.schedule!r}"
+        )
     limits = (
         ("duplicates.threshold", options.duplicates.threshold, -1.0, 1.0),
         ("duplicates.margin", options.duplicates.margin, 0.0, 1.0),
@@ -225,9 +233,7 @@ def _section(kind: type[Any], raw: Any, key: str, **given: Any) -> Any:
     hints = _hints(kind)
     names = {field.name for field in dataclasses.fields(kind)} - _NEVER_IN_FILE
     _known(table, names, key)
-    values = {
-        name: _value(hints[name], value, f"{key}.{name}") for name, value in table.items()
-    }
+    values = {name: _value(hints[name], value, f"{key}.{name}") for name, value in table.items()}
     return kind(**given, **values)
 
 

@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class Fault(StrEnum):
-    """Quarantine codes. ``follows_bytes``: the same bytes get the same code without another look."""
+    """Quarantine codes. ``follows_bytes``: equal bytes get the code without another look."""
 
     # the picture itself: follows its bytes into later nights
     EMPTY_IMAGE = "empty_image"
@@ -189,7 +189,7 @@ class Member:
 
 @dataclass(slots=True)
 class RawSample:
-    """Adjacent members of one key. ``occurrence`` counts earlier samples of the key in the shard."""
+    """Adjacent members of one key. ``occurrence`` counts the key's earlier samples in the shard."""
 
     key: str
     occurrence: int

@@ -219,7 +219,7 @@ class Settings:
 
 
 def to_json(options: Any) -> str:
-    """An options dataclass as canonical JSON: sorted keys, no spaces, so equal options hash equal."""
+    """An options dataclass as canonical JSON: sorted keys, no spaces; equal options hash equal."""
     return json.dumps(
         dataclasses.asdict(options),
         sort_keys=True,
@@ -230,7 +230,7 @@ def to_json(options: Any) -> str:
 
 
 def dataset_from_json(text: str) -> DatasetOptions:
-    """The options that ``to_json`` wrote for a dataset. Unknown keys of newer releases are left out."""
+    """The options that ``to_json`` wrote for a dataset; keys of newer releases are left out."""
     raw = json.loads(text)
     raw["start"] = date.fromisoformat(raw["start"])
     raw["sources"] = tuple(_section(SourceOptions, item) for item in raw["sources"])
@@ -247,7 +247,8 @@ def dataset_from_json(text: str) -> DatasetOptions:
         ("airflow", AirflowOptions),
     ):
         raw[name] = _section(kind, raw[name])
-    return _section(DatasetOptions, raw)
+    options: DatasetOptions = _section(DatasetOptions, raw)
+    return options
 
 
 def _section(kind: Any, raw: dict[str, Any]) -> Any:

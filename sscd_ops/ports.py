@@ -119,7 +119,7 @@ InspectImage = Callable[[bytes], "ImageHeader | tuple[Fault, str]"]
 
 
 class Embedder(Protocol):
-    """Decodes pictures and turns them into descriptors. A context manager: closing ends its workers."""
+    """Turns pictures into descriptors. A context manager: leaving it ends its workers."""
 
     fingerprint: Fingerprint
     dimensions: int
@@ -183,9 +183,17 @@ class SearchBackend(Protocol):
 class OpenSegment(Protocol):
     """A segment's arrays, memory-mapped. ``ids``: uint8 (m, 32), the images' sha256."""
 
-    descriptors: NDArray[np.float16]
-    ids: NDArray[np.uint8]
-    codes: dict[str, NDArray[Any]]
+    @property
+    def descriptors(self) -> NDArray[np.float16]:
+        """float16 (m, d)."""
+
+    @property
+    def ids(self) -> NDArray[np.uint8]:
+        """uint8 (m, 32)."""
+
+    @property
+    def codes(self) -> dict[str, NDArray[Any]]:
+        """Role -> (m, ...)."""
 
 
 class SegmentStore(Protocol):

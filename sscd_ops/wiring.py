@@ -127,7 +127,9 @@ class Wiring:
         from sscd_ops.storage.store import open_store
 
         if not self.settings.storage.root:
-            raise ConfigError(f"{self.settings.path}: storage.root is not set: give a folder or URL")
+            raise ConfigError(
+                f"{self.settings.path}: storage.root is not set: give a folder or URL"
+            )
         return open_store(self.settings.storage)
 
     @cached_property

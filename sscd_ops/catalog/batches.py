@@ -168,7 +168,8 @@ def batches_in_state(conn: Connection, dataset_id: int, states: tuple[str, ...])
 def dry_runs(conn: Connection, dataset_id: int) -> list[Batch]:
     """All dry runs of a dataset that were not dropped yet."""
     return [
-        _batch(raw) for raw in rows(conn, _BATCH + "WHERE dataset_id = :d AND dry_run", d=dataset_id)
+        _batch(raw)
+        for raw in rows(conn, _BATCH + "WHERE dataset_id = :d AND dry_run", d=dataset_id)
     ]
 
 

@@ -103,9 +103,7 @@ def delete_lost(conn: Connection, batch: Batch) -> None:
             **key,
         )
         for table in ("samples", "matches"):
-            run(
-                conn, f"DELETE FROM sscd_ops.{table} WHERE month = :m AND decision_id = :x", **key
-            )
+            run(conn, f"DELETE FROM sscd_ops.{table} WHERE month = :m AND decision_id = :x", **key)
         for table in ("batch_sources", "output_shards", "decisions"):
             run(conn, f"DELETE FROM sscd_ops.{table} WHERE decision_id = :x", x=key["x"])
 

@@ -68,7 +68,9 @@ def _copy_digests(conn: Connection, digests: NDArray[np.uint8]) -> str:
     number = value(conn, "SELECT count(*) FROM pg_class WHERE relname LIKE 'looked\\_up\\_%'")
     name = f"pg_temp.looked_up_{int(number)}"
     run(conn, f"CREATE TEMPORARY TABLE {name[8:]} (i bigint, sha256 bytea) ON COMMIT DROP")
-    text = io.StringIO("".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in enumerate(digests)))
+    text = io.StringIO(
+        "".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in enumerate(digests))
+    )
     cursor = conn.connection.cursor()
     cursor.copy_expert(f"COPY {name} FROM STDIN", text)
     run(conn, f"ANALYZE {name}")

@@ -38,9 +38,7 @@ def output_shards(conn: Connection, decision_id: int) -> list[Mapping[str, Any]]
     )
 
 
-def samples_of_output(
-    conn: Connection, decision_id: int, number: int
-) -> list[Mapping[str, Any]]:
+def samples_of_output(conn: Connection, decision_id: int, number: int) -> list[Mapping[str, Any]]:
     """The kept samples of one output shard in published order: source shard and position."""
     return rows(
         conn,

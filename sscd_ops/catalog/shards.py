@@ -15,7 +15,7 @@ from sscd_ops.model import FoundShard, SourceShard, StoredFile
 def owners(
     conn: Connection, dataset_id: int, found: Sequence[FoundShard]
 ) -> dict[tuple[str, str, str], int]:
-    """(source, relative URI, version) -> batch that owns it, for those of ``found`` that are owned."""
+    """(source, relative URI, version) -> batch that owns it, for the owned ones of ``found``."""
     if not found:
         return {}
     answer = rows(
@@ -155,7 +155,8 @@ def all_registered(conn: Connection, attempt_id: int, role: str) -> bool:
     return (
         value(
             conn,
-            f"SELECT 1 FROM sscd_ops.source_shards WHERE attempt_id = :a AND {role} IS NULL LIMIT 1",
+            "SELECT 1 FROM sscd_ops.source_shards WHERE attempt_id = :a"
+            f" AND {role} IS NULL LIMIT 1",
             a=attempt_id,
         )
         is None

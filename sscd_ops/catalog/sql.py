@@ -14,12 +14,13 @@ from sscd_ops.model import StoredFile
 
 def rows(conn: Connection, sql: str, **parameters: Any) -> list[Mapping[str, Any]]:
     """All rows of a statement, as mappings."""
-    return list(conn.execute(text(sql), parameters).mappings())
+    return [dict(found) for found in conn.execute(text(sql), parameters).mappings()]
 
 
 def row(conn: Connection, sql: str, **parameters: Any) -> Mapping[str, Any] | None:
     """The first row of a statement, or None."""
-    return conn.execute(text(sql), parameters).mappings().first()
+    found = conn.execute(text(sql), parameters).mappings().first()
+    return None if found is None else dict(found)
 
 
 def value(conn: Connection, sql: str, **parameters: Any) -> Any:

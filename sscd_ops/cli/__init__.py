@@ -1,1 +1,1 @@
-
+"""The ``sscd-ops`` command."""

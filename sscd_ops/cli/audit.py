@@ -175,8 +175,13 @@ def _picture(
 ) -> None:
     from sscd_ops.cli.pictures import side_by_side
 
-    panels = [(parts.sample_image(str(found["sample_id"])), f"{found['verdict']}: {found['key']}",
-               found["caption"])]
+    panels = [
+        (
+            parts.sample_image(str(found["sample_id"])),
+            f"{found['verdict']}: {found['key']}",
+            found["caption"],
+        )
+    ]
     if found["witness_sample_id"] is not None:
         panels.append(
             (

@@ -73,9 +73,7 @@ def guarded(command: F) -> F:
         except Exception as error:
             if debug or isinstance(error, click.ClickException):
                 raise
-            click.echo(
-                f"error: {type(error).__name__}: {error} (--debug shows where)", err=True
-            )
+            click.echo(f"error: {type(error).__name__}: {error} (--debug shows where)", err=True)
             sys.exit(1)
 
     return run  # type: ignore[return-value]
@@ -84,7 +82,9 @@ def guarded(command: F) -> F:
 def set_up_logging(*, verbose: bool, debug: bool) -> None:
     """Log to stderr: warnings, and with -v what is being done."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
     logging.getLogger("sscd_ops").setLevel(level)
     # one line that everybody should see: which database is used when none was named
     logging.getLogger("sscd_ops.wiring").setLevel(min(level, logging.INFO))

@@ -145,4 +145,3 @@ def _add_commands() -> None:
 
 
 _add_commands()
-

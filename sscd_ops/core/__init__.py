@@ -1,1 +1,1 @@
-
+"""Pure functions: no I/O, no SQL."""

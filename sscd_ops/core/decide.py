@@ -102,7 +102,8 @@ def _known_rows(table: pa.Table, known: set[bytes]) -> NDArray[np.bool_]:
 
 
 def _int(table: pa.Table, column: str) -> NDArray[np.int64]:
-    return pc.fill_null(table.column(column).cast(pa.int64()), 0).to_numpy()
+    values: NDArray[np.int64] = pc.fill_null(table.column(column).cast(pa.int64()), 0).to_numpy()
+    return values
 
 
 @dataclass
@@ -159,9 +160,9 @@ def find_images(
         failed = np.frombuffer(b"".join(query_faults), np.uint8).reshape(-1, 32)
         answers = list(query_faults.values())
         rows = _rows_of(failed, digests)
-        for image in np.flatnonzero((rows >= 0) & (standing == NEW)):
-            standing[image] = IMAGE_FAULTY
-            faults[int(image)] = answers[rows[image]]
+        for failure in np.flatnonzero((rows >= 0) & (standing == NEW)):
+            standing[failure] = IMAGE_FAULTY
+            faults[int(failure)] = answers[rows[failure]]
     return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
 
 
@@ -226,17 +227,11 @@ def decide(
     similarity[new] = led.similarity
     beaten = led.witness >= 0
     witness[new[beaten]] = new[led.witness[beaten]]
-    matches = Matches(
-        new[led.matches.query], new[led.matches.reference], led.matches.similarity
-    )
-    return Decided(
-        _outcomes(samples, images, kept), kept, witness, similarity, matches
-    )
+    matches = Matches(new[led.matches.query], new[led.matches.reference], led.matches.similarity)
+    return Decided(_outcomes(samples, images, kept), kept, witness, similarity, matches)
 
 
-def _outcomes(
-    samples: Samples, images: Images, kept: NDArray[np.bool_]
-) -> NDArray[np.int8]:
+def _outcomes(samples: Samples, images: Images, kept: NDArray[np.bool_]) -> NDArray[np.int8]:
     outcome = np.full(len(samples), QUARANTINED, np.int8)
     outcome[samples.is_known] = KNOWN
     outcome[samples.is_shard_fault] = SHARD_FAULT

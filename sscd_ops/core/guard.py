@@ -79,19 +79,15 @@ def _odds(
     return []
 
 
-def _empty(
-    now: Counts, by_source: Mapping[str, Counts], history: Sequence[Past]
-) -> list[str]:
+def _empty(now: Counts, by_source: Mapping[str, Counts], history: Sequence[Past]) -> list[str]:
     if now.read == 0:
         return ['the batch has no sample (guard.empty = "allow" lets empty nights pass)']
     reasons = []
     for source, counts in sorted(by_source.items()):
-        kept = sum(
-            sources[source].kept for _, sources in history[:RECENT] if source in sources
-        )
+        kept = sum(sources[source].kept for _, sources in history[:RECENT] if source in sources)
         if counts.kept == 0 and kept:
             reasons.append(
-                f"source {source!r} keeps none of {counts.read} samples, but kept {kept} in the last"
-                f' {RECENT} turns (guard.empty = "allow" lets it pass)'
+                f"source {source!r} keeps none of {counts.read} samples, but kept {kept} in the"
+                f' last {RECENT} turns (guard.empty = "allow" lets it pass)'
             )
     return reasons

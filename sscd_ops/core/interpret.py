@@ -25,7 +25,7 @@ _CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-class _Quarantine(Exception):  # noqa: N818 - it is no error: it carries a code to the row
+class _Quarantine(Exception):
     def __init__(self, code: Fault, message: str) -> None:
         super().__init__(code, message)
         self.code = code
@@ -168,10 +168,11 @@ class Interpreter:
             have = ", ".join(storable(m.extension) for m in raw.members) or "none"
             raise _Quarantine(Fault.NO_IMAGE, f"no image member; members: {have}")
         names = ", ".join(m.extension for m in images)
-        wanted = f"; image = {self._source.image!r} names none of them" if self._source.image else ""
+        named = self._source.image
+        wanted = f"; image = {named!r} names none of them" if named else ""
         raise _Quarantine(
             Fault.SEVERAL_IMAGES,
-            f"{len(images)} image members ({names}){wanted}: the source's `image` says which decides",
+            f"{len(images)} image members ({names}){wanted}: `image` of the source says which one",
         )
 
     def _check_image(self, row: ManifestRow, image: Member) -> None:
@@ -257,9 +258,7 @@ class Interpreter:
         text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
         # json.dumps escapes to ASCII, so what jsonb refuses shows as an escape
         if "\\u0000" in text or re.search(r"\\ud[89a-f][0-9a-f]{2}", _without_pairs(text)):
-            raise _Quarantine(
-                Fault.BAD_JSON, "a metadata column holds a NUL or a lone surrogate"
-            )
+            raise _Quarantine(Fault.BAD_JSON, "a metadata column holds a NUL or a lone surrogate")
         row.meta = text
 
 

@@ -1,4 +1,4 @@
-"""The shard manifest: one parquet row a sample, in shard order. Written by ingest, never changed."""
+"""The shard manifest: a parquet row for each sample, in shard order. Written once, by ingest."""
 
 from __future__ import annotations
 

@@ -180,9 +180,9 @@ def sample_rows(
             "reason": code,
             "message": message,
             "witness_sample_id": fixed(witness.sample_id[image_or_0], removed),
-            "witness_month": pa.array(
-                witness.month[image_or_0], pa.int32(), mask=~removed
-            ).cast(pa.date32()),
+            "witness_month": pa.array(witness.month[image_or_0], pa.int32(), mask=~removed).cast(
+                pa.date32()
+            ),
             "similarity": pa.array(witness.similarity[image_or_0], mask=~removed),
             "threshold": _floats(
                 np.where(outcome == REMOVED_NEAR, witness.threshold[image_or_0], np.nan)

@@ -122,11 +122,11 @@ def plan_digest(
     starts = np.concatenate([[0], member_ends[:-1]]).astype(np.int64)
     for shard in shards:
         digest.update(f"{shard.number} {shard.form} {len(shard.rows)}\n".encode())
-        digest.update(np.ascontiguousarray(sample_ids[shard.rows]))
+        digest.update(sample_ids[shard.rows].tobytes())
         lengths = member_ends[shard.rows] - starts[shard.rows]
-        digest.update(lengths.astype("<i8"))
+        digest.update(lengths.astype("<i8").tobytes())
         at = np.repeat(starts[shard.rows], lengths) + _within(lengths)
-        digest.update(np.ascontiguousarray(member_digests[at]))
+        digest.update(member_digests[at].tobytes())
     return digest.hexdigest()[:8]
 
 

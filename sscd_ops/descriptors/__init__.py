@@ -1,1 +1,1 @@
-
+"""Models: the SSCD networks, their weights, and the baseline."""

@@ -28,7 +28,7 @@ def _basis(count: int) -> NDArray[np.float64]:
     at = np.arange(GRID) + 0.5
     rows = np.cos(np.pi * np.outer(np.arange(count), at) / GRID) * np.sqrt(2 / GRID)
     rows[0] /= np.sqrt(2)
-    return rows
+    return np.asarray(rows)
 
 
 def _mask(count: int) -> NDArray[np.bool_]:
@@ -73,9 +73,7 @@ def _describe(rgb: NDArray[np.float64]) -> NDArray[np.float64] | None:
     coefficients = np.concatenate(parts)
     if np.sqrt((coefficients**2).sum()) / GRID < _LEAST_CONTRAST:
         return None
-    weights = np.concatenate(
-        [_weight(count)[_mask(count)] for count in (_LUMA, _CHROMA, _CHROMA)]
-    )
+    weights = np.concatenate([_weight(count)[_mask(count)] for count in (_LUMA, _CHROMA, _CHROMA)])
     vector = np.sign(coefficients) * np.sqrt(np.abs(coefficients) * weights)
     return np.asarray(vector / np.linalg.norm(vector))
 

@@ -27,6 +27,8 @@ DEFAULT_MODEL = "dct"
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 (n, h, w, 3) -> float32 (n, d), rows L2-normalised or zero."""
+Loaded = tuple[Describe, dict[str, str]]
+"""A model's function, and its device and versions."""
 
 
 def default_threshold(model: str) -> float:
@@ -72,9 +74,7 @@ def _fingerprint(model: Model, weights: str, preprocessing: str, minibatch: int)
         "minibatch": minibatch,
     }
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return Fingerprint(
-        model.name, weights, preprocessing, "", model.dimensions, minibatch, digest
-    )
+    return Fingerprint(model.name, weights, preprocessing, "", model.dimensions, minibatch, digest)
 
 
 def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Path) -> Embedder:
@@ -87,13 +87,15 @@ def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Pat
     fingerprint = fingerprint_of(options, cache)
     model = find_model(options.model)
     if model.architecture == "dct":
-        return MinibatchEmbedder(fingerprint, lambda: dct.describe, options.workers, {})
-    from sscd_ops.descriptors.networks import load_network
+        return MinibatchEmbedder(fingerprint, lambda: (dct.describe, {}), options.workers)
 
-    network = load_network(model, options, cache)
-    return MinibatchEmbedder(
-        fingerprint, lambda: network.describe, options.workers, network.runtime()
-    )
+    def load() -> Loaded:
+        from sscd_ops.descriptors.networks import load_network
+
+        network = load_network(model, options, cache)
+        return network.describe, network.runtime()
+
+    return MinibatchEmbedder(fingerprint, load, options.workers)
 
 
 class MinibatchEmbedder:
@@ -104,28 +106,26 @@ class MinibatchEmbedder:
 
     Args:
         fingerprint: what it makes.
-        load: answers the model's function when the embedder is entered.
+        load: answers the model's function, device and versions when the embedder is entered.
         workers: decoder processes, 0 for one a core.
-        runtime: the model's own versions.
     """
 
     def __init__(
         self,
         fingerprint: Fingerprint,
-        load: Callable[[], Describe],
+        load: Callable[[], Loaded],
         workers: int,
-        runtime: dict[str, str],
     ) -> None:
         self.fingerprint = fingerprint
         self.dimensions = fingerprint.dimensions
         self._load = load
         self._describe: Describe | None = None
         self._pool = DecoderPool(fingerprint.preprocessing, workers)
-        self._runtime = runtime
+        self._runtime: dict[str, str] = {}
 
     def __enter__(self) -> MinibatchEmbedder:
         self._pool.__enter__()
-        self._describe = self._load()
+        self._describe, self._runtime = self._load()
         return self
 
     def __exit__(self, *exc: object) -> None:

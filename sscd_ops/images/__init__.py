@@ -1,1 +1,1 @@
-
+"""Header checks, decoding, decoder processes."""

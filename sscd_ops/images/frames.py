@@ -1,7 +1,7 @@
-"""The bytes between a decoder process and its parent.
+r"""The bytes between a decoder process and its parent.
 
 Request: count (u32), lengths (u32 each), then the pictures. Answer: for each picture a status byte,
-a length (u32) and a payload: height and width (u16 each) and RGB pixels, or ``code\\nmessage``.
+a length (u32) and a payload: height and width (u16 each) and RGB pixels, or ``code\nmessage``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ Read = Callable[[int], bytes]
 def request(images: Sequence[bytes]) -> bytes:
     """A request's bytes."""
     count = len(images)
-    return b"".join(
-        [struct.pack(f"<I{count}I", count, *(len(image) for image in images)), *images]
-    )
+    return b"".join([struct.pack(f"<I{count}I", count, *(len(image) for image in images)), *images])
 
 
 def read_request(read: Read) -> list[bytes] | None:

@@ -32,7 +32,7 @@ _TIMEOUT = 60.0
 """Seconds a picture may take; longer counts as a death."""
 
 
-class _Died(Exception):  # noqa: N818 - a signal inside this module
+class _Died(Exception):
     pass
 
 
@@ -47,8 +47,9 @@ def worker_command(preset: str) -> list[str]:
 
 
 class _Worker:
-    """One decoder process. Used by one thread, which also starts it: the kernel ends the process
-    when that thread ends.
+    """One decoder process.
+
+    Used by one thread, which also starts it: the kernel ends the process when that thread ends.
     """
 
     def __init__(self, command: Sequence[str], timeout: float) -> None:

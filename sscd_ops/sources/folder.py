@@ -135,7 +135,9 @@ class FolderSource:
         try:
             text = _bytes(url).decode("utf-8-sig")
         except SourceChanged as error:
-            raise ConfigError(f"source {self.name!r}: captions_file {url!r} is not there") from error
+            raise ConfigError(
+                f"source {self.name!r}: captions_file {url!r} is not there"
+            ) from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"source {self.name!r}: captions_file {url!r}: {error}") from error
         return {row["file_name"]: row for row in _caption_rows(url, text) if "file_name" in row}

@@ -1,4 +1,4 @@
-"""URLs with placeholders: which files belong to an interval, and what identities are relative to."""
+"""URLs with placeholders: which files are an interval's, and what identities are relative to."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def resolve_root(options: SourceOptions) -> str:
         root = _posix(options.root).rstrip("/") or "/"
         for folder, url in zip(literal, options.urls, strict=True):
             if not _inside(folder, root):
-                raise ConfigError(f"source {options.name!r}: url {url!r} lies outside root {root!r}")
+                raise ConfigError(
+                    f"source {options.name!r}: url {url!r} lies outside root {root!r}"
+                )
         return root
     split = [folder.split("/") for folder in literal]
     if not split:
@@ -104,7 +106,7 @@ def resolve_root(options: SourceOptions) -> str:
             break
         common.append(steps[0])
     root = "/".join(common) or ("/" if literal[0].startswith("/") else "")
-    if not root or root.endswith(":/") or root.endswith(":"):
+    if not root or root.endswith((":/", ":")):
         raise ConfigError(
             f"source {options.name!r}: its urls share no folder: set `root`, which identities are"
             " relative to"
@@ -187,7 +189,9 @@ def version_of(info: dict[str, Any]) -> str:
     for key in ("ETag", "etag", "md5Hash", "content_md5", "checksum"):
         if info.get(key):
             return str(info[key]).strip('"')
-    stamp = info.get("mtime", info.get("LastModified", info.get("last_modified", info.get("created"))))
+    stamp = info.get(
+        "mtime", info.get("LastModified", info.get("last_modified", info.get("created")))
+    )
     if isinstance(stamp, datetime):
         stamp = stamp.timestamp()
     if isinstance(stamp, float):

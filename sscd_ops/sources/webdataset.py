@@ -31,9 +31,7 @@ class WebDatasetSource:
         read_tar: the tar reader.
     """
 
-    def __init__(
-        self, options: SourceOptions, limits: LimitsOptions, read_tar: ReadTar
-    ) -> None:
+    def __init__(self, options: SourceOptions, limits: LimitsOptions, read_tar: ReadTar) -> None:
         self.name = options.name
         self.root = places.resolve_root(options)
         self._options = options
@@ -122,9 +120,7 @@ def _is_gz(shard: FoundShard) -> bool:
     return shard.uri.lower().endswith(_GZ)
 
 
-def _ranges(
-    shard: FoundShard, stream: BinaryIO, members: Sequence[MemberRef]
-) -> Iterator[bytes]:
+def _ranges(shard: FoundShard, stream: BinaryIO, members: Sequence[MemberRef]) -> Iterator[bytes]:
     """Members by byte range, neighbours in one read."""
     at = 0
     while at < len(members):

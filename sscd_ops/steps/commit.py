@@ -111,7 +111,8 @@ def _try(parts: Parts, work: Work) -> bool:
     unwritten = [shard["number"] for shard in mine if shard["files"] is None]
     if unwritten:
         raise BatchNotRunnable(
-            f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written: clear publish"
+            f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
+            " clear publish"
         )
     listed = [*before, *({**shard, "batch_id": batch.batch_id} for shard in mine)]
     snapshot = dataset.snapshot + 1
@@ -188,7 +189,9 @@ def _answer(parts: Parts, work: Work) -> CommitReport:
             return CommitReport(work.batch.batch_id, BatchState(raw["state"]), None)
         made = publishing.read_snapshot(conn, work.batch.dataset_id, raw["snapshot"])
     if made is None:
-        raise InvariantError(f"snapshot {raw['snapshot']} of {work.batch.dataset} is not registered")
+        raise InvariantError(
+            f"snapshot {raw['snapshot']} of {work.batch.dataset} is not registered"
+        )
     return CommitReport(
         work.batch.batch_id,
         BatchState(raw["state"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +16,15 @@ from sscd_ops.core.manifest import read_manifest
 from sscd_ops.errors import BatchNotRunnable, FingerprintMismatch, InvariantError, SourceChanged
 from sscd_ops.model import Fault, MemberRef, SourceShard
 from sscd_ops.ports import Embedder
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work
+from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, groups_asked, load_work
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ["position", "image_sha256", "image_member", "image_offset", "image_bytes", "code"]
 
 
-def run(parts: Parts, batch_id: int, group: int) -> StepReport:
-    """Write the descriptors of a group's work list.
+def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
+    """Write the descriptors of the work list of a group, or of several.
 
     The work list of a source shard is a function of the batch's manifests and the turn pinned at
     plan: its readable images without a verdict as of that turn, each at its first place in the
@@ -39,7 +39,8 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     work = load_work(parts, batch_id)
     with parts.catalog.begin() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
-    todo = [s for s in registered if s.group == group and s.descriptors is None]
+    asked = groups_asked(group)
+    todo = [s for s in registered if s.group in asked and s.descriptors is None]
     if work.batch.state.is_decided or not todo:
         return StepReport("embed", batch_id, {}, watch.seconds, answered=True)
     lists = _work_lists(parts, work, registered, todo)
@@ -67,7 +68,8 @@ def _open(parts: Parts, work: Work) -> Embedder:
     embedder = parts.embedder(work.options.fingerprint, work.options.limits)
     if embedder.fingerprint.digest != work.attempt.fingerprint:
         raise FingerprintMismatch(
-            f"batch {work.batch.batch_id} was planned with {work.attempt.fingerprint_detail['name']}"
+            f"batch {work.batch.batch_id} was planned with"
+            f" {work.attempt.fingerprint_detail['name']}"
             f" but this worker has {embedder.fingerprint}: give it the same weights and release"
         )
     embedder.__enter__()

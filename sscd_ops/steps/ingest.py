@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from sscd_ops.catalog import batches, shards
@@ -10,13 +11,13 @@ from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
 from sscd_ops.model import RawSample, ShardEnd, SourceShard
 from sscd_ops.ports import InspectImage
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work
+from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, groups_asked, load_work
 
 log = logging.getLogger(__name__)
 
 
-def run(parts: Parts, batch_id: int, group: int) -> StepReport:
-    """Write the manifests of a group's source shards that have none yet.
+def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
+    """Write the manifests of a group's (or several groups') source shards that have none yet.
 
     Bytes are not copied: publish takes them from the source. What is wrong with a sample or a
     shard becomes a row of the manifest.
@@ -28,7 +29,9 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     watch = Stopwatch()
     work = load_work(parts, batch_id)
     with parts.catalog.begin() as conn:
-        todo = shards.shards_of(conn, work.attempt.attempt_id, group)
+        registered = shards.shards_of(conn, work.attempt.attempt_id)
+    asked = groups_asked(group)
+    todo = [s for s in registered if s.group in asked]
     missing = [shard for shard in todo if shard.manifest is None]
     if work.batch.state.is_decided or not missing:
         return StepReport("ingest", batch_id, {"shards": len(todo)}, watch.seconds, answered=True)

@@ -37,8 +37,6 @@ def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
         parts.progress.done()
     if part == 0:
         with parts.catalog.begin() as conn:
-            batches.advance_state(
-                conn, batch_id, ("planned", "ingested", "embedded"), "matched"
-            )
+            batches.advance_state(conn, batch_id, ("planned", "ingested", "embedded"), "matched")
     counts = {"segments": len(mine), "searched": len(todo), "queries": len(queries.ids)}
     return StepReport("match", batch_id, counts, watch.seconds)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from sscd_ops.catalog import batches
@@ -38,6 +39,19 @@ class NightReport:
     message: str = ""
 
 
+class _Timed:
+    """Runs a step and adds up its seconds."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+
+    def __call__(self, step: str, work: Callable[[], T]) -> T:
+        watch = Stopwatch()
+        answer = work()
+        self._seconds[step] = self._seconds.get(step, 0.0) + watch.seconds
+        return answer
+
+
 def run(
     parts: Parts,
     dataset: str,
@@ -54,12 +68,7 @@ def run(
     """
     runner = Runner("cli")
     seconds: dict[str, float] = {}
-
-    def timed(step: str, work: Callable[[], T]) -> T:
-        watch = Stopwatch()
-        answer = work()
-        seconds[step] = seconds.get(step, 0.0) + watch.seconds
-        return answer
+    timed = _Timed(seconds)
 
     with parts.catalog.direct() as session:
 
@@ -81,7 +90,9 @@ def run(
         )
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
-            raise DataError(f"batch {batch_id} waits for its data: {planned.waiting_for} is missing")
+            raise DataError(
+                f"batch {batch_id} waits for its data: {planned.waiting_for} is missing"
+            )
         try:
             return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
         except SscdOpsError as error:
@@ -92,7 +103,7 @@ def run(
 def _steps(
     parts: Parts,
     planned: plan.PlanReport,
-    timed: Callable[[str, Callable[[], object]], object],
+    timed: _Timed,
     seconds: dict[str, float],
     *,
     dry_run: bool,
@@ -100,20 +111,15 @@ def _steps(
 ) -> NightReport:
     batch_id = planned.batch_id
     if not planned.answered:
-        for group in planned.groups:
-            timed("ingest", lambda group=group: ingest.run(parts, batch_id, group))
-        for group in planned.groups:
-            timed("embed", lambda group=group: embed.run(parts, batch_id, group))
+        # one call for all groups: models and decoders start once
+        timed("ingest", lambda: ingest.run(parts, batch_id, planned.groups))
+        timed("embed", lambda: embed.run(parts, batch_id, planned.groups))
         timed("match", lambda: match.run(parts, batch_id, 0, 1))
         timed("wait", lambda: wait_for_turn(parts, batch_id, poll))
     decided = timed("resolve", lambda: resolve.run(parts, batch_id))
-    if not isinstance(decided, resolve.ResolveReport):
-        raise TypeError(type(decided))
     for group in decided.groups:
-        timed("publish", lambda group=group: publish.run(parts, batch_id, group))
+        timed("publish", partial(publish.run, parts, batch_id, group))
     done = timed("commit", lambda: commit.run(parts, batch_id))
-    if not isinstance(done, commit.CommitReport):
-        raise TypeError(type(done))
     return NightReport(
         batch_id,
         done.state,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -151,6 +151,11 @@ def load_work(parts: Parts, batch_id: int) -> Work:
         batch = read_batch(conn, batch_id)
         attempt = read_attempt(conn, batch)
     return Work(batch, attempt, dataset_from_json(attempt.config))
+
+
+def groups_asked(group: int | Sequence[int]) -> frozenset[int]:
+    """The groups a step was asked for: one in a mapped task, all of them in a command."""
+    return frozenset({group} if isinstance(group, int) else group)
 
 
 class Stopwatch:

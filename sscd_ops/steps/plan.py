@@ -151,8 +151,10 @@ def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
         return None
     with parts.catalog.begin() as conn:
         attempt = batches.read_attempt(conn, batch)
-        lost = 0 if batch.dry_run else shards.lost_shards(
-            conn, batch.dataset_id, batch.batch_id, attempt.attempt_id
+        lost = (
+            0
+            if batch.dry_run
+            else shards.lost_shards(conn, batch.dataset_id, batch.batch_id, attempt.attempt_id)
         )
     return None if lost else dataset_from_json(attempt.config)
 
@@ -332,9 +334,7 @@ def _place(
     first = max((shard.group for shard in registered), default=-1) + 1
     ordinal = max((shard.ordinal for shard in registered), default=-1) + 1
     groups = min(len(free), max(1, max_tasks - first))
-    return [
-        (shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)
-    ]
+    return [(shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)]
 
 
 def _open_attempt(
@@ -448,11 +448,7 @@ def _late(
     with parts.catalog.begin() as conn:
         owned = shards.owners(conn, batch.dataset_id, late)
         begun = _first_start(conn, batch)
-    return [
-        s.uri
-        for s in late
-        if begun and (s.source, s.relative_uri, s.version) not in owned
-    ]
+    return [s.uri for s in late if begun and (s.source, s.relative_uri, s.version) not in owned]
 
 
 def _first_start(conn: Connection, batch: Batch) -> bool:

@@ -42,9 +42,7 @@ def plan_publish(work: Work, samples: Samples, kept: NDArray[np.bool_]) -> Publi
     members = samples.table.column("members").combine_chunks()
     ends = members.offsets.to_numpy()[1:].astype(np.int64) - members.offsets[0].as_py()
     flat = members.flatten()
-    spread = pa.ListArray.from_arrays(
-        members.offsets, members.values.field("extension")
-    )
+    spread = pa.ListArray.from_arrays(members.offsets, members.values.field("extension"))
     joined = pc.binary_join(spread, _SEPARATOR).take(pa.array(rows)).dictionary_encode()
     forms = [form_of(text.split(_SEPARATOR)) for text in joined.dictionary.to_pylist()]
     distinct = sorted(set(forms))

@@ -57,9 +57,7 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
         ids.append(content.ids)
         descriptors.append(content.descriptors)
         faults.update(content.faults)
-    return Queries(
-        np.concatenate(ids), np.concatenate(descriptors), faults, names.hexdigest()
-    )
+    return Queries(np.concatenate(ids), np.concatenate(descriptors), faults, names.hexdigest())
 
 
 def open_backend(parts: Parts, work: Work) -> SearchBackend:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import batches, decisions, publishing, shards
@@ -319,9 +318,7 @@ def groups_of(shard_count: int, max_tasks: int) -> list[int]:
 def numbers_of(group: int, shard_count: int, max_tasks: int) -> range:
     """The output shards of a publish group."""
     groups = min(shard_count, max_tasks)
-    return range(
-        -(-group * shard_count // groups), -(-(group + 1) * shard_count // groups)
-    )
+    return range(-(-group * shard_count // groups), -(-(group + 1) * shard_count // groups))
 
 
 def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:

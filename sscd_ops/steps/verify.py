@@ -84,7 +84,11 @@ def _compare_document(
         fingerprint=json.loads(body)["fingerprint"],
         shards=live,
     )
-    return [] if body == wanted else [f"snapshot {row['snapshot']} lists other shards than the catalog"]
+    return (
+        []
+        if body == wanted
+        else [f"snapshot {row['snapshot']} lists other shards than the catalog"]
+    )
 
 
 # ---------------------------------------------------------------- index
@@ -186,9 +190,7 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
     queries = load_queries(parts, work, registered)
     codes = open_backend(parts, work).codes(queries.descriptors)
-    files = parts.segments.write(
-        f"{name}/index/segments", queries.descriptors, queries.ids, codes
-    )
+    files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
     for role in ("descriptors", "ids"):
         if files[role].sha256 != segment.files[role].sha256:
             raise FileMismatch(
@@ -210,5 +212,3 @@ def _rebuild_mask(parts: Parts, name: str, segment: Segment) -> None:
             f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"
             " generation names"
         )
-
-

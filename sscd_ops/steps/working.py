@@ -143,9 +143,10 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
     backend = open_backend(parts, work)
     best = _search_history(parts, work, backend, queries, live)
     decided = decide(
-        samples, images, best.similarity, lambda rows, history: _lead(
-            parts, work, backend, queries, rows, history
-        )
+        samples,
+        images,
+        best.similarity,
+        lambda rows, history: _lead(parts, work, backend, queries, rows, history),
     )
     month = datetime.now(UTC).date().replace(day=1)
     witness = core_rows.witnesses(
@@ -210,9 +211,7 @@ def _no_rows() -> pa.Table:
     return SCHEMA.empty_table()
 
 
-def _images(
-    parts: Parts, work: Work, samples: Samples, queries: Queries, turn: int
-) -> Images:
+def _images(parts: Parts, work: Work, samples: Samples, queries: Queries, turn: int) -> Images:
     def lookup(digests: NDArray[np.uint8]) -> Sequence[Mapping[str, Any]]:
         with parts.catalog.begin() as conn:
             return lookups.known_images(conn, work.batch.dataset_id, digests, turn)

@@ -1,1 +1,1 @@
-
+"""Files: the store, its cache, reading and writing tars."""

@@ -30,10 +30,11 @@ _KINDS = {
     b"6": "device",
     b"5": "directory",
 }
+_NO_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 _ZERO = bytes(_BLOCK)
 
 
-class _Truncated(Exception):  # noqa: N818 - a signal inside this module
+class _Truncated(Exception):
     pass
 
 
@@ -102,18 +103,7 @@ def _entries(source: _Buffered, limit: int) -> Iterator[TarEntry]:
     long_name: str | None = None
     pax: dict[str, str] = {}
     first = True
-    while True:
-        block = source.read(_BLOCK)
-        if not block:
-            if first:
-                raise BrokenShard(Fault.EMPTY_FILE, "the file has no bytes")
-            return
-        if len(block) < _BLOCK:
-            if first:
-                raise BrokenShard(Fault.UNREADABLE_SHARD, "the file is no tar archive")
-            raise _Truncated
-        if block == _ZERO:
-            return
+    while (block := _block(source, first=first)) is not None:
         size = _checked(block, source.offset - _BLOCK, first=first)
         first = False
         kind = block[156:157]
@@ -124,7 +114,7 @@ def _entries(source: _Buffered, limit: int) -> Iterator[TarEntry]:
             elif kind == b"L":
                 long_name = record.rstrip(b"\0").decode("utf-8", "surrogateescape")
             continue
-        size = int(pax.get("size", size)) if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0
+        size = 0 if kind in _NO_DATA else int(pax.get("size", size))
         name = pax.get("path") or long_name or _name(block)
         sparse = kind == b"S" or any(key.startswith("GNU.sparse") for key in pax)
         long_name, pax = None, {}
@@ -132,6 +122,20 @@ def _entries(source: _Buffered, limit: int) -> Iterator[TarEntry]:
         if what == "file" and name.endswith("/"):
             what = "directory"
         yield _entry(source, what, name, size, limit)
+
+
+def _block(source: _Buffered, *, first: bool) -> bytes | None:
+    """The next header block; None at the end of the archive or of the file."""
+    block = source.read(_BLOCK)
+    if len(block) == _BLOCK:
+        return None if block == _ZERO else block
+    if not first:
+        if block:
+            raise _Truncated
+        return None
+    if block:
+        raise BrokenShard(Fault.UNREADABLE_SHARD, "the file is no tar archive")
+    raise BrokenShard(Fault.EMPTY_FILE, "the file has no bytes")
 
 
 def _entry(source: _Buffered, kind: str, name: str, size: int, limit: int) -> TarEntry:
@@ -198,7 +202,7 @@ def _name(block: bytes) -> str:
 
 
 def _pax(record: bytes) -> dict[str, str]:
-    """``length key=value\\n`` records; a damaged one ends the reading of them."""
+    r"""``length key=value\n`` records; a damaged one ends the reading of them."""
     answer: dict[str, str] = {}
     at = 0
     while at < len(record):

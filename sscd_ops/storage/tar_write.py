@@ -68,10 +68,8 @@ def header(name: str, size: int) -> bytes:
     raw = name.encode("utf-8")
     if len(raw) > _NAME:
         raise ValueError(f"tar member name has {len(raw)} bytes, at most {_NAME}: {name!r}")
-    if size < _OCTAL_SIZE:
-        length = b"%011o\0" % size
-    else:
-        length = b"\x80" + size.to_bytes(11, "big")
+    octal = size < _OCTAL_SIZE
+    length = b"%011o\0" % size if octal else b"\x80" + size.to_bytes(11, "big")
     head = raw.ljust(_NAME, b"\0") + b"0000644\0" + b"0000000\0" * 2 + length + b"00000000000\0"
     tail = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
     checksum = sum(head) + 8 * 0x20 + sum(tail)

@@ -1,0 +1,181 @@
+"""The SSCD networks in plain torch: a ResNet trunk, GeM pooling, a projection, L2.
+
+Pizzi et al., "A Self-Supervised Descriptor for Image Copy Detection", CVPR 2022. The trunk is the
+ResNet with the stride in the 3x3 convolution; parameter names are torchvision's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sscd_ops.descriptors.models import Model
+from sscd_ops.descriptors.weights import find_weights, read_state
+from sscd_ops.errors import ConfigError
+from sscd_ops.options import FingerprintOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+_GEM_POWER = 3.0
+_GEM_LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Blocks a stage, groups of the 3x3 convolution, and its width per group."""
+
+    blocks: tuple[int, int, int, int]
+    groups: int = 1
+    width_per_group: int = 64
+
+
+TRUNKS = {
+    "resnet50": Trunk((3, 4, 6, 3)),
+    # 32x4d: what sscd_disc_large was trained with; torchvision's stock one is 32x8d
+    "resnext101": Trunk((3, 4, 23, 3), groups=32, width_per_group=4),
+}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided), 1x1, and a shortcut."""
+
+    def __init__(self, inputs: int, planes: int, stride: int, trunk: Trunk) -> None:
+        super().__init__()
+        width = planes * trunk.width_per_group // 64 * trunk.groups
+        outputs = planes * 4
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=trunk.groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor (n, inputs, h, w) -> (n, 4 * planes, h / stride, w / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = functional.relu(self.bn2(self.conv2(x)))
+        return functional.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class SSCD(nn.Module):
+    """Pictures -> L2-normalised descriptors.
+
+    Args:
+        trunk: which ResNet.
+        dimensions: of the descriptor.
+    """
+
+    def __init__(self, trunk: Trunk, dimensions: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(64, 64, trunk.blocks[0], 1, trunk)
+        self.layer2 = _stage(256, 128, trunk.blocks[1], 2, trunk)
+        self.layer3 = _stage(512, 256, trunk.blocks[2], 2, trunk)
+        self.layer4 = _stage(1024, 512, trunk.blocks[3], 2, trunk)
+        self.fc = nn.Linear(2048, dimensions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised pictures (n, 3, h, w) -> descriptors (n, dimensions)."""
+        x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return functional.normalize(self.fc(gem(x)))
+
+
+def _stage(inputs: int, planes: int, blocks: int, stride: int, trunk: Trunk) -> nn.Sequential:
+    first = Bottleneck(inputs, planes, stride, trunk)
+    rest = [Bottleneck(planes * 4, planes, 1, trunk) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)
+
+
+def gem(x: Tensor) -> Tensor:
+    """Generalised mean over all positions, power 3: (n, c, h, w) -> (n, c)."""
+    return x.clamp(min=_GEM_LEAST).pow(_GEM_POWER).mean(dim=(2, 3)).pow(1.0 / _GEM_POWER)
+
+
+def build(model: Model, state: Mapping[str, Tensor]) -> SSCD:
+    """The model's network with these weights, in eval mode.
+
+    Raises:
+        ConfigError: a parameter is missing, extra or of another shape; names it.
+    """
+    network = SSCD(TRUNKS[model.architecture], model.dimensions)
+    wanted = network.state_dict()
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    missing = sorted(wanted.keys() - state.keys() - counters)
+    extra = sorted(state.keys() - wanted.keys())
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & state.keys())
+        if state[name].shape != wanted[name].shape
+    ]
+    for what, names in (("missing", missing), ("extra", extra), ("of another shape", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ConfigError(
+                f"fingerprint.weights do not fit {model.name}: {what}: {', '.join(names[:3])}{more}"
+            )
+    network.load_state_dict({name: state.get(name, wanted[name]) for name in wanted})
+    return network.eval()
+
+
+class Network:
+    """A loaded network on its device, as the embedder calls it."""
+
+    def __init__(self, network: SSCD, device: torch.device) -> None:
+        self._device = device
+        self._network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
+
+    def runtime(self) -> dict[str, str]:
+        """Device and versions."""
+        cuda = self._device.type == "cuda"
+        name = torch.cuda.get_device_name(self._device) if cuda else "cpu"
+        return {"device": name, "torch": torch.__version__}
+
+    @torch.inference_mode()
+    def describe(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """RGB pixels, uint8 (n, h, w, 3) -> descriptors, float32 (n, d)."""
+        pictures = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)
+        normal = (pictures.float() / 255.0 - self._mean) / self._std
+        answer = self._network(normal.contiguous(memory_format=torch.channels_last))
+        out: NDArray[np.float32] = answer.float().cpu().numpy()
+        return out
+
+
+def load_network(model: Model, options: FingerprintOptions, cache: Path) -> Network:
+    """The configured model with its weights.
+
+    Raises:
+        WeightsUnavailable: the weights are nowhere.
+        ConfigError: they don't fit, or there is no such device.
+    """
+    weights = find_weights(model, options.weights, cache)
+    network = build(model, read_state(weights.path))
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    # equal pictures must give equal numbers on equal hardware
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    try:
+        return Network(network, torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"fingerprint.device {options.device!r}: {error}") from error

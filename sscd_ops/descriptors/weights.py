@@ -1,0 +1,190 @@
+"""Weights files: found or fetched, hashed, and read in each released format.
+
+Three formats exist (reference README, facebookresearch/sscd-copy-detection): ``classy`` and
+``torchvision`` are plain state dicts with other names, ``torchscript`` is a traced module of either
+structure. All become the names of ``descriptors.networks``, which are torchvision's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+import shutil
+import urllib.error
+import urllib.request
+import uuid
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from sscd_ops.descriptors.models import Model
+from sscd_ops.errors import ConfigError, WeightsUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = 60
+"""Seconds a download may stand still."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file on this machine."""
+
+    path: Path
+    sha256: str
+
+
+def find_weights(model: Model, location: str, cache: Path) -> Weights:
+    """The model's weights file, downloaded into ``cache`` once where it is remote.
+
+    Args:
+        model: whose; its published location is taken where none is given.
+        location: a path or URL, or empty.
+        cache: a local folder.
+
+    Raises:
+        WeightsUnavailable: there is no such file, or it cannot be fetched; says where to put it.
+    """
+    where = location or model.weights
+    if "://" not in where:
+        path = Path(where).expanduser()
+        if not path.is_file():
+            raise WeightsUnavailable(
+                f"fingerprint.weights: no file {path}; {model.name} is published at {model.weights}"
+            )
+        return Weights(path, _sha256(path, cache))
+    path = cache / where.rstrip("/").rpartition("/")[2]
+    if not path.is_file():
+        _download(model, where, path)
+    return Weights(path, _sha256(path, cache))
+
+
+def _download(model: Model, url: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    log.info("downloading weights url=%s to=%s", url, path)
+    try:
+        if url.startswith(("http://", "https://")):
+            request = urllib.request.Request(url, headers={"User-Agent": "sscd-ops"})  # noqa: S310
+            with (
+                urllib.request.urlopen(request, timeout=_TIMEOUT) as answer,  # noqa: S310
+                temporary.open("wb") as out,
+            ):
+                shutil.copyfileobj(answer, out)
+        else:
+            with fsspec.open(url, "rb") as source, temporary.open("wb") as out:
+                shutil.copyfileobj(source, out)
+        temporary.replace(path)
+    except (OSError, urllib.error.URLError, ValueError, ImportError) as error:
+        raise WeightsUnavailable(
+            f"weights of {model.name} could not be fetched from {url} ({error}): put the file at"
+            f" {path}, or set fingerprint.weights to where it is"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sha256(path: Path, cache: Path) -> str:
+    """The file's sha256, remembered by path, size and time: hashing 100 MB takes a while."""
+    found = path.stat()
+    key = hashlib.sha256(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}".encode())
+    note = cache / ".sha256" / key.hexdigest()
+    with contextlib.suppress(OSError):
+        remembered = note.read_text()
+        if len(remembered) == 64:
+            return remembered
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_name(f".{uuid.uuid4().hex}")
+        temporary.write_text(digest)
+        temporary.replace(note)
+    return digest
+
+
+# ---------------------------------------------------------------- formats
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict of a weights file, by torchvision's names (``conv1.weight``, ``fc.bias``).
+
+    Raises:
+        ConfigError: the file is none of the known formats.
+    """
+    return torchvision_names(_raw_state(path))
+
+
+def _raw_state(path: Path) -> dict[str, Tensor]:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # the released files are what they are
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        pass
+    else:
+        return dict(module.state_dict())
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(
+            f"fingerprint.weights: {path} is neither a state dict nor a TorchScript file: {error}"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ConfigError(f"fingerprint.weights: {path} holds no state dict of tensors")
+    return dict(state)
+
+
+_CLASSY_BLOCK = re.compile(
+    r"blocks\.(?P<stage>\d)\.(?:block\d-(?P<block>\d+)|(?P<old>\d+)\._module)\.(?P<rest>.+)"
+)
+_CLASSY_PART = {
+    "convolutional_block.0": "conv1",
+    "convolutional_block.1": "bn1",
+    "convolutional_block.3": "conv2",
+    "convolutional_block.4": "bn2",
+    "convolutional_block.6": "conv3",
+    "bn": "bn3",
+    "downsample.0": "downsample.0",
+    "downsample.1": "downsample.1",
+}
+_CLASSY_STEM = {
+    "initial_block._module.0": "conv1",
+    "initial_block._module.1": "bn1",
+}
+
+
+def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename parameters of any released format to torchvision's names."""
+    return {_renamed(name): value for name, value in state.items()}
+
+
+def _renamed(name: str) -> str:
+    name = name.removeprefix("backbone.")
+    if name.startswith("embeddings.1."):
+        return "fc." + name.removeprefix("embeddings.1.")
+    for classy, ours in _CLASSY_STEM.items():
+        if name.startswith(f"{classy}."):
+            return ours + name.removeprefix(classy)
+    match = _CLASSY_BLOCK.fullmatch(name)
+    if match is None:
+        return name
+    block = match["block"] or match["old"]
+    part, _, leaf = match["rest"].rpartition(".")
+    return f"layer{int(match['stage']) + 1}.{block}.{_CLASSY_PART.get(part, part)}.{leaf}"

@@ -1,0 +1,150 @@
+"""The SSCD networks load every released format and answer the same whichever it was."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
+from sscd_ops.descriptors.models import find_model
+from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, gem
+from sscd_ops.descriptors.weights import read_state
+from sscd_ops.errors import ConfigError, WeightsUnavailable
+from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.testing import picture
+
+MIXUP = find_model("sscd_disc_mixup")
+
+
+@pytest.fixture(scope="module")
+def network() -> SSCD:
+    """A ResNet-50 with random weights and random batch-norm statistics."""
+    torch.manual_seed(7)
+    made = SSCD(TRUNKS["resnet50"], 512).eval()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.2, 0.6)
+    return made
+
+
+def classy_name(name: str) -> str:
+    """Our name of a parameter as the classy format has it."""
+    if name.startswith("fc."):
+        return name.replace("fc.", "embeddings.1.")
+    if name.startswith("conv1."):
+        return "backbone.initial_block._module.0." + name.removeprefix("conv1.")
+    if name.startswith("bn1."):
+        return "backbone.initial_block._module.1." + name.removeprefix("bn1.")
+    stage, block, rest = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", name).groups()
+    part, _, leaf = rest.rpartition(".")
+    classy = {
+        "conv1": "convolutional_block.0",
+        "bn1": "convolutional_block.1",
+        "conv2": "convolutional_block.3",
+        "bn2": "convolutional_block.4",
+        "conv3": "convolutional_block.6",
+        "bn3": "bn",
+    }.get(part, part)
+    stage = int(stage) - 1
+    return f"backbone.blocks.{stage}.block{stage}-{block}.{classy}.{leaf}"
+
+
+class Wrapped(torch.nn.Module):
+    """The reference's outer module: the trunk, with its projection, as ``backbone``."""
+
+    def __init__(self, backbone: torch.nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.backbone(x)
+
+
+def save(network: SSCD, form: str, path: Path) -> Path:
+    state = network.state_dict()
+    if form == "classy":
+        torch.save({classy_name(name): value for name, value in state.items()}, path)
+    elif form == "torchvision":
+        torch.save({f"backbone.{name}": value for name, value in state.items()}, path)
+    else:
+        traced = torch.jit.trace(Wrapped(network), torch.zeros(1, 3, 64, 64))
+        torch.jit.save(traced, path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["classy", "torchvision", "torchscript"])
+def test_every_released_format_gives_the_same_descriptors(
+    form: str, network: SSCD, tmp_path: Path
+) -> None:
+    pictures = torch.rand(2, 3, 96, 64)
+    with torch.inference_mode():
+        wanted = network(pictures)
+
+    loaded = build(MIXUP, read_state(save(network, form, tmp_path / "w.pt")))
+
+    with torch.inference_mode():
+        assert torch.allclose(loaded(pictures), wanted, atol=1e-5)
+
+
+def test_parameter_counts_are_those_of_the_paper() -> None:
+    counts = {
+        name: sum(p.numel() for p in SSCD(TRUNKS[trunk], dimensions).parameters())
+        for name, trunk, dimensions in (("r50", "resnet50", 512), ("rx101", "resnext101", 1024))
+    }
+
+    assert counts == {"r50": 24_557_120, "rx101": 44_226_880}
+
+
+def test_gem_is_the_cubic_mean_over_positions() -> None:
+    x = torch.tensor([[[[1.0, 2.0], [3.0, -4.0]]]])
+
+    answer = gem(x)
+
+    assert torch.allclose(answer, torch.tensor([[((1 + 8 + 27) / 4) ** (1 / 3)]]), atol=1e-5)
+
+
+def test_a_missing_and_an_extra_parameter_are_named(network: SSCD) -> None:
+    state = dict(network.state_dict())
+    state["layer9.weight"] = torch.zeros(1)
+
+    with pytest.raises(ConfigError, match=r"extra: layer9\.weight"):
+        build(MIXUP, state)
+    del state["layer9.weight"], state["layer4.2.conv3.weight"]
+    with pytest.raises(ConfigError, match=r"missing: layer4\.2\.conv3\.weight"):
+        build(MIXUP, state)
+
+
+def test_one_config_line_with_a_path_is_enough(network: SSCD, tmp_path: Path) -> None:
+    weights = save(network, "torchvision", tmp_path / "sscd_disc_mixup.torchvision.pt")
+    options = FingerprintOptions(
+        "sscd_disc_mixup", weights=str(weights), minibatch=3, workers=1, device="cpu"
+    )
+    pictures = [picture(seed) for seed in range(4)]
+
+    with open_embedder(options, LimitsOptions(), tmp_path) as embedder:
+        chunks = list(embedder.embed([*pictures, b"no picture"]))
+        again = list(embedder.embed([pictures[3]]))
+
+    rows = np.concatenate([chunk.descriptors for chunk in chunks])
+    assert embedder.fingerprint == fingerprint_of(options, tmp_path)
+    assert rows.shape == (5, 512)
+    assert np.allclose(np.linalg.norm(rows[:4], axis=1), 1, atol=1e-5)
+    assert chunks[1].faults[1][0] == "not_an_image"
+    # the same picture, in another place of another minibatch
+    assert np.array_equal(again[0].descriptors[0], rows[3])
+
+
+def test_weights_that_are_nowhere_say_where_to_put_them(tmp_path: Path) -> None:
+    options = FingerprintOptions("sscd_disc_mixup", weights="http://127.0.0.1:9/none/w.pt")
+
+    with pytest.raises(WeightsUnavailable) as error:
+        fingerprint_of(options, tmp_path)
+
+    assert "http://127.0.0.1:9/none/w.pt" in str(error.value)
+    assert str(tmp_path / "w.pt") in str(error.value)
