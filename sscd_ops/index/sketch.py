@@ -67,6 +67,12 @@ def radius_for(threshold: float) -> Radius:
     )
 
 
+def miss_rate(bits: int, similarity: float, radius: int) -> float:
+    """Derived probability that a pair of this similarity differs in more than ``radius`` bits."""
+    differ = acos(similarity) / pi
+    return sum(_probability(bits, differ, k) for k in range(radius + 1, bits + 1))
+
+
 def _smallest_radius(bits: int, differ: float) -> int:
     """The least r with P(Binomial(bits, differ) > r) < MISS_RATE."""
     missed = 0.0
