@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.embedded import ensure_running, stop
 from sscd_ops.catalog.migrate import upgrade
+from tests.databases import fresh_database
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +40,13 @@ def catalog_template(postgres_home: Path) -> str:
 @pytest.fixture
 def empty_url(postgres_home: Path) -> Iterator[str]:
     """URL of a fresh database without a catalog, dropped afterwards."""
-    yield from _fresh(postgres_home, "template1")
+    yield from fresh_database(postgres_home, "template1")
 
 
 @pytest.fixture
 def catalog_url(postgres_home: Path, catalog_template: str) -> Iterator[str]:
     """URL of a fresh database with an empty catalog, dropped afterwards."""
-    yield from _fresh(postgres_home, catalog_template.rpartition("/")[2])
+    yield from fresh_database(postgres_home, catalog_template.rpartition("/")[2])
 
 
 @pytest.fixture
@@ -57,17 +55,3 @@ def catalog(catalog_url: str) -> Iterator[Catalog]:
     opened = Catalog(catalog_url)
     yield opened
     opened.dispose()
-
-
-def _fresh(home: Path, template: str) -> Iterator[str]:
-    server = ensure_running(home, ("postgres",))["postgres"]
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(server, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as conn:
-        conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    try:
-        yield f"{server.rpartition('/')[0]}/{name}"
-    finally:
-        with engine.connect() as conn:
-            conn.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        engine.dispose()

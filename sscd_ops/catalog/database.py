@@ -68,6 +68,8 @@ class Catalog:
             "tcp_keepalives_idle": "30",
             "tcp_keepalives_interval": "10",
             "tcp_keepalives_count": "3",
+            # Compiling a plan over dozens of partitions costs more than the queries here.
+            "jit": "off",
         }
         self.engine = self._make_engine(application_name, pool_pre_ping=True)
         self._sessions = self._make_engine(

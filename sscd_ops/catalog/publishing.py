@@ -71,7 +71,7 @@ def live_shards(conn: Connection, dataset_id: int, snapshot: int) -> list[Mappin
     """The shards of a snapshot, by turn and number."""
     return rows(
         conn,
-        "SELECT o.*, b.batch_id, b.turn, b.label FROM sscd_ops.output_shards o"
+        "SELECT o.*, b.batch_id, b.turn, b.label, b.supplement FROM sscd_ops.output_shards o"
         " JOIN sscd_ops.batches b ON b.decision_id = o.decision_id"
         " WHERE b.dataset_id = :d AND o.snapshot_from <= :s"
         " AND (o.snapshot_to IS NULL OR o.snapshot_to > :s) ORDER BY b.turn, o.number",

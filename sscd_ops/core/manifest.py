@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,7 +88,7 @@ class ManifestRow:
 
 
 class ManifestBuilder:
-    """Writes a manifest row by row; equal rows give equal bytes.
+    """Writes a manifest row by row; equal rows give equal bytes. A context manager.
 
     Args:
         stream: where the parquet file goes.
@@ -111,10 +112,17 @@ class ManifestBuilder:
         row = ManifestRow(None, None, None, [], code=str(code), message=text)
         self._rows.append((-1, row))
 
-    def close(self) -> None:
-        """Write what is left and the footer."""
-        self._flush()
-        self._writer.close()
+    def __enter__(self) -> ManifestBuilder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Write what is left and the footer; after an error only let go of the stream."""
+        if kind is None:
+            self._flush()
+            self._writer.close()
+            return
+        with contextlib.suppress(Exception):
+            self._writer.close()
 
     def _flush(self) -> None:
         if not self._rows:

@@ -12,7 +12,7 @@ from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import BatchNotRunnable, CommitConflict, InvariantError
 from sscd_ops.model import BatchState, StoredFile
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
-from sscd_ops.steps.snapshots import document, repair_latest, snapshot_name
+from sscd_ops.steps.snapshots import batch_name, document, repair_latest, snapshot_name
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,10 @@ def _try(parts: Parts, work: Work) -> bool:
             f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
             " clear publish"
         )
-    listed = [*before, *({**shard, "batch_id": batch.batch_id} for shard in mine)]
+    named = {"label": raw["label"], "supplement": raw["supplement"], "turn": raw["turn"]}
+    listed = [*before, *({**shard, **named} for shard in mine)]
+    # in turn order, whatever order batches commit in
+    listed.sort(key=lambda shard: (shard["turn"], shard["number"]))
     snapshot = dataset.snapshot + 1
     file = None
     if mine:
@@ -122,7 +125,7 @@ def _try(parts: Parts, work: Work) -> bool:
             batch.dataset,
             snapshot,
             parent=dataset.snapshot,
-            batch_id=batch.batch_id,
+            batch=batch_name(raw["label"], raw["supplement"]),
             fingerprint=work.attempt.fingerprint_detail["name"],
             shards=listed,
         )

@@ -59,16 +59,15 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
     ignored: dict[str, int] = {}
 
     def write(stream: BinaryIO) -> None:
-        builder = ManifestBuilder(stream)
-        for item in source.read(shard.found):
-            if isinstance(item, RawSample):
-                row = interpreter.row(item)
-                builder.add(row)
-                counts["samples"] += 1
-                counts["quarantined"] += row.code is not None
-            else:
-                _end(builder, item, counts, ignored)
-        builder.close()
+        with ManifestBuilder(stream) as builder:
+            for item in source.read(shard.found):
+                if isinstance(item, RawSample):
+                    row = interpreter.row(item)
+                    builder.add(row)
+                    counts["samples"] += 1
+                    counts["quarantined"] += row.code is not None
+                else:
+                    _end(builder, item, counts, ignored)
 
     file = parts.store.put(f"{work.folder}/manifests", ".parquet", write)
     with parts.catalog.begin() as conn:

@@ -20,7 +20,7 @@ def document(
     snapshot: int,
     *,
     parent: int,
-    batch_id: int,
+    batch: str,
     fingerprint: str,
     shards: Sequence[Mapping[str, Any]],
 ) -> bytes:
@@ -30,9 +30,10 @@ def document(
         dataset: its name.
         snapshot: its number.
         parent: the number before, 0 for none.
-        batch_id: the batch that made it.
+        batch: name of the batch that made it, as in its shards' folder. Not its number: equal
+            nights give equal files in any database.
         fingerprint: the dataset's.
-        shards: rows of the catalog with ``files``, ``form``, ``samples`` and ``batch_id``.
+        shards: catalog rows with ``files``, ``form``, ``samples``, ``label``, ``supplement``.
     """
     listed = []
     for shard in shards:
@@ -44,7 +45,7 @@ def document(
                 "filesize": tar.bytes,
                 "sha256": tar.sha256,
                 "form": shard["form"],
-                "batch": shard["batch_id"],
+                "batch": batch_name(shard["label"], shard["supplement"]),
             }
         )
     body = {
@@ -53,12 +54,17 @@ def document(
         "name": dataset,
         "snapshot": snapshot,
         "parent": parent,
-        "batch": batch_id,
+        "batch": batch,
         "fingerprint": fingerprint,
         "samples": sum(item["nsamples"] for item in listed),
         "shardlist": listed,
     }
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+
+
+def batch_name(label: str, supplement: int) -> str:
+    """A batch in published names: ``2026-11-01``, ``2026-11-01-s1`` for a supplement."""
+    return f"{label}-s{supplement}" if supplement else label
 
 
 def repair_latest(parts: Parts, dataset: str) -> None:

@@ -76,12 +76,13 @@ def _compare_document(
     parts: Parts, name: str, row: Mapping[str, Any], live: list[Mapping[str, Any]]
 ) -> list[str]:
     body = parts.store.local(need_file(row["file"])).read_bytes()
+    found = json.loads(body)
     wanted = document(
         name,
         row["snapshot"],
         parent=row["parent"],
-        batch_id=row["batch_id"],
-        fingerprint=json.loads(body)["fingerprint"],
+        batch=found["batch"],
+        fingerprint=found["fingerprint"],
         shards=live,
     )
     return (

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import ensure_month
+from tests.databases import fresh_database
+from tests.integration.world import World
 
 
 @pytest.fixture
@@ -17,3 +21,16 @@ def month(catalog: Catalog) -> date:
     for table in ("samples", "matches"):
         ensure_month(catalog, first, table)
     return first
+
+
+@pytest.fixture
+def world(tmp_path: Path, catalog_url: str) -> World:
+    """An empty dataset."""
+    return World(tmp_path, catalog_url)
+
+
+@pytest.fixture
+def other_world(tmp_path: Path, postgres_home: Path, catalog_template: str) -> Iterator[World]:
+    """Another root and another database over the same incoming folder."""
+    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
+        yield World(tmp_path / "other", url, incoming=tmp_path / "incoming")

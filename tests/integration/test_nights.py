@@ -1,0 +1,582 @@
+"""Whole nights keep the promises, whatever the order, the parallelism or the search backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sscd_ops.errors import (
+    BatchHeld,
+    BatchNotRunnable,
+    ConfigError,
+    DataError,
+    FileMismatch,
+    FingerprintMismatch,
+    SourceChanged,
+)
+from sscd_ops.model import BatchState
+from sscd_ops.steps import manage, plan, resolve
+from sscd_ops.steps.verify import rebuild_index, verify_index
+from sscd_ops.testing import COPIES, Sample, picture, plant
+from tests.integration.world import (
+    ASIDE,
+    DATASET,
+    World,
+    assert_promises,
+    interval,
+    pair,
+)
+
+DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
+
+
+def clouds(seeds: range, prefix: str = "c") -> list[Sample]:
+    return [pair(f"{prefix}{seed:04d}", picture(seed)) for seed in seeds]
+
+
+def planted_nights() -> dict[str, list[Sample]]:
+    """Three nights with copies within and across, in an order that is not the originals'."""
+    nights = {day: clouds(range(i * 20, i * 20 + 20)) for i, day in enumerate(DAYS[:3])}
+    for number, copy in enumerate(COPIES):
+        for day, seed in ((DAYS[0], number), (DAYS[1], number + 6), (DAYS[2], 25 + number)):
+            original = picture(seed)
+            nights[day].append(pair(f"{copy}-of-{seed}", plant(original, copy), f"{copy} {seed}"))
+    for samples in nights.values():
+        random.Random(3).shuffle(samples)
+    return nights
+
+
+def fill(world: World, nights: dict[str, list[Sample]], shards: int = 2) -> int:
+    for day, samples in nights.items():
+        for shard in range(shards):
+            world.put(day, f"{shard:05d}.tar", samples[shard::shards])
+    return sum(map(len, nights.values()))
+
+
+def test_three_nights_keep_every_promise(world: World) -> None:
+    read = fill(world, planted_nights())
+
+    reports = [world.night(day) for day in DAYS[:3]]
+
+    assert [report.state for report in reports] == ["published"] * 3
+    assert [report.snapshot for report in reports] == [1, 2, 3]
+    assert sum(report.counts.removed for report in reports) >= 12
+    assert_promises(world, read=read)
+
+
+def test_a_published_night_answers_and_changes_nothing(world: World) -> None:
+    fill(world, planted_nights())
+    first = world.night(DAYS[0])
+    before, files = world.views(set()), world.published()
+
+    again = world.night(DAYS[0])
+
+    assert again.answered
+    assert (again.batch_id, again.counts, again.snapshot) == (
+        first.batch_id,
+        first.counts,
+        first.snapshot,
+    )
+    assert world.views(set()) == before
+    assert world.published() == files
+
+
+@pytest.mark.parametrize("backend", ["exact", "torch"])
+def test_the_backend_never_matters(world: World, other_world: World, backend: str) -> None:
+    fill(world, planted_nights())
+    other_world.change(duplicates={"search": backend})
+
+    for day in DAYS[:3]:
+        world.night(day)
+        other_world.night(day)
+
+    left = world.views(ASIDE | {"search"})
+    assert other_world.views(ASIDE | {"search"}) == left
+    assert other_world.published() == world.published()
+
+
+def test_tasks_workers_and_sharding_of_the_output_never_matter(
+    world: World, other_world: World
+) -> None:
+    fill(world, planted_nights(), shards=5)
+    world.change(airflow={"max_tasks": 1}, fingerprint={"workers": 1})
+    other_world.change(airflow={"max_tasks": 64}, fingerprint={"workers": 3})
+
+    for day in DAYS[:3]:
+        world.night(day)
+        other_world.night(day)
+
+    assert other_world.views() == world.views()
+    assert other_world.published() == world.published()
+
+
+def test_leader_in_arrival_order_does_not_depend_on_how_the_stream_is_cut(
+    world: World, other_world: World
+) -> None:
+    """One night of everything, or four nights of a quarter each: equal verdicts and witnesses."""
+    everything = [s for samples in planted_nights().values() for s in samples]
+    parts = [everything[i * 19 : (i + 1) * 19] for i in range(4)]
+    for number, (day, samples) in enumerate(zip(DAYS, parts, strict=True)):
+        world.put(day, f"{number}.tar", samples)
+    for each in (world, other_world):
+        each.change(duplicates={"prefer": ()})
+    other_world.change_source(urls=(f"{world.incoming}/*/*.tar",), root=str(world.incoming))
+    world.change_source(root=str(world.incoming))
+
+    for day in DAYS:
+        world.night(day)
+    other_world.night(DAYS[0])
+
+    assert other_world.verdicts() == world.verdicts()
+    assert other_world.witnesses() == world.witnesses()
+
+
+def test_a_batch_that_decides_between_match_and_resolve_changes_nothing(
+    world: World, other_world: World
+) -> None:
+    fill(world, planted_nights())
+    with world.parts() as parts:
+        second = world.until_match(parts, DAYS[1])
+        first = world.until_match(parts, DAYS[0])
+        world.from_resolve(parts, first)
+        world.from_resolve(parts, second)
+    for day in DAYS[:2]:
+        other_world.night(day)
+
+    assert other_world.views() == world.views()
+    assert other_world.published() == world.published()
+    assert_promises(world)
+
+
+def test_batches_may_commit_in_another_order_than_they_decided(world: World) -> None:
+    fill(world, planted_nights())
+    from sscd_ops.steps import commit, publish
+
+    with world.parts() as parts:
+        first = world.until_match(parts, DAYS[0])
+        second = world.until_match(parts, DAYS[1])
+        decided = {batch: resolve.run(parts, batch) for batch in (first, second)}
+        for batch in (second, first):
+            for group in decided[batch].groups:
+                publish.run(parts, batch, group)
+            commit.run(parts, batch)
+
+    assert_promises(world)
+
+
+def test_an_earlier_night_under_way_is_waited_for_and_a_later_one_is_not(world: World) -> None:
+    fill(world, planted_nights())
+    with world.parts() as parts:
+        parts._ask_airflow = lambda runner: True
+        first = world.until_match(parts, DAYS[0])
+        second = world.until_match(parts, DAYS[1])
+
+        waiting, _ = resolve.arrive(parts, second)
+        not_waiting, _ = resolve.arrive(parts, first)
+
+        assert [other.batch_id for other in waiting] == [first]
+        assert not_waiting == []
+        world.from_resolve(parts, first)
+        assert resolve.arrive(parts, second)[0] == []
+
+
+def test_a_night_that_starts_after_the_wait_began_is_not_waited_for(world: World) -> None:
+    fill(world, planted_nights())
+    with world.parts() as parts:
+        parts._ask_airflow = lambda runner: True
+        second = world.until_match(parts, DAYS[1])
+        assert resolve.arrive(parts, second)[0] == []
+
+        world.until_match(parts, DAYS[0])
+
+        assert resolve.arrive(parts, second)[0] == []
+
+
+def test_a_dead_runner_is_not_waited_for(world: World) -> None:
+    fill(world, planted_nights())
+    with world.parts() as parts:
+        parts._ask_airflow = lambda runner: runner.run_id != f"run-{DAYS[0]}"
+        world.until_match(parts, DAYS[0])
+        second = world.until_match(parts, DAYS[1])
+
+        assert resolve.arrive(parts, second)[0] == []
+
+
+# ---------------------------------------------------------------- configuration and fingerprint
+
+
+def test_a_changed_configuration_holds_for_batches_planned_new(world: World) -> None:
+    fill(world, planted_nights())
+    with world.parts() as parts:
+        first = world.until_match(parts, DAYS[0])
+    world.change(duplicates={"threshold": 0.999999})
+
+    with world.parts() as parts:
+        decided = world.from_resolve(parts, first)
+    world.night(DAYS[1])
+
+    thresholds = world.ask("SELECT threshold FROM curation.runs ORDER BY turn")
+    assert [row["threshold"] for row in thresholds] == [0.5, 0.999999]
+    assert decided.counts.removed_near >= 3
+
+
+def test_another_fingerprint_is_refused_with_both_names_and_a_remedy(world: World) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    world.change(fingerprint={"minibatch": 7})
+
+    with pytest.raises(FingerprintMismatch, match=r"dct-.*dct-.*new name"):
+        world.night(DAYS[1])
+
+
+def test_a_changed_root_is_refused(world: World) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    world.change_source(root=str(world.incoming.parent))
+
+    with pytest.raises(ConfigError, match="root was"):
+        world.night(DAYS[1])
+
+
+# ---------------------------------------------------------------- the guard
+
+
+def test_the_guard_holds_an_empty_night_until_it_is_released(world: World) -> None:
+    world.change(guard={"empty": "hold"})
+    with pytest.raises(BatchHeld, match="no sample") as held:
+        world.night(DAYS[0])
+    runs = world.ask("SELECT * FROM curation.runs")
+    assert [(row["state"], row["turn"]) for row in runs] == [("held", None)]
+    assert "batch release" in str(held.value)
+
+    with world.parts() as parts:
+        manage.release(parts, runs[0]["batch_id"], actor="ann", why="a holiday")
+    report = world.night(DAYS[0])
+
+    assert (report.state, report.snapshot) == ("published", None)
+    kinds = [row["kind"] for row in world.ask("SELECT * FROM curation.events ORDER BY event_id")]
+    assert kinds == ["held", "released", "decided", "published"]
+
+
+def test_a_first_night_of_copies_is_held_and_can_be_abandoned_and_run_again(world: World) -> None:
+    world.change(guard={"first_nights_max": 0.5})
+    copies = [pair(f"k{i}", picture(1)) for i in range(9)]
+    path = world.put(DAYS[0], "a.tar", copies)
+    with pytest.raises(BatchHeld, match="first_nights_max"):
+        world.night(DAYS[0])
+    batch_id = world.ask("SELECT * FROM curation.runs")[0]["batch_id"]
+    with pytest.raises(BatchHeld):
+        world.night(DAYS[0])
+
+    with world.parts() as parts:
+        manage.abandon(parts, batch_id, actor="ann", why="the crawler looped")
+    path.unlink()
+    world.put(DAYS[0], "a.tar", clouds(range(5)))
+    report = world.night(DAYS[0])
+
+    assert report.counts.kept == 5
+    assert_promises(world, read=5)
+
+
+# ---------------------------------------------------------------- late and changed data
+
+
+def test_a_supplement_reads_what_came_late_and_nothing_twice(world: World) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    nothing = world.night(DAYS[0], supplement=True)
+    world.put(DAYS[0], "late.tar", clouds(range(900, 905)))
+
+    late = world.night(DAYS[0], supplement=True)
+    again = world.night(DAYS[0], supplement=True)
+
+    assert nothing.answered
+    assert (late.counts.read, late.counts.kept, late.snapshot) == (5, 5, 2)
+    assert again.answered
+    runs = world.ask("SELECT supplement FROM curation.runs ORDER BY supplement")
+    assert [row["supplement"] for row in runs] == [0, 1]
+    assert (
+        "-s1-" in world.ask("SELECT shard FROM curation.shards ORDER BY snapshot_from")[-1]["shard"]
+    )
+    assert_promises(world)
+
+
+def test_plan_names_source_shards_of_earlier_nights_that_nobody_read(world: World) -> None:
+    world.change(late_days=2)
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    late = world.put(DAYS[0], "late.tar", clouds(range(900, 902)))
+
+    report = world.night(DAYS[1])
+
+    assert report.late == [str(late)]
+
+
+def test_a_source_shard_that_comes_again_gives_known_samples_no_second_verdict(
+    world: World,
+) -> None:
+    """The file is delivered anew, with one more sample: only that one is read."""
+    world.put(DAYS[0], "a.tar", clouds(range(6)))
+    world.night(DAYS[0])
+    world.put(DAYS[0], "a.tar", [*clouds(range(6)), pair("new", picture(77))])
+
+    report = world.night(DAYS[0], supplement=True)
+
+    assert (report.counts.read, report.counts.known, report.counts.kept) == (1, 6, 1)
+    assert len(world.ask("SELECT * FROM curation.samples")) == 7
+    with world.parts() as parts:
+        assert verify_index(parts, DATASET) == []
+
+
+def test_shards_that_appear_before_the_decision_are_appended_by_planning_again(
+    world: World,
+) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(4)))
+    with world.parts() as parts:
+        world.until_match(parts, DAYS[0])
+        world.put(DAYS[0], "b.tar", clouds(range(4, 9)))
+        batch_id = world.until_match(parts, DAYS[0])
+
+        decided = world.from_resolve(parts, batch_id)
+
+    assert decided.counts.read == 9
+    assert_promises(world, read=9)
+
+
+def test_nights_that_share_an_incoming_folder_read_each_file_once(world: World) -> None:
+    world.change_source(urls=(f"{world.incoming}/*/*.tar",))
+    world.put("any", "a.tar", clouds(range(4)))
+    first = world.night(DAYS[0])
+    world.put("any", "b.tar", clouds(range(4, 6)))
+
+    second = world.night(DAYS[1])
+
+    assert (first.counts.read, second.counts.read) == (4, 2)
+    assert second.skipped_shards == 1
+    assert_promises(world, read=6)
+
+
+def test_a_source_that_changed_before_publish_makes_the_batch_unpublishable_until_it_is_back(
+    world: World,
+) -> None:
+    fill(world, planted_nights(), shards=1)
+    tar = world.incoming / DAYS[0] / "00000.tar"
+    saved = tar.with_name("saved")
+    with world.parts() as parts:
+        batch_id = world.until_match(parts, DAYS[0])
+        decided = resolve.run(parts, batch_id)
+    shutil.copy2(tar, saved)
+    tar.unlink()
+    with world.parts() as parts, pytest.raises(SourceChanged, match="gone"):
+        world.from_resolve(parts, batch_id)
+    other = world.night(DAYS[1])
+
+    shutil.copy2(saved, tar)
+    saved.unlink()
+    report = world.night(DAYS[0])
+
+    assert other.unpublishable == [batch_id]
+    assert report.state == "published"
+    assert report.counts == decided.counts
+    assert_promises(world)
+
+
+def test_a_file_that_changed_between_listing_and_reading_stops_the_night(world: World) -> None:
+    fill(world, planted_nights(), shards=1)
+    from sscd_ops.model import Runner
+    from sscd_ops.steps import ingest
+
+    with world.parts() as parts:
+        planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
+        world.put(DAYS[0], "00000.tar", clouds(range(3)))
+        with pytest.raises(SourceChanged, match="changed since"):
+            ingest.run(parts, planned.batch_id, planned.groups)
+
+
+# ---------------------------------------------------------------- runs beside each other
+
+
+def test_a_batch_of_another_live_run_is_refused_by_name(world: World) -> None:
+    fill(world, planted_nights())
+    with world.parts() as parts:
+        parts._ask_airflow = lambda runner: True
+        world.until_match(parts, DAYS[0])
+
+    with pytest.raises(BatchNotRunnable, match=r"airflow:curate_web/run-2026-11-01"):
+        world.night(DAYS[0])
+
+
+def test_the_shards_of_a_dead_run_are_taken_over(world: World) -> None:
+    world.change_source(urls=(f"{world.incoming}/*/*.tar",))
+    world.put("any", "a.tar", clouds(range(4)))
+    with world.parts() as parts:
+        from sscd_ops.model import Runner
+
+        dead = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
+
+    second = world.night(DAYS[1])
+    first = world.night(DAYS[0])
+
+    assert (second.counts.read, first.counts.read) == (4, 0)
+    assert first.batch_id == dead.batch_id
+    assert_promises(world, read=4)
+
+
+def test_a_dry_run_counts_and_leaves_nothing_behind(world: World, other_world: World) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    before = world.views(set())
+
+    dry = world.night(DAYS[1], dry_run=True)
+    unchanged = world.views(set())
+    real = world.night(DAYS[1])
+
+    assert unchanged == before
+    assert dry.counts == real.counts
+    assert world.ask("SELECT count(*) AS n FROM sscd_ops.batches WHERE dry_run") == [{"n": 0}]
+
+
+# ---------------------------------------------------------------- the index is a cache
+
+
+def test_deleted_index_files_are_named_and_rebuilt(world: World, other_world: World) -> None:
+    fill(world, planted_nights())
+    for each in (world, other_world):
+        each.change(duplicates={"search": "exact"})
+        for day in DAYS[:2]:
+            each.night(day)
+    shutil.rmtree(world.base / "root" / DATASET / "index")
+
+    with pytest.raises(FileMismatch, match="index rebuild"):
+        world.night(DAYS[2])
+    with world.parts() as parts:
+        problems = verify_index(parts, DATASET)
+        done = rebuild_index(parts, DATASET)
+        assert verify_index(parts, DATASET) == []
+    world.night(DAYS[2])
+    other_world.night(DAYS[2])
+
+    assert len(problems) > 4
+    assert len(done) >= 3  # two segments; masks with equal bytes are one file
+    assert world.views() == other_world.views()
+    assert_promises(world)
+
+
+# ---------------------------------------------------------------- what is published
+
+
+def test_old_snapshots_stay_readable_and_unchanged(world: World) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    root = world.base / "root"
+    before = {path: path.read_bytes() for path in (root / DATASET / "shards").rglob("*.*")}
+    first = root / world.ask("SELECT file FROM curation.snapshots")[0]["file"]
+    document = first.read_bytes()
+
+    for day in DAYS[1:3]:
+        world.night(day)
+
+    assert {path: path.read_bytes() for path in before} == before
+    assert first.read_bytes() == document
+    assert json.loads(document)["__kind__"] == "wids-shard-index-v1"
+
+
+def test_preference_decides_inside_a_batch_and_history_always_wins(world: World) -> None:
+    small, large = picture(5, 160, 120), picture(5, 320, 240)
+    world.put(DAYS[0], "a.tar", [pair("small", small), pair("large", large)])
+    world.put(DAYS[1], "a.tar", [pair("huge", picture(5, 640, 480))])
+
+    world.night(DAYS[0])
+    world.night(DAYS[1])
+
+    assert world.verdicts() == {
+        "small": "removed near",
+        "large": "kept",
+        "huge": "removed near",
+    }
+    assert world.witnesses() == {"small": "large", "huge": "large"}
+
+
+def test_captions_of_removed_copies_are_not_lost(world: World) -> None:
+    world.put(DAYS[0], "a.tar", [pair("a", picture(1), "one"), pair("b", picture(1), "longer two")])
+
+    world.night(DAYS[0])
+
+    removed = world.ask("SELECT caption, witness_caption FROM curation.removed")
+    assert removed == [{"caption": "one", "witness_caption": "longer two"}]
+
+
+def test_20000_near_identical_placeholders_cost_bounded_memory_and_rows(world: World) -> None:
+    """Every one another file, all of one picture: one is kept, each other has one stored match."""
+    import resource
+
+    base = picture(9, 48, 48)
+    samples = [
+        # a comment segment makes other bytes of the same picture
+        pair(f"p{i:05d}", base[:2] + b"\xff\xfe\x00\x08" + f"{i:06d}".encode() + base[2:])
+        for i in range(20_000)
+    ]
+    world.put(DAYS[0], "a.tar", samples)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    report = world.night(DAYS[0])
+
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert (report.counts.kept, report.counts.removed_near) == (1, 19_999)
+    matches = world.ask("SELECT count(*) AS n FROM sscd_ops.matches")[0]["n"]
+    assert matches == 19_999
+    assert grown < 1_500_000  # kB
+
+
+def test_the_commit_of_a_night_without_a_shard_makes_no_snapshot(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    world.night(DAYS[0])
+    world.put(DAYS[1], "a.tar", clouds(range(3), prefix="again"))
+
+    report = world.night(DAYS[1])
+
+    assert (report.state, report.snapshot, report.shards) == (BatchState.PUBLISHED, None, 0)
+    assert report.counts.removed_exact == 3
+
+
+def test_a_missing_readiness_marker_is_said_and_then_waited_for_no_longer(world: World) -> None:
+    world.change_source(ready=f"{world.incoming}/{{date}}/_SUCCESS")
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    with pytest.raises(DataError, match="_SUCCESS is missing"):
+        world.night(DAYS[0])
+
+    (world.incoming / DAYS[0] / "_SUCCESS").touch()
+    report = world.night(DAYS[0])
+
+    assert report.counts.kept == 3
+
+
+def test_two_sources_with_priorities(world: World) -> None:
+    source = world.options.sources[0]
+    licensed = dataclasses.replace(
+        source, name="licensed", urls=(f"{world.base}/licensed/{{date}}/*.tar",), priority=5
+    )
+    world.change(sources=(source, licensed))
+    world.put(DAYS[0], "a.tar", [pair("crawled", picture(3, 320, 240))])
+    from sscd_ops.testing import make_tar
+
+    make_tar(world.base / "licensed" / DAYS[0] / "a.tar", [pair("bought", picture(3))])
+
+    report = world.night(DAYS[0])
+
+    assert world.verdicts() == {"crawled": "removed near", "bought": "kept"}
+    assert {name: counts.kept for name, counts in report.by_source.items()} == {
+        "crawl": 0,
+        "licensed": 1,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(tmp_path: Path) -> None:
+    """Nothing of another test is in the folder."""
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,319 @@
+"""A dataset in a folder, its nights, and the promises of the product as questions to what is there.
+
+The promises are checked from the public views, the files and the sources alone, with `tarfile` and
+numpy: none of the product's own judgement is used to judge it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sscd_ops.catalog.sql import files_of, need_file, rows
+from sscd_ops.model import Interval, Runner
+from sscd_ops.options import (
+    DatasetOptions,
+    DuplicatesOptions,
+    FingerprintOptions,
+    GuardOptions,
+    Settings,
+    SourceOptions,
+    StorageOptions,
+)
+from sscd_ops.steps import commit, embed, ingest, match, night, plan, publish, resolve
+from sscd_ops.steps.verify import verify_index, verify_snapshot
+from sscd_ops.testing import Sample, make_tar
+from sscd_ops.wiring import Wiring
+
+DATASET = "web"
+VIEWS = ("runs", "run_sources", "samples", "removed", "kept", "quarantined", "shards", "snapshots")
+ASIDE = {
+    "started_at", "finished_at", "seconds", "decided_at", "created_at", "runner", "run_id",
+    "batch_id", "witness_batch_id", "config_sha256",
+}  # fmt: skip
+
+
+def pair(key: str, image: bytes, caption: str | None = None) -> Sample:
+    """A sample of jpg and txt."""
+    return key, {"jpg": image, "txt": (caption or f"caption of {key}").encode()}
+
+
+def interval(day: str) -> Interval:
+    start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    return Interval(start, start + timedelta(days=1))
+
+
+class World:
+    """One dataset over one storage root and one database."""
+
+    def __init__(self, base: Path, url: str, incoming: Path | None = None) -> None:
+        self.base = base
+        self.url = url
+        self.incoming = incoming or base / "incoming"
+        self.options = DatasetOptions(
+            DATASET,
+            schedule="0 0 * * *",
+            start=date(2026, 11, 1),
+            late_days=0,
+            sources=(SourceOptions("crawl", urls=(f"{self.incoming}/{{date}}/*.tar",)),),
+            fingerprint=FingerprintOptions(model="dct", workers=2),
+            duplicates=DuplicatesOptions(search="flat"),
+            guard=GuardOptions(first_nights_max=1.0, empty="allow"),
+        )
+
+    def change(self, **sections: Any) -> None:
+        """Change settings; a section given as a dict is changed key by key."""
+        values = {
+            name: dataclasses.replace(getattr(self.options, name), **value)
+            if isinstance(value, dict)
+            else value
+            for name, value in sections.items()
+        }
+        self.options = dataclasses.replace(self.options, **values)
+
+    def change_source(self, **values: Any) -> None:
+        self.change(sources=(dataclasses.replace(self.options.sources[0], **values),))
+
+    def put(self, day: str, name: str, samples: Sequence[Sample]) -> Path:
+        return make_tar(self.incoming / day / name, samples)
+
+    @contextmanager
+    def parts(self) -> Iterator[Wiring]:
+        settings = Settings(
+            "test.toml",
+            StorageOptions(root=str(self.base / "root")),
+            datasets={DATASET: self.options},
+        )
+        with Wiring(settings, database_url=self.url) as opened:
+            yield opened
+
+    def night(self, day: str, **options: Any) -> night.NightReport:
+        with self.parts() as parts:
+            return night.run(parts, DATASET, interval(day), poll_seconds=0.05, **options)
+
+    # ------------------------------------------------------------ a night step by step
+
+    def until_match(self, parts: Wiring, day: str) -> int:
+        """Run a night up to match, as an Airflow run would; its batch."""
+        runner = Runner("airflow", "curate_web", f"run-{day}")
+        planned = plan.run(parts, DATASET, interval(day), runner=runner)
+        for group in planned.groups:
+            ingest.run(parts, planned.batch_id, group)
+        for group in planned.groups:
+            embed.run(parts, planned.batch_id, group)
+        match.run(parts, planned.batch_id, 0, 1)
+        return planned.batch_id
+
+    def from_resolve(self, parts: Wiring, batch_id: int) -> resolve.ResolveReport:
+        decided = resolve.run(parts, batch_id)
+        for group in decided.groups:
+            publish.run(parts, batch_id, group)
+        commit.run(parts, batch_id)
+        return decided
+
+    # ------------------------------------------------------------ questions
+
+    def ask(self, sql: str, **given: Any) -> list[dict[str, Any]]:
+        with self.parts() as parts, parts.catalog.begin() as conn:
+            return [dict(row) for row in rows(conn, sql, **given)]
+
+    def verdicts(self) -> dict[str, str]:
+        """Key -> verdict and reason."""
+        return {
+            row["key"]: " ".join(filter(None, (row["verdict"], row["reason"])))
+            for row in self.ask("SELECT * FROM curation.samples")
+        }
+
+    def witnesses(self) -> dict[str, str]:
+        """Key of a removed sample -> key of its witness."""
+        return {
+            row["key"]: row["witness_key"] for row in self.ask("SELECT * FROM curation.removed")
+        }
+
+    def views(self, aside: set[str] = ASIDE) -> dict[str, list[str]]:
+        """Every public view's rows as text, sorted, without what may differ."""
+        return {
+            view: sorted(
+                repr({k: plain(v) for k, v in row.items() if k not in aside})
+                for row in self.ask(f"SELECT * FROM curation.{view}")
+            )
+            for view in VIEWS
+        }
+
+    def published(self) -> dict[str, str]:
+        """Name -> sha256 of every published file on disk."""
+        root = self.base / "root"
+        return {
+            str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(root.glob(f"{DATASET}/shards/*/*"))
+        }
+
+
+def plain(value: Any) -> Any:
+    return bytes(value).hex() if isinstance(value, (bytes, memoryview)) else value
+
+
+# ---------------------------------------------------------------- the promises
+
+
+def assert_promises(world: World, *, read: int | None = None) -> None:
+    """I1-I4 and I8, from the outside.
+
+    Args:
+        world: whose nights have all been published.
+        read: how many samples the sources hold, where the test knows.
+    """
+    assert_one_verdict_each(world, read)
+    assert_witnesses_are_kept(world)
+    assert_no_kept_copies(world)
+    assert_published_bytes(world)
+    assert_catalog_and_files_agree(world)
+
+
+def assert_one_verdict_each(world: World, read: int | None) -> None:
+    samples = world.ask("SELECT * FROM curation.samples")
+    ids = [row["sample_id"] for row in samples]
+    assert len(ids) == len(set(ids))
+    for run in world.ask("SELECT * FROM curation.runs WHERE turn IS NOT NULL"):
+        mine = [row for row in samples if row["batch_id"] == run["batch_id"]]
+        tally = {
+            "kept": sum(row["verdict"] == "kept" for row in mine),
+            "removed_exact": sum(row["reason"] == "exact" for row in mine),
+            "removed_near": sum(row["reason"] == "near" for row in mine),
+            "quarantined": sum(row["verdict"] == "quarantined" for row in mine),
+        }
+        assert {name: run[name] for name in tally} == tally
+        assert run["read"] == len(mine) == sum(tally.values())
+        sources = world.ask(
+            "SELECT * FROM curation.run_sources WHERE batch_id = :b", b=run["batch_id"]
+        )
+        for name in ("read", *tally):
+            assert run[name] == sum(row[name] for row in sources)
+    if read is not None:
+        assert len(samples) == read
+
+
+def assert_witnesses_are_kept(world: World) -> None:
+    verdicts = {row["sample_id"]: row for row in world.ask("SELECT * FROM curation.samples")}
+    for row in world.ask("SELECT * FROM curation.removed"):
+        witness = verdicts[row["witness_sample_id"]]
+        assert witness["verdict"] == "kept"
+        assert row["witness_shard"] is not None
+        if row["reason"] == "exact":
+            assert plain(row["image_sha256"]) == plain(witness["image_sha256"])
+        else:
+            assert row["similarity"] >= row["threshold"]
+
+
+def assert_no_kept_copies(world: World) -> None:
+    """Every pair of kept images, by brute force in float64, is below the later one's threshold."""
+    with world.parts() as parts, parts.catalog.begin() as conn:
+        segments = rows(
+            conn,
+            "SELECT s.files, s.rows, m.mask, a.threshold FROM sscd_ops.segments s"
+            " JOIN sscd_ops.segment_masks m USING (segment_id)"
+            " JOIN sscd_ops.attempts a ON a.attempt_id = s.attempt_id"
+            " JOIN sscd_ops.batches b ON b.batch_id = s.batch_id"
+            " WHERE m.generation_to IS NULL ORDER BY b.turn",
+        )
+        vectors, thresholds = [], []
+        for segment in segments:
+            files = files_of(segment["files"])
+            matrix = np.load(parts.store.local(files["descriptors"])).astype(np.float64)
+            kept = parts.segments.read_mask(need_file(segment["mask"]), segment["rows"])
+            vectors.append(matrix[kept])
+            thresholds += [segment["threshold"]] * int(kept.sum())
+    if not vectors:
+        return
+    matrix = np.concatenate(vectors)
+    norms = np.sqrt((matrix**2).sum(axis=1))
+    similarity = matrix @ matrix.T / np.outer(norms, norms)
+    later = np.tril(similarity, -1)
+    assert (later.max(axis=1, initial=-1) < np.array(thresholds) + 1e-12).all()
+
+
+def assert_published_bytes(world: World) -> None:
+    kept = {row["shard_key"]: row for row in world.ask("SELECT * FROM curation.kept")}
+    newest = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot DESC LIMIT 1")
+    if not newest:
+        assert not kept
+        return
+    root = world.base / "root"
+    listed = json.loads((root / newest[0]["file"]).read_text())["shardlist"]
+    sources = _SourceBytes(world)
+    seen = []
+    for shard in listed:
+        path = (root / newest[0]["file"]).parent / shard["url"]
+        members: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                stream = tar.extractfile(member)
+                assert stream is not None
+                members.setdefault(key, {})[extension] = stream.read()
+        assert len(members) == shard["nsamples"]
+        for key, found in members.items():
+            row = kept[key]
+            assert str(path.resolve()).endswith(row["shard"])
+            original = sources.members(row)
+            for extension, data in original.items():
+                assert found[extension] == data
+            assert set(found) == set(original) | {"txt", "json"}
+            seen.append(key)
+    assert sorted(seen) == sorted(kept)
+
+
+class _SourceBytes:
+    """Members of source samples, read with `tarfile`."""
+
+    def __init__(self, world: World) -> None:
+        self._root = world.incoming
+        self._read: dict[str, dict[str, dict[str, bytes]]] = {}
+
+    def members(self, row: Mapping[str, Any]) -> dict[str, bytes]:
+        shard = row["source_shard"]
+        if shard not in self._read:
+            found: dict[str, dict[str, bytes]] = {}
+            with tarfile.open(self._root / shard) as tar:
+                for member in tar:
+                    folder, slash, base = member.name.rpartition("/")
+                    key, _, extension = base.partition(".")
+                    stream = tar.extractfile(member)
+                    if stream is not None and extension:
+                        name = {"jpeg": "jpg", "tif": "tiff"}.get(
+                            extension.lower(), extension.lower()
+                        )
+                        found.setdefault(folder + slash + key, {})[name] = stream.read()
+            self._read[shard] = found
+        return self._read[shard][row["key"]]
+
+
+def assert_catalog_and_files_agree(world: World) -> None:
+    with world.parts() as parts:
+        assert verify_snapshot(parts, DATASET) == []
+        assert verify_index(parts, DATASET) == []
+        with parts.catalog.begin() as conn:
+            named = rows(
+                conn,
+                "SELECT manifest AS file FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
+                " UNION ALL SELECT descriptors FROM sscd_ops.source_shards"
+                " WHERE descriptors IS NOT NULL UNION ALL SELECT file FROM sscd_ops.searches"
+                " UNION ALL SELECT file FROM sscd_ops.snapshots",
+            )
+        for row in named:
+            parts.store.verify(need_file(row["file"]))
+        newest = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot DESC LIMIT 1")
+        if newest:
+            folder = world.base / "root" / DATASET / "snapshots"
+            assert (folder / "latest.json").read_bytes() == (
+                world.base / "root" / newest[0]["file"]
+            ).read_bytes()
