@@ -1,0 +1,485 @@
+"""The catalog at 400 nights and 20,000,000 samples: audit queries, look-ups, and a night more.
+
+Makes its own embedded Postgres in a temporary folder, fills it with SQL (rows as the steps write
+them; indexes built afterwards), measures, and removes everything.
+
+Run: ``make bench-catalog``, or ``python -m benchmarks.catalog [--batches N] [--samples N]``.
+``--write`` puts the results into docs/catalog.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import text
+
+from sscd_ops.catalog import lookups
+from sscd_ops.catalog.copy import copy_table
+from sscd_ops.catalog.database import Catalog
+from sscd_ops.catalog.embedded import ensure_running, stop
+from sscd_ops.catalog.migrate import upgrade
+from sscd_ops.catalog.partitions import ensure_month
+
+NEEDED_GB = 30
+AUDIT_SECONDS = 2.0
+LOOK_UP_SECONDS = 30.0
+LOOK_UPS = 1_000_000
+NIGHT_SAMPLES = 1_000_000
+SHARDS = 10
+SOURCES = ("crawl", "partner", "news", "stock", "archive")
+FIRST_NIGHT = date(2025, 10, 1)
+# Of 100 samples: 60 are kept, 25 near copies, 12 equal bytes, 3 quarantined (one for its picture).
+KEPT, NEAR, EXACT = 60, 85, 97
+DOCS = Path(__file__).parent.parent / "docs" / "catalog.md"
+
+AUDIT = {
+    "last night's removals, with the witness of each": """
+        SELECT * FROM curation.removed WHERE batch_id =
+            (SELECT batch_id FROM curation.runs WHERE dataset = 'web' AND turn IS NOT NULL
+             ORDER BY turn DESC LIMIT 1)""",
+    "which sources lose most": """
+        SELECT source, sum(removed_exact + removed_near)::float / sum(read) AS lost
+        FROM curation.run_sources WHERE dataset = 'web' GROUP BY source ORDER BY lost DESC""",
+    "everything about one picture": """
+        SELECT * FROM curation.samples WHERE image_sha256 = sha256('7/10') ORDER BY turn""",
+    "everything about a placeholder": """
+        SELECT * FROM curation.samples WHERE image_sha256 = sha256('1/0') ORDER BY turn""",
+    "everything about one sample": """
+        SELECT * FROM curation.samples WHERE sample_id = CAST(md5('7/10') AS uuid)""",
+    "the last 30 nights": """
+        SELECT * FROM curation.runs WHERE dataset = 'web' ORDER BY interval_start DESC LIMIT 30""",
+}
+
+
+@dataclass
+class Results:
+    """Lines of the table at the end, and which targets were missed."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+
+    def add(self, what: str, measured: str, target: str = "", *, ok: bool = True) -> None:
+        """Note and print one result."""
+        self.rows.append((what, measured, target))
+        if not ok:
+            self.missed.append(f"{what}: {measured}, target {target}")
+        print(f"  {what:<62} {measured:>24}  {target}", flush=True)
+
+    def table(self) -> str:
+        """All of them as Markdown."""
+        lines = ["| measured | result | target |", "|---|---:|---|"]
+        return "\n".join(lines + [f"| {a} | {b} | {c} |" for a, b, c in self.rows])
+
+
+# ---------------------------------------------------------------- making the data
+
+
+def fill(catalog: Catalog, batches: int, samples: int) -> None:
+    """Write so many decided and published batches of one dataset."""
+    nights = [FIRST_NIGHT.toordinal() + number for number in range(batches + 1)]
+    for month in sorted({date.fromordinal(day).replace(day=1) for day in nights}):
+        for table in ("samples", "matches"):
+            ensure_month(catalog, month, table)
+    run(catalog, _SMALL_TABLES, batches=batches, first=FIRST_NIGHT, shards=SHARDS, samples=samples,
+        sources=list(SOURCES))  # fmt: skip
+    with _without_indexes(catalog):
+        for batch in range(1, batches + 1):
+            for statement in (_SAMPLES, _IMAGES, _MATCHES):
+                run(catalog, statement, b=batch, n=samples, shards=SHARDS)
+            if batch % 20 == 0:
+                print(f"  {batch} of {batches} nights written", flush=True)
+    print("  indexes built; analyzing", flush=True)
+    with catalog.direct() as conn:
+        conn.execute(text("VACUUM ANALYZE"))
+
+
+# Night b of batch b, decision b: identities are given so that rows can be made without look-ups.
+_SMALL_TABLES = """
+INSERT INTO sscd_ops.datasets (name, next_turn) VALUES ('web', :batches + 1);
+INSERT INTO sscd_ops.batches (batch_id, dataset_id, interval_start, interval_end, state, turn,
+    last_change, label, plan, ready, counts, decided_at, finished_at)
+OVERRIDING SYSTEM VALUE
+SELECT b, 1, d, d + interval '1 day', 'published', b, b, to_char(d, 'YYYY-MM-DD'), '0badcafe', true,
+    jsonb_build_object('read', :samples, 'kept', :samples * 60 / 100, 'removed_near',
+        :samples * 25 / 100, 'removed_exact', :samples * 12 / 100, 'quarantined',
+        :samples * 3 / 100, 'known', 0, 'not_delivered', 0),
+    d + interval '26 h', d + interval '27 h'
+FROM generate_series(1, :batches) b,
+    LATERAL (SELECT CAST(:first AS timestamptz) + (b - 1) * interval '1 day') AS x(d);
+INSERT INTO sscd_ops.attempts (attempt_id, batch_id, config_sha256, config, fingerprint,
+    fingerprint_detail, search, threshold, pinned_turn, pinned_generation)
+OVERRIDING SYSTEM VALUE
+SELECT b, b, 'c', '{}', 'f', '{"name": "sscd_disc_mixup-00000000"}', 'exact', .75, b - 1, b - 1
+FROM generate_series(1, :batches) b;
+INSERT INTO sscd_ops.decisions (decision_id, batch_id, attempt_id, month)
+OVERRIDING SYSTEM VALUE
+SELECT b, b, b, date_trunc('month', CAST(:first AS date) + b - 1)
+FROM generate_series(1, :batches) b;
+UPDATE sscd_ops.batches SET attempt_id = batch_id, decision_id = batch_id;
+INSERT INTO sscd_ops.source_shards (shard_id, attempt_id, source, relative_uri, uri, version, size,
+    group_no, ordinal)
+OVERRIDING SYSTEM VALUE
+SELECT (b - 1) * :shards + s + 1, b, (CAST(:sources AS text[]))[1 + s % 5],
+    format('2026/%s/%s.tar', b, s), format('/incoming/2026/%s/%s.tar', b, s), '1', 1, 0, s
+FROM generate_series(1, :batches) b, generate_series(0, :shards - 1) s;
+INSERT INTO sscd_ops.batch_sources (decision_id, source, counts)
+SELECT b, source, jsonb_build_object('read', :samples / 5, 'kept', :samples * 60 / 500,
+    'removed_near', :samples * 25 / 500, 'removed_exact', :samples * 12 / 500, 'quarantined',
+    :samples * 3 / 500, 'known', 0, 'not_delivered', 0)
+FROM generate_series(1, :batches) b, unnest(CAST(:sources AS text[])) source;
+INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name, snapshot_from,
+    files)
+SELECT b, n, '0badcafe', 'jpg+txt+json', 10000, format('web/shards/%s-0badcafe/%s.tar', b, n), b,
+    '{"tar": {"name": "t", "sha256": "s", "bytes": 1000000000}}'
+FROM generate_series(1, :batches) b, generate_series(0, :samples * 60 / 100 / 10000) n
+"""
+
+# Sample i of night b. The witness of a copy is a kept sample of an earlier night (or of this one's
+# first hundredth); every 400th copy is one of the same picture, as placeholders are.
+_DRAWN = """
+SELECT i, i % 100 AS kind, w.wb, w.wi, d.month, wd.month AS witness_month
+FROM generate_series(0, :n - 1) i
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN i % 400 = 99 - 3 THEN 1 ELSE 1 + floor(random() * :b)::int END AS wb,
+        CASE WHEN i % 400 = 99 - 3 THEN 0
+        ELSE floor(random() * :n / 100)::int * 100 + floor(random() * 60)::int END AS wi
+    WHERE i IS NOT NULL
+) w
+JOIN sscd_ops.decisions d ON d.decision_id = :b
+JOIN sscd_ops.decisions wd ON wd.decision_id = w.wb
+"""
+
+_SAMPLES = f"""
+INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position, key, image_sha256,
+    width, height, format, bytes, caption, meta, verdict, reason, message, witness_sample_id,
+    witness_month, similarity, threshold, output_shard)
+SELECT month, :b, CAST(md5(:b || '/' || i) AS uuid), (:b - 1) * :shards + 1 + i * :shards / :n,
+    i % (:n / :shards), lpad(i::text, 9, '0'),
+    sha256(CASE WHEN kind >= {NEAR} AND kind < {EXACT} THEN wb || '/' || wi ELSE :b || '/' || i
+        END::bytea),
+    1024, 768, 'jpg', 100000 + i, 'a photo of number ' || i || ', as its page describes it in '
+        || 'some sixty characters',
+    jsonb_build_object('url', 'https://example.org/' || :b || '/' || i || '.jpg', 'similarity',
+        .31),
+    CASE WHEN kind < {KEPT} THEN 'kept' WHEN kind < {EXACT} THEN 'removed' ELSE 'quarantined' END,
+    CASE WHEN kind < {KEPT} THEN NULL WHEN kind < {NEAR} THEN 'near' WHEN kind < {EXACT}
+        THEN 'exact' ELSE 'undecodable' END,
+    CASE WHEN kind >= {EXACT} THEN 'broken data stream when reading image file' END,
+    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN CAST(md5(wb || '/' || wi) AS uuid) END,
+    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN witness_month END,
+    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN .75 + random() / 4 END,
+    CASE WHEN kind >= {KEPT} AND kind < {NEAR} THEN .75 END,
+    CASE WHEN kind < {KEPT} THEN i / 10000 END
+FROM ({_DRAWN}) drawn
+"""
+
+_IMAGES = """
+INSERT INTO sscd_ops.images (dataset_id, sha256, decision_id, verdict, reason, message, sample_id,
+    month, segment_row, witness_sample_id, witness_month, similarity, threshold)
+SELECT 1, s.image_sha256, s.decision_id, s.verdict, s.reason, s.message, s.sample_id, s.month,
+    CASE WHEN s.verdict <> 'quarantined' THEN s.shard_id * 5000 + s.position END,
+    s.witness_sample_id, s.witness_month, s.similarity, s.threshold
+FROM sscd_ops.samples s JOIN sscd_ops.decisions d ON d.month = s.month
+WHERE d.decision_id = :b AND s.decision_id = :b AND s.reason IS DISTINCT FROM 'exact'
+    AND s.position % 100 < 98 AND :n > 0 AND :shards > 0
+"""
+
+# Two matches for each near copy.
+_MATCHES = f"""
+INSERT INTO sscd_ops.matches (month, decision_id, image_sha256, earlier_sha256, similarity)
+SELECT month, :b, sha256((:b || '/' || i)::bytea), sha256((wb || '/' || wi + k)::bytea),
+    .75 + random() / 4
+FROM ({_DRAWN}) drawn, generate_series(0, 1) k
+WHERE kind >= {KEPT} AND kind < {NEAR} AND :shards > 0
+"""
+
+
+@contextmanager
+def _without_indexes(catalog: Catalog) -> Iterator[None]:
+    """Drop the large tables' indexes and build them anew at the end: a third of the time."""
+    with catalog.read() as conn:
+        found = conn.execute(
+            text(
+                "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'sscd_ops'"
+                " AND tablename IN ('samples', 'matches') ORDER BY indexname"
+            )
+        ).all()
+    # The batch's rows of samples are read back to make its images.
+    dropped = [(name, definition) for name, definition in found if name != "samples_by_place"]
+    for name, _ in dropped:
+        run(catalog, f"DROP INDEX sscd_ops.{name}")
+    run(catalog, "ALTER TABLE sscd_ops.images DROP CONSTRAINT images_pkey")
+    yield
+    for _, definition in dropped:
+        run(catalog, definition.replace(" ON ONLY ", " ON "))
+    run(catalog, "ALTER TABLE sscd_ops.images ADD PRIMARY KEY (dataset_id, sha256, decision_id)")
+
+
+def run(catalog: Catalog, sql: str, **parameters: Any) -> None:
+    """Run statements in one transaction."""
+    with catalog.begin(lock_timeout=0) as conn:
+        used = {name: value for name, value in parameters.items() if f":{name}" in sql}
+        conn.execute(text(sql), used)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def seconds(work: Callable[[], Any], tries: int = 3) -> tuple[float, Any]:
+    """The median of some tries, and what the last one answered."""
+    taken = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        answer = work()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[len(taken) // 2], answer
+
+
+def audit(catalog: Catalog, results: Results) -> None:
+    """The queries a person asks, rows fetched."""
+    for what, sql in AUDIT.items():
+
+        def ask(sql: str = sql) -> int:
+            with catalog.read() as conn:
+                return len(conn.execute(text(sql)).all())
+
+        start = time.perf_counter()
+        ask()
+        first = time.perf_counter() - start
+        again, rows = seconds(ask)
+        results.add(
+            f"{what} ({rows:,} rows; first time, then again)",
+            f"{first:.2f} s, {again:.2f} s",
+            f"< {AUDIT_SECONDS:g} s",
+            ok=first < AUDIT_SECONDS,
+        )
+
+
+def look_up(catalog: Catalog, results: Results, batches: int, samples: int) -> None:
+    """What plan and embed ask of history: which of these pictures have a verdict."""
+    random = np.random.default_rng(1)
+    half = LOOK_UPS // 2
+    with catalog.read() as conn:
+        known = conn.execute(
+            text(
+                "SELECT sha256((b || '/' || i)::bytea) FROM unnest(CAST(:b AS int[]),"
+                " CAST(:i AS int[])) AS x(b, i)"
+            ),
+            {
+                "b": random.integers(1, batches + 1, half).tolist(),
+                "i": (
+                    random.integers(0, samples // 100, half) * 100 + random.integers(0, 60, half)
+                ).tolist(),
+            },
+        ).scalars()
+        found = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 32)
+    unknown = random.integers(0, 256, (LOOK_UPS - half, 32), np.uint8)
+    digests = np.unique(np.concatenate([found, unknown]), axis=0)
+
+    def ask() -> int:
+        with catalog.begin() as conn:
+            return len(lookups.known_images(conn, 1, digests, batches))
+
+    taken, rows = seconds(ask, tries=2)
+    results.add(
+        f"{len(digests):,} hashes looked up, {rows:,} of them known",
+        f"{taken:.1f} s",
+        f"< {LOOK_UP_SECONDS:g} s",
+        ok=taken < LOOK_UP_SECONDS,
+    )
+
+
+def pruning(catalog: Catalog, results: Results, batches: int) -> None:
+    """How many partitions EXPLAIN ANALYZE shows as really read, of how many."""
+    removals = "last night's removals, with the witness of each"
+    alone = f"SELECT * FROM curation.removed WHERE sample_id = CAST(md5('{batches}/60') AS uuid)"
+    for what, sql in ((removals, AUDIT[removals]), ("one removal by its sample_id", alone)):
+        with catalog.read() as conn:
+            lines = conn.execute(text("EXPLAIN (ANALYZE, TIMING OFF) " + sql)).scalars().all()
+            months = conn.execute(
+                text(
+                    "SELECT count(*) FROM pg_inherits"
+                    " WHERE inhparent = 'sscd_ops.samples'::regclass"
+                )
+            ).scalar_one()
+        witness = [line for line in lines if " w_" in line or " w " in line]
+        batch = [line for line in lines if " s_" in line or " s " in line]
+        for name, part in (("its own rows", batch), ("its witnesses", witness)):
+            scans = [line for line in part if "Scan" in line and "samples_2" in line]
+            read = [line for line in scans if "never executed" not in line]
+            results.add(
+                f"partitions of samples read for {what}: {name}", f"{len(read)} of {months}"
+            )
+
+
+def sizes(catalog: Catalog, results: Results) -> dict[str, float]:
+    """Bytes a row of each large table, with its indexes."""
+    answer = {}
+    for table in ("samples", "images", "matches"):
+        with catalog.read() as conn:
+            heap, indexes, rows = conn.execute(
+                text(
+                    "SELECT sum(pg_table_size(relid)), sum(pg_indexes_size(relid)),"
+                    " (SELECT sum(reltuples) FROM pg_class c JOIN pg_partition_tree(:t) p"
+                    " ON p.relid = c.oid WHERE p.isleaf) FROM pg_partition_tree(:t) WHERE isleaf"
+                ),
+                {"t": f"sscd_ops.{table}"},
+            ).one()
+        answer[table] = float(heap + indexes) / float(rows)
+        results.add(
+            f"{table}: bytes a row, table + indexes ({int(rows):,} rows)",
+            f"{float(heap) / float(rows):.0f} + {float(indexes) / float(rows):.0f}",
+        )
+    return answer
+
+
+def another_night(catalog: Catalog, results: Results, batches: int) -> None:
+    """COPY a large night's rows into the filled tables, indexes and all."""
+    random = np.random.default_rng(2)
+    count, month = NIGHT_SAMPLES, date.fromordinal(FIRST_NIGHT.toordinal() + batches).replace(day=1)
+
+    def drawn(width: int) -> pa.Array:
+        return pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(width), count, [None, pa.py_buffer(random.bytes(width * count))]
+        )
+
+    ids, shas = drawn(16), drawn(32)
+    common = {
+        "month": pa.array([month] * count),
+        "decision_id": np.full(count, batches + 1),
+        "sample_id": ids,
+        "verdict": pa.array(["kept"] * count),
+    }
+    night = {
+        "samples": pa.table(
+            common
+            | {
+                "shard_id": np.ones(count, np.int64),
+                "position": np.arange(count, dtype=np.int32),
+                "key": pa.array([f"{i:09}" for i in range(count)]),
+                "image_sha256": shas,
+                "width": np.full(count, 1024, np.int32),
+                "height": np.full(count, 768, np.int32),
+                "format": pa.array(["jpg"] * count),
+                "bytes": np.full(count, 100_000),
+                "caption": pa.array(
+                    [f"a photo of number {i}, as its page describes it, " * 2 for i in range(count)]
+                ),
+                "meta": pa.array(
+                    [
+                        f'{{"url": "https://example.org/{i}.jpg", "similarity": 0.31}}'
+                        for i in range(count)
+                    ]
+                ),
+                "output_shard": np.zeros(count, np.int32),
+            }
+        ),
+        "images": pa.table(
+            common
+            | {
+                "dataset_id": np.ones(count, np.int16),
+                "sha256": shas,
+                "segment_row": np.arange(count, dtype=np.int64),
+            }
+        ),
+    }
+    for table, data in night.items():
+        start = time.perf_counter()
+        with catalog.begin() as conn:
+            copy_table(conn, table, data)
+        taken = time.perf_counter() - start
+        results.add(f"{count:,} more rows into {table}, with indexes", f"{taken:.1f} s", "")
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def write_docs(results: Results, setting: str) -> None:
+    """Put the results between the marks in docs/catalog.md."""
+    begin, end = "<!-- results: begin -->", "<!-- results: end -->"
+    page = DOCS.read_text()
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    DOCS.write_text(f"{before}{begin}\n{setting}\n\n{results.table()}\n{end}{after}")
+
+
+def main() -> int:
+    """Measure; 1 where a target was missed, 2 where there is no room."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batches", type=int, default=400)
+    parser.add_argument("--samples", type=int, default=50_000, help="a night")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--write", action="store_true", help="put the results into docs/catalog.md")
+    arguments = parser.parse_args()
+    free = shutil.disk_usage(arguments.folder).free / 1e9
+    if free < NEEDED_GB:
+        print(
+            f"{arguments.folder} has {free:.0f} GB free, {NEEDED_GB} are needed:"
+            " name another with --folder"
+        )
+        return 2
+    home = Path(tempfile.mkdtemp(prefix="sscd-ops-bench-", dir=arguments.folder))
+    home.chmod(0o755)
+    results = Results()
+    try:
+        catalog = _open(home)
+        start = time.perf_counter()
+        fill(catalog, arguments.batches, arguments.samples)
+        total = arguments.batches * arguments.samples
+        print(f"  filled in {time.perf_counter() - start:.0f} s", flush=True)
+        sizes(catalog, results)
+        audit(catalog, results)
+        pruning(catalog, results, arguments.batches)
+        look_up(catalog, results, arguments.batches, arguments.samples)
+        another_night(catalog, results, arguments.batches)
+        catalog.dispose()
+    finally:
+        stop(home)
+        shutil.rmtree(home)
+    load = os.getloadavg()[1]
+    setting = (
+        f"{arguments.batches} batches, {total:,} samples; embedded Postgres, {os.cpu_count()} cores,"
+        f" load average {load:.1f}, {datetime.now(UTC):%Y-%m-%d}."
+    )
+    print(setting)
+    if arguments.write:
+        write_docs(results, setting)
+    for line in results.missed:
+        print(f"MISSED {line}")
+    return 1 if results.missed else 0
+
+
+def _open(home: Path) -> Catalog:
+    url = ensure_running(home)["catalog"]
+    settings = Catalog(url)
+    with settings.direct() as conn:
+        # What a server of this size would be given; the audit's first times are those of a server
+        # with everything else at its defaults.
+        for line in (
+            "max_wal_size = '8GB'",
+            "maintenance_work_mem = '1GB'",
+            "shared_buffers = '1GB'",
+        ):
+            conn.execute(text(f"ALTER SYSTEM SET {line}"))
+    settings.dispose()
+    stop(home)
+    url = ensure_running(home)["catalog"]
+    upgrade(url)
+    return Catalog(url, idle_timeout=600)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
