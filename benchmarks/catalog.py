@@ -325,8 +325,8 @@ def pruning(catalog: Catalog, results: Results, batches: int) -> None:
             )
 
 
-def sizes(catalog: Catalog, results: Results) -> dict[str, float]:
-    """Bytes a row of each large table, with its indexes."""
+def sizes(catalog: Catalog, results: Results) -> dict[str, tuple[float, float]]:
+    """Of each large table: bytes a row with its indexes, and rows."""
     answer = {}
     for table in ("samples", "images", "matches"):
         with catalog.read() as conn:
@@ -338,12 +338,30 @@ def sizes(catalog: Catalog, results: Results) -> dict[str, float]:
                 ),
                 {"t": f"sscd_ops.{table}"},
             ).one()
-        answer[table] = float(heap + indexes) / float(rows)
+        answer[table] = (float(heap + indexes) / float(rows), float(rows))
         results.add(
             f"{table}: bytes a row, table + indexes ({int(rows):,} rows)",
             f"{float(heap) / float(rows):.0f} + {float(indexes) / float(rows):.0f}",
         )
     return answer
+
+
+def growth(measured: dict[str, tuple[float, float]]) -> str:
+    """What 10^9 images take, in the proportions of the rows measured, as Markdown."""
+    images = measured["images"][1]
+    lines = ["| at 10^9 images | bytes each | together |", "|---|---:|---:|"]
+    parts = [
+        ("descriptors (512 x float16)", 1024.0, 1.0),
+        ("ids (sha256)", 32.0, 1.0),
+        ("codes of `exact`", 256.0, 1.0),
+        ("codes of `sketch` (256 bits)", 32.0, 1.0),
+    ]
+    parts += [
+        (f"table `{table}`, {rows / images:.2f} rows an image", size, rows / images)
+        for table, (size, rows) in measured.items()
+    ]
+    lines += [f"| {what} | {each:.0f} | {each * many:,.0f} GB |" for what, each, many in parts]
+    return "\n".join(lines)
 
 
 def another_night(catalog: Catalog, results: Results, batches: int) -> None:
@@ -407,13 +425,13 @@ def another_night(catalog: Catalog, results: Results, batches: int) -> None:
 # ---------------------------------------------------------------- the whole
 
 
-def write_docs(results: Results, setting: str) -> None:
+def write_docs(results: Results, setting: str, grown: str) -> None:
     """Put the results between the marks in docs/catalog.md."""
     begin, end = "<!-- results: begin -->", "<!-- results: end -->"
     page = DOCS.read_text()
     before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before}{begin}\n{setting}\n\n{results.table()}\n{end}{after}")
+    DOCS.write_text(f"{before}{begin}\n{setting}\n\n{results.table()}\n\n{grown}\n{end}{after}")
 
 
 def main() -> int:
@@ -440,7 +458,7 @@ def main() -> int:
         fill(catalog, arguments.batches, arguments.samples)
         total = arguments.batches * arguments.samples
         print(f"  filled in {time.perf_counter() - start:.0f} s", flush=True)
-        sizes(catalog, results)
+        measured = sizes(catalog, results)
         audit(catalog, results)
         pruning(catalog, results, arguments.batches)
         look_up(catalog, results, arguments.batches, arguments.samples)
@@ -451,12 +469,12 @@ def main() -> int:
         shutil.rmtree(home)
     load = os.getloadavg()[1]
     setting = (
-        f"{arguments.batches} batches, {total:,} samples; embedded Postgres, {os.cpu_count()} cores,"
-        f" load average {load:.1f}, {datetime.now(UTC):%Y-%m-%d}."
+        f"{arguments.batches} batches, {total:,} samples; embedded Postgres,"
+        f" {os.cpu_count()} cores, load average {load:.1f}, {datetime.now(UTC):%Y-%m-%d}."
     )
     print(setting)
     if arguments.write:
-        write_docs(results, setting)
+        write_docs(results, setting, growth(measured))
     for line in results.missed:
         print(f"MISSED {line}")
     return 1 if results.missed else 0

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import row, rows, run, value
+from sscd_ops.catalog.sql import row, rows, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,9 +65,9 @@ def known_images(
 
 
 def _copy_digests(conn: Connection, digests: NDArray[np.uint8]) -> str:
-    number = value(conn, "SELECT count(*) FROM pg_class WHERE relname LIKE 'looked\\_up\\_%'")
-    name = f"pg_temp.looked_up_{int(number)}"
-    run(conn, f"CREATE TEMPORARY TABLE {name[8:]} (i bigint, sha256 bytea) ON COMMIT DROP")
+    name = "pg_temp.looked_up"
+    run(conn, f"DROP TABLE IF EXISTS {name}")  # of an earlier look-up in this transaction
+    run(conn, f"CREATE TABLE {name} (i bigint, sha256 bytea) ON COMMIT DROP")
     text = io.StringIO(
         "".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in enumerate(digests))
     )
