@@ -6,10 +6,9 @@ verified. Sparse files are skipped as ``other``. Memory is bounded by the larges
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from sscd_ops.errors import BrokenShard
 from sscd_ops.model import Fault, TarEntry
@@ -38,10 +37,62 @@ class _Truncated(Exception):
     pass
 
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Gunzip:
+    """A gzip stream that gives everything before the place where it is damaged or ends.
+
+    ``gzip.GzipFile`` loses what it has decompressed when a read runs into the end.
+    """
+
+    def __init__(self, stream: _Readable) -> None:
+        self._stream = stream
+        self._unzip = zlib.decompressobj(wbits=31)
+        self._whole = True
+
+    def read(self, size: int, /) -> bytes:
+        """Some bytes, at most about ``size``; none at the end.
+
+        Raises:
+            EOFError: the stream ends inside a gzip member.
+            zlib.error: it is no gzip stream, or damaged.
+        """
+        while True:
+            data = self._unzip.unconsumed_tail or self._stream.read(_BUFFER)
+            if not data:
+                if self._whole:
+                    return b""
+                raise EOFError("the compressed stream ends early")
+            out = self._unzip.decompress(data, size)
+            self._whole = False
+            if self._unzip.eof:
+                rest = self._unzip.unused_data
+                self._unzip = zlib.decompressobj(wbits=31)
+                self._whole = True
+                if rest.strip(b"\0"):
+                    self._stream = _Chained(rest, self._stream)
+            if out:
+                return out
+
+
+class _Chained:
+    """Some bytes, then a stream."""
+
+    def __init__(self, first: bytes, rest: _Readable) -> None:
+        self._first = first
+        self._rest = rest
+
+    def read(self, size: int, /) -> bytes:
+        first, self._first = self._first, b""
+        return first or self._rest.read(size)
+
+
 class _Buffered:
     """Exact reads over a stream that may answer short; counts the offset."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: _Readable) -> None:
         self._stream = stream
         self._buffer = b""
         self._at = 0
@@ -87,14 +138,14 @@ def read_tar(stream: BinaryIO, *, gz: bool, max_member_bytes: int) -> Iterator[T
         BrokenShard: ``truncated_shard``, ``empty_file`` or ``unreadable_shard``; what came before
             has been yielded. A missing end of archive after a whole member is no fault.
     """
-    source = _Buffered(gzip.GzipFile(fileobj=stream) if gz else stream)  # type: ignore[arg-type]
+    source = _Buffered(_Gunzip(stream) if gz else stream)
     try:
         yield from _entries(source, max_member_bytes)
     except _Truncated:
         raise BrokenShard(
             Fault.TRUNCATED_SHARD, f"the archive ends at byte {source.offset}, inside a member"
         ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         code = Fault.TRUNCATED_SHARD if source.offset else Fault.UNREADABLE_SHARD
         raise BrokenShard(code, f"gzip at byte {source.offset}: {error}") from error
 

@@ -1,0 +1,397 @@
+"""Every kind of source, good and bad, goes through a whole night; nothing ends it or is lost."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from sscd_ops.model import Counts
+from sscd_ops.testing import picture
+from tests.integration.world import World, assert_one_verdict_each, assert_promises, pair
+
+DAY = "2026-11-01"
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def opened(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    return Image.open(io.BytesIO(picture(seed, *size))).convert("RGB")
+
+
+def unusual() -> dict[str, tuple[str, bytes]]:
+    """Key -> (extension, bytes) of valid but unusual pictures, all different."""
+    rgb = [opened(1000 + i) for i in range(16)]
+    palette = rgb[2].convert("P", palette=Image.Palette.ADAPTIVE, colors=32)
+    sixteen = np.asarray(rgb[4].convert("L")).astype(np.uint16) * 257
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {
+        "cmyk": ("jpg", encoded(rgb[0].convert("CMYK"), "JPEG")),
+        "grey": ("jpg", encoded(rgb[1].convert("L"), "JPEG")),
+        "palette": ("png", encoded(palette, "PNG", transparency=3)),
+        "alpha": ("png", encoded(rgb[3].convert("RGBA"), "PNG")),
+        "wide": ("png", encoded(Image.fromarray(sixteen), "PNG")),
+        "moving": (
+            "gif",
+            encoded(rgb[5], "GIF", save_all=True, append_images=[rgb[6], rgb[7]], duration=50),
+        ),
+        "turned": ("jpg", encoded(rgb[8], "JPEG", exif=exif)),
+        "webp": ("webp", encoded(rgb[9], "WEBP")),
+        "avif": ("avif", encoded(rgb[10], "AVIF")),
+        "bmp": ("bmp", encoded(rgb[11], "BMP")),
+        "tiff": ("TIF", encoded(rgb[12], "TIFF")),
+        "liar": ("jpg", encoded(rgb[13], "WEBP")),
+        "shouting": ("JPEG", encoded(rgb[14], "JPEG")),
+    }
+
+
+def test_valid_but_unusual_pictures_are_kept(world: World) -> None:
+    samples = [
+        (key, {extension: data, "txt": key.encode()})
+        for key, (extension, data) in unusual().items()
+    ]
+    world.put(DAY, "a.tar", samples)
+
+    world.night(DAY)
+
+    assert world.verdicts() == dict.fromkeys(unusual(), "kept")
+    rows = {row["key"]: row for row in world.ask("SELECT * FROM curation.kept")}
+    assert (rows["turned"]["width"], rows["turned"]["height"]) == (90, 120)
+    assert rows["liar"]["format"] == "webp"
+    assert_promises(world, read=len(samples))
+
+
+def test_every_fault_of_a_sample_has_its_code_and_message(world: World) -> None:
+    good = picture(1)
+    bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
+    faulty: dict[str, tuple[dict[str, bytes], str]] = {
+        "cut": ({"jpg": good[: len(good) // 2], "txt": b"x"}, "undecodable"),
+        "garbled": ({"jpg": good[:300] + bytes(2000), "txt": b"x"}, "undecodable"),
+        "zero": ({"jpg": b"", "txt": b"x"}, "empty_image"),
+        "page": ({"jpg": b"<html></html>", "txt": b"x"}, "not_an_image"),
+        "bomb": ({"png": bomb, "txt": b"x"}, "too_many_pixels"),
+        "tiny": ({"jpg": picture(2, 8, 8), "txt": b"x"}, "too_small"),
+        "banner": ({"jpg": picture(3, 1600, 20), "txt": b"x"}, "extreme_aspect"),
+        "blank": ({"jpg": encoded(Image.new("RGB", (90, 90), "white"), "JPEG"), "txt": b"x"},
+                  "no_descriptor"),
+        "silent": ({"jpg": picture(4)}, "missing_caption"),
+        "speechless": ({"jpg": picture(5), "txt": b"  \n"}, "empty_caption"),
+        "long": ({"jpg": picture(6), "txt": b"x" * 100_001}, "caption_too_long"),
+        "latin": ({"jpg": picture(7), "txt": "caf\u00e9".encode("latin-1")}, "caption_not_utf8"),
+        "nul": ({"jpg": picture(8), "txt": b"a\0b"}, "caption_forbidden_character"),
+        "lone": ({"jpg": picture(9), "json": rb'{"caption": "a\ud800b"}'},
+                 "caption_forbidden_character"),
+        "json-nul": ({"jpg": picture(10), "txt": b"x", "json": rb'{"url": "\u0000"}'}, "bad_json"),
+        "json-bad": ({"jpg": picture(11), "txt": b"x", "json": b"{"}, "bad_json"),
+        "json-list": ({"jpg": picture(12), "txt": b"x", "json": b"[1]"}, "bad_json"),
+        "many": ({"0.jpg": picture(13), "1.jpg": picture(14), "txt": b"x"}, "several_images"),
+        "none": ({"txt": b"only text"}, "no_image"),
+    }  # fmt: skip
+    world.change_source(columns=("url",))
+    world.put(
+        DAY,
+        "a.tar",
+        [*((key, members) for key, (members, _) in faulty.items()), pair("fine", picture(99))],
+    )
+
+    report = world.night(DAY)
+
+    found = {row["key"]: row for row in world.ask("SELECT * FROM curation.quarantined")}
+    assert {key: row["reason"] for key, row in found.items()} == {
+        key: code for key, (_, code) in faulty.items()
+    }
+    assert all(row["message"] for row in found.values())
+    assert report.counts.kept == 1
+    for key in ("zero", "page", "none"):
+        row = found[key]
+        assert {row[c] for c in ("image_sha256", "width", "height", "format", "bytes")} == {None}
+    assert_promises(world, read=len(faulty) + 1)
+
+
+def test_a_fault_of_the_picture_follows_its_bytes_and_one_of_the_caption_does_not(
+    world: World,
+) -> None:
+    cut, good = picture(1)[:1500], picture(2)
+    world.put(DAY, "a.tar", [pair("cut", cut), ("silent", {"jpg": good})])
+    world.put("2026-11-02", "a.tar", [pair("cut2", cut), pair("speaking", good)])
+
+    world.night(DAY)
+    world.night("2026-11-02")
+
+    assert world.verdicts() == {
+        "cut": "quarantined undecodable",
+        "cut2": "quarantined undecodable",
+        "silent": "quarantined missing_caption",
+        "speaking": "kept",
+    }
+
+
+def test_broken_pictures_are_never_grouped_with_each_other(world: World) -> None:
+    samples = [pair(f"cut{i}", picture(i)[: 900 + i]) for i in range(6)]
+    samples += [pair("zero1", b""), pair("zero2", b"")]
+    world.put(DAY, "a.tar", samples)
+
+    report = world.night(DAY)
+
+    assert (report.counts.quarantined, report.counts.removed) == (8, 0)
+
+
+def test_missing_captions_are_kept_where_the_source_says_so(world: World) -> None:
+    world.change_source(missing_caption="keep")
+    world.put(DAY, "a.tar", [("silent", {"jpg": picture(1)}), pair("x", picture(2), " ")])
+
+    report = world.night(DAY)
+
+    assert report.counts.kept == 2
+    assert_promises(world, read=2)
+
+
+def test_several_images_and_captions_are_chosen_by_the_source(world: World) -> None:
+    world.change_source(image="1.jpg", caption=("alt.txt", "txt", "json:meta.title"))
+    world.put(
+        DAY,
+        "a.tar",
+        [
+            (
+                "both",
+                {
+                    "0.jpg": picture(1),
+                    "1.jpg": picture(2),
+                    "txt": b"second choice",
+                    "alt.txt": b"first",
+                },
+            ),
+            ("nested", {"jpg": picture(3), "json": b'{"meta": {"title": "deep"}}'}),
+        ],
+    )
+
+    world.night(DAY)
+
+    rows = {row["key"]: row for row in world.ask("SELECT * FROM curation.kept")}
+    assert rows["both"]["caption"] == "first"
+    assert rows["nested"]["caption"] == "deep"
+    assert_promises(world, read=2)
+
+
+def test_hostile_names_are_plain_keys(world: World) -> None:
+    path = world.incoming / DAY / "a.tar"
+    path.parent.mkdir(parents=True)
+    names = ["../../escape", "/absolute", "deep/er/key", "with'quote;--", "dotted.key"]
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            for extension, data in (("jpg", picture(number)), ("txt", b"caption")):
+                member = tarfile.TarInfo(f"{name}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        device = tarfile.TarInfo("device.jpg")
+        device.type = tarfile.CHRTYPE
+        tar.addfile(device)
+
+    report = world.night(DAY)
+
+    assert report.counts.read == len(names)
+    assert set(world.verdicts()) == {
+        "../../escape", "/absolute", "deep/er/key", "with'quote;--", "dotted",
+    }  # fmt: skip
+    assert not (world.base.parent / "escape.jpg").exists()
+    counts = world.ask("SELECT counts FROM sscd_ops.source_shards")[0]["counts"]
+    assert counts["ignored_entries"] == {"link": 1, "device": 1}
+
+
+def test_keys_that_postgres_cannot_hold_are_escaped_and_quarantined(world: World) -> None:
+    path = world.incoming / DAY / "a.tar"
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in (b"bad\xff", b"worse\xfe"):
+            member = tarfile.TarInfo(name.decode("utf-8", "surrogateescape") + ".jpg")
+            data = picture(len(name))
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+    report = world.night(DAY)
+
+    assert report.counts.quarantined == 2
+    assert set(world.verdicts().values()) == {"quarantined bad_key"}
+
+
+def test_a_key_that_comes_again_in_a_shard_is_quarantined(world: World) -> None:
+    world.put(DAY, "a.tar", [pair("k", picture(1)), pair("x", picture(2)), pair("k", picture(3))])
+
+    world.night(DAY)
+
+    reasons = sorted(
+        (row["key"], row["verdict"], row["reason"])
+        for row in world.ask("SELECT * FROM curation.samples")
+    )
+    assert reasons == [
+        ("k", "kept", None),
+        ("k", "quarantined", "duplicate_key"),
+        ("x", "kept", None),
+    ]
+
+
+def test_faulty_shards_are_rows_and_what_came_before_is_used(world: World) -> None:
+    world.change_source(urls=(f"{world.incoming}/{{date}}/*.tar*",))
+    whole = world.put(DAY, "whole.tar", [pair(f"k{i}", picture(i)) for i in range(5)])
+    data = whole.read_bytes()
+    folder = whole.parent
+    (folder / "cut.tar").write_bytes(data[: data.index(b"k3.jpg") + 700])
+    (folder / "empty.tar").write_bytes(b"")
+    (folder / "nothing.tar").write_bytes(bytes(10_240))
+    (folder / "noise.tar").write_bytes(os.urandom(4000))
+    (folder / "squeezed.tar.gz").write_bytes(gzip.compress(data)[:-900])
+
+    report = world.night(DAY)
+
+    faults = {
+        row["source_shard"].rpartition("/")[2]: row["reason"]
+        for row in world.ask("SELECT * FROM curation.quarantined WHERE key IS NULL")
+    }
+    assert faults == {
+        "cut.tar": "truncated_shard",
+        "empty.tar": "empty_file",
+        "nothing.tar": "empty_shard",
+        "noise.tar": "unreadable_shard",
+        "squeezed.tar.gz": "truncated_shard",
+    }
+    assert report.counts.kept == 5
+    assert report.counts.read > 8
+    assert_one_verdict_each(world, None)
+
+
+# ---------------------------------------------------------------- every kind of source
+
+
+def webdataset(world: World) -> None:
+    world.put(DAY, "a.tar", [pair(f"k{i}", picture(i)) for i in range(4)])
+
+
+def gzipped(world: World) -> None:
+    tar = world.put(DAY, "a.tar", [pair(f"k{i}", picture(i)) for i in range(4)])
+    tar.with_name("a.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
+    tar.unlink()
+    world.change_source(urls=(f"{world.incoming}/{{date}}/*.tar.gz",))
+
+
+def img2dataset_layout(world: World) -> None:
+    samples = [
+        (
+            f"{i:09d}",
+            {
+                "jpg": picture(i),
+                "txt": f"caption {i}".encode(),
+                "json": json.dumps({"url": f"http://x/{i}", "status": "success"}).encode(),
+            },
+        )
+        for i in range(4)
+    ]
+    world.put(DAY, "00000.tar", samples)
+    folder = world.incoming / DAY
+    (folder / "00000_stats.json").write_text("{}")
+    status = ["success"] * 4 + ["failed_to_download"] * 3
+    pq.write_table(pa.table({"status": status}), folder / "00000.parquet")
+    world.change_source(
+        kind="img2dataset", urls=(f"{world.incoming}/{{date}}/*",), columns=("url",)
+    )
+
+
+def huggingface_parquet(world: World) -> None:
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    rows = [{"bytes": picture(i), "path": f"{i}.jpg"} for i in range(4)]
+    table = {"image": rows, "text": [f"caption {i}" for i in range(4)], "url": ["u"] * 4}
+    pq.write_table(pa.table(table), folder / "a.parquet")
+    world.change_source(
+        kind="parquet",
+        urls=(f"{world.incoming}/{{date}}/*.parquet",),
+        caption_column="text",
+        columns=("url",),
+    )
+
+
+def folder_with_text_beside(world: World) -> None:
+    folder = world.incoming / DAY / "deep"
+    folder.mkdir(parents=True)
+    for i in range(4):
+        (folder / f"p{i}.jpg").write_bytes(picture(i))
+        (folder / f"p{i}.txt").write_text(f"caption {i}")
+    world.change_source(kind="folder", urls=(f"{world.incoming}/{{date}}",))
+
+
+def folder_with_jsonl(world: World) -> None:
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    lines = []
+    for i in range(4):
+        (folder / f"p{i}.jpg").write_bytes(picture(i))
+        lines.append(json.dumps({"file_name": f"p{i}.jpg", "caption": f"caption {i}", "url": "u"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    world.change_source(
+        kind="folder",
+        urls=(f"{world.incoming}/{{date}}",),
+        captions_file="metadata.jsonl",
+        columns=("url",),
+    )
+
+
+KINDS: dict[str, Callable[[World], None]] = {
+    made.__name__: made
+    for made in (
+        webdataset,
+        gzipped,
+        img2dataset_layout,
+        huggingface_parquet,
+        folder_with_text_beside,
+        folder_with_jsonl,
+    )
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_source_goes_through_a_whole_night(world: World, kind: str) -> None:
+    KINDS[kind](world)
+
+    report = world.night(DAY)
+
+    delivered = 3 if kind == "img2dataset_layout" else 0
+    assert report.counts == Counts(read=4, kept=4, not_delivered=delivered)
+    published = _published(world.base / "root")
+    assert sorted(found["jpg"] for found in published) == sorted(picture(i) for i in range(4))
+    captions = {row["caption"] for row in world.ask("SELECT caption FROM curation.kept")}
+    assert len(captions) == 4
+    assert {found["txt"].decode() for found in published} == captions
+    if world.options.sources[0].columns:
+        assert {row["meta"]["url"][:1] for row in world.ask("SELECT meta FROM curation.kept")} <= {
+            "u",
+            "h",
+        }
+
+
+def _published(root: Path) -> list[dict[str, bytes]]:
+    found: dict[str, dict[str, bytes]] = {}
+    for path in root.glob("*/shards/*/*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                stream = tar.extractfile(member)
+                assert stream is not None
+                found.setdefault(key, {})[extension] = stream.read()
+    return list(found.values())
