@@ -47,8 +47,15 @@ _PARTS = ((_LUMA, 1), (_CHROMA, 2))
 DIMENSIONS = int(sum(times * _mask(count).sum() for count, times in _PARTS))
 
 
+_MASKS = {count: _mask(count) for count in (_LUMA, _CHROMA)}
+_WEIGHTS = np.concatenate([_weight(count)[_MASKS[count]] for count in (_LUMA, _CHROMA, _CHROMA)])
+
+
 def describe(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Descriptors of some grids.
+
+    Each picture's arithmetic is its own (stacked matrix products run one by one), so its numbers
+    don't depend on the others.
 
     Args:
         pixels: uint8 (n, GRID, GRID, 3), RGB.
@@ -56,28 +63,25 @@ def describe(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         float32 (n, DIMENSIONS), L2-normalised; a blank picture's row is zero.
     """
-    out = np.zeros((len(pixels), DIMENSIONS), np.float32)
-    for row, picture in enumerate(pixels):
-        vector = _describe(picture.astype(np.float64))
-        if vector is not None:
-            out[row] = vector
-    return out
-
-
-def _describe(rgb: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    red, green, blue = (pixels[..., channel].astype(np.float64) for channel in range(3))
     # JPEG's own luminance and colour differences (JFIF 1.02)
-    luma = rgb @ np.array([0.299, 0.587, 0.114])
-    blue = (rgb[..., 2] - luma) * 0.564
-    red = (rgb[..., 0] - luma) * 0.713
-    parts = [_low(luma, _LUMA), _low(blue, _CHROMA), _low(red, _CHROMA)]
-    coefficients = np.concatenate(parts)
-    if np.sqrt((coefficients**2).sum()) / GRID < _LEAST_CONTRAST:
-        return None
-    weights = np.concatenate([_weight(count)[_mask(count)] for count in (_LUMA, _CHROMA, _CHROMA)])
-    vector = np.sign(coefficients) * np.sqrt(np.abs(coefficients) * weights)
-    return np.asarray(vector / np.linalg.norm(vector))
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    parts = (
+        _low(luma, _LUMA),
+        _low((blue - luma) * 0.564, _CHROMA),
+        _low((red - luma) * 0.713, _CHROMA),
+    )
+    coefficients = np.concatenate(parts, axis=1)
+    contrast = np.sqrt((coefficients**2).sum(axis=1)) / GRID
+    vectors = np.sign(coefficients) * np.sqrt(np.abs(coefficients) * _WEIGHTS)
+    norms = np.sqrt((vectors**2).sum(axis=1))
+    blank = contrast < _LEAST_CONTRAST
+    norms[blank] = 1.0
+    vectors[blank] = 0.0
+    return (vectors / norms[:, None]).astype(np.float32)
 
 
-def _low(plane: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def _low(planes: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Low frequencies of (n, GRID, GRID) planes, float64 (n, k)."""
     basis = _BASIS[count]
-    return np.asarray((basis @ plane @ basis.T)[_mask(count)])
+    return np.asarray((basis @ planes @ basis.T)[:, _MASKS[count]])
