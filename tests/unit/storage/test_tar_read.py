@@ -1,0 +1,451 @@
+"""The tar reader beside tarfile: the same members, names, offsets and bytes; what breaks."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import tarfile
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sscd_ops.errors import BrokenShard
+from sscd_ops.model import Fault, TarEntry
+from sscd_ops.storage.tar_read import read_tar
+from sscd_ops.storage.tar_write import TarWriter
+
+BIG = 1 << 28
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+MEMBERS = [
+    ("a.jpg", b"picture"),
+    ("a.txt", b""),
+    ("dir/b.JPG", bytes(range(256)) * 9),
+    ("c.json", b"x" * 512),
+    ("d.bin", b"y" * 513),
+    ("../../e.jpg", b"up"),
+]
+LONG = [("n" * 60 + "/" + "m" * 150 + ".jpg", b"long"), ("\N{SNOWMAN}" * 120 + ".txt", b"snow")]
+
+
+def archive(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+class Trickle(io.RawIOBase):
+    """A stream that answers a few bytes at a time."""
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self._data = io.BytesIO(data)
+        self._most = most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, view) -> int:  # type: ignore[no-untyped-def]
+        data = self._data.read(min(len(view), self._most))
+        view[: len(data)] = data
+        return len(data)
+
+
+class ReadOnly:
+    """A stream with nothing but ``read``."""
+
+    def __init__(self, data: bytes) -> None:
+        self.read = io.BytesIO(data).read
+
+
+def read(data: bytes, way: str = "whole", limit: int = BIG) -> list[TarEntry]:
+    if way == "gz":
+        return list(read_tar(io.BytesIO(gzip.compress(data, 1)), gz=True, max_member_bytes=limit))
+    streams = {"whole": io.BytesIO, "trickle": lambda d: Trickle(d, 97), "read only": ReadOnly}
+    return list(read_tar(streams[way](data), gz=False, max_member_bytes=limit))
+
+
+def read_until_broken(
+    data: bytes, *, gz: bool = False
+) -> tuple[list[TarEntry], BrokenShard | None]:
+    found: list[TarEntry] = []
+    try:
+        for entry in read_tar(io.BytesIO(data), gz=gz, max_member_bytes=BIG):
+            found.append(entry)  # noqa: PERF402 - what came before a fault counts
+    except BrokenShard as broken:
+        return found, broken
+    return found, None
+
+
+def by_tarfile(data: bytes) -> list[tuple[str, str, int, bytes]]:
+    """(kind, name, offset, data) as tarfile has them; sparse files and the unknown are other."""
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(data), errors="surrogateescape", encoding="utf-8") as tar:
+        for info in tar:
+            stream = tar.extractfile(info) if info.isreg() else None
+            kind = (
+                "other"
+                if info.issparse()
+                else "file"
+                if info.isreg()
+                else "link"
+                if info.islnk() or info.issym()
+                else "directory"
+                if info.isdir()
+                else "device"
+                if info.isdev()
+                else "other"
+            )
+            name = info.name
+            offset = info.offset_data
+            content = stream.read() if stream is not None and kind == "file" else b""
+            found.append((kind, name, offset, content))
+    return found
+
+
+def as_tarfile(entries: list[TarEntry]) -> list[tuple[str, str, int, bytes]]:
+    return [
+        (e.kind, e.name.rstrip("/") if e.kind == "directory" else e.name, e.offset, e.data)
+        for e in entries
+    ]
+
+
+@pytest.mark.parametrize("way", ["whole", "trickle", "read only", "gz"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_members_names_offsets_and_bytes_are_those_of_tarfile(form: str, way: str) -> None:
+    data = archive(MEMBERS if form == "ustar" else MEMBERS + LONG, FORMATS[form])
+
+    found = read(data, way)
+
+    assert as_tarfile(found) == by_tarfile(data)
+    assert all(e.size == len(e.data) for e in found)
+    assert all(data[e.offset : e.offset + e.size] == e.data for e in found)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_links_devices_and_directories_have_their_kind_and_no_data(form: str) -> None:
+    out = io.BytesIO()
+    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+    with tarfile.open(fileobj=out, mode="w", format=FORMATS[form]) as tar:
+        for number, kind in enumerate([*kinds, tarfile.DIRTYPE]):
+            info = tarfile.TarInfo(f"entry{number}")
+            info.type = kind
+            info.linkname = "somewhere" if kind in kinds[:2] else ""
+            tar.addfile(info)
+        last = tarfile.TarInfo("after.jpg")
+        last.size = 3
+        tar.addfile(last, io.BytesIO(b"jpg"))
+
+    found = read(out.getvalue())
+
+    assert [e.kind for e in found] == [*["link"] * 2, *["device"] * 3, "directory", "file"]
+    assert as_tarfile(found) == by_tarfile(out.getvalue())
+
+
+def test_a_link_with_a_long_target_does_not_lend_its_name_to_the_next_member() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "t" * 300
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("next.jpg"))
+
+    assert [e.name for e in read(out.getvalue())] == ["link", "next.jpg"]
+
+
+def test_a_pax_size_counts_and_a_global_header_is_passed_over() -> None:
+    out = io.BytesIO()
+    with tarfile.open(
+        fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "of all"}
+    ) as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size, info.pax_headers = 4, {"size": "4", "comment": "x" * 3000}
+        tar.addfile(info, io.BytesIO(b"jpeg"))
+    data = bytearray(out.getvalue())
+    at = data.index(b"a.jpg\0")
+    data[at + 124 : at + 136] = b"00000000000\0"
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+
+    assert [(e.name, e.data) for e in read(bytes(data))] == [("a.jpg", b"jpeg")]
+
+
+def test_sizes_in_base_256_are_read() -> None:
+    data = bytearray(archive([("a.jpg", b"jpeg")], tarfile.GNU_FORMAT))
+    data[124:136] = b"\x80" + (4).to_bytes(11, "big")
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+
+    assert [e.data for e in read(bytes(data))] == [b"jpeg"]
+
+
+def test_a_checksum_of_signed_bytes_is_a_checksum() -> None:
+    data = bytearray(archive([("\xe4.jpg", b"jpeg")], tarfile.GNU_FORMAT))
+    signed = sum(b - 256 if b > 127 else b for b in data[:148] + data[156:512]) + 8 * 0x20
+    data[148:156] = b"%06o\0 " % signed
+
+    assert [e.name for e in read(bytes(data))] == ["\xe4.jpg"]
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_old_gnu_sparse_files_are_passed_over_whole(blocks: int) -> None:
+    plain = archive([("s.jpg", b"data"), ("after.jpg", b"jpeg")], tarfile.GNU_FORMAT)
+    head = bytearray(plain[:512])
+    head[156:157] = b"S"
+    head[482] = 1 if blocks else 0
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    more = [bytearray(512) for _ in range(blocks)]
+    for block in more[:-1]:
+        block[504] = 1
+
+    found = read(bytes(head) + b"".join(more) + plain[512:])
+
+    assert [(e.kind, e.name) for e in found] == [("other", "s.jpg"), ("file", "after.jpg")]
+
+
+def test_pax_sparse_files_are_passed_over() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("GNUSparseFile.0/s.jpg")
+        info.size = 512 + 4
+        info.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "s.jpg",
+            "GNU.sparse.realsize": "4",
+        }
+        tar.addfile(info, io.BytesIO(b"1\n0\n4\n".ljust(512, b"\0") + b"data"))
+        after = tarfile.TarInfo("after.jpg")
+        tar.addfile(after)
+
+    assert [e.kind for e in read(out.getvalue())] == ["other", "file"]
+
+
+def test_unknown_kinds_are_other_and_their_data_is_passed_over() -> None:
+    data = bytearray(archive([("a.jpg", b"jpeg"), ("b.jpg", b"more")]))
+    data[156:157] = b"D"
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+
+    assert [(e.kind, e.data) for e in read(bytes(data))] == [("other", b""), ("file", b"more")]
+
+
+def test_names_that_are_no_utf_8_survive() -> None:
+    data = archive([("x.jpg", b"jpeg")], tarfile.USTAR_FORMAT)
+    head = bytearray(data[:512])
+    head[:5] = b"\xff.jpg"
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+
+    (entry,) = read(bytes(head) + data[512:])
+
+    assert entry.name.encode("utf-8", "surrogateescape") == b"\xff.jpg"
+
+
+def test_a_member_above_the_limit_is_reported_without_its_bytes() -> None:
+    data = archive([("big.jpg", b"x" * 5000), ("a.jpg", b"jpeg")])
+
+    found = read(data, limit=4999)
+
+    assert [(e.size, e.data) for e in found] == [(5000, b""), (4, b"jpeg")]
+
+
+@pytest.mark.parametrize("way", ["whole", "trickle", "read only", "gz"])
+def test_members_larger_than_the_buffer_are_read_whole(way: str) -> None:
+    large = random.Random(3).randbytes((3 << 20) + 7)
+    data = archive([("a.jpg", b"jpeg"), ("large.png", large), ("b.jpg", large[:100_000])])
+
+    found = (
+        read(data, way)
+        if way != "trickle"
+        else list(read_tar(Trickle(data, 70_001), gz=False, max_member_bytes=BIG))
+    )
+
+    assert [e.data == d for e, d in zip(found, [b"jpeg", large, large[:100_000]], strict=True)] == [
+        True
+    ] * 3
+
+
+@pytest.mark.parametrize("end", ["no end blocks", "one end block", "not padded", "garbage behind"])
+def test_an_odd_end_of_archive_is_no_fault(end: str) -> None:
+    data = archive(MEMBERS)
+    stop = by_tarfile(data)[-1][2] + 512
+    tail = {
+        "no end blocks": b"",
+        "one end block": bytes(512),
+        "not padded": bytes(1024),
+        "garbage behind": bytes(1024) + b"garbage" * 200,
+    }[end]
+
+    found, broken = read_until_broken(data[:stop] + tail)
+
+    assert broken is None
+    assert as_tarfile(found) == by_tarfile(data)
+
+
+def test_a_file_cut_inside_the_last_padding_has_all_its_members() -> None:
+    data = archive([("a.jpg", b"jpeg")])
+
+    found, broken = read_until_broken(data[:516])
+
+    assert broken is None
+    assert [e.data for e in found] == [b"jpeg"]
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_a_cut_archive_yields_every_whole_member_before_the_cut(gz: bool) -> None:
+    rng = random.Random(5)
+    members = [(f"{n}.jpg", rng.randbytes(2000)) for n in range(40)]
+    data = archive(members)
+    whole = by_tarfile(data)
+
+    for cut in (1, 511, 700, 20_000, 40_960 + 3, len(data) - 12_000):
+        if gz:
+            # stored, not deflated: so it is known how far a cut file reaches
+            packed = gzip.compress(data, 0)
+            found, broken = read_until_broken(packed[:cut], gz=True)
+        else:
+            found, broken = read_until_broken(data[:cut])
+        reach = cut - 64 if gz else cut
+        expected = [m for m in whole if m[2] + len(m[3]) <= reach]
+        assert broken is not None
+        assert as_tarfile(found)[: len(expected)] == expected
+        assert len(found) - len(expected) <= 1
+        if found:
+            assert broken.code == Fault.TRUNCATED_SHARD
+
+
+def test_damage_in_a_gzip_stream_leaves_the_members_before_it() -> None:
+    rng = random.Random(6)
+    data = archive([(f"{n}.jpg", rng.randbytes(2000)) for n in range(200)])
+    packed = bytearray(gzip.compress(data, 6))
+    at = len(packed) // 2
+    packed[at : at + 200] = b"\xff" * 200
+
+    found, broken = read_until_broken(bytes(packed), gz=True)
+
+    assert broken is not None
+    assert broken.code == Fault.TRUNCATED_SHARD
+    assert 80 <= len(found) <= 110
+    assert all(e.name == f"{n}.jpg" for n, e in enumerate(found))
+
+
+def test_a_gzip_file_of_several_parts_is_one_archive() -> None:
+    data = archive(MEMBERS)
+    packed = gzip.compress(data[:3000]) + gzip.compress(data[3000:]) + b"\0" * 100
+
+    found, broken = read_until_broken(packed, gz=True)
+
+    assert broken is None
+    assert as_tarfile(found) == by_tarfile(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "gz", "code"),
+    [
+        (b"", False, Fault.EMPTY_FILE),
+        (b"", True, Fault.EMPTY_FILE),
+        (b"short", False, Fault.UNREADABLE_SHARD),
+        (b"garbage!" * 500, False, Fault.UNREADABLE_SHARD),
+        (b"\x1f\x8bnot gzip after all", True, Fault.UNREADABLE_SHARD),
+        (archive(MEMBERS), True, Fault.UNREADABLE_SHARD),
+        (gzip.compress(archive(MEMBERS)), False, Fault.UNREADABLE_SHARD),
+        (gzip.compress(b"garbage!" * 500), True, Fault.UNREADABLE_SHARD),
+        (gzip.compress(archive(MEMBERS))[:15], True, Fault.TRUNCATED_SHARD),
+    ],
+)
+def test_what_is_no_archive_is_said_so(data: bytes, gz: bool, code: Fault) -> None:
+    found, broken = read_until_broken(data, gz=gz)
+
+    assert found == []
+    assert broken is not None
+    assert broken.code == code
+
+
+def test_an_archive_of_end_blocks_is_empty_without_fault() -> None:
+    assert read_until_broken(bytes(10_240)) == ([], None)
+
+
+@pytest.mark.parametrize("field", ["checksum", "size", "huge size", "negative size"])
+def test_a_damaged_header_after_good_members_truncates(field: str) -> None:
+    data = bytearray(archive([("a.jpg", b"jpeg"), ("b.jpg", b"more")]))
+    head = 1024
+    if field == "checksum":
+        data[head] ^= 1
+    else:
+        data[head + 124 : head + 136] = {
+            "size": b"ninety\0\0\0\0\0\0",
+            "huge size": b"\x80" + b"\x7f" * 11,
+            "negative size": b"\xff" * 12,
+        }[field]
+        data[head + 148 : head + 156] = b" " * 8
+        data[head + 148 : head + 156] = b"%06o\0 " % sum(data[head : head + 512])
+
+    found, broken = read_until_broken(bytes(data))
+
+    assert [e.name for e in found] == ["a.jpg"]
+    assert broken is not None
+    assert broken.code == Fault.TRUNCATED_SHARD
+
+
+@given(st.binary(max_size=300))
+def test_any_pax_record_is_survived(record: bytes) -> None:
+    head = bytearray(archive([("PaxHeader", record)], tarfile.USTAR_FORMAT)[:512])
+    head[156:157] = b"x"
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    data = bytes(head) + record + bytes(-len(record) % 512) + archive([("a.jpg", b"jpeg")])
+
+    found, _ = read_until_broken(data)
+
+    assert len(found) <= 1
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=2000), st.integers(0, 4000), st.booleans())
+def test_no_bytes_raise_anything_but_a_broken_shard(junk: bytes, at: int, gz: bool) -> None:
+    data = bytearray(archive(MEMBERS))
+    data[at : at + len(junk)] = junk
+
+    found, _ = read_until_broken(gzip.compress(data, 1) if gz else bytes(data), gz=gz)
+
+    assert len(found) < 100
+
+
+names = st.text(
+    st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=40
+).filter(lambda name: len(name.encode()) <= 100 and not name.endswith("/"))
+
+
+@given(st.lists(st.tuples(names, st.binary(max_size=3000)), max_size=8))
+def test_what_is_written_reads_back(members: list[tuple[str, bytes]]) -> None:
+    out = io.BytesIO()
+    writer = TarWriter(out)
+
+    offsets = [writer.add(name, data) for name, data in members]
+    writer.close()
+
+    found = read(out.getvalue())
+    assert [(e.kind, e.name, e.offset, e.data) for e in found] == [
+        ("file", name, at, data) for (name, data), at in zip(members, offsets, strict=True)
+    ]
+
+
+def test_fifty_thousand_members_take_seconds() -> None:
+    out = io.BytesIO()
+    writer = TarWriter(out)
+    for number in range(50_000):
+        writer.add(f"{number:08d}.txt", b"caption")
+    writer.close()
+
+    start = time.perf_counter()
+    found = read(out.getvalue())
+
+    assert len(found) == 50_000
+    assert time.perf_counter() - start < 10
