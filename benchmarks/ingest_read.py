@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,8 +28,9 @@ from benchmarks.tars import make_source
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
 from sscd_ops.images.header import make_inspector
-from sscd_ops.model import FoundShard, Interval, RawSample
+from sscd_ops.model import FoundShard, Interval, RawSample, StoredFile
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
+from sscd_ops.ports import Source, Store
 from sscd_ops.sources import open_source
 from sscd_ops.storage.store import open_store
 from sscd_ops.storage.tar_read import read_tar
@@ -62,38 +64,31 @@ def bare(paths: list[Path]) -> int:
 
 def ingest(paths: list[Path]) -> int:
     """What the ingest step does to each shard."""
-    from datetime import UTC, datetime
-
-    limits = LimitsOptions()
     options = SourceOptions("bench", urls=(f"{paths[0].parent}/*.tar",), columns=("url",))
-    source = open_source(options, limits, read_tar)
-    inspect = make_inspector(limits)
+    source = open_source(options, LimitsOptions(), read_tar)
     store = open_store(StorageOptions(root=str(paths[0].parent.parent / "root")))
     night = Interval(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))
-    members = 0
-    for shard in source.find(night, "UTC"):
-        members += _ingest(
-            shard,
-            source.read,
-            store.put,
-            Interpreter("bench", options, limits, shard.relative_uri, inspect),
-        )
-    return members
+    found = source.find(night, "UTC")
+    return sum(write_manifest(options, shard, source, store)[1] for shard in found)
 
 
-def _ingest(shard: FoundShard, read: Callable, put: Callable, interpreter: Interpreter) -> int:  # type: ignore[type-arg]
+def write_manifest(
+    options: SourceOptions, shard: FoundShard, source: Source, store: Store
+) -> tuple[StoredFile, int]:
+    """A shard's manifest as the ingest step writes it, and how many members it lists."""
+    limits = LimitsOptions()
+    interpreter = Interpreter("bench", options, limits, shard.relative_uri, make_inspector(limits))
     members = 0
 
     def write(stream: BinaryIO) -> None:
         nonlocal members
         with ManifestBuilder(stream) as builder:
-            for item in read(shard):
+            for item in source.read(shard):
                 if isinstance(item, RawSample):
                     builder.add(interpreter.row(item))
                     members += len(item.members)
 
-    put("bench/manifests", ".parquet", write)
-    return members
+    return store.put("bench/manifests", ".parquet", write), members
 
 
 WAYS: dict[str, Callable[[list[Path]], int]] = {"plain": plain, "bare": bare, "ingest": ingest}

@@ -1,4 +1,4 @@
-"""A stream that hashes what is written, in a thread of its own: sha256 lets go of the GIL."""
+"""A stream that writes and hashes in a thread of its own: both let go of the GIL."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import threading
 from types import TracebackType
 from typing import BinaryIO
 
+_PIECE = 1 << 20
+"""Small writes are put together to pieces of this size."""
 _WAITING = 8
-"""Pieces waiting to be hashed: bounds memory."""
+"""Pieces waiting for the thread: bounds memory."""
 
 
 class HashingStream:
-    """Writes through to a stream and hashes beside it. A context manager.
+    """Writes to a stream and hashes what it writes, both beside the caller. A context manager.
 
-    After the ``with`` block ``sha256`` and ``bytes`` say what was written.
+    After the ``with`` block every byte has been handed to the stream, and ``sha256`` and ``bytes``
+    say what was written. What the stream raises is raised by a later ``write`` or at the end.
 
     Args:
-        stream: where the bytes go.
+        stream: where the bytes go; may take fewer than it is given, as unbuffered files do.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -26,6 +29,9 @@ class HashingStream:
         self._digest = hashlib.sha256()
         self._queue: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._work, daemon=True)
+        self._small: list[bytes] = []
+        self._small_bytes = 0
+        self._error: BaseException | None = None
         self.bytes = 0
         self.sha256 = ""
 
@@ -39,25 +45,56 @@ class HashingStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is None:
+            self.flush()
         self._queue.put(None)
         self._thread.join()
         self.sha256 = self._digest.hexdigest()
+        if kind is None:
+            self._raise()
 
     def _work(self) -> None:
         while (piece := self._queue.get()) is not None:
-            self._digest.update(piece)
+            if self._error is None:
+                try:
+                    self._digest.update(piece)
+                    self._write_all(piece)
+                except BaseException as error:  # noqa: BLE001 - raised again where it belongs
+                    self._error = error
+
+    def _write_all(self, piece: bytes) -> None:
+        """An unbuffered file may take a part, on a full disk even without an error."""
+        written = self._stream.write(piece)
+        view = memoryview(piece)
+        while written < len(view):
+            view = view[written:]
+            written = self._stream.write(view)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def write(self, data: bytes) -> int:
         """Write some bytes."""
         piece = bytes(data)
-        self._queue.put(piece)
-        self._stream.write(piece)
         self.bytes += len(piece)
+        if len(piece) < _PIECE:
+            self._small.append(piece)
+            self._small_bytes += len(piece)
+            if self._small_bytes >= _PIECE:
+                self.flush()
+        else:
+            self.flush()
+            self._queue.put(piece)
         return len(piece)
 
     def flush(self) -> None:
-        """Flush the stream below."""
-        self._stream.flush()
+        """Hand what was written to the thread."""
+        self._raise()
+        if self._small:
+            self._queue.put(b"".join(self._small))
+            self._small.clear()
+            self._small_bytes = 0
 
     def tell(self) -> int:
         """Bytes written so far."""

@@ -137,7 +137,7 @@ class Gunzip:
     def _some(self, most: int) -> bytes:
         spare = self._inflate.copy()
         try:
-            data = self._inflate.decompress(self._input, most)
+            data: bytes = self._inflate.decompress(self._input, most)
         except zlib.error as error:
             return self._up_to(spare, error)
         self._input = self._inflate.unconsumed_tail

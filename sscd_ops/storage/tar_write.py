@@ -8,13 +8,22 @@ _BLOCK = 512
 _RECORD = 10_240
 _NAME = 100
 _OCTAL_SIZE = 8**11
-_FLUSH = 4 << 20
+_FLUSH = 1 << 20
+
+_MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+"""From the type on: a regular file, ustar."""
+_FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + sum(_REST) + 8 * 0x20
+"""The checksum counts its own field as spaces."""
+_PADDING = bytes(_BLOCK)
 
 
 class TarWriter:
     """Appends members to a stream: mode 0644, mtime, uid and gid 0, no owner names.
 
-    The bytes are those ``tarfile`` writes for the same ``TarInfo`` in USTAR format.
+    The bytes are those ``tarfile`` writes for the same ``TarInfo`` in USTAR format; a member of
+    8 GiB and more, which that format has no number for, has GNU's base-256 size.
 
     Args:
         stream: where the tar goes; written in large pieces.
@@ -24,7 +33,7 @@ class TarWriter:
         self._stream = stream
         self._offset = 0
         self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._flushed = 0
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member; the byte offset of its data.
@@ -32,31 +41,27 @@ class TarWriter:
         Raises:
             ValueError: the name has more than 100 bytes.
         """
-        self._push(header(name, len(data)))
-        at = self._offset
-        self._push(data)
-        padding = -len(data) % _BLOCK
-        if padding:
-            self._push(bytes(padding))
-        if self._pending_bytes >= _FLUSH:
+        size = len(data)
+        at = self._offset + _BLOCK
+        padding = -size % _BLOCK
+        self._pending += (header(name, size), data, _PADDING[:padding])
+        self._offset = at + size + padding
+        if self._offset - self._flushed >= _FLUSH:
             self._flush()
         return at
 
     def close(self) -> None:
         """Write the end of the archive: two empty blocks, padded to a record."""
-        self._push(bytes(2 * _BLOCK))
-        self._push(bytes(-self._offset % _RECORD))
+        self._offset += 2 * _BLOCK
+        padding = -self._offset % _RECORD
+        self._pending.append(bytes(2 * _BLOCK + padding))
+        self._offset += padding
         self._flush()
-
-    def _push(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_bytes += len(data)
-        self._offset += len(data)
 
     def _flush(self) -> None:
         self._stream.write(b"".join(self._pending))
         self._pending.clear()
-        self._pending_bytes = 0
+        self._flushed = self._offset
 
 
 def header(name: str, size: int) -> bytes:
@@ -68,9 +73,13 @@ def header(name: str, size: int) -> bytes:
     raw = name.encode("utf-8")
     if len(raw) > _NAME:
         raise ValueError(f"tar member name has {len(raw)} bytes, at most {_NAME}: {name!r}")
-    octal = size < _OCTAL_SIZE
-    length = b"%011o\0" % size if octal else b"\x80" + size.to_bytes(11, "big")
-    head = raw.ljust(_NAME, b"\0") + b"0000644\0" + b"0000000\0" * 2 + length + b"00000000000\0"
-    tail = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
-    checksum = sum(head) + 8 * 0x20 + sum(tail)
-    return head + b"%06o\0 " % checksum + tail
+    length = b"%011o\0" % size if size < _OCTAL_SIZE else b"\x80" + size.to_bytes(11, "big")
+    checksum = sum(raw) + sum(length) + _FIXED_SUM
+    return b"%b%b%b%b%06o\0 %b" % (
+        raw.ljust(_NAME, b"\0"),
+        _MODE_AND_OWNER,
+        length,
+        _TIME,
+        checksum,
+        _REST,
+    )
