@@ -34,7 +34,7 @@ class StorageOptions:
 class CatalogOptions:
     """Which Postgres."""
 
-    url: str = ""
+    url: str = field(default="", repr=False)
     """SQLAlchemy URL; empty: the embedded server below ``storage.root``."""
 
 

@@ -1,0 +1,226 @@
+"""TOML tables -> option dataclasses, strictly: names, kinds and units, by the annotations.
+
+What fails says which key it was and what was expected; ``config`` adds the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Literal, get_args, get_origin
+
+_NEVER_SHOWN = "catalog.url"
+CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:[^/@\s]*@|(?<=https://)[^/@\s]*@")
+"""User and password of a URL, or a token; not Azure's ``abfs://container@account``."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)\Z")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)\Z")
+_BYTES = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_DURATIONS = {
+    "max_wait",
+    "run_timeout",
+    "ready_timeout",
+    "retry_delay",
+    "execution_timeout",
+}
+"""Fields in seconds."""
+_SIZES = {"cache_bytes", "max_bytes", "max_member_bytes", "max_caption_bytes"}
+"""Fields in bytes."""
+
+
+class Wrong(Exception):
+    """A key and what is wrong with it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(key, message)
+        self.key = key
+        self.message = message
+
+
+def read_table(raw: Any, key: str) -> Mapping[str, Any]:
+    """A value that must be a table.
+
+    Raises:
+        Wrong: it is something else.
+    """
+    if not isinstance(raw, Mapping):
+        raise Wrong(key, f"expected a table, not {shown(raw)}")
+    return raw
+
+
+def check_keys(raw: Mapping[str, Any], names: set[str], key: str) -> None:
+    """Refuse keys that nobody knows.
+
+    Raises:
+        Wrong: names the first one, and the known one nearest to it.
+    """
+    for name in raw:
+        if name not in names:
+            raise Wrong(
+                f"{key}.{name}" if key else name,
+                f"unknown key; {did_you_mean(name, sorted(names))}",
+            )
+
+
+def keys_of(kind: type[Any]) -> set[str]:
+    """The keys an options dataclass has."""
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """What was meant, or else what there is."""
+    close = difflib.get_close_matches(name, names, 1)
+    if not close:
+        close = [other for other in names if other.lower() == name.lower()]
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there are {', '.join(names[:40])}" + (" ..." if len(names) > 40 else "")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, and without the credentials of a URL."""
+    text = CREDENTIALS.sub("***@", repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_section(kind: type[Any], raw: Any, key: str, **given: Any) -> Any:
+    """An options dataclass from a table; ``given`` are fields the table may not have.
+
+    Raises:
+        Wrong: an unknown key, or a value of the wrong kind.
+    """
+    values = read_table(raw, key)
+    hints = _hints(kind)
+    check_keys(values, keys_of(kind) - set(given), key)
+    read = {name: _value(hints[name], value, f"{key}.{name}") for name, value in values.items()}
+    return kind(**given, **read)
+
+
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
+
+
+def _value(hint: Any, value: Any, key: str) -> Any:
+    name = key.rpartition(".")[2]
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return read_section(hint, value, key)
+    origin = get_origin(hint)
+    if origin is Literal:
+        return _choice(get_args(hint), value, key)
+    if origin is tuple:
+        return _tuple(get_args(hint)[0], value, key)
+    if origin in (types.UnionType, typing.Union):
+        hint = next(item for item in get_args(hint) if item is not type(None))
+    if name in _DURATIONS:
+        return _duration(value, key)
+    if name in _SIZES:
+        return _size(value, key)
+    return _plain(hint, value, key)
+
+
+def _choice(options: tuple[Any, ...], value: Any, key: str) -> Any:
+    if value in options:
+        return value
+    close = difflib.get_close_matches(str(value), options, 1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    raise Wrong(key, f"expected one of {', '.join(map(repr, options))}, not {shown(value)}{meant}")
+
+
+def _tuple(item: Any, value: Any, key: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise Wrong(key, f"expected a list, not {shown(value)}")
+    read = tuple(_value(item, element, key) for element in value)
+    for number, element in enumerate(read):
+        if element in read[:number]:
+            raise Wrong(key, f"{shown(element)} is there twice")
+    return read
+
+
+def _duration(value: Any, key: str) -> float:
+    number = _number(value)
+    if number is not None and number >= 0:
+        return number
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if not match:
+        raise Wrong(
+            key, f'expected seconds or a duration such as "30m" or "6h", not {shown(value)}'
+        )
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _size(value: Any, key: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    match = _SIZE.match(value) if isinstance(value, str) else None
+    if not match:
+        raise Wrong(key, f'expected bytes or a size such as "512MB" or "1GB", not {shown(value)}')
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+def _date(value: Any) -> date | None:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            return None
+    return None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if fits and math.isfinite(value) else None
+
+
+_PLAIN: dict[Any, tuple[str, Callable[[Any], Any]]] = {
+    date: ("a date such as 2026-11-01", _date),
+    bool: ("true or false", _flag),
+    int: ("a whole number", _integer),
+    float: ("a number", _number),
+    str: ("a string", _text),
+}
+
+
+def _plain(hint: Any, value: Any, key: str) -> Any:
+    expected, read = _PLAIN[hint]
+    found = read(value)
+    if found is None:
+        # A database URL may be a secret as a whole: its password can stand in the query too.
+        but = "" if key == _NEVER_SHOWN else f", not {shown(value)}"
+        raise Wrong(key, f"expected {expected}{but}")
+    return found
