@@ -5,15 +5,19 @@ PY := .venv/bin/python
 ifneq ($(PIP_FIND_LINKS),)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
-# The CPU build of torch from its own index, on a machine without a GPU: make TORCH_ARGS="--torch-backend cpu"
-TORCH_ARGS ?=
+# torch: the local wheel where there is one, else what uv chooses for this machine (the CPU build where
+# there is no GPU), else what the index has.
+ifeq ($(UV_FIND_LINKS),)
+TORCH_ARGS ?= --torch-backend auto
+endif
+UV_INSTALL := .tools/bin/uv pip install -q --python .venv/bin/python
 
 .venv/.stamp: requirements.lock pyproject.toml
 	@echo "Installing into .venv from requirements.lock (about 1.5 GB, half a minute to a few minutes) ..."
 	python3 -m venv .tools && .tools/bin/pip install -q uv==0.13.9
 	.tools/bin/uv venv -q --clear --python python3 .venv
-	.tools/bin/uv pip install -q --python .venv/bin/python $(TORCH_ARGS) -r requirements.lock
-	.tools/bin/uv pip install -q --python .venv/bin/python --no-deps -e .
+	$(UV_INSTALL) $(TORCH_ARGS) -r requirements.lock || $(UV_INSTALL) -r requirements.lock
+	$(UV_INSTALL) --no-deps -e .
 	@touch $@
 
 .PHONY: help install demo demo-clean airflow airflow-down test test-long check bench bench-catalog lock format
@@ -54,9 +58,11 @@ bench: .venv/.stamp ## speed as ratios against a plain way in the same run (unde
 bench-catalog: .venv/.stamp ## 400 batches and 20,000,000 rows in Postgres (30 GB free disk, apart from the rest)
 	$(PY) -m benchmarks.catalog
 
-lock: ## write requirements.lock anew from requirements.in
+lock: ## write requirements.lock anew from requirements.in (with a folder of wheels that has torch's CPU build)
+	sed -i 's/^torch==\([0-9.]*\)$$/torch==\1+cpu/' requirements.lock
 	.tools/bin/uv pip compile -q requirements.in -o requirements.lock --no-emit-find-links --no-header
 	sed -i 's/^torch==\(.*\)+cpu/torch==\1/' requirements.lock
+	@! grep -n nvidia requirements.lock || (echo "the lock holds CUDA packages: compile it with torch's CPU build at hand" && exit 1)
 
 format: .venv/.stamp ## format the code
 	.venv/bin/ruff check --fix .
