@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.catalog import batches, lookups, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
+from sscd_ops.core.exact import group_images
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.errors import BatchNotRunnable, FingerprintMismatch, InvariantError, SourceChanged
 from sscd_ops.model import Fault, MemberRef, SourceShard
@@ -82,23 +83,30 @@ def _work_lists(
     """Shard number -> manifest rows to embed, in manifest order."""
     wanted = {shard.shard_id for shard in todo}
     last = max(shard.ordinal for shard in todo)
-    seen = np.empty(0, dtype="V32")
-    tables: dict[int, pa.Table] = {}
-    for shard in (s for s in registered if s.ordinal <= last):
-        if shard.manifest is None:
-            raise BatchNotRunnable(
-                f"source shard {shard.uri} of batch {work.batch.batch_id} has no manifest yet:"
-                " embed starts when all ingest is done"
-            )
-        table = read_manifest(parts.store.local(shard.manifest), columns=_COLUMNS)
-        table = table.filter(table.column("code").is_null())
-        digests = fixed_bytes(table.column("image_sha256"), 32).view("V32").reshape(-1)
-        distinct, first = np.unique(digests, return_index=True)
-        new = ~np.isin(distinct, seen)
-        if shard.shard_id in wanted:
-            tables[shard.shard_id] = table.take(np.sort(first[new]))
-        seen = np.concatenate([seen, distinct[new]])
+    before = [shard for shard in registered if shard.ordinal <= last]
+    read = [_readable(parts, work, shard) for shard in before]
+    digests = np.concatenate([fixed_bytes(table.column("image_sha256"), 32) for table in read])
+    everything = np.arange(len(digests))
+    first = np.zeros(len(digests), bool)
+    first[group_images(digests, np.ones(len(digests), bool), everything).first] = True
+    ends = np.cumsum([len(table) for table in read])
+    tables = {
+        shard.shard_id: table.filter(pa.array(first[end - len(table) : end]))
+        for shard, table, end in zip(before, read, ends, strict=True)
+        if shard.shard_id in wanted
+    }
     return _without_known(parts, work, tables)
+
+
+def _readable(parts: Parts, work: Work, shard: SourceShard) -> pa.Table:
+    """The samples of a shard's manifest that carry a picture to be embedded."""
+    if shard.manifest is None:
+        raise BatchNotRunnable(
+            f"source shard {shard.uri} of batch {work.batch.batch_id} has no manifest yet:"
+            " embed starts when all ingest is done"
+        )
+    table = read_manifest(parts.store.local(shard.manifest), columns=_COLUMNS)
+    return table.filter(table.column("code").is_null())
 
 
 def _without_known(parts: Parts, work: Work, tables: dict[int, pa.Table]) -> dict[int, pa.Table]:

@@ -181,6 +181,10 @@ def _choose(
         dataset_id = batches.ensure_dataset(conn, options.name)
         batches.lock_dataset(conn, dataset_id)
         there = batches.batches_of_interval(conn, dataset_id, interval)
+        mine = [b for b in there if runner.kind == "airflow" and b.runner == runner]
+        if mine and not dry_run:
+            # a retry or a clear of a DAG run finds its own batch, whatever came since
+            return mine[-1], False
         if dry_run:
             _drop_dead_dry_runs(parts, conn, dataset_id, runner)
             there = _dry_run_of(conn, dataset_id, interval, runner)

@@ -29,6 +29,8 @@ from sscd_ops.steps.working import Worked, work_out
 log = logging.getLogger(__name__)
 
 _TRIES = 20
+_PATIENCE = 900.0
+"""Seconds to wait for another process that decides the same batch."""
 """Times the decision is worked out anew because another one was quicker."""
 
 
@@ -135,7 +137,8 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
         CommitConflict: others were quicker many times over (retried).
     """
     watch = Stopwatch()
-    with parts.catalog.direct() as session:
+    # a zombie that hangs must not hang its retry for ever
+    with parts.catalog.direct(lock_timeout=_PATIENCE) as session:
         batches.hold_resolve_lock(session, batch_id)
         work = load_work(parts, batch_id)
         if work.batch.state.is_decided:
