@@ -11,31 +11,28 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import row, rows
 
-AUDITS: dict[str, tuple[str, str]] = {
+AUDITS: dict[str, tuple[str, ...]] = {
     "runs": (
-        "dataset, batch_id, interval_start, supplement, turn, state, read, quarantined,"
-        " removed_exact, removed_near, kept, known, shards, snapshot, fingerprint, search,"
-        " threshold, message",
-        "interval_start, supplement, batch_id",
+        "dataset", "batch_id", "interval_start", "supplement", "state", "read", "quarantined",
+        "removed_exact", "removed_near", "kept", "known", "shards", "snapshot", "message",
     ),
     "removed": (
-        "dataset, batch_id, sample_id, source, source_shard, key, reason, similarity, threshold,"
-        " caption, witness_sample_id, witness_source_shard, witness_key, witness_caption,"
-        " witness_shard",
-        "batch_id, source, source_shard, key",
+        "dataset", "batch_id", "source_shard", "key", "reason", "similarity",
+        "witness_source_shard", "witness_key", "witness_shard", "sample_id",
     ),
     "kept": (
-        "dataset, batch_id, sample_id, source, source_shard, key, width, height, format, bytes,"
-        " caption, shard",
-        "batch_id, source, source_shard, key",
+        "dataset", "batch_id", "source_shard", "key", "width", "height", "caption", "shard",
+        "sample_id",
     ),
     "quarantined": (
-        "dataset, batch_id, sample_id, source, source_shard, key, reason, message",
-        "batch_id, source, source_shard, key",
+        "dataset", "batch_id", "source_shard", "key", "reason", "message", "sample_id",
     ),
-    "events": ("event_id, at, dataset, turn, kind, actor, why, batch_id", "event_id"),
-}
-"""Command -> (columns, order)."""
+    "events": ("event_id", "at", "dataset", "turn", "kind", "actor", "why", "batch_id"),
+}  # fmt: skip
+"""View -> the columns that a table on a terminal shows of it."""
+
+Day = tuple[datetime, datetime]
+"""The half-open span in which a night's interval starts."""
 
 
 def audit(
@@ -43,70 +40,111 @@ def audit(
     what: str,
     *,
     dataset: str | None = None,
-    day: tuple[datetime, datetime] | None = None,
+    day: Day | None = None,
     limit: int = 100,
 ) -> list[Mapping[str, Any]]:
-    """Rows of a public view.
+    """Rows of a public view with all their columns, the newest nights first.
+
+    Samples are asked for night by night, so that a limit answers soon however long the history is.
 
     Args:
         conn: an open transaction.
         what: a key of ``AUDITS``.
         dataset: only this one.
-        day: only batches whose interval starts in this half-open span; events of that time.
+        day: only batches whose interval starts then, and the events of those batches.
         limit: rows at most.
 
     Raises:
         KeyError: there is no such audit.
     """
-    columns, order = AUDITS[what]
-    conditions = ["(CAST(:dataset AS text) IS NULL OR dataset = :dataset)"]
+    if what not in AUDITS:
+        raise KeyError(what)
+    if what == "runs":
+        return _runs(conn, "*", dataset, day, limit)
+    if what == "events":
+        return _events(conn, dataset, day, limit)
+    found: list[Mapping[str, Any]] = []
+    for run in _runs(conn, "batch_id, turn", dataset, day, None):
+        if run["turn"] is not None and len(found) < limit:
+            found += rows(
+                conn,
+                f"SELECT * FROM curation.{what} WHERE batch_id = :b"
+                " ORDER BY source, source_shard, key, sample_id LIMIT :n",
+                b=run["batch_id"],
+                n=limit - len(found),
+            )
+    return found
+
+
+def _runs(
+    conn: Connection, columns: str, dataset: str | None, day: Day | None, limit: int | None
+) -> list[Mapping[str, Any]]:
+    start, end = day or (None, None)
+    return rows(
+        conn,
+        f"SELECT {columns} FROM curation.runs"
+        " WHERE (CAST(:d AS text) IS NULL OR dataset = :d)"
+        " AND (CAST(:s AS timestamptz) IS NULL OR interval_start >= :s AND interval_start < :e)"
+        " ORDER BY interval_start DESC, supplement DESC, batch_id DESC LIMIT :n",
+        d=dataset,
+        s=start,
+        e=end,
+        n=limit,
+    )
+
+
+def _events(
+    conn: Connection, dataset: str | None, day: Day | None, limit: int
+) -> list[Mapping[str, Any]]:
+    night = ""
     start, end = day or (None, None)
     if day is not None:
-        place = {
-            "runs": "interval_start >= :start AND interval_start < :end",
-            "events": "at >= :start AND at < :end",
-        }.get(
-            what,
-            "batch_id IN (SELECT batch_id FROM curation.runs"
-            " WHERE interval_start >= :start AND interval_start < :end)",
+        night = (
+            " AND batch_id IN (SELECT batch_id FROM curation.runs"
+            " WHERE interval_start >= :s AND interval_start < :e)"
         )
-        conditions.append(place)
     return rows(
         conn,
-        f"SELECT {columns} FROM curation.{what} WHERE {' AND '.join(conditions)}"
-        f" ORDER BY {order} LIMIT :limit",
-        dataset=dataset,
-        start=start,
-        end=end,
-        limit=limit,
+        "SELECT * FROM curation.events WHERE (CAST(:d AS text) IS NULL OR dataset = :d)"
+        f"{night} ORDER BY event_id DESC LIMIT :n",
+        d=dataset,
+        s=start,
+        e=end,
+        n=limit,
     )
 
 
-def explain_by_id(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """Everything about one sample and its witness."""
-    return row(conn, _EXPLAIN + "WHERE s.sample_id = :s", s=sample_id)
-
-
-def explain_by_place(conn: Connection, source_shard: str, key: str) -> list[Mapping[str, Any]]:
-    """Everything about the samples of a key in a source shard, newest first."""
-    return rows(
+def samples_at(
+    conn: Connection, source_shard: str, key: str, dataset: str | None = None
+) -> list[UUID]:
+    """The sample ids of a key in a source shard, newest first."""
+    found = rows(
         conn,
-        _EXPLAIN + "WHERE s.source_shard = :u AND s.key = :k ORDER BY s.turn DESC",
+        "SELECT sample_id FROM curation.samples WHERE source_shard = :u AND key = :k"
+        " AND (CAST(:d AS text) IS NULL OR dataset = :d) ORDER BY turn DESC, batch_id DESC",
         u=source_shard,
         k=key,
+        d=dataset,
     )
+    return [item["sample_id"] for item in found]
 
 
-_EXPLAIN = """
-    SELECT s.*, k.shard, q.message, r.witness_source, r.witness_source_shard, r.witness_key,
-        r.witness_caption, r.witness_batch_id, r.witness_shard, u.threshold AS run_threshold,
-        u.fingerprint, u.search
-    FROM curation.samples s
-    JOIN curation.runs u ON u.batch_id = s.batch_id
-    LEFT JOIN curation.removed r ON r.sample_id = s.sample_id AND s.verdict = 'removed'
-    LEFT JOIN curation.kept k ON k.sample_id = s.sample_id AND s.verdict = 'kept'
-    LEFT JOIN curation.quarantined q ON q.sample_id = s.sample_id AND s.verdict = 'quarantined'
-"""
+def explain(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
+    """Everything about one sample, its run and its witness."""
+    return row(
+        conn,
+        "SELECT s.*, k.shard, k.shard_key, q.message, r.witness_source, r.witness_source_shard,"
+        " r.witness_key, r.witness_caption, r.witness_batch_id, r.witness_dataset,"
+        " r.witness_shard, u.interval_start, u.interval_end, u.threshold AS run_threshold,"
+        " u.fingerprint, u.search"
+        " FROM curation.samples s"
+        " JOIN curation.runs u ON u.batch_id = s.batch_id"
+        " LEFT JOIN curation.removed r ON r.sample_id = s.sample_id"
+        " LEFT JOIN curation.kept k ON k.sample_id = s.sample_id"
+        " LEFT JOIN curation.quarantined q ON q.sample_id = s.sample_id"
+        " WHERE s.sample_id = :s",
+        s=sample_id,
+    )
 
 
 def nearest_matches(conn: Connection, sample_id: UUID, limit: int) -> list[Mapping[str, Any]]:

@@ -11,10 +11,12 @@ from uuid import UUID
 import click
 
 from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
-from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.cli.output import plain, print_fields, print_rows, say
 from sscd_ops.errors import UsageError
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from sscd_ops.wiring import Wiring
 
 
@@ -23,13 +25,22 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--dataset", help="Only this dataset.")
 @click.option("--date", "day", metavar="DAY", help="Only the night that starts on this local day.")
-@click.option("--limit", default=100, show_default=True, help="Rows at most.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Rows at most, of the newest nights first.",
+)
 @format_option
 @guarded
 def audit(
     what: str, config: str | None, dataset: str | None, day: str | None, limit: int, form: str
 ) -> None:
     """Print runs, removed, kept or quarantined samples, or events.
+
+    A table shows what matters most; csv and json have every column of the public view
+    curation.WHAT (docs/catalog.md).
 
     Example: sscd-ops audit removed --dataset web --date 2026-11-02 --format csv
     """
@@ -40,7 +51,7 @@ def audit(
         span = _span(parts, dataset, day) if day else None
         with parts.catalog.begin() as conn:
             found = query(conn, what, dataset=dataset, day=span, limit=limit)
-    print_rows(found, form, AUDITS[what][0].split(", "))
+    print_rows(found, form, AUDITS[what])
     if len(found) == limit:
         say(f"the first {limit} rows: --limit shows more")
 
@@ -62,15 +73,19 @@ def _span(parts: Wiring, dataset: str | None, day: str) -> tuple[datetime, datet
 @click.command()
 @click.argument("sample")
 @config_option
+@click.option("--dataset", help="Only this dataset, for SOURCE_SHARD#KEY.")
 @click.option(
     "--picture", metavar="FILE.png", help="Write the image, beside its witness's, to this file."
 )
 @format_option
 @guarded
-def explain(sample: str, config: str | None, picture: str | None, form: str) -> None:
+def explain(
+    sample: str, config: str | None, dataset: str | None, picture: str | None, form: str
+) -> None:
     """Say why a sample was removed, kept or quarantined.
 
-    SAMPLE is a sample_id, or SOURCE_SHARD#KEY as `audit` prints them.
+    SAMPLE is a sample_id (a key of a published shard is one), or SOURCE_SHARD#KEY as `audit`
+    prints them.
 
     Example: sscd-ops explain 2026-11-01/a.tar#000123 --picture why.png
     """
@@ -78,42 +93,57 @@ def explain(sample: str, config: str | None, picture: str | None, form: str) -> 
 
     with open_wiring(config) as parts:
         with parts.catalog.begin() as conn:
-            found = _find(conn, sample)
-            near = nearest_matches(conn, UUID(str(found["sample_id"])), 3)
-        print_fields(found if form != "table" else _fields(found), form)
+            found = _find(conn, sample, dataset)
+            near = nearest_matches(conn, found["sample_id"], 3)
+        said = _sentence(found, near)
         if form == "table":
-            click.echo()
-            click.echo(_sentence(found, near))
+            print_fields({name: found[name] for name in _SHOWN}, form)
+            click.echo(f"\n{said}")
+        else:
+            nearest = [{name: plain(value) for name, value in row.items()} for row in near]
+            print_fields({**found, "nearest": nearest, "sentence": said}, form)
         if picture:
             _picture(parts, found, near, Path(picture))
             say(f"wrote {picture}")
 
 
-def _find(conn: Any, sample: str) -> Mapping[str, Any]:
-    from sscd_ops.catalog.audit import explain_by_id, explain_by_place
+def _find(conn: Connection, sample: str, dataset: str | None) -> Mapping[str, Any]:
+    from sscd_ops.catalog.audit import explain as query
 
-    shard, hash_, key = sample.rpartition("#")
-    if hash_:
-        found = explain_by_place(conn, shard, key)
-        if not found:
-            raise UsageError(f"no sample has key {key!r} in source shard {shard!r}")
-        if len(found) > 1:
-            say(f"{len(found)} samples have this key; this is the newest")
-        return found[0]
-    try:
-        one = explain_by_id(conn, UUID(sample))
-    except ValueError:
-        raise UsageError(
-            f"{sample!r} is neither a sample_id (32 hex digits) nor SOURCE_SHARD#KEY"
-        ) from None
-    if one is None:
+    ids = _ids(conn, sample, dataset)
+    if len(ids) > 1:
+        say(f"{len(ids)} samples have this key; this is the newest")
+    found = query(conn, ids[0])
+    if found is None:
         raise UsageError(f"there is no sample {sample}")
-    return one
+    return found
+
+
+def _ids(conn: Connection, sample: str, dataset: str | None) -> list[UUID]:
+    """What was typed, as sample ids, newest first."""
+    from sscd_ops.catalog.audit import samples_at
+
+    if "#" not in sample:
+        try:
+            return [UUID(sample)]
+        except ValueError:
+            raise UsageError(
+                f"{sample!r} is neither a sample_id (32 hex digits) nor SOURCE_SHARD#KEY"
+            ) from None
+    parts = sample.split("#")
+    for cut in range(len(parts) - 1, 0, -1):  # both names may hold the sign
+        found = samples_at(conn, "#".join(parts[:cut]), "#".join(parts[cut:]), dataset)
+        if found:
+            return found
+    raise UsageError(
+        f"no sample has this key in this source shard: {sample!r}; `sscd-ops audit` prints both"
+    )
 
 
 _SHOWN = (
     "dataset",
     "batch_id",
+    "interval_start",
     "turn",
     "decided_at",
     "sample_id",
@@ -135,16 +165,13 @@ _SHOWN = (
     "witness_source_shard",
     "witness_key",
     "witness_caption",
+    "witness_dataset",
     "witness_batch_id",
     "witness_shard",
     "shard",
     "fingerprint",
     "search",
 )
-
-
-def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in _SHOWN}
 
 
 def _sentence(found: Mapping[str, Any], near: list[Mapping[str, Any]]) -> str:
@@ -161,8 +188,10 @@ def _sentence(found: Mapping[str, Any], near: list[Mapping[str, Any]]) -> str:
             f" {found['witness_source_shard']}#{found['witness_key']}, which is kept; the threshold"
             f" is {found['threshold']:g}."
         )
+    if found["verdict"] != "kept":
+        return f"{str(found['verdict']).capitalize()}: {found['reason'] or 'no reason is stored'}"
     if not near:
-        return "Kept: no kept image came near it."
+        return "Kept: no image kept before it came near enough to be stored as a match."
     best = near[0]
     return (
         f"Kept: the most similar image kept before it, {best['source_shard']}#{best['key']}, is"

@@ -17,7 +17,13 @@ def batch() -> None:
 @batch.command("list")
 @config_option
 @click.option("--dataset", help="Only this dataset.")
-@click.option("--limit", default=30, show_default=True, help="Rows at most, the newest first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=30,
+    show_default=True,
+    help="Rows at most, the newest first.",
+)
 @format_option
 @guarded
 def batch_list(config: str | None, dataset: str | None, limit: int, form: str) -> None:

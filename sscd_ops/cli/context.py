@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import logging
 import sys
 from collections.abc import Callable
@@ -42,9 +43,14 @@ def who_options(command: F) -> F:
     command = click.option("--why", required=True, help="The reason; kept in curation.events.")(
         command
     )
-    return click.option(
-        "--who", envvar="USER", required=True, help="Who decides this; default: $USER."
-    )(command)
+    return click.option("--who", default=_user, help="Who decides this; default: you.")(command)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # a container's user without a name
+        raise click.UsageError("say who decides this: --who NAME") from error
 
 
 def open_wiring(config: str | None, *, progress: bool = False) -> Wiring:
@@ -58,29 +64,38 @@ def open_wiring(config: str | None, *, progress: bool = False) -> Wiring:
 
 
 def guarded(command: F) -> F:
-    """Turn our errors into one or two lines and an exit code: 2 for wrong use, else 1."""
+    """Turn errors into one or two lines and an exit code: 2 for wrong use, else 1.
 
+    Adds ``--verbose`` and ``--debug``, which the whole command has too: they work in both places.
+    """
+
+    @click.option("--debug", is_flag=True, hidden=True)
+    @click.option("--verbose", "-v", is_flag=True, hidden=True)
     @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> Any:
-        debug = bool(click.get_current_context().find_root().params.get("debug"))
+    def run(*arguments: Any, debug: bool, verbose: bool, **options: Any) -> Any:
+        above = click.get_current_context().find_root().params
+        debug = debug or bool(above.get("debug"))
+        set_up_logging(verbose=verbose or bool(above.get("verbose")), debug=debug)
         try:
             return command(*arguments, **options)
-        except SscdOpsError as error:
-            if debug:
-                raise
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2 if isinstance(error, (ConfigError, UsageError)) else 1)
         except Exception as error:
-            if debug or isinstance(error, click.ClickException):
+            if debug or isinstance(error, (click.ClickException, click.exceptions.Exit)):
                 raise
-            click.echo(f"error: {type(error).__name__}: {error} (--debug shows where)", err=True)
-            sys.exit(1)
+            click.echo(f"error: {_sentence(error)}", err=True)
+            sys.exit(2 if isinstance(error, (ConfigError, UsageError)) else 1)
 
     return run  # type: ignore[return-value]
 
 
+def _sentence(error: Exception) -> str:
+    if isinstance(error, SscdOpsError):
+        return str(error)
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said} (--debug shows where)"
+
+
 def set_up_logging(*, verbose: bool, debug: bool) -> None:
-    """Log to stderr: warnings, and with -v what is being done."""
+    """Log to stderr: warnings, and with ``-v`` what is being done."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
+from typing import TYPE_CHECKING
 
 import click
 
 from sscd_ops.cli.context import config_option, guarded
-from sscd_ops.errors import SscdOpsError
+from sscd_ops.errors import SscdOpsError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from sscd_ops.options import DatasetOptions
+    from sscd_ops.wiring import Wiring
 
 _PACKAGES = (
     "numpy",
@@ -30,13 +35,13 @@ Line = tuple[str, str, bool]
 
 @click.command()
 @config_option
-@click.option("--conn-id", help="Test this Airflow connection instead of the config's database.")
+@click.option("--conn-id", help="Test this Airflow connection, as a task would use it.")
 @guarded
 def doctor(config: str | None, conn_id: str | None) -> None:
     """Check versions, devices, database and storage; say what to do; exit 1 on a problem."""
     lines = [*_versions(), *_device(), *_parts(config, conn_id)]
     for what, found, good in lines:
-        click.echo(f"{'ok  ' if good else 'BAD '} {what:<16} {found}")
+        click.echo(f"{'ok  ' if good else 'BAD '} {what:<18} {found}")
     if not all(good for *_, good in lines):
         sys.exit(1)
 
@@ -52,6 +57,8 @@ def _versions() -> Iterator[Line]:
 
 
 def _version(name: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -75,42 +82,54 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
     from sscd_ops.wiring import Wiring
 
     try:
-        settings = load_settings(config)
+        settings = load_settings(config, tolerant=True)
     except SscdOpsError as error:
         yield "config", str(error), False
         return
-    datasets = ", ".join(sorted(settings.datasets)) or "no dataset"
-    yield "config", f"{settings.path}: {datasets}", True
-    url = _connection(conn_id) if conn_id else None
-    with Wiring(settings, database_url=url, allow_embedded=conn_id is None) as parts:
+    yield "config", settings.path, True
+    for name in sorted(settings.datasets):
+        yield f"dataset {name}", _sources(settings.datasets[name]), True
+    for message in settings.faulty.values():
+        yield "dataset", message.removeprefix(f"{settings.path}: "), False
+    if conn_id:
+        yield _connection(settings.path, conn_id)
+        return
+    with Wiring(settings, allow_embedded=True) as parts:
         yield _try("database", lambda: repr(parts.catalog))
         yield _try("storage", lambda: check_storage(parts))
 
 
-def check_storage(parts: object) -> str:
-    """Write, read and delete a small file; where."""
-    from sscd_ops.wiring import Wiring
+def _sources(dataset: DatasetOptions) -> str:
+    listed = ", ".join(f"{source.name} ({source.kind})" for source in dataset.sources)
+    return f"{listed}; {dataset.schedule} {dataset.timezone}"
 
-    if not isinstance(parts, Wiring):
-        raise TypeError(type(parts))
+
+def check_storage(parts: Wiring) -> str:
+    """Write, read and delete a small file; where.
+
+    Raises:
+        SscdOpsError: it did not come back, or storage did not answer.
+    """
     name = ".doctor/probe"
     parts.store.replace(name, b"probe")
     if parts.store.read_small(name) != b"probe":
-        raise SscdOpsError(f"{parts.store.root}: what was written did not come back")
+        raise StoreUnavailable(f"{parts.store.root}: what was written did not come back")
     parts.store.delete(name)
     return f"{parts.store.root} can be written"
 
 
-def _connection(conn_id: str) -> str:
-    """The URL of an Airflow connection, as the hook reads it."""
-    from sscd_ops.errors import MissingExtra
-
+def _connection(config: str, conn_id: str) -> Line:
+    """What the hook's own test says of an Airflow connection."""
+    what = f"conn {conn_id}"
     try:
-        hooks = __import__("sscd_ops.provider.hooks", fromlist=["SscdOpsHook"])
-    except ImportError as error:
-        raise MissingExtra("--conn-id needs Airflow: pip install 'sscd-ops[airflow]'") from error
-    url: str = hooks.SscdOpsHook(conn_id).database_url()
-    return url
+        hooks = importlib.import_module("sscd_ops.provider.hooks")
+    except ImportError:
+        return what, "Airflow is missing: pip install 'sscd-ops[airflow]'", False
+    try:
+        good, said = hooks.SscdOpsHook(conn_id, config).test_connection()
+    except Exception as error:  # noqa: BLE001 - whatever Airflow raises for one it does not have
+        return what, f"{type(error).__name__}: {error}", False
+    return what, said, good
 
 
 def _try(what: str, look: Callable[[], str]) -> Line:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sscd_ops import __version__
-from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring, set_up_logging
-from sscd_ops.cli.output import print_fields, say
+from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.output import print_fields, print_rows, say
+
+if TYPE_CHECKING:
+    from sscd_ops.steps.night import NightReport
 
 
 class _Group(click.Group):
@@ -30,7 +33,7 @@ def main(verbose: bool, debug: bool) -> None:
 
     Exit codes: 0 done, 1 a finding or a failed run, 2 wrong use or bad configuration.
     """
-    set_up_logging(verbose=verbose, debug=debug)
+    del verbose, debug  # each command reads them, where an error is told
 
 
 @main.command()
@@ -87,7 +90,15 @@ def run(
         "snapshot": report.snapshot,
         "seconds": round(sum(report.seconds.values()), 2),
     }
-    print_fields(fields, form)
+    if form == "json":
+        print_rows([{**fields, "by_source": _by_source(report), "steps": report.seconds}], form)
+    else:
+        print_fields(fields, form)
+    if form == "table" and len(report.by_source) > 1:
+        click.echo()
+        print_rows(_by_source(report), form)
+    if report.message:
+        say(report.message)
     if report.answered:
         say("nothing to do: the batch was decided before")
     if dry_run:
@@ -96,6 +107,20 @@ def run(
         say(f"late: {uri} belongs to an earlier interval and was never read (run --supplement)")
     for batch_id in report.unpublishable:
         say(f"batch {batch_id} is unpublishable: sscd-ops batch show {batch_id}")
+
+
+def _by_source(report: NightReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "source": name,
+            "read": counts.read,
+            "quarantined": counts.quarantined,
+            "removed_exact": counts.removed_exact,
+            "removed_near": counts.removed_near,
+            "kept": counts.kept,
+        }
+        for name, counts in sorted(report.by_source.items())
+    ]
 
 
 @main.group(cls=_Group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -12,6 +13,9 @@ from typing import Any
 import click
 
 FORMATS = click.Choice(["table", "csv", "json"])
+# Captions and keys come from strangers: nothing in them may move a terminal's cursor or colours.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+_WIDEST = 80
 
 
 def plain(value: Any) -> Any:
@@ -26,26 +30,28 @@ def plain(value: Any) -> Any:
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], form: str, columns: Sequence[str] = ()) -> None:
-    """Print rows; ``columns`` says which there are where there is no row."""
+    """Print rows: csv and json with all they have, a table with ``columns``, if given."""
     plain_rows = [{name: plain(value) for name, value in row.items()} for row in rows]
-    names = list(plain_rows[0]) if plain_rows else list(columns)
     if form == "json":
         click.echo(json.dumps(plain_rows, indent=1, ensure_ascii=False))
     elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(plain_rows)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(list(plain_rows[0]) if plain_rows else columns)
+        writer.writerows([_csv(value) for value in row.values()] for row in plain_rows)
+    elif not plain_rows:
+        say("nothing there")
     else:
-        _table(plain_rows, names)
+        _table(plain_rows, columns or list(plain_rows[0]))
+
+
+def _csv(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if not rows:
-        say("nothing there")
-        return
     if not sys.stdout.isatty():
         _aligned(rows, names)
         return
@@ -74,6 +80,11 @@ def _cell(value: Any) -> str:
     return escape(_text(value))
 
 
+def one_line(text: str) -> str:
+    """A text on one line, without control characters."""
+    return _CONTROL.sub(" ", text)
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""
@@ -81,8 +92,8 @@ def _text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
-    text = str(value).replace("\n", " ")
-    return text if len(text) <= 80 else text[:79] + "…"
+    text = one_line(str(value))
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def print_fields(fields: Mapping[str, Any], form: str) -> None:
@@ -97,7 +108,8 @@ def print_fields(fields: Mapping[str, Any], form: str) -> None:
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         if value not in (None, ""):
-            click.echo(f"{name:<{width}}  {value}")
+            text = one_line(value) if isinstance(value, str) else _text(value)
+            click.echo(f"{name:<{width}}  {text}")
 
 
 def say(message: str) -> None:

@@ -78,7 +78,8 @@ def describe(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     blank = contrast < _LEAST_CONTRAST
     norms[blank] = 1.0
     vectors[blank] = 0.0
-    return (vectors / norms[:, None]).astype(np.float32)
+    found: NDArray[np.float32] = (vectors / norms[:, None]).astype(np.float32)
+    return found
 
 
 def _low(planes: NDArray[np.float64], count: int) -> NDArray[np.float64]:

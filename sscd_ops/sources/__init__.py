@@ -45,8 +45,4 @@ def resolve_root(options: SourceOptions) -> str:
     """
     from sscd_ops.sources import places
 
-    if options.kind == "folder":
-        from sscd_ops.sources.folder import FolderSource
-
-        return FolderSource(options, LimitsOptions()).root
     return places.resolve_root(options)

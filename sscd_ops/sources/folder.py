@@ -7,24 +7,35 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sscd_ops.errors import ConfigError, SourceChanged, StoreUnavailable
+from sscd_ops.errors import SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
-from sscd_ops.sources import places
+from sscd_ops.sources import files, places
+from sscd_ops.sources.contents import IMAGES, json_bytes, text_bytes
 
-_IMAGES = frozenset(
-    {"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2", "jfif"}
-)
 _BESIDE = ("txt", "json")
+_LONGEST_FIELD = 1 << 27
+
+
+@dataclass
+class _Captions:
+    """The rows of a captions file. ``rows`` is by number from 1, ``of`` by file name."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    of: dict[str, int] = field(default_factory=dict)
+    bad: int = 0
+    fault: tuple[Fault, str] | None = None
 
 
 class FolderSource:
     """A folder listing is one source shard; its version changes when any file's does.
 
     Keys are relative paths without the extension. Captions come from ``.txt`` and ``.json`` files
-    beside the images, or from ``captions_file``, whose row becomes the sample's txt and json.
+    beside the images, or from ``captions_file``, whose row becomes the sample's txt and json where
+    it has none beside it. Such a member's offset is the row's number, that of a file 0.
 
     Args:
         options: the source; its URLs are folders.
@@ -33,197 +44,187 @@ class FolderSource:
 
     def __init__(self, options: SourceOptions, limits: LimitsOptions) -> None:
         self.name = options.name
-        self.root = places.resolve_root(
-            options if options.root else _with_roots_of_folders(options)
-        )
+        self.root = places.resolve_root(options)
         self._options = options
         self._limits = limits
 
     def find(self, interval: Interval, timezone: str) -> list[FoundShard]:
-        """One shard for each folder of the interval that exists, sorted by relative URI."""
+        """One shard for each folder of the interval that has files, sorted by relative URI."""
         found: dict[str, FoundShard] = {}
         for pattern in self._options.urls:
             for url in places.expand(pattern, interval, timezone):
-                folder = url.rstrip("/")
-                files = self._files(folder)
-                if files:
-                    name = self._relative(folder)
-                    size = sum(file.size for file in files)
-                    found[name] = FoundShard(self.name, folder, name, size, _version(files))
+                for folder in files.folders(url) if places.has_magic(url) else [url]:
+                    shard = self._found(files.canonical(folder))
+                    if shard is not None:
+                        found[shard.relative_uri] = shard
         return [found[name] for name in sorted(found)]
 
-    def _relative(self, folder: str) -> str:
-        return "." if folder == self.root else places.relative(folder, self.root, self.name)
+    def _found(self, folder: str) -> FoundShard | None:
+        listed = files.below(folder)
+        if not listed:
+            return None
+        name = places.relative(folder, self.root, self.name)
+        size = sum(file.size for file in listed)
+        return FoundShard(self.name, folder, name, size, self._version(folder, listed))
 
-    def _files(self, folder: str) -> list[places.Listed]:
-        fs, path = places.filesystem(folder)
-        try:
-            found = fs.find(path, detail=True)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreUnavailable(f"{folder}: {error}") from error
-        local = places.is_local(fs)
-        return [
-            places.Listed(
-                name if local else str(fs.unstrip_protocol(name)),
-                int(info["size"] or 0),
-                places.version_of(info),
-            )
-            for name, info in sorted(found.items())
-            if info.get("type") == "file" and places.is_finished(name)
-        ]
+    def _version(self, folder: str, listed: Sequence[files.Listed]) -> str:
+        """A digest of the listing, and of a captions file that lies elsewhere."""
+        digest = hashlib.sha256()
+        captions = self._captions_url(folder)
+        if captions and not any(file.url == captions for file in listed):
+            found = files.file(captions)
+            listed = [*listed, *([found] if found else [])]
+        for file in listed:
+            name = file.url.removeprefix(f"{folder}/")
+            digest.update(f"{name}\0{file.size}\0{file.version}\n".encode())
+        return digest.hexdigest()
 
     def ready(self, interval: Interval, timezone: str) -> str | None:
         """None when the interval's data may be read, else the URL that is waited for."""
         return places.missing_marker(self._options, interval, timezone)
 
+    # ------------------------------------------------------------ reading
+
     def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
         """Every image of the folder as a sample, then the end."""
-        files = self._unchanged(shard)
-        captions = self._captions(shard)
-        beside = {file.url: file for file in files}
-        seen: dict[str, int] = {}
-        count = other = 0
-        for file in files:
-            stem, _, extension = file.url.rpartition(".")
-            if extension.lower() not in _IMAGES:
-                other += extension.lower() not in _BESIDE
-                continue
-            key = stem[len(shard.uri) + 1 :]
-            occurrence = seen.get(key, 0)
-            seen[key] = occurrence + 1
-            fault = None
-            if occurrence:
-                fault = (Fault.DUPLICATE_KEY, f"{occurrence} images before have this name")
-            members = [self._member(shard, file)]
-            members += [
-                self._member(shard, beside[f"{stem}.{kind}"])
-                for kind in _BESIDE
-                if f"{stem}.{kind}" in beside
-            ]
-            name = file.url[len(shard.uri) + 1 :]
-            members += _made(key, captions.get(name), {m.extension for m in members})
-            yield RawSample(key, occurrence, members, fault)
-            count += 1
-        fault = None if count else (Fault.EMPTY_SHARD, "the folder holds no image")
-        yield ShardEnd(fault, {"other_file": other} if other else {})
+        listed = self._unchanged(shard)
+        captions = self._captions(shard.uri)
+        ignored = {"caption_row": captions.bad} if captions.bad else {}
+        count = 0
+        if captions.fault is None:
+            beside = {_lower_extension(file.url): file for file in listed}
+            seen: dict[str, int] = {}
+            for file in listed:
+                extension = file.url.rpartition(".")[2].lower()
+                if extension in IMAGES:
+                    yield self._sample(shard, file, beside, captions, seen)
+                    count += 1
+                elif extension not in _BESIDE and file.url != self._captions_url(shard.uri):
+                    ignored["other_file"] = ignored.get("other_file", 0) + 1
+        empty = None if count else (Fault.EMPTY_SHARD, "the folder holds no image")
+        yield ShardEnd(captions.fault or empty, ignored)
 
-    def _unchanged(self, shard: FoundShard) -> list[places.Listed]:
-        files = self._files(shard.uri)
-        version = _version(files)
-        if version != shard.version:
+    def _unchanged(self, shard: FoundShard) -> list[files.Listed]:
+        listed = files.below(shard.uri)
+        if self._version(shard.uri, listed) != shard.version:
             raise SourceChanged(
                 f"folder {shard.uri} changed since it was listed: put the original back, or abandon"
                 " the batch and run its night again"
             )
-        return files
+        return listed
 
-    def _member(self, shard: FoundShard, file: places.Listed) -> Member:
+    def _sample(
+        self,
+        shard: FoundShard,
+        image: files.Listed,
+        beside: dict[str, files.Listed],
+        captions: _Captions,
+        seen: dict[str, int],
+    ) -> RawSample:
+        stem = image.url.rpartition(".")[0]
+        key = stem[len(shard.uri) + 1 :]
+        occurrence = seen.get(key, 0)
+        seen[key] = occurrence + 1
+        fault = None
+        if occurrence:
+            fault = (Fault.DUPLICATE_KEY, f"{occurrence} images before have this name")
+        row = captions.of.get(image.url[len(shard.uri) + 1 :], 0)
+        members = [self._member(shard, image)]
+        for kind in _BESIDE:
+            file = beside.get(f"{stem}.{kind}")
+            made = _made(captions.rows[row - 1], kind) if row else None
+            if file is not None:
+                members.append(self._member(shard, file))
+            elif made is not None:
+                members.append(Member(f"{key}.{kind}", kind, row, len(made), made))
+        return RawSample(key, occurrence, members, fault)
+
+    def _member(self, shard: FoundShard, file: files.Listed) -> Member:
         name = file.url[len(shard.uri) + 1 :]
         extension = name.rpartition(".")[2].lower()
-        large = file.size > self._limits.max_member_bytes
-        data = b"" if large else _bytes(file.url)
-        return Member(name, extension, 0, file.size if large else len(data), data)
+        if file.size > self._limits.max_member_bytes:
+            return Member(name, extension, 0, file.size, b"")
+        data = files.content(file.url)
+        return Member(name, extension, 0, len(data), data)
 
-    def _captions(self, shard: FoundShard) -> dict[str, dict[str, Any]]:
-        """File name -> row of the captions file."""
+    # ------------------------------------------------------------ captions in one file
+
+    def _captions_url(self, folder: str) -> str:
         name = self._options.captions_file
         if not name:
-            return {}
-        url = name if "://" in name or name.startswith("/") else f"{shard.uri}/{name}"
+            return ""
+        elsewhere = "://" in name or name.startswith("/")
+        return files.canonical(name) if elsewhere else f"{folder}/{name}"
+
+    def _captions(self, folder: str) -> _Captions:
+        url = self._captions_url(folder)
+        if not url:
+            return _Captions()
         try:
-            text = _bytes(url).decode("utf-8-sig")
-        except SourceChanged as error:
-            raise ConfigError(
-                f"source {self.name!r}: captions_file {url!r} is not there"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"source {self.name!r}: captions_file {url!r}: {error}") from error
-        return {row["file_name"]: row for row in _caption_rows(url, text) if "file_name" in row}
+            text = files.content(url).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        except SourceChanged:
+            return _Captions(fault=(Fault.UNREADABLE_SHARD, f"captions_file {url!r} is not there"))
+        return _by_csv(text) if url.lower().endswith(".csv") else _by_lines(text)
 
     def fetch(self, shard: FoundShard, members: Sequence[MemberRef]) -> Iterator[bytes]:
         """The members' bytes, file by file; made again where they come from the captions file."""
-        captions = self._captions(shard)
+        captions: _Captions | None = None
         for member in members:
-            if member.name.startswith("\x00"):
-                raise SourceChanged(f"{shard.uri}: {member.name!r}")
-            stem, _, extension = member.name.rpartition(".")
-            if extension in _BESIDE and captions:
-                made = _made_for(stem, extension, captions)
-                if made is not None:
-                    yield made
-                    continue
-            yield _bytes(f"{shard.uri}/{member.name}")
+            if not member.offset:
+                yield files.content(f"{shard.uri}/{member.name}")
+                continue
+            captions = captions or self._captions(shard.uri)
+            kind = member.name.rpartition(".")[2]
+            made = None
+            if member.offset <= len(captions.rows):
+                made = _made(captions.rows[member.offset - 1], kind)
+            if made is None:
+                raise SourceChanged(
+                    f"{self._captions_url(shard.uri)} no longer has the row of {member.name!r}"
+                )
+            yield made
 
 
-def _with_roots_of_folders(options: SourceOptions) -> SourceOptions:
-    from dataclasses import replace
-
-    return replace(options, urls=tuple(url.rstrip("/") + "/" for url in options.urls))
-
-
-def _version(files: Sequence[places.Listed]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.url.rpartition('/')[2]}\0{file.size}\0{file.version}\n".encode())
-    return digest.hexdigest()
+def _lower_extension(url: str) -> str:
+    stem, dot, extension = url.rpartition(".")
+    return stem + dot + extension.lower()
 
 
-def _bytes(url: str) -> bytes:
-    fs, path = places.filesystem(url)
-    try:
-        with fs.open(path, "rb") as stream:
-            return bytes(stream.read())
-    except FileNotFoundError as error:
-        raise SourceChanged(f"{url} is gone") from error
-    except OSError as error:
-        raise StoreUnavailable(f"{url}: {error}") from error
-
-
-def _caption_rows(url: str, text: str) -> Iterator[dict[str, Any]]:
-    if url.lower().endswith(".csv"):
-        yield from csv.DictReader(io.StringIO(text))
+def _add(captions: _Captions, row: Any) -> None:
+    name = row.get("file_name") if isinstance(row, dict) else None
+    if not isinstance(name, str):
+        captions.bad += 1
         return
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"captions_file {url!r}, line {number}: {error}") from error
-        if isinstance(row, dict):
-            yield row
+    captions.rows.append(row)
+    captions.of.setdefault(name, len(captions.rows))
 
 
-def _caption_of(row: dict[str, Any]) -> str | None:
-    for name in ("caption", "text"):
-        if row.get(name) is not None:
-            return str(row[name])
-    return None
+def _by_lines(text: str) -> _Captions:
+    captions = _Captions()
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                _add(captions, json.loads(line))
+            except (ValueError, RecursionError):
+                captions.bad += 1
+    return captions
 
 
-def _made(key: str, row: dict[str, Any] | None, taken: set[str]) -> list[Member]:
-    """The txt and json that the captions file gives a sample."""
-    if row is None:
-        return []
-    members = []
-    for extension in _BESIDE:
-        data = _content(row, extension)
-        if extension not in taken and data is not None:
-            members.append(Member(f"{key}.{extension}", extension, 0, len(data), data))
-    return members
+def _by_csv(text: str) -> _Captions:
+    captions = _Captions()
+    csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            row.pop(None, None)
+            _add(captions, row)
+    except csv.Error as error:
+        captions.fault = Fault.UNREADABLE_SHARD, f"captions_file: {error}"
+    return captions
 
 
-def _content(row: dict[str, Any], extension: str) -> bytes | None:
-    if extension == "txt":
-        caption = _caption_of(row)
-        return None if caption is None else caption.encode("utf-8", "surrogatepass")
-    return json.dumps(row, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def _made_for(stem: str, extension: str, captions: dict[str, dict[str, Any]]) -> bytes | None:
-    for name, row in captions.items():
-        if name.rpartition(".")[0] == stem:
-            return _content(row, extension)
-    return None
+def _made(row: dict[str, Any], kind: str) -> bytes | None:
+    """The txt or json that a row of the captions file gives a sample."""
+    if kind == "json":
+        return json_bytes(row)
+    caption = next((row[name] for name in ("caption", "text") if row.get(name) is not None), None)
+    return None if caption is None else text_bytes(str(caption))

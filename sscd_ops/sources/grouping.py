@@ -1,14 +1,10 @@
-"""Members -> samples, by the WebDataset rule, and the opening of shard files."""
+"""Members -> samples, by the WebDataset rule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO
 
-from sscd_ops.errors import SourceChanged, StoreUnavailable
-from sscd_ops.model import Fault, FoundShard, Member, RawSample
-from sscd_ops.sources.places import filesystem, is_local, version_of
+from sscd_ops.model import Fault, Member, RawSample
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -72,33 +68,3 @@ class Grouper:
             count = len(current.members) + self._dropped
             current.fault = (Fault.TOO_MANY_MEMBERS, f"{count} members, at most {self._max}")
         yield current
-
-
-@contextmanager
-def opened(shard: FoundShard, *, block: int = 1 << 20) -> Iterator[BinaryIO]:
-    """A shard's bytes, after checking that it is the version that was listed.
-
-    Raises:
-        SourceChanged: the file is gone or another version.
-        StoreUnavailable: storage did not answer.
-    """
-    fs, path = filesystem(shard.uri)
-    try:
-        version = version_of(fs.info(path))
-        if version != shard.version:
-            raise SourceChanged(
-                f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
-                " put the original back, or abandon the batch and run its night again"
-            )
-        if is_local(fs):
-            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - fsspec hands out str
-                yield stream
-        else:
-            with fs.open(path, "rb", block_size=block) as stream:
-                yield stream
-    except FileNotFoundError as error:
-        raise SourceChanged(
-            f"{shard.uri} is gone: put it back, or abandon the batch and run its night again"
-        ) from error
-    except (ConnectionError, TimeoutError, PermissionError) as error:
-        raise StoreUnavailable(f"{shard.uri}: {error}") from error

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
-import fsspec
-from fsspec.implementations.local import make_path_posix
-
-from sscd_ops.errors import ConfigError, StoreUnavailable
+from sscd_ops.errors import ConfigError
 from sscd_ops.model import FoundShard, Interval
 from sscd_ops.options import SourceOptions
+from sscd_ops.sources import files
 
 _PLACEHOLDER = re.compile(r"\{(date|start|end)(?::([^{}]*))?\}")
 _MAGIC = re.compile(r"[*?\[{]")
-_UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
 _DATE = "%Y-%m-%d"
 _INSTANT = "%Y-%m-%dT%H%M%SZ"
 
@@ -63,23 +58,9 @@ def _days(interval: Interval, timezone: str) -> Iterator[datetime]:
         day += timedelta(days=1)
 
 
-def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URL, and the path in it.
-
-    Raises:
-        ConfigError: no filesystem of this kind is installed.
-    """
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"url {url!r}: {error}") from error
-    return fs, str(path)
-
-
-def is_local(fs: Any) -> bool:
-    """Whether a filesystem is this machine's."""
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return protocol in ("file", "local")
+def has_magic(url: str) -> bool:
+    """Whether a URL is a pattern."""
+    return _MAGIC.search(url) is not None
 
 
 def resolve_root(options: SourceOptions) -> str:
@@ -88,41 +69,45 @@ def resolve_root(options: SourceOptions) -> str:
     Raises:
         ConfigError: the URLs share no literal folder, or one lies outside ``root``.
     """
-    literal = [_literal_folder(url) for url in options.urls]
+    if not options.urls:
+        raise ConfigError(f"source {options.name!r}: urls is empty: give at least one")
+    folders = [_literal_folder(url, options) for url in options.urls]
     if options.root:
-        root = _posix(options.root).rstrip("/") or "/"
-        for folder, url in zip(literal, options.urls, strict=True):
+        root = files.canonical(options.root)
+        for folder, url in zip(folders, options.urls, strict=True):
             if not _inside(folder, root):
                 raise ConfigError(
                     f"source {options.name!r}: url {url!r} lies outside root {root!r}"
                 )
         return root
-    split = [folder.split("/") for folder in literal]
-    if not split:
-        raise ConfigError(f"source {options.name!r}: urls is empty: give at least one")
     common = []
-    for steps in zip(*split, strict=False):
+    for steps in zip(*(folder.split("/") for folder in folders), strict=False):
         if len(set(steps)) > 1:
             break
         common.append(steps[0])
-    root = "/".join(common) or ("/" if literal[0].startswith("/") else "")
-    if not root or root.endswith((":/", ":")):
-        raise ConfigError(
-            f"source {options.name!r}: its urls share no folder: set `root`, which identities are"
-            " relative to"
-        )
+    root = "/".join(common) or ("/" if all(f.startswith("/") for f in folders) else "")
+    if not root or root.endswith((":", ":/")):
+        raise _no_common_folder(options)
     return root
 
 
-def _posix(url: str) -> str:
-    return url if "://" in url else str(make_path_posix(url))
+def _no_common_folder(options: SourceOptions) -> ConfigError:
+    return ConfigError(
+        f"source {options.name!r}: its urls share no folder: set `root`, which identities are"
+        " relative to"
+    )
 
 
-def _literal_folder(url: str) -> str:
-    posix = _posix(url)
-    magic = _MAGIC.search(posix)
-    head = posix[: magic.start()] if magic else posix
-    return head.rpartition("/")[0] or "/"
+def _literal_folder(url: str, options: SourceOptions) -> str:
+    """The longest folder of a pattern that holds no placeholder and no wildcard."""
+    magic = _MAGIC.search(url)
+    if magic is None:
+        whole = files.canonical(url)
+        return whole if options.kind == "folder" else whole.rpartition("/")[0] or "/"
+    folder, slash, _ = url[: magic.start()].rpartition("/")
+    if folder.endswith((":", ":/")):
+        raise _no_common_folder(options)
+    return files.canonical(folder or ("/" if slash else "."))
 
 
 def _inside(path: str, root: str) -> bool:
@@ -130,73 +115,14 @@ def _inside(path: str, root: str) -> bool:
 
 
 def relative(url: str, root: str, name: str) -> str:
-    """A file's URL relative to the source's root.
+    """A file's URL relative to the source's root; ``.`` for the root itself.
 
     Raises:
         ConfigError: it lies outside.
     """
     if not _inside(url, root):
         raise ConfigError(f"source {name!r}: {url!r} lies outside root {root!r}")
-    return url[len(root.rstrip("/")) + 1 :]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A file as a listing shows it."""
-
-    url: str
-    size: int
-    version: str
-
-
-def listing(url: str) -> list[Listed]:
-    """The finished files a URL or glob names, sorted by URL.
-
-    Hidden and unfinished names (``.x``, ``_x``, ``x.tmp`` ...) are left out.
-
-    Raises:
-        StoreUnavailable: storage did not answer.
-    """
-    fs, path = filesystem(url)
-    try:
-        if _MAGIC.search(path):
-            found = fs.glob(path, detail=True)
-        else:
-            found = {path: fs.info(path)} if fs.exists(path) else {}
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreUnavailable(f"{url}: {error}") from error
-    answer = []
-    for name, info in sorted(found.items()):
-        if info.get("type") == "file" and is_finished(name):
-            answer.append(Listed(_url(fs, name), int(info["size"] or 0), version_of(info)))
-    return answer
-
-
-def _url(fs: Any, path: str) -> str:
-    return path if is_local(fs) else str(fs.unstrip_protocol(path))
-
-
-def is_finished(path: str) -> bool:
-    """Whether a file's name says that it is whole."""
-    name = path.rpartition("/")[2]
-    return not name.startswith((".", "_")) and not name.lower().endswith(_UNFINISHED)
-
-
-def version_of(info: dict[str, Any]) -> str:
-    """What changes when a file's content may have: its etag, else size and time."""
-    for key in ("ETag", "etag", "md5Hash", "content_md5", "checksum"):
-        if info.get(key):
-            return str(info[key]).strip('"')
-    stamp = info.get(
-        "mtime", info.get("LastModified", info.get("last_modified", info.get("created")))
-    )
-    if isinstance(stamp, datetime):
-        stamp = stamp.timestamp()
-    if isinstance(stamp, float):
-        stamp = f"{stamp:.6f}"
-    return f"{info.get('size')}-{stamp}"
+    return url[len(root.rstrip("/")) + 1 :] or "."
 
 
 def find(options: SourceOptions, root: str, interval: Interval, timezone: str) -> list[FoundShard]:
@@ -204,7 +130,7 @@ def find(options: SourceOptions, root: str, interval: Interval, timezone: str) -
     found: dict[str, FoundShard] = {}
     for pattern in options.urls:
         for url in expand(pattern, interval, timezone):
-            for file in listing(url):
+            for file in files.listing(url, is_pattern=has_magic(url)):
                 name = relative(file.url, root, options.name)
                 found[name] = FoundShard(options.name, file.url, name, file.size, file.version)
     return [found[name] for name in sorted(found)]
@@ -219,11 +145,6 @@ def missing_marker(options: SourceOptions, interval: Interval, timezone: str) ->
     if not options.ready:
         return None
     for url in expand(options.ready, interval, timezone):
-        fs, path = filesystem(url)
-        try:
-            there = bool(fs.glob(path)) if _MAGIC.search(path) else fs.exists(path)
-        except OSError as error:
-            raise StoreUnavailable(f"{url}: {error}") from error
-        if not there:
+        if not files.is_there(url, is_pattern=has_magic(url)):
             return url
     return None

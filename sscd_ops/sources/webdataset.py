@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from sscd_ops.errors import BrokenShard, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import ReadTar
-from sscd_ops.sources import places
-from sscd_ops.sources.grouping import Grouper, opened, split_name
+from sscd_ops.sources import files, places
+from sscd_ops.sources.grouping import Grouper, split_name
+from sscd_ops.sources.ranges import ranges
 
-_GZ = (".gz", ".tgz")
-_RUN = 8 << 20
-"""Bytes read at once while members are fetched."""
-_GAP = 64 << 10
-"""A gap up to this size is read through rather than skipped."""
+_GZIP = b"\x1f\x8b"
+_TAR_NAMES = (".tar", ".tar.gz", ".tgz")
 
 
 class WebDatasetSource:
@@ -52,9 +47,9 @@ class WebDatasetSource:
         ignored: dict[str, int] = {}
         samples = 0
         fault: tuple[Fault, str] | None = None
-        with opened(shard) as stream:
+        with files.opened(shard) as stream:
             try:
-                for key, member in self._members(shard, stream, ignored):
+                for key, member in self._members(stream, ignored):
                     for sample in grouper.add(key, member):
                         samples += 1
                         yield sample
@@ -67,11 +62,9 @@ class WebDatasetSource:
             fault = Fault.EMPTY_SHARD, "the archive holds no sample"
         yield ShardEnd(fault, ignored, self._not_delivered(shard))
 
-    def _members(
-        self, shard: FoundShard, stream: BinaryIO, ignored: dict[str, int]
-    ) -> Iterator[tuple[str, Member]]:
+    def _members(self, stream: BinaryIO, ignored: dict[str, int]) -> Iterator[tuple[str, Member]]:
         entries = self._read_tar(
-            stream, gz=_is_gz(shard), max_member_bytes=self._limits.max_member_bytes
+            stream, gz=_is_gzip(stream), max_member_bytes=self._limits.max_member_bytes
         )
         for entry in entries:
             if entry.kind != "file":
@@ -90,11 +83,11 @@ class WebDatasetSource:
         """The members' bytes by range; a compressed tar is streamed through."""
         if not members:
             return
-        with opened(shard) as stream:
-            if _is_gz(shard):
+        with files.opened(shard) as stream:
+            if _is_gzip(stream):
                 yield from self._stream(shard, stream, members)
-                return
-            yield from _ranges(shard, stream, members)
+            else:
+                yield from ranges(stream, members, shard.uri)
 
     def _stream(
         self, shard: FoundShard, stream: BinaryIO, members: Sequence[MemberRef]
@@ -116,50 +109,11 @@ class WebDatasetSource:
         raise SourceChanged(f"{shard.uri} no longer has member {wanted.name!r}")
 
 
-def _is_gz(shard: FoundShard) -> bool:
-    return shard.uri.lower().endswith(_GZ)
-
-
-def _ranges(shard: FoundShard, stream: BinaryIO, members: Sequence[MemberRef]) -> Iterator[bytes]:
-    """Members by byte range, neighbours in one read."""
-    at = 0
-    while at < len(members):
-        start = members[at].offset
-        stop = at
-        end = start
-        while stop < len(members) and (
-            stop == at
-            or (
-                0 <= members[stop].offset - end <= _GAP
-                and members[stop].offset + members[stop].size - start <= _RUN
-            )
-        ):
-            end = members[stop].offset + members[stop].size
-            stop += 1
-        stream.seek(start)
-        run = _read(stream, end - start)
-        for member in members[at:stop]:
-            data = run[member.offset - start : member.offset - start + member.size]
-            if len(data) != member.size:
-                raise SourceChanged(f"{shard.uri} is shorter than it was at {member.name!r}")
-            yield data
-        at = stop
-
-
-def _read(stream: BinaryIO, size: int) -> bytes:
-    """``size`` bytes, fewer only at the end of the file."""
-    data = stream.read(size)
-    if len(data) == size or not data:
-        return data
-    parts = [data]
-    missing = size - len(data)
-    while missing:
-        data = stream.read(missing)
-        if not data:
-            break
-        parts.append(data)
-        missing -= len(data)
-    return b"".join(parts)
+def _is_gzip(stream: BinaryIO) -> bool:
+    """By the first bytes: a name may belie what a file is."""
+    head = stream.read(len(_GZIP))
+    stream.seek(0)
+    return head == _GZIP
 
 
 class Img2DatasetSource(WebDatasetSource):
@@ -170,18 +124,34 @@ class Img2DatasetSource(WebDatasetSource):
         return [
             shard
             for shard in super().find(interval, timezone)
-            if shard.relative_uri.lower().endswith((".tar", *_GZ))
+            if shard.relative_uri.lower().endswith(_TAR_NAMES)
         ]
 
     def _not_delivered(self, shard: FoundShard) -> int:
         """Rows of the shard's parquet whose status is not success; 0 where there is none."""
-        beside = shard.uri.rpartition(".tar")[0] + ".parquet"
-        fs, path = places.filesystem(beside)
-        if not fs.exists(path):
-            return 0
-        try:
-            with fs.open(path, "rb") as stream:
-                status: Any = pq.read_table(stream, columns=["status"]).column("status")
-        except (OSError, ValueError, KeyError):
-            return 0
-        return int(pc.sum(pc.cast(pc.not_equal(status, "success"), "int64")).as_py() or 0)
+        name = shard.uri.lower()
+        ending = next((e for e in _TAR_NAMES if name.endswith(e)), "")
+        fs, path = files.filesystem(shard.uri[: len(shard.uri) - len(ending)] + ".parquet")
+        with files.asking(shard.uri):
+            try:
+                with fs.open(path, "rb") as stream:
+                    return _failed_rows(stream)
+            except FileNotFoundError:
+                return 0
+
+
+def _failed_rows(stream: Any) -> int:
+    """Rows with another status than success; a parquet that cannot be read says nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        status = pq.read_table(stream, columns=["status"]).column("status")
+    except (pa.ArrowException, KeyError):
+        return 0
+    except OSError as error:
+        if not files.is_about_content(error):
+            raise
+        return 0
+    return int(pc.sum(pc.cast(pc.not_equal(status, "success"), "int64")).as_py() or 0)

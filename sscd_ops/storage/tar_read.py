@@ -48,14 +48,15 @@ def read_tar(stream: BinaryIO, *, gz: bool, max_member_bytes: int) -> Iterator[T
 
     Raises:
         BrokenShard: ``truncated_shard``, ``empty_file`` or ``unreadable_shard``; what came before
-            has been yielded. A missing end of archive after a whole member is no fault.
+            has been yielded. An archive without its end mark is truncated: a file cut between two
+            members looks like one whose writer forgot it, and members would be lost unseen.
     """
     window = Window(Gunzip(stream) if gz else stream)
     try:
         yield from _entries(window, max_member_bytes)
     except Truncated:
         raise BrokenShard(
-            Fault.TRUNCATED_SHARD, f"the archive ends at byte {window.offset}, inside a member"
+            Fault.TRUNCATED_SHARD, f"the archive stops at byte {window.offset}, before its end mark"
         ) from None
 
 
@@ -94,9 +95,7 @@ def _block(window: Window) -> bytes | None:
     if len(block) == _BLOCK:
         return None if block[0] == 0 and block == _ZERO else block
     if window.offset > len(block):
-        if block:
-            raise Truncated
-        return None
+        raise Truncated
     if block:
         raise BrokenShard(Fault.UNREADABLE_SHARD, "the file is no tar archive")
     raise BrokenShard(Fault.EMPTY_FILE, "the file has no bytes")

@@ -1,26 +1,30 @@
--- The witness is one row or none: of its sample_id and month, in a decision in force. Eight tables
--- are joined, as many as Postgres orders freely (join_collapse_limit); the rest are subqueries.
+-- The witness is one row or none: of its sample_id and month, in a decision in force. LIMIT keeps the
+-- planner from joining it to everything else by reading all months: it is looked up for each row.
 CREATE VIEW curation.removed AS
 SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
     s.witness_sample_id, s.similarity, s.threshold,
     coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
-    wsh.source AS witness_source, wsh.relative_uri AS witness_source_shard, w.key AS witness_key,
-    w.caption AS witness_caption, wb.batch_id AS witness_batch_id,
-    (SELECT wd.name FROM sscd_ops.datasets wd WHERE wd.dataset_id = wb.dataset_id) AS witness_dataset,
-    (SELECT o.name FROM sscd_ops.output_shards o WHERE o.decision_id = wb.decision_id
-        AND o.plan = wb.plan AND o.number = w.output_shard AND o.snapshot_from IS NOT NULL)
-        AS witness_shard
+    w.source AS witness_source, w.relative_uri AS witness_source_shard, w.key AS witness_key,
+    w.caption AS witness_caption, w.batch_id AS witness_batch_id, w.dataset AS witness_dataset,
+    w.shard AS witness_shard
 FROM sscd_ops.samples s
 JOIN sscd_ops.decisions x ON x.decision_id = s.decision_id AND x.month = s.month
 JOIN sscd_ops.batches b ON b.decision_id = x.decision_id
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
-JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
-LEFT JOIN (
-    sscd_ops.samples w
+JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id AND sh.attempt_id = x.attempt_id
+LEFT JOIN LATERAL (
+    SELECT wsh.source, wsh.relative_uri, w.key, w.caption, wb.batch_id, wd.name AS dataset,
+        CASE WHEN o.snapshot_from IS NOT NULL THEN o.name END AS shard
+    FROM sscd_ops.samples w
     JOIN sscd_ops.batches wb ON wb.decision_id = w.decision_id
+    JOIN sscd_ops.datasets wd ON wd.dataset_id = wb.dataset_id
     JOIN sscd_ops.source_shards wsh ON wsh.shard_id = w.shard_id
-) ON w.sample_id = s.witness_sample_id AND w.month = s.witness_month
+    LEFT JOIN sscd_ops.output_shards o ON o.decision_id = wb.decision_id AND o.plan = wb.plan
+        AND o.number = w.output_shard
+    WHERE w.sample_id = s.witness_sample_id AND w.month = s.witness_month
+    LIMIT 1
+) w ON true
 WHERE s.verdict = 'removed' AND NOT b.dry_run;
 
 COMMENT ON VIEW curation.removed IS 'Removed samples with the kept sample because of which each one went';

@@ -9,7 +9,7 @@ FROM sscd_ops.samples s
 JOIN sscd_ops.decisions x ON x.decision_id = s.decision_id AND x.month = s.month
 JOIN sscd_ops.batches b ON b.decision_id = x.decision_id
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
-JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
+JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id AND sh.attempt_id = x.attempt_id
 WHERE s.sample_id IS NOT NULL AND NOT b.dry_run;
 
 COMMENT ON VIEW curation.samples IS 'Every sample read, with its current verdict';

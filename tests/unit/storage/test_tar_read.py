@@ -272,12 +272,11 @@ def test_members_larger_than_the_buffer_are_read_whole(way: str) -> None:
     ] * 3
 
 
-@pytest.mark.parametrize("end", ["no end blocks", "one end block", "not padded", "garbage behind"])
+@pytest.mark.parametrize("end", ["one end block", "not padded", "garbage behind"])
 def test_an_odd_end_of_archive_is_no_fault(end: str) -> None:
     data = archive(MEMBERS)
     stop = by_tarfile(data)[-1][2] + 512
     tail = {
-        "no end blocks": b"",
         "one end block": bytes(512),
         "not padded": bytes(1024),
         "garbage behind": bytes(1024) + b"garbage" * 200,
@@ -289,13 +288,15 @@ def test_an_odd_end_of_archive_is_no_fault(end: str) -> None:
     assert as_tarfile(found) == by_tarfile(data)
 
 
-def test_a_file_cut_inside_the_last_padding_has_all_its_members() -> None:
-    data = archive([("a.jpg", b"jpeg")])
+@pytest.mark.parametrize("cut", [516, 700, 1024])
+def test_a_file_cut_right_behind_a_member_is_truncated_and_gives_that_member(cut: int) -> None:
+    data = archive([("a.jpg", b"jpeg"), ("b.jpg", b"jpeg")])
 
-    found, broken = read_until_broken(data[:516])
+    found, broken = read_until_broken(data[:cut])
 
-    assert broken is None
     assert [e.data for e in found] == [b"jpeg"]
+    assert broken is not None
+    assert broken.code == Fault.TRUNCATED_SHARD
 
 
 @pytest.mark.parametrize("gz", [False, True])

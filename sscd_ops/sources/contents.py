@@ -1,0 +1,69 @@
+"""Members that a source makes from rows: the same bytes whenever and wherever they are made."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from typing import Any
+
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2"}) | {
+    "jfif"
+}
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"\0\0\0\x0cjP  ", "jp2"),
+)
+
+
+def image_extension(path: str, data: bytes) -> str:
+    """The extension of an image: its path's where that is one, else by its bytes, else ``jpg``."""
+    extension = path.rpartition("/")[2].rpartition(".")[2].lower()
+    if extension in IMAGES:
+        return extension
+    for magic, found in _MAGIC:
+        if data.startswith(magic):
+            return found
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return "avif" if data[4:8] == b"ftyp" and data[8:11] == b"avi" else "jpg"
+
+
+def json_bytes(row: Mapping[str, Any]) -> bytes:
+    """A row as JSON: keys sorted, no spaces, UTF-8.
+
+    What JSON has no word for becomes null (NaN, infinities) or text (times, decimals, bytes as
+    hexadecimal digits). Text that was no UTF-8 stays the bytes it was.
+    """
+    text = json.dumps(_plain(row), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return text_bytes(text)
+
+
+def text_bytes(text: str) -> bytes:
+    """Text as the bytes it was read from, also where those were no UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,325 @@
+"""Source files through fsspec: listing, versions, opening. Whatever a driver raises is sorted here.
+
+Local files are looked at with ``os.stat``: fsspec's own answers for a symbolic link differ between
+a listing and a look at the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from sscd_ops.errors import ConfigError, SourceChanged, StoreUnavailable
+from sscd_ops.model import FoundShard
+
+log = logging.getLogger(__name__)
+
+_UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
+_ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "checksum")
+_STAMPS = ("mtime", "LastModified", "last_modified", "updated", "created")
+_DRIVERS = frozenset(
+    {"aiohttp", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "httpx"}
+    | {"paramiko", "requests", "s3fs", "urllib3"}
+)
+_GONE = "put it back, or abandon the batch and run its night again"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file as a listing shows it."""
+
+    url: str
+    size: int
+    version: str
+
+
+@contextmanager
+def asking(url: str) -> Iterator[None]:
+    """Around calls to storage.
+
+    Raises:
+        StoreUnavailable: for whatever the driver raises save FileNotFoundError.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreUnavailable(f"{url}: {error}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in _DRIVERS:
+            raise StoreUnavailable(f"{url}: {type(error).__name__}: {error}") from error
+        raise
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URL, and the path in it.
+
+    Raises:
+        ConfigError: no filesystem of this kind is installed.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"url {url!r}: {error}") from error
+    return fs, str(path)
+
+
+def is_local(fs: Any) -> bool:
+    """Whether a filesystem is this machine's."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def canonical(url: str) -> str:
+    """A URL in the form in which listings answer: an absolute path where it is local.
+
+    Raises:
+        ConfigError: no filesystem of this kind is installed, or the URL is a chain.
+    """
+    scheme, found, _ = url.partition("://")
+    if "::" in url:
+        raise ConfigError(f"url {url!r}: chained URLs cannot be sources")
+    if not found or scheme in ("file", "local"):
+        return str(LocalFileSystem._strip_protocol(url))
+    try:
+        kind = fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"url {url!r}: {error}") from error
+    return _with_protocol(kind, str(kind._strip_protocol(url)))
+
+
+def _with_protocol(fs: Any, path: str) -> str:
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    return path if "://" in path else f"{protocol}://{path}"
+
+
+def version_of(info: dict[str, Any]) -> str:
+    """What changes when a remote file's content may have: its etag, else size and time."""
+    for key in _ETAGS:
+        if info.get(key):
+            return str(info[key]).strip('"')
+    stamp = next((info[key] for key in _STAMPS if info.get(key) is not None), None)
+    if isinstance(stamp, datetime):
+        stamp = stamp.timestamp()
+    if isinstance(stamp, float):
+        stamp = f"{stamp:.6f}"
+    return f"{info.get('size')}-{stamp}"
+
+
+def _version_of_local(found: os.stat_result) -> str:
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def look(fs: Any, path: str) -> Listed | None:
+    """A file as it is now; None where there is none, or something else than a file."""
+    try:
+        if is_local(fs):
+            found = os.stat(path)  # noqa: PTH116 - one call a file, of many thousands
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            return Listed(path, found.st_size, _version_of_local(found))
+        fs.invalidate_cache()
+        info = fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if info.get("type") != "file":
+        return None
+    return Listed(_with_protocol(fs, path), int(info.get("size") or 0), version_of(info))
+
+
+def file(url: str) -> Listed | None:
+    """The file of a URL as it is now; None where there is none.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(url)
+    with asking(url):
+        return look(fs, path)
+
+
+def listing(url: str, *, is_pattern: bool) -> list[Listed]:
+    """The finished files of a URL or pattern, sorted.
+
+    Left out are hidden and unfinished names (``.x``, ``_x``, ``x.tmp`` ...), of files and of the
+    folders that a pattern's wildcards stand for.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    if not is_pattern:
+        found = file(url)
+        return [found] if found is not None and is_finished(url.rpartition("/")[2]) else []
+    fs, path = filesystem(url)
+    with asking(url):
+        literal = len(path[: _first_wildcard(path)].rpartition("/")[0])
+        if is_local(fs):
+            return list(_looked_at(fs, fs.glob(path), literal))
+        fs.invalidate_cache()
+        return list(_listed(fs, fs.glob(path, detail=True), literal))
+
+
+def below(url: str) -> list[Listed]:
+    """All finished files below a folder, sorted by URL.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(url)
+    with asking(url):
+        try:
+            if is_local(fs):
+                return list(_looked_at(fs, fs.find(path), len(path)))
+            fs.invalidate_cache()
+            return list(_listed(fs, fs.find(path, detail=True), len(path)))
+        except FileNotFoundError:
+            return []
+
+
+def folders(url: str) -> list[str]:
+    """The folders that match a pattern, sorted.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(url)
+    with asking(url):
+        fs.invalidate_cache()
+        found = fs.glob(path.rstrip("/"), detail=True)
+    literal = len(path[: _first_wildcard(path)].rpartition("/")[0])
+    return [
+        name if is_local(fs) else _with_protocol(fs, name)
+        for name, info in sorted(found.items())
+        if info.get("type") == "directory" and is_finished(name[literal:])
+    ]
+
+
+def _first_wildcard(path: str) -> int:
+    return min((at for at in map(path.find, "*?[") if at >= 0), default=len(path))
+
+
+def _looked_at(fs: Any, paths: list[str], literal: int) -> Iterator[Listed]:
+    for path in sorted(paths):
+        if is_finished(path[literal:]) and _is_text(path):
+            found = look(fs, path)
+            if found is not None:
+                yield found
+
+
+def _listed(fs: Any, found: dict[str, dict[str, Any]], literal: int) -> Iterator[Listed]:
+    for path, info in sorted(found.items()):
+        if info.get("type") != "file" or not is_finished(path[literal:]):
+            continue
+        if not any(info.get(key) for key in (*_ETAGS, *_STAMPS)):
+            # such a listing (http) does not say what the file itself does
+            looked = look(fs, path)
+            if looked is not None:
+                yield looked
+            continue
+        yield Listed(_with_protocol(fs, path), int(info.get("size") or 0), version_of(info))
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        log.warning("left out: the file's name is no UTF-8 path=%r", path)
+        return False
+    return True
+
+
+def is_finished(path: str) -> bool:
+    """Whether the names along a path say that the file is whole and meant to be read."""
+    steps = [step for step in path.split("/") if step]
+    hidden = any(step.startswith((".", "_")) for step in steps)
+    return not hidden and not path.lower().endswith(_UNFINISHED)
+
+
+def is_there(url: str, *, is_pattern: bool) -> bool:
+    """Whether a file or folder exists, or one that matches a pattern.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(url)
+    with asking(url):
+        fs.invalidate_cache()
+        if is_pattern:
+            return bool(fs.glob(path))
+        try:
+            fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+
+def is_about_content(error: Exception) -> bool:
+    """Whether an OSError is Arrow's way to say that a file is damaged, not storage's fault."""
+    return type(error) is OSError and error.errno is None
+
+
+@contextmanager
+def opened(shard: FoundShard, *, block: int = 4 << 20) -> Iterator[BinaryIO]:
+    """A shard's bytes, after checking that it is the version that was listed; checked again after.
+
+    Raises:
+        SourceChanged: the file is gone or another version.
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(shard.uri)
+    try:
+        with asking(shard.uri):
+            if is_local(fs):
+                with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - fsspec hands out str
+                    _check_version(shard, _version_of_local(os.fstat(stream.fileno())))
+                    yield stream
+                    _check_version(shard, _version_of_local(os.fstat(stream.fileno())))
+                return
+            _check_version(shard, _version(fs, path))
+            with fs.open(path, "rb", block_size=block) as stream:
+                yield stream
+            _check_version(shard, _version(fs, path))
+    except FileNotFoundError as error:
+        raise SourceChanged(f"{shard.uri} is gone: {_GONE}") from error
+
+
+def _version(fs: Any, path: str) -> str:
+    found = look(fs, path)
+    if found is None:
+        raise FileNotFoundError(path)
+    return found.version
+
+
+def _check_version(shard: FoundShard, version: str) -> None:
+    if version != shard.version:
+        raise SourceChanged(
+            f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
+            " put the original back, or abandon the batch and run its night again"
+        )
+
+
+def content(url: str) -> bytes:
+    """A whole file.
+
+    Raises:
+        SourceChanged: it is gone.
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(url)
+    try:
+        with asking(url):
+            if is_local(fs):
+                with open(path, "rb") as stream:  # noqa: PTH123 - fsspec hands out str
+                    return stream.read()
+            return bytes(fs.cat_file(path))
+    except FileNotFoundError as error:
+        raise SourceChanged(f"{url} is gone: {_GONE}") from error
