@@ -32,6 +32,12 @@ DAG = "curate_demo"
 _STARTED = time.monotonic()
 
 
+MARGIN = """
+[datasets.demo.duplicates]
+margin = 0.25  # so that the contact sheet shows pairs well below the threshold
+"""
+
+
 def say(message: str) -> None:
     print(f"[{time.monotonic() - _STARTED:5.1f} s] {message}", flush=True)
 
@@ -50,7 +56,7 @@ def prepare() -> Path:
         say("planting copies among the example pictures")
         DEMO.mkdir(parents=True, exist_ok=True)
         plant_nights(DEMO)
-        shutil.copyfile(HERE / "curation.toml", config)
+        config.write_text((HERE / "curation.toml").read_text() + MARGIN)
     return config
 
 
