@@ -104,17 +104,18 @@ def common() -> dict[str, dict[str, Any]]:
 
 
 def dags(names: tuple[str, ...], hooks: dict[str, Any], **rest: Any) -> None:
-    """The DAGs of some datasets, with a function called before a step."""
+    """The DAGs of those of some datasets that are configured, a function called before a step."""
     args = common()
     for step, hook in hooks.items():
         args[step]["pre_execute"] = hook
     found = curation_dags(os.environ["SSCD_OPS_CONFIG"], args, **rest)
-    globals().update({f"curate_{name}": found[f"curate_{name}"] for name in names})
+    wanted = {f"curate_{name}" for name in names}
+    globals().update({name: dag for name, dag in found.items() if name in wanted})
 
 
 slow = {"resolve": earlier_of_first_pair, "plan": earlier_of_second_pair}
 dags(("forward",), slow)
 dags(("nowait",), slow, operators={"resolve": DecidesAtOnce})
-dags(("backwards", "calm", "killed"), {})
-dags(("beside",), {"embed": take_a_while})
+dags(("backwards", "calm", "killed", "week"), {})
+dags(("beside", "ten"), {"embed": take_a_while})
 dags(("shared",), {"embed": fail_once})

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,9 @@ import numpy as np
 import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy.pool import NullPool
+
+NIGHT = "2026-11-{:02d}"
+AT = "2026-11-{:02d}T02:00:00Z"
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -156,3 +160,98 @@ class Nights:
         )
         assert (done.returncode == 0) == ok, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------- nights and promises
+
+
+def crossing_night(folder: Path, number: int) -> None:
+    """Two shards; the second repeats the night before: byte copies and near copies."""
+    new = [
+        (f"new{number}-{i}", picture(100 * number + i), f"night {number} picture {i}")
+        for i in range(8)
+    ]
+    again = [
+        (f"again{number}-{i}", picture(100 * (number - 1) + i, 90 if i % 2 else 40), "a copy")
+        for i in range(6)
+    ]
+    make_tar(folder / "00000.tar", new)
+    make_tar(folder / "00001.tar", [*again, (f"last{number}", picture(100 * number + 50), "last")])
+
+
+def dataset(nights: Nights, name: str, folder: str, **rest: Any) -> str:
+    values = {"source": "", "guard": "", "max_samples": 1000, "match_tasks": 1, **rest}
+    return DATASET.format(name=name, incoming=nights.incoming, folder=folder, **values)
+
+
+def turns(nights: Nights, name: str) -> dict[int, int]:
+    """Day of the month -> turn."""
+    rows = nights.ask("SELECT interval_start, turn FROM curation.runs WHERE dataset = :d", d=name)
+    return {row["interval_start"].day: row["turn"] for row in rows}
+
+
+def run_by_command(nights: Nights, name: str, days: range) -> None:
+    for day in days:
+        nights.command("run", "--dataset", name, "--date", NIGHT.format(day))
+
+
+def assert_promises(nights: Nights, name: str) -> None:
+    """I1 to I4 of a dataset, from the public views and the published bytes."""
+    runs = nights.ask("SELECT * FROM curation.runs WHERE dataset = :d", d=name)
+    samples = nights.ask("SELECT * FROM curation.samples WHERE dataset = :d", d=name)
+    for run in runs:
+        mine = [s for s in samples if s["batch_id"] == run["batch_id"]]
+        assert len(mine) == len({s["sample_id"] for s in mine}) == run["read"], "I1"
+    by_id = {s["sample_id"]: s for s in samples}
+    for removed in (s for s in samples if s["verdict"] == "removed"):
+        witness = by_id[removed["witness_sample_id"]]
+        assert witness["verdict"] == "kept", "I2"
+        if removed["reason"] == "exact":
+            assert witness["image_sha256"] == removed["image_sha256"], "I2"
+        else:
+            assert removed["similarity"] >= removed["threshold"], "I2"
+    assert most_alike_kept(nights, name) < runs[0]["threshold"], "I3"
+    assert_published_once(nights, name, [s for s in samples if s["verdict"] == "kept"])
+
+
+def most_alike_kept(nights: Nights, name: str) -> float:
+    """The highest canonical similarity of two kept pictures, by brute force over the index."""
+    from sscd_ops.catalog.batches import read_dataset
+    from sscd_ops.catalog.decisions import live_segments
+    from sscd_ops.config import load_settings
+    from sscd_ops.wiring import Wiring
+
+    kept = []
+    with Wiring(
+        load_settings(str(nights.configs["airflow"])), database_url=nights.urls["airflow"]
+    ) as parts:
+        with parts.catalog.begin() as conn:
+            row = read_dataset(conn, name)
+            segments = live_segments(conn, row.dataset_id, row.generation)
+        for segment in segments:
+            opened = parts.segments.open(segment)
+            mask = parts.segments.read_mask(segment.mask, segment.rows)
+            kept.append(np.array(opened.descriptors, dtype=np.float64)[mask])
+    vectors = np.concatenate(kept)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarities = vectors @ vectors.T
+    np.fill_diagonal(similarities, -1)
+    return float(similarities.max())
+
+
+def assert_published_once(nights: Nights, name: str, kept: list[dict[str, Any]]) -> None:
+    """I4: each kept sample is once in the newest snapshot, its image byte for byte."""
+    shards = nights.ask(
+        "SELECT shard FROM curation.shards WHERE dataset = :d AND snapshot_to IS NULL", d=name
+    )
+    published: dict[str, list[str]] = {}
+    for row in shards:
+        path = nights.base / "airflow" / row["shard"]
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if extension in ("jpg", "png"):
+                    data = tar.extractfile(member).read()
+                    published.setdefault(key, []).append(sha256(data).hexdigest())
+    expected = {s["sample_id"].hex: [plain(s["image_sha256"])] for s in kept}
+    assert published == expected, "I4"
