@@ -67,9 +67,9 @@ class _Worker:
         try:
             if process.stdin is None or process.stdout is None:
                 raise _Died
-            process.stdin.write(frames.request(images))
-            process.stdin.flush()
-            read = _Reader(process.stdout.fileno(), time.monotonic() + self._timeout * len(images))
+            deadline = time.monotonic() + self._timeout * len(images)
+            _write(process.stdin.fileno(), frames.request(images), deadline)
+            read = _Reader(process.stdout.fileno(), deadline)
             return [frames.read_answer(read) for _ in images]
         except (_Died, OSError) as error:
             self.close()
@@ -85,6 +85,8 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             env=environment,
         )
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)  # our end alone
         return self._process
 
     def kill(self) -> None:
@@ -108,6 +110,23 @@ class _Worker:
         process.wait()
 
 
+def _await(descriptor: int, event: int, deadline: float) -> None:
+    """Wait until a pipe is ready; by poll, since select takes no descriptor above 1023."""
+    left = deadline - time.monotonic()
+    waiter = select.poll()
+    waiter.register(descriptor, event)
+    if left <= 0 or not waiter.poll(left * 1000):
+        raise _Died
+
+
+def _write(descriptor: int, data: bytes, deadline: float) -> None:
+    """Write all of it; a decoder may die, or stop, without reading."""
+    view = memoryview(data)
+    while view:
+        _await(descriptor, select.POLLOUT, deadline)
+        view = view[os.write(descriptor, view) :]
+
+
 class _Reader:
     """Exact reads from a pipe with a deadline."""
 
@@ -118,9 +137,7 @@ class _Reader:
     def __call__(self, size: int) -> bytes:
         parts = []
         while size:
-            left = self._deadline - time.monotonic()
-            if left <= 0 or not select.select([self._descriptor], [], [], left)[0]:
-                raise _Died
+            _await(self._descriptor, select.POLLIN, self._deadline)
             data = os.read(self._descriptor, min(size, 1 << 20))
             if not data:
                 raise _Died
