@@ -89,7 +89,9 @@ def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, st
 
 
 def _is_turned(image: Any, data: bytes) -> bool:
-    if b"Exif\0\0" not in data[:_EXIF_NEAR] and "exif" not in image.info:
+    # Pillow turns by XMP too, where EXIF says nothing
+    named = not image.info.keys().isdisjoint(("exif", "xmp", "XML:com.adobe.xmp"))
+    if not named and b"Exif\0\0" not in data[:_EXIF_NEAR]:
         return False
     try:
         return int(image.getexif().get(_ORIENTATION, 1)) >= 5

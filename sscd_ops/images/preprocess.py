@@ -78,11 +78,11 @@ def preprocess(data: bytes, preset: Preset) -> NDArray[np.uint8] | tuple[Fault, 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The first frame in RGB: transparency on white, 16 bits and floats scaled to 8."""
     image.load()
-    if image.mode == "RGB":
-        return image
     if image.mode.startswith("I") or image.mode == "F":
         return _from_wide(image)
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    if image.mode == "RGB" and not transparent:
+        return image
     if transparent:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
