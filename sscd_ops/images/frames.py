@@ -1,7 +1,7 @@
 r"""The bytes between a decoder process and its parent.
 
 Request: count (u32), lengths (u32 each), then the pictures. Answer: for each picture a status byte,
-a length (u32) and a payload: height and width (u16 each) and RGB pixels, or ``code\nmessage``.
+a length (u32) and a payload: height and width (u32 each) and RGB pixels, or ``code\nmessage``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sscd_ops.model import Fault
 
 GOOD, BAD = 0, 1
 HEAD = struct.Struct("<BI")
-_SHAPE = struct.Struct("<HH")
+_SHAPE = struct.Struct("<II")
 _COUNT = struct.Struct("<I")
 
 Decoded = NDArray[np.uint8] | tuple[Fault, str]

@@ -1,0 +1,61 @@
+"""Minibatches: a row's numbers depend on its own picture, a bad picture costs its row alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sscd_ops.descriptors.embedder import open_embedder
+from sscd_ops.model import Fault
+from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.testing import encode, picture
+
+
+def embed(images: list[bytes], minibatch: int, cache: Path, workers: int = 2):  # type: ignore[no-untyped-def]
+    """All rows, and faults by row."""
+    options = FingerprintOptions(model="dct", minibatch=minibatch, workers=workers)
+    rows, faults, done = [], {}, 0
+    with open_embedder(options, LimitsOptions(), cache) as embedder:
+        for chunk in embedder.embed(images):
+            rows.append(chunk.descriptors)
+            faults.update({done + row: fault for row, fault in chunk.faults.items()})
+            done += len(chunk.descriptors)
+    return np.concatenate(rows), faults
+
+
+@pytest.mark.parametrize("minibatch", [1, 4, 32])
+def test_a_bad_picture_costs_its_row_and_no_minibatch(minibatch: int, tmp_path: Path) -> None:
+    good = [picture(i) for i in range(22)]
+    blank = encode(Image.new("RGB", (90, 90), "white"), 90)
+    bad = {0: good[0][:900], 5: b"", 6: b"<html>", 13: blank, 21: good[21][:900]}
+    codes = {
+        0: Fault.UNDECODABLE,
+        5: Fault.EMPTY_IMAGE,
+        6: Fault.NOT_AN_IMAGE,
+        13: Fault.NO_DESCRIPTOR,
+        21: Fault.UNDECODABLE,
+    }
+    expected, none = embed(good, minibatch, tmp_path)
+
+    rows, faults = embed([bad.get(i, data) for i, data in enumerate(good)], minibatch, tmp_path)
+
+    assert not none
+    assert {row: code for row, (code, _) in faults.items()} == codes
+    assert all(message for _, message in faults.values())
+    assert not rows[list(bad)].any()
+    fine = [i for i in range(22) if i not in bad]
+    np.testing.assert_array_equal(rows[fine], expected[fine])
+
+
+def test_neither_neighbours_nor_workers_change_a_row(tmp_path: Path) -> None:
+    images = [picture(i) for i in range(9)]
+    rows, _ = embed(images, 4, tmp_path)
+
+    turned, _ = embed(images[::-1], 4, tmp_path, workers=1)
+    single, _ = embed(images[4:5], 4, tmp_path)
+
+    np.testing.assert_array_equal(turned[::-1], rows)
+    np.testing.assert_array_equal(single, rows[4:5])
