@@ -1,0 +1,464 @@
+"""Whole nights of decisions against a slow oracle: exact stage, preference, leader, history.
+
+The oracle is what DESIGN says, word by word, in dicts and loops; the product's side is everything
+between a batch's manifests and its catalog rows. Vectors lie on a small grid, so ties abound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import pairwise
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sscd_ops.core import rows as core_rows
+from sscd_ops.core.canonical import block_similarities
+from sscd_ops.core.decide import KEPT, NEW, Images, decide, find_images, load_samples
+from sscd_ops.core.exact import group_images
+from sscd_ops.core.identities import sample_id
+from sscd_ops.core.leader import lead
+from sscd_ops.core.manifest import SCHEMA
+from sscd_ops.core.preference import arrival_rank
+from sscd_ops.index.backends import open_backend
+from sscd_ops.model import Fault
+
+MONTH = date(2026, 11, 1)
+PRIORITY = {"crawl": 0, "bought": 1}
+DIMENSIONS = 3
+
+
+class Picture(NamedTuple):
+    """Its bytes decide all of this."""
+
+    digest: bytes
+    vector: np.ndarray
+    width: int
+    height: int
+    bytes: int
+    fault: Fault | None
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+class Sample(NamedTuple):
+    picture: Picture
+    caption: str
+    code: Fault | None
+    source: str
+    uri: str
+    position: int
+
+    @property
+    def id(self) -> bytes:
+        caption = self.caption.encode()
+        where = (self.source, self.uri, f"k{self.position}")
+        return sample_id("web", *where, 0, "jpg", self.picture.digest, caption).bytes
+
+
+Shard = list[Sample]
+Night = list[Shard]
+
+
+class Verdict(NamedTuple):
+    verdict: str
+    reason: str | None = None
+    witness: bytes | None = None
+    similarity: float | None = None
+    threshold: float | None = None
+
+
+class Rules(NamedTuple):
+    threshold: float
+    prefer: tuple[str, ...]
+    block: int = 4096
+
+
+# ---------------------------------------------------------------- the oracle
+
+
+def similarity(one: Picture, other: Picture) -> float:
+    a, b = one.vector.astype(float).tolist(), other.vector.astype(float).tolist()
+    dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
+
+
+@dataclass
+class Oracle:
+    """A dataset's memory, as a person would keep it."""
+
+    rules: Rules
+    samples: dict[bytes, Verdict] = field(default_factory=dict)
+    images: dict[bytes, Verdict] = field(default_factory=dict)
+    kept: list[tuple[Picture, bytes]] = field(default_factory=list)
+    """Kept pictures of earlier nights and their carrying samples, the earlier first."""
+
+    def preferred(self, sample: Sample) -> tuple[Any, ...]:
+        value = {
+            "priority": PRIORITY[sample.source],
+            "pixels": sample.picture.pixels,
+            "caption_length": len(sample.caption),
+            "bytes": sample.picture.bytes,
+        }
+        best = tuple(-value[name] for name in self.rules.prefer)
+        return (*best, sample.source, sample.uri, sample.position)
+
+    def night(self, shards: Night) -> dict[bytes, Verdict]:
+        """Verdicts of the night's samples that had none."""
+        listed = [sample for shard in shards for sample in shard if sample.id not in self.samples]
+        said = {s.id: Verdict("quarantined", str(s.code)) for s in listed if s.code}
+        readable = sorted((s for s in listed if not s.code), key=self.preferred)
+        lasting: dict[bytes, Verdict] = {}
+        kept: list[tuple[Picture, bytes]] = []
+        of_image: dict[bytes, Verdict] = {}
+        for sample in readable:
+            picture = sample.picture
+            if picture.digest in self.images:
+                said[sample.id] = self.follow(self.images[picture.digest])
+            elif picture.digest in of_image:
+                said[sample.id] = self.follow(of_image[picture.digest])
+            else:
+                verdict = self.judge(picture, kept)
+                said[sample.id] = verdict
+                of_image[picture.digest] = verdict
+                if verdict.verdict == "kept":
+                    kept.append((picture, sample.id))
+                    of_image[picture.digest] = Verdict("kept", witness=sample.id)
+                if picture.fault is None or picture.fault.follows_bytes:
+                    lasting[picture.digest] = of_image[picture.digest]
+        first = {s.picture.digest: i for i, s in reversed(list(enumerate(listed))) if not s.code}
+        self.kept += sorted(kept, key=lambda item: first[item[0].digest])
+        self.images |= lasting
+        self.samples |= said
+        return said
+
+    @staticmethod
+    def follow(image: Verdict) -> Verdict:
+        """A further sample of an image that has a verdict."""
+        if image.verdict == "kept":
+            return Verdict("removed", "exact", image.witness, 1.0)
+        return image
+
+    def judge(self, picture: Picture, kept: list[tuple[Picture, bytes]]) -> Verdict:
+        """A new picture against history's kept ones, then the batch's kept before it."""
+        if picture.fault:
+            return Verdict("quarantined", str(picture.fault))
+        best, witness = -math.inf, b""
+        for other, carrier in [*self.kept, *kept]:
+            found = similarity(picture, other)
+            if found > best:
+                best, witness = found, carrier
+        if best >= self.rules.threshold:
+            return Verdict("removed", "near", witness, best, self.rules.threshold)
+        return Verdict("kept")
+
+
+# ---------------------------------------------------------------- the product
+
+
+@dataclass
+class Product:
+    """The same through the product's code; the catalog is a dict, segments are arrays."""
+
+    rules: Rules
+    samples: dict[bytes, Verdict] = field(default_factory=dict)
+    images: dict[bytes, dict[str, Any]] = field(default_factory=dict)
+    segments: list[tuple[np.ndarray, list[bytes], np.ndarray]] = field(default_factory=list)
+
+    def night(self, shards: Night) -> dict[bytes, Verdict]:
+        samples = load_samples(
+            [manifest(shard) for shard in shards] or [SCHEMA.empty_table()],
+            arrival_rank([s[0].source for s in shards], [s[0].uri for s in shards]),
+            np.array([PRIORITY[s[0].source] for s in shards], np.int64),
+            self.rules.prefer,
+            set(self.samples),
+        )
+        pictures = {s.picture.digest: s.picture for shard in shards for s in shard}
+        ids, faults = self.embed(samples, pictures)
+        images = find_images(samples, self.lookup, ids, faults)
+        assert not len(images.undescribed)
+        queries = vectors([pictures[row.tobytes()] for row in ids])
+        history, where = self.search(queries)
+        decided = decide(
+            samples, images, history, lambda rows, best: self.lead(queries[rows], best)
+        )
+        gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
+        witness = core_rows.witnesses(
+            samples,
+            images,
+            decided,
+            history_witness={int(i): self.carrier(where[images.query[i]]) for i in gone},
+            threshold=self.rules.threshold,
+            month=MONTH,
+        )
+        self.register(samples, images, decided, witness)
+        kept = np.zeros(len(ids), bool)
+        kept[images.query[decided.kept]] = True
+        self.segments.append((queries, [row.tobytes() for row in ids], kept))
+        table = core_rows.sample_rows(
+            samples,
+            images,
+            decided,
+            witness,
+            shard_ids=np.arange(len(shards)),
+            output_shard=np.where(decided.outcome == KEPT, 0, -1).astype(np.int32),
+            decision_id=len(self.segments),
+            month=MONTH,
+        )
+        said = {row["sample_id"]: verdict(row) for row in table.to_pylist()}
+        assert len(said) == len(table)
+        counts = core_rows.count(decided.outcome, 0)
+        assert counts.read == len(said)
+        assert counts.known == len(samples) - len(said)
+        self.samples |= said
+        return said
+
+    def embed(self, samples: Any, pictures: dict[bytes, Picture]) -> tuple[np.ndarray, Any]:
+        """The work list in first-place order, without pictures that history knows."""
+        fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
+        first = group_images(samples.digests, fine, np.arange(len(samples))).first
+        new = [row.tobytes() for row in samples.digests[np.sort(first)]]
+        new = [digest for digest in new if digest not in self.images]
+        faults = {d: pictures[d].fault for d in new if pictures[d].fault}
+        good = b"".join(d for d in new if d not in faults)
+        return (
+            np.frombuffer(good, np.uint8).reshape(-1, 32),
+            {digest: (fault, "why") for digest, fault in faults.items()},
+        )
+
+    def lookup(self, digests: np.ndarray) -> list[dict[str, Any]]:
+        keys = [row.tobytes() for row in digests]
+        return [{"i": i, **self.images[key]} for i, key in enumerate(keys) if key in self.images]
+
+    def search(self, queries: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
+        """Best similarity of each query among history's kept, and that picture; ties: earlier."""
+        best = np.full(len(queries), -np.inf)
+        where = [b""] * len(queries)
+        for descriptors, ids, kept in self.segments:
+            if not len(queries) or not len(ids):
+                continue
+            found = block_similarities(queries, descriptors)
+            found[:, ~kept] = -np.inf
+            for query, row in enumerate(found.argmax(axis=1)):
+                if found[query, row] > best[query]:
+                    best[query], where[query] = found[query, row], ids[row]
+        best[best < self.rules.threshold - 0.05] = -np.inf
+        return best, where
+
+    def lead(self, queries: np.ndarray, history: np.ndarray) -> Any:
+        backend = open_backend(
+            "flat", fingerprint_digest="ab" * 32, dimensions=DIMENSIONS, threshold=0.75
+        )
+        threshold, block = self.rules.threshold, self.rules.block
+        index = backend.growing(DIMENSIONS)
+        return lead(queries, history, threshold, threshold - 0.05, 2, index, block=block)
+
+    def carrier(self, digest: bytes) -> tuple[UUID, date]:
+        image = self.images[digest]
+        assert image["verdict"] == "kept"
+        return image["sample_id"], image["month"]
+
+    def register(self, samples: Any, images: Images, decided: Any, witness: Any) -> None:
+        table = core_rows.image_rows(
+            samples, images, decided, witness, dataset_id=1, decision_id=1, month=MONTH
+        )
+        for row in table.to_pylist():
+            assert row["sha256"] not in self.images
+            for name in ("sample_id", "witness_sample_id"):
+                row[name] = row[name] and UUID(bytes=row[name])
+            self.images[row["sha256"]] = row
+
+
+def manifest(shard: Shard) -> pa.Table:
+    rows = [
+        {
+            "position": s.position,
+            "sample_id": s.id,
+            "key": f"k{s.position}",
+            "occurrence": 0,
+            "image_member": "jpg",
+            "image_sha256": s.picture.digest,
+            "image_bytes": s.picture.bytes,
+            "width": s.picture.width,
+            "height": s.picture.height,
+            "caption": s.caption,
+            "code": str(s.code) if s.code else None,
+            "message": "why" if s.code else None,
+        }
+        for s in shard
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def vectors(pictures: Sequence[Picture]) -> np.ndarray:
+    return np.array([p.vector for p in pictures], np.float16).reshape(-1, DIMENSIONS)
+
+
+def verdict(row: dict[str, Any]) -> Verdict:
+    assert (row["verdict"] == "quarantined") == (row["message"] is not None)
+    names = ("verdict", "reason", "witness_sample_id", "similarity", "threshold")
+    return Verdict(*(row[name] for name in names))
+
+
+# ---------------------------------------------------------------- nights made by chance
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> list[Picture]:
+    """Directions of a small grid: equal ones, mirrored ones and near ones."""
+    made = []
+    cell = st.sampled_from([0, 0, 1, 1, -1, 2])
+    for number in range(draw(st.integers(1, 12))):
+        x, y, z = draw(st.tuples(cell, cell, cell).filter(any))
+        length = math.sqrt(x * x + y * y + z * z)
+        made.append(
+            Picture(
+                # digests with equal words, and equal bytes at the ends
+                b"".join(bytes([0, (number >> bit) & 1, *bytes(6)]) for bit in range(4)),
+                np.array([x / length, y / length, z / length], np.float16),
+                draw(st.sampled_from([20, 40])),
+                draw(st.sampled_from([20, 40])),
+                draw(st.sampled_from([100, 200])),
+                draw(st.sampled_from([None] * 8 + [Fault.UNDECODABLE, Fault.DECODER_DIED])),
+            )
+        )
+    return made
+
+
+@st.composite
+def shards(draw: st.DrawFn, made: list[Picture], source: str, uri: str) -> Shard:
+    one = st.tuples(
+        st.sampled_from(made),
+        st.sampled_from(["a", "bb", "b\u00e9", "\U0001f600"]),
+        st.sampled_from([None] * 9 + [Fault.CAPTION_TOO_LONG]),
+    )
+    found = draw(st.lists(one, min_size=1, max_size=7))
+    return [Sample(*given, source, uri, position) for position, given in enumerate(found)]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Night]:
+    """Nights of shards in any order; a shard may come again, with the same or other samples."""
+    made = draw(pictures())
+    place = st.tuples(st.sampled_from(sorted(PRIORITY)), st.sampled_from(["0.tar", "1.tar"]))
+    nights = []
+    for _ in range(draw(st.integers(1, 4))):
+        places = draw(st.lists(place, max_size=3, unique=True))
+        nights.append([draw(shards(made, source, uri)) for source, uri in places])
+    return nights
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Shard]:
+    """One source's shards in order of arrival."""
+    made = draw(pictures())
+    count = draw(st.integers(1, 8))
+    return [draw(shards(made, "crawl", f"{number:03d}.tar")) for number in range(count)]
+
+
+def heal(night: Night) -> None:
+    """A decoder's death belongs to its night: later the same picture may be decoded well."""
+    for shard in night:
+        for i, sample in enumerate(shard):
+            if sample.picture.fault is Fault.DECODER_DIED:
+                shard[i] = sample._replace(picture=sample.picture._replace(fault=None))
+
+
+THRESHOLDS = st.sampled_from([-0.5, 0.0, 0.5, 0.75, 0.9, 1.0])
+PREFERENCES = st.lists(
+    st.sampled_from(["priority", "pixels", "caption_length", "bytes"]), unique=True
+).map(tuple)
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories(), THRESHOLDS, PREFERENCES, st.sampled_from([1, 2, 4096]))
+def test_nights_are_decided_as_the_definition_says(
+    nights: list[Night], threshold: float, prefer: tuple[str, ...], block: int
+) -> None:
+    rules = Rules(threshold, prefer, block)
+    oracle, product = Oracle(rules), Product(rules)
+
+    for number, night in enumerate(nights):
+        if number % 2:
+            heal(night)
+        assert product.night(night) == oracle.night(night)
+
+    samples = {s.id: s for night in nights for shard in night for s in shard}
+    assert set(product.samples) == set(samples)
+    for sample, said in product.samples.items():
+        if said.verdict == "removed":
+            assert said.witness is not None
+            assert product.samples[said.witness].verdict == "kept"
+            one, other = samples[sample].picture, samples[said.witness].picture
+            if said.reason == "exact":
+                assert one.digest == other.digest
+            else:
+                assert said.similarity == similarity(one, other) >= threshold
+    kept = [samples[i].picture for i, said in product.samples.items() if said.verdict == "kept"]
+    pairs = [(a, b) for i, a in enumerate(kept) for b in kept[:i]]
+    assert all(similarity(a, b) < threshold for a, b in pairs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(streams(), THRESHOLDS, st.data())
+def test_in_order_of_arrival_one_night_or_many_decide_alike(
+    stream: list[Shard], threshold: float, data: st.DataObject
+) -> None:
+    heal(stream)
+    cuts = data.draw(st.sets(st.integers(0, len(stream)), max_size=len(stream)))
+    edges = sorted({0, len(stream), *cuts})
+    rules = Rules(threshold, ())
+    single, many = Product(rules), Product(rules)
+
+    single.night(stream)
+    for start, stop in pairwise(edges):
+        many.night(stream[start:stop])
+
+    assert many.samples == single.samples
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_no_listing_order_decides(order: tuple[int, ...]) -> None:
+    """Three shards of equal claims: the first by source name and URI wins, however listed."""
+    vector = np.array([1, 0, 0], np.float16)
+    listed = []
+    for number, (source, uri) in enumerate(
+        [("bought", "9.tar"), ("crawl", "10.tar"), ("crawl", "9.tar")]
+    ):
+        one = Picture(bytes([number]) * 32, vector, 20, 20, 100, None)
+        listed.append([Sample(one, "a", None, source, uri, 0)])
+    product = Product(Rules(0.75, ("pixels", "bytes")))
+
+    said = product.night([listed[i] for i in order])
+
+    winner = listed[0][0].id
+    assert said[winner] == Verdict("kept")
+    for shard in listed[1:]:
+        assert said[shard[0].id] == Verdict("removed", "near", winner, 1.0, 0.75)
+
+
+def test_a_tie_goes_to_history_then_to_the_earlier() -> None:
+    def at(number: int, uri: str, x: int, y: int) -> Shard:
+        vector = (np.array([x, y, 0]) / math.hypot(x, y)).astype(np.float16)
+        one = Picture(bytes([number]) * 32, vector, 20, 20, 100, None)
+        return [Sample(one, "a", None, "crawl", uri, 0)]
+
+    early, late, between = at(0, "c.tar", 1, 0), at(1, "b.tar", 0, 1), at(2, "d.tar", 1, 1)
+    apart, together = Product(Rules(0.5, ())), Product(Rules(0.5, ()))
+
+    apart.night([early])
+    apart.night([late, between])
+    together.night([early, late, between])
+
+    assert apart.samples[between[0].id].witness == early[0].id
+    assert together.samples[between[0].id].witness == late[0].id
