@@ -33,9 +33,10 @@ class _Quarantine(Exception):
 
 
 def storable(text: str) -> str:
-    r"""The text with what Postgres cannot hold written as ``\uXXXX``, still unique.
+    r"""The text with what Postgres cannot hold written as ``\uXXXX``.
 
-    A backslash is doubled only where something was escaped, so ordinary text stays as it is.
+    A backslash is doubled only where something was escaped: ordinary text stays as it is, and no
+    two escaped texts are alike.
     """
     if not _UNSTORABLE.search(text):
         return text
@@ -255,9 +256,12 @@ class Interpreter:
             found = _at(document, name)
             if found is not None:
                 meta[name] = found
-        text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
-        # json.dumps escapes to ASCII, so what jsonb refuses shows as an escape
-        if "\\u0000" in text or re.search(r"\\ud[89a-f][0-9a-f]{2}", _without_pairs(text)):
+        try:
+            # loads makes an infinity of 1e999, which is not JSON
+            text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except (ValueError, RecursionError) as error:
+            raise _Quarantine(Fault.BAD_JSON, f"a metadata column: {error}") from error
+        if "\\u" in text and _holds_unstorable(meta):
             raise _Quarantine(Fault.BAD_JSON, "a metadata column holds a NUL or a lone surrogate")
         row.meta = text
 
@@ -288,7 +292,9 @@ def _escaped_surrogate(data: bytes) -> bool:
     return True
 
 
-def _without_pairs(text: str) -> str:
-    """ASCII JSON without its proper surrogate pairs, and without escaped backslashes."""
-    text = text.replace("\\\\", "")
-    return re.sub(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}", "", text)
+def _holds_unstorable(meta: dict[str, Any]) -> bool:
+    """Whether some string of a document has what jsonb refuses."""
+    # not made ASCII, half a pair shows as itself, while NUL is still an escape; without escaped
+    # backslashes every other backslash begins an escape
+    text = json.dumps(meta, ensure_ascii=False).replace("\\\\", "")
+    return "\\u0000" in text or _UNSTORABLE.search(text) is not None
