@@ -15,6 +15,20 @@ from typing import Any, Literal
 
 SourceKind = Literal["webdataset", "img2dataset", "parquet", "folder"]
 SearchName = Literal["auto", "flat", "exact", "sketch", "torch"]
+ModelName = Literal[
+    "",
+    "dct",
+    "sscd_disc_mixup",
+    "sscd_disc_advanced",
+    "sscd_disc_blur",
+    "sscd_disc_large",
+    "sscd_imagenet_mixup",
+    "sscd_imagenet_advanced",
+    "sscd_imagenet_blur",
+]
+"""The names of ``descriptors.models.MODELS``, here because reading a config file imports little."""
+Preprocessing = Literal["", "skew-320", "skew-288", "small-288", "grid-64-draft"]
+"""The names of ``images.preprocess.PRESETS``."""
 Preference = Literal["priority", "pixels", "caption_length", "bytes"]
 
 
@@ -72,11 +86,11 @@ class SourceOptions:
 class FingerprintOptions:
     """Which model embeds the pictures."""
 
-    model: str = ""
+    model: ModelName = ""
     """Empty: the dataset's own, else the product's default."""
     weights: str = ""
     """URL or path; empty: the model's published location."""
-    preprocessing: str = ""
+    preprocessing: Preprocessing = ""
     """Empty: the model's default."""
     minibatch: int = 0
     """0: the model's default. Part of the fingerprint."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from sscd_ops.errors import ConfigError
 from sscd_ops.model import Batch, Fingerprint, Runner
-from sscd_ops.options import FingerprintOptions, LimitsOptions, Settings, SourceOptions
+from sscd_ops.options import FingerprintOptions, LimitsOptions, ModelName, Settings, SourceOptions
 from sscd_ops.ports import (
     Embedder,
     InspectImage,
@@ -173,7 +173,7 @@ class Wiring:
 
         return fingerprint_of(options, self.weights_cache)
 
-    def default_model(self) -> str:
+    def default_model(self) -> ModelName:
         """The model of a new dataset that names none."""
         from sscd_ops.descriptors.embedder import DEFAULT_MODEL
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import row, rows, run, value
-from sscd_ops.errors import BatchNotRunnable, InvariantError, StaleAttempt
+from sscd_ops.errors import BatchNotRunnable, InvariantError, StaleAttempt, UsageError
 from sscd_ops.model import Batch, BatchState, Interval, Runner
 
 CLI_LOCK = 0x5CD0
@@ -132,11 +132,11 @@ def read_batch(conn: Connection, batch_id: int) -> Batch:
     """One batch.
 
     Raises:
-        BatchNotRunnable: there is none of this number.
+        UsageError: there is none of this number.
     """
     raw = row(conn, _BATCH + "WHERE batch_id = :b", b=batch_id)
     if raw is None:
-        raise BatchNotRunnable(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
+        raise UsageError(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
     return _batch(raw)
 
 

@@ -19,10 +19,10 @@ from sscd_ops.images.frames import Decoded
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions, LimitsOptions, ModelName
 from sscd_ops.ports import Embedder
 
-DEFAULT_MODEL = "dct"
+DEFAULT_MODEL: ModelName = "dct"
 """The model of a dataset that names none and has no decided batch yet."""
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -15,6 +15,7 @@ from sscd_ops.options import (
     DatasetOptions,
     FingerprintOptions,
     LimitsOptions,
+    ModelName,
     Settings,
     SourceOptions,
     dataset_from_json,
@@ -61,7 +62,7 @@ class Parts(Protocol):
     def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
         """The fingerprint of a configured model; weights are looked for, not loaded."""
 
-    def default_model(self) -> str:
+    def default_model(self) -> ModelName:
         """The model of a new dataset that names none."""
 
     def default_threshold(self, model: str) -> float:
@@ -145,7 +146,8 @@ def load_work(parts: Parts, batch_id: int) -> Work:
     """Read a batch and its frozen configuration.
 
     Raises:
-        BatchNotRunnable: there is no such batch, or it has no attempt yet.
+        UsageError: there is no such batch.
+        BatchNotRunnable: it has no attempt yet.
     """
     with parts.catalog.begin() as conn:
         batch = read_batch(conn, batch_id)
