@@ -218,6 +218,17 @@ def snapshots(conn: Connection, dataset: str | None, limit: int) -> list[Mapping
     )
 
 
+def snapshot(conn: Connection, dataset: str, number: int | None) -> Mapping[str, Any] | None:
+    """One snapshot of a dataset; the newest where no number is given."""
+    return row(
+        conn,
+        "SELECT * FROM curation.snapshots WHERE dataset = :d"
+        " AND (CAST(:s AS numeric) IS NULL OR snapshot = :s) ORDER BY snapshot DESC LIMIT 1",
+        d=dataset,
+        s=number,
+    )
+
+
 def snapshot_shards(conn: Connection, dataset: str, snapshot: int) -> list[Mapping[str, Any]]:
     """The shards of a snapshot."""
     return rows(

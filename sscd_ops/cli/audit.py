@@ -10,7 +10,15 @@ from uuid import UUID
 
 import click
 
-from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.context import (
+    check_dataset,
+    config_option,
+    format_option,
+    guarded,
+    limit_option,
+    open_wiring,
+    unknown_dataset,
+)
 from sscd_ops.cli.output import plain, print_fields, print_rows, say
 from sscd_ops.errors import UsageError
 
@@ -25,13 +33,7 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--dataset", help="Only this dataset.")
 @click.option("--date", "day", metavar="DAY", help="Only the night that starts on this local day.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
-    help="Rows at most, of the newest nights first.",
-)
+@limit_option(100, "of the newest nights")
 @format_option
 @guarded
 def audit(
@@ -48,6 +50,7 @@ def audit(
     from sscd_ops.catalog.audit import audit as query
 
     with open_wiring(config) as parts:
+        check_dataset(parts, dataset)
         span = _span(parts, dataset, day) if day else None
         with parts.catalog.begin() as conn:
             found = query(conn, what, dataset=dataset, day=span, limit=limit)
@@ -63,8 +66,10 @@ def _span(parts: Wiring, dataset: str | None, day: str) -> tuple[datetime, datet
     datasets = parts.settings.datasets
     if dataset is None and len(datasets) == 1:
         dataset = next(iter(datasets))
-    if dataset not in datasets:
+    if dataset is None:
         raise UsageError("--date needs --dataset NAME: a day begins in the dataset's time zone")
+    if dataset not in datasets:
+        raise unknown_dataset(parts, dataset)
     options = datasets[dataset]
     interval = interval_of(options.schedule, options.timezone, day)
     return interval.start, interval.end
@@ -91,7 +96,10 @@ def explain(
     """
     from sscd_ops.catalog.audit import nearest_matches
 
+    if picture:
+        _check_picture(Path(picture))
     with open_wiring(config) as parts:
+        check_dataset(parts, dataset)
         with parts.catalog.begin() as conn:
             found = _find(conn, sample, dataset)
             near = nearest_matches(conn, found["sample_id"], 3)
@@ -105,6 +113,14 @@ def explain(
         if picture:
             _picture(parts, found, near, Path(picture))
             say(f"wrote {picture}")
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse a file that cannot be written before anything is looked up."""
+    if path.suffix.lower() not in _PICTURES:
+        raise UsageError(f"--picture {path}: the name must end in one of {', '.join(_PICTURES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--picture {path}: there is no folder {path.parent}: make it first")
 
 
 def _find(conn: Connection, sample: str, dataset: str | None) -> Mapping[str, Any]:
@@ -123,6 +139,10 @@ def _ids(conn: Connection, sample: str, dataset: str | None) -> list[UUID]:
     """What was typed, as sample ids, newest first."""
     from sscd_ops.catalog.audit import samples_at
 
+    try:
+        sample.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{sample!r} is not UTF-8, as every stored name and key is") from None
     if "#" not in sample:
         try:
             return [UUID(sample)]
@@ -140,6 +160,7 @@ def _ids(conn: Connection, sample: str, dataset: str | None) -> list[UUID]:
     )
 
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _SHOWN = (
     "dataset",
     "batch_id",

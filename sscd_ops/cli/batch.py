@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring, who_options
+from sscd_ops.cli.context import (
+    check_dataset,
+    config_option,
+    format_option,
+    guarded,
+    limit_option,
+    open_wiring,
+    who_options,
+)
 from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
 
@@ -17,21 +25,17 @@ def batch() -> None:
 @batch.command("list")
 @config_option
 @click.option("--dataset", help="Only this dataset.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=30,
-    show_default=True,
-    help="Rows at most, the newest first.",
-)
+@limit_option(30, "the newest")
 @format_option
 @guarded
 def batch_list(config: str | None, dataset: str | None, limit: int, form: str) -> None:
     """List the newest batches."""
     from sscd_ops.catalog.audit import batch_list as query
 
-    with open_wiring(config) as parts, parts.catalog.begin() as conn:
-        print_rows(query(conn, dataset, limit), form)
+    with open_wiring(config) as parts:
+        check_dataset(parts, dataset)
+        with parts.catalog.begin() as conn:
+            print_rows(query(conn, dataset, limit), form)
 
 
 @batch.command("show")

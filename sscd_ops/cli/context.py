@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -38,6 +39,18 @@ def format_option(command: F) -> F:
     )(command)
 
 
+def limit_option(default: int, rows: str) -> Callable[[F], F]:
+    """``--limit``; more than Postgres can count means all."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        callback=lambda _context, _option, value: min(value, 2**62),
+        help=f"Rows at most, {rows} first.",
+    )
+
+
 def who_options(command: F) -> F:
     """``--who`` and ``--why``, kept in curation.events."""
     command = click.option("--why", required=True, help="The reason; kept in curation.events.")(
@@ -63,6 +76,27 @@ def open_wiring(config: str | None, *, progress: bool = False) -> Wiring:
     return Wiring(load_settings(config), allow_embedded=True, progress=shown)
 
 
+def check_dataset(parts: Wiring, dataset: str | None) -> None:
+    """Refuse a dataset that neither the config file nor the catalog knows: a slip of the pen.
+
+    Raises:
+        UsageError: names the datasets of the config file.
+    """
+    if dataset is None or dataset in parts.settings.datasets:
+        return
+    from sscd_ops.catalog.batches import read_dataset
+
+    with parts.catalog.begin() as conn:
+        if read_dataset(conn, dataset) is None:
+            raise unknown_dataset(parts, dataset)
+
+
+def unknown_dataset(parts: Wiring, dataset: str) -> UsageError:
+    """What a command says of a dataset that is not in the config file."""
+    known = ", ".join(sorted(parts.settings.datasets)) or "none"
+    return UsageError(f"no dataset {dataset!r} in {parts.settings.path}; it has: {known}")
+
+
 def guarded(command: F) -> F:
     """Turn errors into one or two lines and an exit code: 2 for wrong use, else 1.
 
@@ -76,8 +110,14 @@ def guarded(command: F) -> F:
         above = click.get_current_context().find_root().params
         debug = debug or bool(above.get("debug"))
         set_up_logging(verbose=verbose or bool(above.get("verbose")), debug=debug)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may lack a caption's characters
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return command(*arguments, **options)
+            answer = command(*arguments, **options)
+            sys.stdout.flush()
+            return answer
+        except BrokenPipeError:  # `| head` has read enough; click ends the command without a word
+            raise
         except Exception as error:
             if debug or isinstance(error, (click.ClickException, click.exceptions.Exit)):
                 raise

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sscd_ops import __version__
-from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.context import (
+    config_option,
+    format_option,
+    guarded,
+    open_wiring,
+    unknown_dataset,
+)
 from sscd_ops.cli.output import print_fields, print_rows, say
 
 if TYPE_CHECKING:
@@ -64,13 +70,11 @@ def run(
     Example: sscd-ops run --config curation.toml --dataset web --date 2026-11-01
     """
     from sscd_ops.core.schedule import interval_of
-    from sscd_ops.errors import UsageError
     from sscd_ops.steps import night
 
     with open_wiring(config, progress=True) as parts:
         if dataset not in parts.settings.datasets:
-            known = ", ".join(sorted(parts.settings.datasets)) or "none"
-            raise UsageError(f"no dataset {dataset!r} in {parts.settings.path}; it has: {known}")
+            raise unknown_dataset(parts, dataset)
         options = parts.settings.datasets[dataset]
         interval = interval_of(options.schedule, options.timezone, day)
         report = night.run(parts, dataset, interval, supplement=supplement, dry_run=dry_run)

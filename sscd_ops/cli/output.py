@@ -33,15 +33,22 @@ def print_rows(rows: Iterable[Mapping[str, Any]], form: str, columns: Sequence[s
     """Print rows: csv and json with all they have, a table with ``columns``, if given."""
     plain_rows = [{name: plain(value) for name, value in row.items()} for row in rows]
     if form == "json":
-        click.echo(json.dumps(plain_rows, indent=1, ensure_ascii=False))
+        _json(plain_rows)
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(list(plain_rows[0]) if plain_rows else columns)
+        names = list(plain_rows[0]) if plain_rows else columns
+        if names:
+            writer.writerow(names)
         writer.writerows([_csv(value) for value in row.values()] for row in plain_rows)
     elif not plain_rows:
         say("nothing there")
     else:
         _table(plain_rows, columns or list(plain_rows[0]))
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> None:
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    click.echo(json.dumps(rows, indent=1, ensure_ascii=not unicode))
 
 
 def _csv(value: Any) -> Any:
@@ -100,7 +107,7 @@ def print_fields(fields: Mapping[str, Any], form: str) -> None:
     """Print one thing: a line a field, or JSON."""
     shown = {name: plain(value) for name, value in fields.items()}
     if form == "json":
-        click.echo(json.dumps([shown], indent=1, ensure_ascii=False))
+        _json([shown])
         return
     if form == "csv":
         print_rows([fields], form)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.context import (
+    check_dataset,
+    config_option,
+    format_option,
+    guarded,
+    limit_option,
+    open_wiring,
+)
 from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
 
 dataset_option = click.option("--dataset", required=True, help="A dataset.")
 snapshot_option = click.option(
@@ -24,21 +36,27 @@ def snapshot() -> None:
 @snapshot.command("list")
 @config_option
 @click.option("--dataset", help="Only this dataset.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=30,
-    show_default=True,
-    help="Rows at most, the newest first.",
-)
+@limit_option(30, "the newest")
 @format_option
 @guarded
 def snapshot_list(config: str | None, dataset: str | None, limit: int, form: str) -> None:
     """List snapshots."""
     from sscd_ops.catalog.audit import snapshots
 
-    with open_wiring(config) as parts, parts.catalog.begin() as conn:
-        print_rows(snapshots(conn, dataset, limit), form)
+    with open_wiring(config) as parts:
+        check_dataset(parts, dataset)
+        with parts.catalog.begin() as conn:
+            print_rows(snapshots(conn, dataset, limit), form)
+
+
+def _find(conn: Connection, dataset: str, number: int | None) -> Mapping[str, Any]:
+    from sscd_ops.catalog.audit import snapshot as query
+
+    found = query(conn, dataset, number)
+    if found is None:
+        what = "no snapshot" if number is None else f"no snapshot {number}"
+        raise UsageError(f"there is {what} of {dataset!r}: `sscd-ops snapshot list` shows all")
+    return found
 
 
 @snapshot.command("show")
@@ -49,21 +67,15 @@ def snapshot_list(config: str | None, dataset: str | None, limit: int, form: str
 @guarded
 def snapshot_show(config: str | None, dataset: str, number: int | None, form: str) -> None:
     """Show a snapshot and its shards."""
-    from sscd_ops.catalog.audit import snapshot_shards, snapshots
+    from sscd_ops.catalog.audit import snapshot_shards
 
     with open_wiring(config) as parts, parts.catalog.begin() as conn:
-        found = [
-            row
-            for row in snapshots(conn, dataset, 10**6)
-            if number is None or row["snapshot"] == number
-        ]
-        if not found:
-            raise UsageError(f"no such snapshot of {dataset!r}: `sscd-ops snapshot list` shows all")
-        shards = snapshot_shards(conn, dataset, found[0]["snapshot"])
+        found = _find(conn, dataset, number)
+        shards = snapshot_shards(conn, dataset, found["snapshot"])
     if form == "json":
-        print_rows([{**found[0], "shardlist": [dict(row) for row in shards]}], form)
+        print_rows([{**found, "shardlist": [dict(row) for row in shards]}], form)
         return
-    print_fields(found[0], form)
+    print_fields(found, form)
     if form == "table":
         click.echo()
         print_rows(shards, form)
@@ -80,10 +92,20 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
 
     `datasets` wants shards of one form; `snapshot show` lists the forms there are.
     """
+    from sscd_ops.catalog.audit import snapshot_shards
     from sscd_ops.steps.snapshots import shard_names
 
     with open_wiring(config) as parts:
-        for url in shard_names(parts, dataset, number, which):
+        with parts.catalog.begin() as conn:
+            found = _find(conn, dataset, number)
+            shards = snapshot_shards(conn, dataset, found["snapshot"])
+        forms = sorted({row["form"] for row in shards})
+        if which and which not in forms:
+            raise UsageError(
+                f"snapshot {found['snapshot']} of {dataset!r} has no shard of form {which!r};"
+                f" it has: {', '.join(forms) or 'none'}"
+            )
+        for url in shard_names(parts, dataset, found["snapshot"], which):
             click.echo(url)
 
 
@@ -97,7 +119,9 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None) -> Non
     from sscd_ops.steps.verify import verify_snapshot
 
     with open_wiring(config, progress=True) as parts:
-        problems = verify_snapshot(parts, dataset, number)
+        with parts.catalog.begin() as conn:
+            found = _find(conn, dataset, number)
+        problems = verify_snapshot(parts, dataset, found["snapshot"])
     for problem in problems:
         click.echo(problem)
     if problems:
