@@ -98,11 +98,10 @@ def ensure_running(home: Path, databases: Sequence[str] = ("catalog",)) -> dict[
             raise UsageError(f"database name {name!r} must match {_DATABASE.pattern}")
     binaries = _binaries()
     place = _Home(home.absolute())
-    if not place.path.exists():
-        place.path.mkdir(parents=True)
-        if _server_user() is not None:
-            place.path.chmod(0o711)
+    place.path.mkdir(parents=True, exist_ok=True)  # another command may be making it right now
     with _locked(place):
+        if _server_user() is not None and not place.password_file.exists():
+            place.path.chmod(0o711)
         _check_host(place)
         _check_reachable(place, binaries)
         if not (place.data / "PG_VERSION").exists():
