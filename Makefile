@@ -56,7 +56,7 @@ bench: .venv/.stamp ## speed as ratios against a plain way in the same run (unde
 	$(PY) -m benchmarks
 
 bench-catalog: .venv/.stamp ## 400 batches and 20,000,000 rows in Postgres (30 GB free disk, apart from the rest)
-	$(PY) -m benchmarks.catalog
+	$(PY) -m benchmarks.catalog --write
 
 lock: ## write requirements.lock anew from requirements.in (with a folder of wheels that has torch's CPU build)
 	sed -i 's/^torch==\([0-9.]*\)$$/torch==\1+cpu/' requirements.lock

@@ -3,7 +3,7 @@
 100,000 new x 512 dimensions, clustered, a tenth of them copies of earlier ones. The reference is a
 FAISS range search of all against all, timed on every tenth query and scaled; leader runs in full.
 
-Run: ``python benchmarks/leader.py [--rows N]``.
+Run: ``python -m benchmarks.leader [--rows N]``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 
 import faiss
 import numpy as np
-from match import DIGEST, DIMENSIONS, FLOOR, LIMIT, THRESHOLD, make_data
 
+from benchmarks.match import DIGEST, DIMENSIONS, FLOOR, LIMIT, THRESHOLD, make_data
 from sscd_ops.core.leader import lead
 from sscd_ops.index.backends import open_backend
 
@@ -24,7 +24,7 @@ EVERY = 10
 
 
 def main() -> int:
-    """Print the table; exit code 1 where a target was missed or kept rows differ."""
+    """Print the table; exit code 3 where a target was missed or kept rows differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     rows = parser.parse_args().rows
@@ -60,7 +60,7 @@ def main() -> int:
             f" {found.kept.sum():8,} {'equal' if decided == expected else 'DIFFERENT'}"
             f"{'' if met else '  MISSED'}"
         )
-    return 0 if good else 1
+    return 0 if good else 3
 
 
 if __name__ == "__main__":

@@ -236,6 +236,7 @@ def main() -> int:
         shutil.rmtree(base)
     gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     c = report.counts
+    print("leader not included: it is given its answer (see the benchmark of that name)")
     print(f"read {c.read}, kept {c.kept}, near {c.removed_near}, output shards {report.shards}")
     good = True
     for what, value, target, unit in (
@@ -245,7 +246,7 @@ def main() -> int:
     ):
         good &= value <= target
         print(f"{what:<24} {value:8.2f} {unit:<4} target {target:g}")
-    return 0 if good else 1
+    return 0 if good else 3
 
 
 if __name__ == "__main__":
