@@ -1,8 +1,8 @@
 """Run every benchmark and keep the last result in docs/performance.md (`make bench`).
 
-Each is a process of its own, so that none inherits another's memory or threads; it ends with 0 where
-its targets are met, 3 where one is missed. Neither a miss nor a crash ends the run: the exit code
-says so at the end, and a run with a crash is not kept.
+Each is a process of its own, so that none inherits another's memory or threads; it ends with 0
+where its targets are met, 3 where one is missed. Neither a miss nor a crash ends the run: the exit
+code says so at the end, and a run with a crash is not kept.
 """
 
 from __future__ import annotations

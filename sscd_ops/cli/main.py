@@ -107,8 +107,9 @@ def run(
         say("nothing to do: the batch was decided before")
     if dry_run:
         say("dry run: nothing was decided or published")
-    for uri in report.late:
-        say(f"late: {uri} belongs to an earlier interval and was never read (run --supplement)")
+    for shard in report.late:
+        how = f"--dataset {dataset} --date {shard.date}" + " --supplement" * shard.supplement
+        say(f"late: {shard.uri} was never read: sscd-ops run {how}")
     for batch_id in report.unpublishable:
         say(f"batch {batch_id} is unpublishable: sscd-ops batch show {batch_id}")
 

@@ -45,6 +45,28 @@ def intervals_starting_on(schedule: str, timezone: str, day: date) -> list[Inter
     return answer
 
 
+def intervals_before(
+    schedule: str, timezone: str, interval: Interval, count: int
+) -> list[Interval]:
+    """The ``count`` intervals of the schedule just before one of its own, the latest first."""
+    answer: list[Interval] = []
+    end = interval.start
+    for _ in range(count):
+        answer.append(interval_holding(schedule, timezone, end - timedelta(microseconds=1)))
+        end = answer[-1].start
+    return answer
+
+
+def date_of(schedule: str, timezone: str, interval: Interval) -> str:
+    """What to give as ``--date`` for an interval: its local day, or its start if others share it.
+
+    ``interval_of`` reads it back.
+    """
+    local = interval.start.astimezone(ZoneInfo(timezone))
+    alone = len(intervals_starting_on(schedule, timezone, local.date())) == 1
+    return local.date().isoformat() if alone else local.isoformat()
+
+
 def interval_of(schedule: str, timezone: str, text: str) -> Interval:
     """What ``--date`` means: the local day an interval starts, or an instant inside it.
 

@@ -33,7 +33,7 @@ class NightReport:
     snapshot: int | None
     answered: bool
     dry_run: bool
-    late: list[str] = field(default_factory=list)
+    late: list[plan.LateShard] = field(default_factory=list)
     unpublishable: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     message: str = ""

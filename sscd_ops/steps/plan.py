@@ -7,7 +7,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -15,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import batches, decisions, shards
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.core.identities import interval_label
+from sscd_ops.core.schedule import date_of, intervals_before
 from sscd_ops.errors import (
     BatchNotRunnable,
     ConfigError,
@@ -31,6 +31,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class LateShard:
+    """A source shard of an earlier interval that no batch has read."""
+
+    uri: str
+    date: str
+    """What ``--date`` takes for its night."""
+    supplement: bool
+    """Whether that night has a batch already, so that only a supplement reads the file."""
+
+
+@dataclass(frozen=True)
 class PlanReport:
     """What plan registered. ``groups`` are the numbers that ingest and embed work on."""
 
@@ -43,7 +54,7 @@ class PlanReport:
     """A URL that must exist first; the batch is registered and waits."""
     source_shards: int = 0
     skipped_shards: int = 0
-    late: list[str] = field(default_factory=list)
+    late: list[LateShard] = field(default_factory=list)
     """Source shards of the last ``late_days`` intervals that nobody has read."""
     unpublishable: list[int] = field(default_factory=list)
     """Decided batches of the dataset whose source changed before they were published."""
@@ -123,15 +134,18 @@ def run(
             )
     found = [shard for source in sources for shard in source.find(interval, options.timezone)]
     found.sort(key=lambda shard: (shard.source, shard.relative_uri))
-    late = _late(parts, batch, options, sources)
+    late = _late(parts, batch, options, sources, found)
     with parts.catalog.begin() as conn:
         skipped = _register(parts, conn, batch, options, found)
         if opened and supplement and not shards.shards_of(conn, _attempt(conn, batch)):
             return _nothing_new(parts, conn, batch, watch, skipped)
     repair_latest(parts, dataset)
     report = _report(parts, batch.batch_id, watch, skipped, late)
-    for name in report.late:
-        log.warning("source shard of an earlier interval was never read uri=%s", name)
+    for shard in report.late:
+        log.warning(
+            "source shard of an earlier interval was never read uri=%s date=%s supplement=%s",
+            *(shard.uri, shard.date, shard.supplement),
+        )
     return report
 
 
@@ -438,24 +452,40 @@ def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) ->
 
 
 def _late(
-    parts: Parts, batch: Batch, options: DatasetOptions, sources: Sequence[Source]
-) -> list[str]:
-    """Source shards of the last intervals that no batch has read."""
-    late: list[FoundShard] = []
+    parts: Parts,
+    batch: Batch,
+    options: DatasetOptions,
+    sources: Sequence[Source],
+    found: Sequence[FoundShard],
+) -> list[LateShard]:
+    """Source shards of the last ``late_days`` intervals that no batch has read or is to read."""
+    cron = (options.schedule, options.timezone)
     dated = {s.name for s in options.sources if any("{" in url for url in s.urls)}
-    for days in range(1, options.late_days + 1):
-        shift = timedelta(days=days)
-        earlier = Interval(batch.interval.start - shift, batch.interval.end - shift)
-        for source in sources:
-            if source.name in dated:
-                late.extend(source.find(earlier, options.timezone))
-    with parts.catalog.begin() as conn:
-        owned = shards.owners(conn, batch.dataset_id, late)
-        begun = _first_start(conn, batch)
-    return [s.uri for s in late if begun and (s.source, s.relative_uri, s.version) not in owned]
+    seen = {shard.uri for shard in found}
+    answer: list[LateShard] = []
+    for night in intervals_before(*cron, batch.interval, options.late_days):
+        there = [
+            shard
+            for source in sources
+            if source.name in dated
+            for shard in source.find(night, options.timezone)
+            if shard.uri not in seen
+        ]
+        seen.update(shard.uri for shard in there)
+        with parts.catalog.begin() as conn:
+            if not _decided_before(conn, batch):
+                return []
+            owned = shards.owners(conn, batch.dataset_id, there)
+            begun = bool(batches.batches_of_interval(conn, batch.dataset_id, night))
+        answer += [
+            LateShard(shard.uri, date_of(*cron, night), begun)
+            for shard in there
+            if (shard.source, shard.relative_uri, shard.version) not in owned
+        ]
+    return answer
 
 
-def _first_start(conn: Connection, batch: Batch) -> bool:
+def _decided_before(conn: Connection, batch: Batch) -> bool:
     """Whether the dataset decided a batch before: else everything earlier would count as late."""
     return bool(
         batches.batches_in_state(conn, batch.dataset_id, ("decided", "published", "unpublishable"))
@@ -487,7 +517,7 @@ def _answer(parts: Parts, batch: Batch, watch: Stopwatch, skipped: int) -> PlanR
 
 
 def _report(
-    parts: Parts, batch_id: int, watch: Stopwatch, skipped: int, late: list[str]
+    parts: Parts, batch_id: int, watch: Stopwatch, skipped: int, late: list[LateShard]
 ) -> PlanReport:
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, batch_id)

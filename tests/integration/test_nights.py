@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sscd_ops.core.schedule import interval_of
 from sscd_ops.errors import (
     BatchHeld,
     BatchNotRunnable,
@@ -19,8 +20,8 @@ from sscd_ops.errors import (
     FingerprintMismatch,
     SourceChanged,
 )
-from sscd_ops.model import BatchState
-from sscd_ops.steps import manage, plan, resolve
+from sscd_ops.model import BatchState, Runner
+from sscd_ops.steps import manage, night, plan, resolve
 from sscd_ops.steps.verify import rebuild_index, verify_index
 from sscd_ops.testing import COPIES, Sample, picture, plant
 from tests.integration.world import (
@@ -314,7 +315,40 @@ def test_plan_names_source_shards_of_earlier_nights_that_nobody_read(world: Worl
 
     report = world.night(DAYS[1])
 
-    assert report.late == [str(late)]
+    assert report.late == [plan.LateShard(str(late), DAYS[0], supplement=True)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "nights", "missed", "date"),
+    [
+        ("0 0 * * 0", ("2026-11-01", "2026-11-08"), "2026-11-01", "2026-11-01"),
+        (
+            "0 */6 * * *",
+            ("2026-11-01T06:00", "2026-11-01T18:00"),
+            "2026-11-01T120000Z",
+            "2026-11-01T12:00:00+00:00",
+        ),
+    ],
+)
+def test_late_files_are_looked_for_interval_by_interval(
+    world: World, schedule: str, nights: tuple[str, str], missed: str, date: str
+) -> None:
+    """A week's own files are not late, whichever of its days they lie in; six hours are a night."""
+    weekly = "*" not in schedule.split()[1]
+    place = "{date}" if weekly else "{start}"
+    world.change(schedule=schedule, late_days=3)
+    world.change_source(urls=(f"{world.incoming}/{place}/*.tar",))
+    for name in ("2026-11-02", "2026-11-10") if weekly else ("2026-11-01T060000Z",):
+        world.put(name, "in-time.tar", clouds(range(1)))
+    runner = Runner("airflow", "curate_web", "run")
+    with world.parts() as parts:
+        first, second = (interval_of(schedule, "UTC", text) for text in nights)
+        night.run(parts, DATASET, first)
+        late = world.put(missed, "late.tar", clouds(range(900, 902)))
+
+        report = plan.run(parts, DATASET, second, runner=runner)
+
+    assert report.late == [plan.LateShard(str(late), date, supplement=weekly)]
 
 
 def test_a_source_shard_that_comes_again_gives_known_samples_no_second_verdict(

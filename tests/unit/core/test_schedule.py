@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sscd_ops.core.schedule import interval_holding, interval_of, intervals_starting_on
+from sscd_ops.core.schedule import (
+    date_of,
+    interval_holding,
+    interval_of,
+    intervals_before,
+    intervals_starting_on,
+)
 from sscd_ops.errors import UsageError
 
 NIGHTLY = "0 2 * * *"
@@ -78,3 +84,18 @@ def test_every_instant_lies_in_exactly_the_interval_found(when, schedule, timezo
 
     assert found.start <= instant < found.end
     assert interval_holding(schedule, timezone, found.start) == found
+
+
+@pytest.mark.parametrize(
+    "schedule", [NIGHTLY, "0 */6 * * *", "30 1 * * 1", "0 3 1 * *", "15 * * * *"]
+)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
+def test_the_intervals_before_follow_without_a_gap_and_can_be_named(schedule, zone):
+    """Over the end of summer time too."""
+    now = interval_holding(schedule, zone, utc(2026, 11, 2, 12))
+
+    before = intervals_before(schedule, zone, now, 60)
+
+    assert [i.end for i in before] == [i.start for i in [now, *before[:-1]]]
+    assert all(i.start < i.end for i in before)
+    assert [interval_of(schedule, zone, date_of(schedule, zone, i)) for i in before] == before
