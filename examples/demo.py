@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,8 +24,6 @@ from plant_copies import NIGHTS, plant_nights  # noqa: E402
 from sscd_ops.catalog import embedded  # noqa: E402
 from sscd_ops.catalog.migrate import upgrade  # noqa: E402
 from sscd_ops.config import load_settings  # noqa: E402
-from sscd_ops.core.schedule import interval_of  # noqa: E402
-from sscd_ops.steps import night as steps_night  # noqa: E402
 from sscd_ops.steps.verify import verify_index, verify_snapshot  # noqa: E402
 from sscd_ops.wiring import Wiring  # noqa: E402
 
@@ -69,22 +68,26 @@ def local_airflow(config: Path, urls: dict[str, str]) -> LocalAirflow:
     )
 
 
+def run_id(night: str) -> str:
+    return f"night__{night}"
+
+
 def run_nights(airflow: LocalAirflow) -> None:
     """Run each night's DAG run, or clear and run it again where it is there."""
     there = {run["dag_run_id"] for run in airflow.runs(DAG)}
     for night in NIGHTS:
-        run_id = f"night__{night}"
-        if run_id in there:
-            airflow.clear(DAG, run_id)
+        name = run_id(night)
+        if name in there:
+            airflow.clear(DAG, name)
         else:
-            airflow.trigger(DAG, run_id, {"date": night})
-        state = airflow.wait_for_runs(DAG, [run_id])[run_id]
-        say(f"night of {night}: {state}" + (" (cleared and run again)" if run_id in there else ""))
+            airflow.trigger(DAG, name, {"date": night})
+        state = airflow.wait_for_runs(DAG, [name])[name]
+        say(f"night of {night}: {state}" + (" (cleared and run again)" if name in there else ""))
         if state != "success":
-            tasks = [t for t in airflow.tasks(DAG, run_id) if t["state"] == "failed"]
+            tasks = [t for t in airflow.tasks(DAG, name) if t["state"] == "failed"]
             for task in tasks:
-                print(airflow.task_log(DAG, run_id, task["task_id"], task["map_index"])[-3000:])
-            sys.exit(f"the DAG run {run_id} did not succeed")
+                print(airflow.task_log(DAG, name, task["task_id"], task["map_index"])[-3000:])
+            sys.exit(f"the DAG run {name} did not succeed")
 
 
 def run() -> None:
@@ -92,16 +95,27 @@ def run() -> None:
     config = prepare()
     say("starting Postgres (embedded) and Airflow: scheduler, API server, DAG processor, triggerer")
     urls = postgres()
-    settings = load_settings(config)
-    again = (DEMO / "curation").exists()
+    try:
+        problems = show_nights(config, urls)
+    finally:
+        embedded.stop(DEMO / "postgres")
+    say("done; `make airflow` shows it in Airflow's UI, `make demo-clean` removes it")
+    if problems:
+        sys.exit(1)
+
+
+def show_nights(config: Path, urls: dict[str, str]) -> list[str]:
+    """Run the nights, report on them, and compare where they had been run before; what is wrong."""
     airflow = local_airflow(config, urls)
-    with Wiring(settings, database_url=urls["catalog"]) as parts:
-        before = digest(parts) if again else {}
+    with Wiring(load_settings(config), database_url=urls["catalog"]) as parts:
         try:
             airflow.start()
             airflow.wait_for_dags([DAG])
             airflow.unpause(DAG)
             say("Airflow is up; running the nights")
+            states = {run["dag_run_id"]: run["state"] for run in airflow.runs(DAG)}
+            again = all(states.get(run_id(night)) == "success" for night in NIGHTS)
+            before = digest(parts) if again else {}
             run_nights(airflow)
         finally:
             airflow.stop()
@@ -115,30 +129,30 @@ def run() -> None:
             print(f"\nThe same DAG runs again changed: {', '.join(changed) or 'nothing'}")
             changed += rerun_fresh(config, urls["fresh"], digest(parts, aside=ASIDE))
             problems += changed
-    embedded.stop(DEMO / "postgres")
-    say("done; `make airflow` shows it in Airflow's UI, `make demo-clean` removes it")
-    if problems:
-        sys.exit(1)
+    return problems
 
 
 def rerun_fresh(config: Path, url: str, wanted: dict[str, str]) -> list[str]:
-    """The same nights by the command's code into a fresh root and database; what differs."""
+    """The same nights by the command, into a fresh root and database; what differs."""
     root = DEMO / "fresh"
     shutil.rmtree(root, ignore_errors=True)
     text = config.read_text(encoding="utf-8").replace('root = "curation"', 'root = "fresh"')
     fresh = DEMO / "fresh.toml"
     fresh.write_text(text, encoding="utf-8")
-    settings = load_settings(fresh)
     _empty(url)
-    with Wiring(settings, database_url=url) as parts:
-        options = settings.datasets["demo"]
-        for night in NIGHTS:
-            interval = interval_of(options.schedule, options.timezone, night)
-            steps_night.run(parts, "demo", interval)
+    command = [str(Path(sys.executable).with_name("sscd-ops")), "run", "--config", str(fresh)]
+    for night in NIGHTS:
+        subprocess.run(
+            [*command, "--dataset", "demo", "--date", night],
+            env={**os.environ, "SSCD_OPS_DATABASE_URL": url},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+    with Wiring(load_settings(fresh), database_url=url) as parts:
         changed = compare(wanted, digest(parts, aside=ASIDE))
     shutil.rmtree(root)
     print(
-        "The same nights without Airflow, into a fresh root and database, differ in:"
+        "The same nights by `sscd-ops run`, into a fresh root and database, differ in:"
         f" {', '.join(changed) or 'nothing'}"
     )
     return changed

@@ -20,6 +20,8 @@ from sscd_ops.testing import COPIES
 from sscd_ops.wiring import Wiring
 
 VIEWS = ("runs", "run_sources", "samples", "removed", "kept", "quarantined", "shards", "snapshots")
+RECORD = ("events", "configs")
+"""Who did what, when, with which file: of one catalog alone."""
 # Times, numbers of a sequence, who ran it: what two runs of equal nights may differ in.
 ASIDE = {
     "started_at", "finished_at", "seconds", "decided_at", "created_at", "runner", "run_id",
@@ -210,12 +212,12 @@ def digest(parts: Wiring, *, aside: Iterable[str] = ()) -> dict[str, str]:
 
     Args:
         parts: whose catalog and storage.
-        aside: columns left out, for a comparison of two catalogs.
+        aside: columns left out, for a comparison of two catalogs; events and configs are then too.
     """
     answer: dict[str, str] = {}
     left_out = set(aside)
     with parts.catalog.begin() as conn:
-        for view in VIEWS:
+        for view in VIEWS if left_out else VIEWS + RECORD:
             lines = sorted(
                 repr([(name, plain(value)) for name, value in row.items() if name not in left_out])
                 for row in rows(conn, f"SELECT * FROM curation.{view}")  # noqa: S608 - our names
