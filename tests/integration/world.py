@@ -59,6 +59,7 @@ class World:
         self.base = base
         self.url = url
         self.incoming = incoming or base / "incoming"
+        self.wiring: type[Wiring] = Wiring
         self.options = DatasetOptions(
             DATASET,
             schedule="0 0 * * *",
@@ -93,7 +94,7 @@ class World:
             StorageOptions(root=str(self.base / "root")),
             datasets={DATASET: self.options},
         )
-        with Wiring(settings, database_url=self.url) as opened:
+        with self.wiring(settings, database_url=self.url) as opened:
             yield opened
 
     def night(self, day: str, **options: Any) -> night.NightReport:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +12,7 @@ from sscd_ops.core.canonical import block_similarities
 from sscd_ops.core.leader import lead
 from sscd_ops.errors import UsageError
 from sscd_ops.index.backends import open_backend
+from tests.memory import at_most
 
 BACKENDS = ("flat", "exact", "sketch", "torch")
 
@@ -25,21 +22,6 @@ def growing(name: str, dimensions: int, threshold: float = 0.75):  # type: ignor
         name, fingerprint_digest="ab" * 32, dimensions=dimensions, threshold=threshold
     )
     return backend.growing(dimensions)
-
-
-@contextmanager
-def at_most(megabytes: int) -> Iterator[None]:
-    """Fail where the block's peak of resident memory is this much above what it began with."""
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-
-    def read(key: str) -> int:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split(f"{key}:")[1].split()[0])
-
-    before = read("VmRSS")
-    yield
-    grown = (read("VmHWM") - before) / 1024
-    assert grown <= megabytes, f"grew by {grown:.0f} MB"
 
 
 def unit(values: np.ndarray) -> np.ndarray:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from sscd_ops.index import int8
 from sscd_ops.index.backends import choose, open_backend
 from sscd_ops.index.scan import Backend
 from sscd_ops.model import Matches
+from tests.memory import at_most
 
 NAMES = ("flat", "exact", "sketch", "torch")
 DIGEST = "ab" * 32
@@ -56,21 +54,6 @@ def listed(found: Matches) -> list[tuple[int, int, float]]:
     return list(
         zip(found.query.tolist(), found.reference.tolist(), found.similarity.tolist(), strict=True)
     )
-
-
-@contextmanager
-def at_most(megabytes: int) -> Iterator[None]:
-    """Fail where the block's peak of resident memory is this much above what it began with."""
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-
-    def read(key: str) -> int:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split(f"{key}:")[1].split()[0])
-
-    before = read("VmRSS")
-    yield
-    grown = (read("VmHWM") - before) / 1024
-    assert grown <= megabytes, f"grew by {grown:.0f} MB"
 
 
 @pytest.mark.parametrize("dimensions", [24, 64, 200, 512])
