@@ -833,14 +833,15 @@ def test_a_pipe_gets_no_terminal_codes(fresh: Site) -> None:
         assert ran.returncode == (2 if "lost" in command else 0), err
 
 
-def test_a_terminal_is_not_moved_by_a_caption(site: Site) -> None:
+def at_a_terminal(site: Site, *arguments: str, stream: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A command with one of its streams on a terminal, the other a pipe; what the terminal got."""
     ours, theirs = pty.openpty()
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: theirs}
     ran = subprocess.Popen(
-        [str(SSCD_OPS), "audit", "kept"],
+        [str(SSCD_OPS), *arguments],
         env=environment(site.env) | {"TERM": "xterm-256color", "COLUMNS": "300"},
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
+        **streams,
     )
     os.close(theirs)
     printed = b""
@@ -850,11 +851,31 @@ def test_a_terminal_is_not_moved_by_a_caption(site: Site) -> None:
     except OSError:  # the end of a terminal whose other side is closed
         pass
     os.close(ours)
+    return ran, printed.decode()
+
+
+def test_progress_goes_to_the_terminal_and_leaves_the_answer_alone(fresh: Site) -> None:
+    ran, shown = at_a_terminal(
+        fresh,
+        *("run", "--dataset", "web", "--date", FIRST, "--format", "json"),
+        stream="stderr",
+    )
+    assert ran.stdout is not None
+    answer = ran.stdout.read()
+
+    assert ran.wait(60) == 0, shown
+    assert [night["state"] for night in json.loads(answer)] == ["published"]
+    for step in ("ingest web", "embed web", "publish web"):
+        assert step in shown
+    assert "\x1b[" in shown, "bars are drawn in place"
+
+
+def test_a_terminal_is_not_moved_by_a_caption(site: Site) -> None:
+    ran, text = at_a_terminal(site, "audit", "kept", stream="stdout")
     assert ran.stderr is not None
     err = ran.stderr.read().decode()
 
     assert ran.wait(60) == 0, err
-    text = printed.decode()
     assert "[bold]x[/bold]" in text
     assert re.sub(r"\x1b\[[\d;]*m", "", text).count("\x1b") == 0
     assert "\x1b[31m" not in text
