@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from sscd_ops.cli.context import (
+    CommandGroup,
     check_dataset,
     config_option,
     format_option,
@@ -17,7 +18,7 @@ from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def batch() -> None:
     """Nights: list, show, release one the guard holds, abandon an undecided one."""
 
@@ -68,7 +69,12 @@ def batch_show(batch_id: int, config: str | None, form: str) -> None:
 @who_options
 @guarded
 def batch_release(batch_id: int, config: str | None, who: str, why: str) -> None:
-    """Let a batch that the guard holds pass, whatever its figures are then."""
+    """Let a batch that the guard holds pass, whatever its figures are then.
+
+    Afterwards run its night again (in Airflow: clear resolve).
+
+    Example: sscd-ops batch release 12 --why "the partner really sent copies"
+    """
     from sscd_ops.steps import manage
 
     with open_wiring(config) as parts:
@@ -81,7 +87,10 @@ def batch_release(batch_id: int, config: str | None, who: str, why: str) -> None
 @who_options
 @guarded
 def batch_abandon(batch_id: int, config: str | None, who: str, why: str) -> None:
-    """End an undecided batch's attempt; its source shards may be read again."""
+    """End an undecided batch's attempt; its source shards may be read again.
+
+    Example: sscd-ops batch abandon 12 --why "the crawl was cut short; it is sent again"
+    """
     from sscd_ops.steps import manage
 
     with open_wiring(config) as parts:

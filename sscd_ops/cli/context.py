@@ -97,6 +97,20 @@ def unknown_dataset(parts: Wiring, dataset: str) -> UsageError:
     return UsageError(f"no dataset {dataset!r} in {parts.settings.path}; it has: {known}")
 
 
+class CommandGroup(click.Group):
+    """Commands in the order a newcomer needs them, each with its first sentence whole."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order they were added."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Name and first sentence of each, wrapped instead of cut."""
+        rows = [(name, command.get_short_help_str(500)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 def guarded(command: F) -> F:
     """Turn errors into one or two lines and an exit code: 2 for wrong use, else 1.
 

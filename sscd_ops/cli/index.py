@@ -6,12 +6,18 @@ import sys
 
 import click
 
-from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.context import (
+    CommandGroup,
+    config_option,
+    format_option,
+    guarded,
+    open_wiring,
+)
 from sscd_ops.cli.output import print_rows, say
 from sscd_ops.cli.snapshot import dataset_option
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def index() -> None:
     """The index: segments of descriptors, one a batch. A cache that can be rebuilt."""
 
@@ -51,7 +57,10 @@ def index_verify(config: str | None, dataset: str) -> None:
 @dataset_option
 @guarded
 def index_rebuild(config: str | None, dataset: str) -> None:
-    """Write missing or damaged segments and masks anew, from descriptors and the catalog."""
+    """Write missing or damaged segments and masks anew, from descriptors and the catalog.
+
+    Example: sscd-ops index rebuild --config curation.toml --dataset web
+    """
     from sscd_ops.steps.verify import rebuild_index
 
     with open_wiring(config, progress=True) as parts:

@@ -8,6 +8,7 @@ import click
 
 from sscd_ops import __version__
 from sscd_ops.cli.context import (
+    CommandGroup,
     config_option,
     format_option,
     guarded,
@@ -20,14 +21,7 @@ if TYPE_CHECKING:
     from sscd_ops.steps.night import NightReport
 
 
-class _Group(click.Group):
-    """Commands in the order a newcomer needs them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sscd-ops")
 @click.option("--verbose", "-v", is_flag=True, help="Say what is being done.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and everything that is logged.")
@@ -65,7 +59,8 @@ def run(
 ) -> None:
     """Run one night without Airflow: the same steps, one after another.
 
-    A night that was published answers with its summary. A killed one goes on where it was.
+    A night that was published answers with its summary. A killed one goes on where it was. One that
+    looks unlike the nights before is held, and the command says how to go on.
 
     Example: sscd-ops run --config curation.toml --dataset web --date 2026-11-01
     """
@@ -128,7 +123,7 @@ def _by_source(report: NightReport) -> list[dict[str, Any]]:
     ]
 
 
-@main.group(cls=_Group)
+@main.group(cls=CommandGroup)
 def db() -> None:
     """The catalog's schema."""
 

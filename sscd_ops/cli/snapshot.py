@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sscd_ops.cli.context import (
+    CommandGroup,
     check_dataset,
     config_option,
     format_option,
@@ -28,7 +29,7 @@ snapshot_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def snapshot() -> None:
     """Versions of a published dataset: immutable, complete lists of shards."""
 
@@ -91,6 +92,8 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
     """Print the URLs of a snapshot's tars, one a line: what a training job reads.
 
     `datasets` wants shards of one form; `snapshot show` lists the forms there are.
+
+    Example: sscd-ops snapshot urls --dataset web --form jpg+txt+json > shards.txt
     """
     from sscd_ops.catalog.audit import snapshot_shards
     from sscd_ops.steps.snapshots import shard_names
@@ -115,7 +118,10 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
 @snapshot_option
 @guarded
 def snapshot_verify(config: str | None, dataset: str, number: int | None) -> None:
-    """Read every file of a snapshot and compare it with the catalog; exit 1 on a finding."""
+    """Read every file of a snapshot and compare it with the catalog; exit 1 on a finding.
+
+    Example: sscd-ops snapshot verify --config curation.toml --dataset web
+    """
     from sscd_ops.steps.verify import verify_snapshot
 
     with open_wiring(config, progress=True) as parts:
