@@ -14,6 +14,7 @@ from typing import Any
 
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
+from sscd_ops.core.shard_plan import LONGEST_EXTENSION, published_extensions
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import InspectImage
@@ -161,6 +162,15 @@ class Interpreter:
             if _UNSTORABLE.search(member.name):
                 raise _Quarantine(
                     Fault.BAD_KEY, f"the name is not plain UTF-8: {storable(member.name)}"
+                )
+        # all names, also of what publish makes: a decided batch could not be published any more
+        for extension in published_extensions([member.extension for member in raw.members]):
+            size = len(extension.encode())
+            if size > LONGEST_EXTENSION:
+                raise _Quarantine(
+                    Fault.BAD_KEY,
+                    f"extension {extension!r} has {size} bytes, at most {LONGEST_EXTENSION}"
+                    " (it begins at the first dot of a name)",
                 )
 
     def _refuse_images(self, raw: RawSample) -> None:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 WRITER_VERSION = 1
 """Part of the plan's digest: a writer that makes other bytes gets another number."""
 
+LONGEST_EXTENSION = 67
+"""Bytes: behind a key of 32 hex digits and a dot, a ustar name has room for no more."""
+
 _CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
 _MADE = ("txt", "json")
 _HEADER = 512

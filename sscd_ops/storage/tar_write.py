@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from sscd_ops.errors import InvariantError
+
 _BLOCK = 512
 _RECORD = 10_240
 _NAME = 100
@@ -39,7 +41,7 @@ class TarWriter:
         """Append a member; the byte offset of its data.
 
         Raises:
-            ValueError: the name has more than 100 bytes.
+            InvariantError: the name has more than 100 bytes.
         """
         size = len(data)
         at = self._offset + _BLOCK
@@ -68,11 +70,11 @@ def header(name: str, size: int) -> bytes:
     """A ustar header of a regular file.
 
     Raises:
-        ValueError: the name has more than 100 bytes.
+        InvariantError: the name has more than 100 bytes.
     """
     raw = name.encode("utf-8")
     if len(raw) > _NAME:
-        raise ValueError(f"tar member name has {len(raw)} bytes, at most {_NAME}: {name!r}")
+        raise InvariantError(f"tar member name has {len(raw)} bytes, at most {_NAME}: {name!r}")
     length = b"%011o\0" % size if size < _OCTAL_SIZE else b"\x80" + size.to_bytes(11, "big")
     checksum = sum(raw) + sum(length) + _FIXED_SUM
     return b"%b%b%b%b%06o\0 %b" % (

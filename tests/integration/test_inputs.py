@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from sscd_ops.model import Counts
-from sscd_ops.testing import picture
+from sscd_ops.testing import Sample, picture
 from tests.integration.world import World, assert_one_verdict_each, assert_promises, pair
 
 DAY = "2026-11-01"
@@ -230,6 +230,41 @@ def test_keys_that_postgres_cannot_hold_are_escaped_and_quarantined(world: World
 
     assert report.counts.quarantined == 2
     assert set(world.verdicts().values()) == {"quarantined bad_key"}
+
+
+def test_names_too_long_to_be_published_are_quarantined(world: World) -> None:
+    """What follows the first dot of a name is its extension, and goes behind 32 hex digits."""
+    longest, second = "e" * 63 + ".jpg", "\u00e9" * 33 + "jpg"
+    samples = [
+        ("fits", {longest: picture(1), "txt": b"x"}),
+        ("Dr", {f" Strange and {longest}": picture(2), "txt": b"x"}),
+        ("bytes", {"jpg": picture(3), "txt": b"x", second: b"travels along"}),
+        # published as 2.<extension>: equal names after jpeg -> jpg
+        ("twice", {longest: picture(4), longest.replace(".jpg", ".jpeg"): b"", "txt": b"x"}),
+    ]
+    world.change_source(image=longest)
+    put_long(world.incoming / DAY / "a.tar", samples)
+
+    world.night(DAY)
+
+    rows = {row["key"]: row for row in world.ask("SELECT * FROM curation.samples")}
+    assert {key: row["reason"] for key, row in rows.items()} == {
+        "fits": None, "Dr": "bad_key", "bytes": "bad_key", "twice": "bad_key",
+    }  # fmt: skip
+    (found,) = world.ask("SELECT message FROM curation.quarantined WHERE key = 'Dr'")
+    assert "at most 67" in found["message"]
+    assert_promises(world, read=4)
+
+
+def put_long(path: Path, samples: list[Sample]) -> None:
+    """A tar with names that our own writer does not take."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples:
+            for extension, data in members.items():
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
 
 
 def test_a_key_that_comes_again_in_a_shard_is_quarantined(world: World) -> None:

@@ -28,8 +28,9 @@ SEEDS = (1, 2)
 KEYS = [
     "plain{}", "a/b/{}", "dotted.{}.name", "../../{}", "/abs/{}", "späce {}", "{}\nnew line",
     "x" * 120 + "{}", "{}-\udcff", "C:\\{}", "{}'; DROP TABLE samples; --", "-{}", "{}%20\t",
-    "a//{}",
+    "a//{}", "Dr. Strange " + "and more " * 9 + "{}",
 ]  # fmt: skip
+LONG = "and more " * 9 + ".jpg"
 CAPTIONS = [
     b"a plain caption", b"", b"   ", b"nul \x00 inside", b"\xff\xfe not utf-8", b"x" * 70_000,
     "\u202eturned \U0001f600".encode(), b"\xed\xa0\x80 a lone surrogate", b'"; \\ \' \t\r\n', None,
@@ -44,7 +45,7 @@ DOCUMENTS = [
 def image_of(chance: random.Random) -> tuple[str, bytes]:
     """(extension, bytes): mostly a picture, often one that came before, sometimes broken."""
     data = picture(chance.randrange(60), *chance.choice([(120, 90), (90, 120), (64, 64)]))
-    extension = chance.choice(["jpg", "jpg", "jpeg", "JPG", "png", "webp", "cls", "jpg.txt"])
+    extension = chance.choice(["jpg", "jpg", "jpeg", "JPG", "png", "webp", "cls", "jpg.txt", LONG])
     how = chance.random()
     if how < 0.06:
         data = data[: chance.randrange(len(data))]
@@ -71,7 +72,9 @@ def members_of(chance: random.Random, number: int) -> list[tuple[str, bytes]]:
     if document is not None:
         members.append((f"{key}.json", document))
     if chance.random() < 0.1:
-        members.append((f"{key}.{chance.choice(['png', 'second.jpg', 'npy', '', 'txt'])}", b"more"))
+        members.append(
+            (f"{key}.{chance.choice(['png', 'second.jpg', 'npy', '', 'txt', LONG])}", b"more")
+        )
     chance.shuffle(members)
     return members
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sscd_ops.errors import InvariantError
 from sscd_ops.storage.tar_read import read_tar
 from sscd_ops.storage.tar_write import TarWriter, header
 
@@ -63,7 +64,7 @@ def test_add_answers_where_the_data_begins() -> None:
 def test_a_name_of_100_bytes_fits_and_one_of_101_does_not() -> None:
     assert written([("n" * 100, b"")]) == by_tarfile([("n" * 100, b"")])
 
-    with pytest.raises(ValueError, match="101 bytes"):
+    with pytest.raises(InvariantError, match="101 bytes"):
         written([("n" * 101, b"")])
 
 
