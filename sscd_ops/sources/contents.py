@@ -22,6 +22,11 @@ _MAGIC = (
 )
 
 
+_DEEPEST = 100
+"""Nesting of a row. What Python's own limit allows depends on who calls: a row taken by ingest would
+be refused by publish."""
+
+
 def image_extension(path: str, data: bytes) -> str:
     """The extension of an image: its path's where that is one, else by its bytes, else ``jpg``."""
     extension = path.rpartition("/")[2].rpartition(".")[2].lower()
@@ -35,13 +40,16 @@ def image_extension(path: str, data: bytes) -> str:
     return "avif" if data[4:8] == b"ftyp" and data[8:11] == b"avi" else "jpg"
 
 
-def json_bytes(row: Mapping[str, Any]) -> bytes:
-    """A row as JSON: keys sorted, no spaces, UTF-8.
+def json_bytes(value: Any) -> bytes:
+    """A row, or a value of one, as JSON: keys sorted, no spaces, UTF-8.
 
     What JSON has no word for becomes null (NaN, infinities) or text (times, decimals, bytes as
     hexadecimal digits). Text that was no UTF-8 stays the bytes it was.
+
+    Raises:
+        ValueError: it is nested deeper than 100.
     """
-    text = json.dumps(_plain(row), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(_plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return text_bytes(text)
 
 
@@ -53,15 +61,17 @@ def text_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise ValueError(f"nested deeper than {_DEEPEST}")
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, timedelta):

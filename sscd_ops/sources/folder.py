@@ -191,10 +191,16 @@ def _lower_extension(url: str) -> str:
 
 
 def _add(captions: _Captions, row: Any) -> None:
+    """Take a row.
+
+    Raises:
+        ValueError: no json can be made of it.
+    """
     name = row.get("file_name") if isinstance(row, dict) else None
     if not isinstance(name, str):
         captions.bad += 1
         return
+    json_bytes(row)
     captions.rows.append(row)
     captions.of.setdefault(name, len(captions.rows))
 

@@ -312,6 +312,34 @@ def test_faulty_shards_are_rows_and_what_came_before_is_used(world: World) -> No
     assert_one_verdict_each(world, None)
 
 
+@pytest.mark.parametrize("depth", [101, 480, 900, 960, 50_000])
+def test_nesting_in_a_captions_file_ends_no_night(world: World, depth: int) -> None:
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    nested = "[" * depth + "]" * depth
+    lines = [f'{{"file_name": "p{i}.jpg", "caption": "x", "a": [[1]]}}' for i in range(2)]
+    lines.insert(1, f'{{"file_name": "p2.jpg", "caption": "x", "a": {nested}}}')
+    for i in range(3):
+        (folder / f"p{i}.jpg").write_bytes(picture(i))
+    (folder / "c.jsonl").write_text("\n".join(lines))
+    world.change_source(
+        kind="folder", urls=(f"{world.incoming}/{{date}}",), captions_file="c.jsonl"
+    )
+
+    world.night(DAY)
+
+    # a row that cannot be taken is none: its picture has no caption
+    assert world.verdicts() == {"p0": "kept", "p1": "kept", "p2": "quarantined missing_caption"}
+    assert ignored(world) == {"caption_row": 1}
+    assert_one_verdict_each(world, 3)
+
+
+def ignored(world: World) -> dict[str, int]:
+    (found,) = world.ask("SELECT counts FROM sscd_ops.source_shards")
+    answer: dict[str, int] = found["counts"]["ignored_entries"]
+    return answer
+
+
 # ---------------------------------------------------------------- every kind of source
 
 
