@@ -23,8 +23,7 @@ _MAGIC = (
 
 
 _DEEPEST = 100
-"""Nesting of a row. What Python's own limit allows depends on who calls: a row taken by ingest would
-be refused by publish."""
+"""Of a row. Python's own limit depends on who calls: publish might fail where ingest did not."""
 
 
 def image_extension(path: str, data: bytes) -> str:

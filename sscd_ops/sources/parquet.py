@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -172,6 +173,9 @@ class ParquetSource:
             yield contents[extension]
 
 
+_OF_VALUES = (ValueError, UnicodeDecodeError, OverflowError, RecursionError)
+
+
 class _NoColumn(ValueError):
     pass
 
@@ -180,11 +184,14 @@ def _is_of_file(error: Exception) -> bool:
     """Whether the file is at fault, not storage."""
     if isinstance(error, OSError):
         return files.is_about_content(error)
-    return isinstance(error, (pa.ArrowException, _NoColumn, UnicodeDecodeError))
+    # what Python's own types say of values they cannot hold; drivers have subclasses
+    return isinstance(error, (pa.ArrowException, _NoColumn)) or type(error) in _OF_VALUES
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     """Whether a column holds bytes, or structs or lists with bytes in them."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return not _is_uuid(kind) and _is_binary(kind.storage_type)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return True
     if pa.types.is_fixed_size_binary(kind) or kind == pa.binary_view():
@@ -200,10 +207,24 @@ def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 def _python_values(column: pa.Array) -> list[Any]:
-    """A column as Python values, the same with and without pandas; bad UTF-8 survives as it is."""
+    """A column as Python values, the same with and without pandas, at any depth.
+
+    Bad UTF-8 survives as it is. Times are text and durations numbers, since Python has none of its
+    own for every one that Arrow holds.
+    """
     kind = column.type
+    if isinstance(kind, pa.BaseExtensionType) and not _is_uuid(kind):
+        return _python_values(column.storage)
     if pa.types.is_dictionary(kind):
         return _python_values(column.dictionary_decode())
+    if pa.types.is_struct(kind):
+        return _structs(column)
+    if pa.types.is_map(kind):
+        pairs = column.cast(pa.list_(pa.struct([kind.key_field, kind.item_field])))
+        return [v and [tuple(item.values()) for item in v] for v in _lists(pairs)]
+    # lists of numbers, such as descriptors, go the quick way
+    if _is_list(kind) and not pa.types.is_floating(kind.value_type):
+        return _lists(column)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
         raw = column.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
         return [
@@ -219,3 +240,30 @@ def _python_values(column: pa.Array) -> list[Any]:
     if pa.types.is_duration(kind):
         return list(column.cast(pa.int64()).to_pylist())
     return list(column.to_pylist())
+
+
+def _structs(column: pa.Array) -> list[Any]:
+    names = [field.name for field in column.type]
+    fields = [_python_values(values) for values in column.flatten()]
+    valid = column.is_valid().to_pylist()
+    rows = zip(*fields, strict=True) if fields else ((),) * len(valid)
+    return [
+        dict(zip(names, row, strict=True)) if there else None
+        for row, there in zip(rows, valid, strict=True)
+    ]
+
+
+def _lists(column: pa.Array) -> list[Any]:
+    lengths = pc.list_value_length(column).to_pylist()
+    values = iter(_python_values(column.flatten()))
+    return [None if length is None else list(islice(values, length)) for length in lengths]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    views = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return bool(lists or views or pa.types.is_fixed_size_list(kind))
+
+
+def _is_uuid(kind: pa.DataType) -> bool:
+    return bool(kind.extension_name == "arrow.uuid")

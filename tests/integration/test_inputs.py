@@ -334,6 +334,30 @@ def test_nesting_in_a_captions_file_ends_no_night(world: World, depth: int) -> N
     assert_one_verdict_each(world, 3)
 
 
+def test_a_value_that_python_cannot_hold_costs_no_other_sample(world: World) -> None:
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    bad = pa.array([b"\xff", b"fine"]).view(pa.string())
+    table = {
+        "image": [picture(1), picture(2)],
+        "caption": ["a", "b"],
+        "times": pa.array([[2**62], [0]], pa.list_(pa.timestamp("us"))),
+        "zones": pa.array([[1], [0]], pa.list_(pa.timestamp("us", "Nowhere/Land"))),
+        "words": pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), bad),
+    }
+    pq.write_table(pa.table(table), folder / "a.parquet")
+    world.change_source(
+        kind="parquet", urls=(f"{world.incoming}/{{date}}/*.parquet",), columns=("times",)
+    )
+
+    world.night(DAY)
+
+    # json is UTF-8, whatever the file was
+    assert world.verdicts() == {"000000000": "quarantined bad_json", "000000001": "kept"}
+    (row,) = world.ask("SELECT meta FROM curation.kept")
+    assert row["meta"] == {"times": ["1970-01-01 00:00:00.000000"]}
+
+
 def ignored(world: World) -> dict[str, int]:
     (found,) = world.ask("SELECT counts FROM sscd_ops.source_shards")
     answer: dict[str, int] = found["counts"]["ignored_entries"]
