@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sscd_ops.core.identities import sample_id
@@ -142,8 +144,10 @@ class Interpreter:
             self._refuse_images(raw)
         else:
             self._check_image(row, image)
-        document = self._document(raw)
+        documents = self._documents(raw)
+        document = self._document(documents)
         self._check_caption(row, raw, document)
+        self._check_documents(documents)
         self._put_meta(row, document)
 
     def _check_members(self, raw: RawSample) -> None:
@@ -198,21 +202,40 @@ class Interpreter:
 
     # ------------------------------------------------------------ json, caption, metadata
 
-    def _document(self, raw: RawSample) -> dict[str, Any] | None:
-        """The json member, where caption or columns need it."""
-        if not self._json_needed:
+    def _documents(self, raw: RawSample) -> dict[str, _Document]:
+        """Every json member by extension: who reads what is published reads them all."""
+        answer = {}
+        for member in raw.members:
+            extension = member.extension.lower()
+            if extension.rpartition(".")[2] == "json" and extension not in answer:
+                try:
+                    answer[extension] = _read_json(member)
+                except (ValueError, RecursionError) as error:
+                    raise _Quarantine(Fault.BAD_JSON, f"member {member.name!r}: {error}") from error
+        return answer
+
+    def _document(self, documents: Mapping[str, _Document]) -> dict[str, Any] | None:
+        """The json member's object, where there is one."""
+        found = documents.get("json")
+        if found is None:
             return None
-        member = next((m for m in raw.members if m.extension.lower() == "json"), None)
-        if member is None:
-            return None
-        try:
-            document = json.loads(member.data, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise _Quarantine(Fault.BAD_JSON, f"member {member.name!r}: {error}") from error
-        if not isinstance(document, dict):
-            kind = type(document).__name__
-            raise _Quarantine(Fault.BAD_JSON, f"member {member.name!r} is a {kind}, not an object")
-        return document
+        if isinstance(found.value, dict):
+            return found.value
+        if self._json_needed:
+            kind = type(found.value).__name__
+            raise _Quarantine(Fault.BAD_JSON, f"member {found.name!r} is a {kind}, not an object")
+        return None
+
+    def _check_documents(self, documents: Mapping[str, _Document]) -> None:
+        for found in documents.values():
+            try:
+                refused = found.is_odd and _holds_unstorable(found.value)
+            except RecursionError as error:
+                raise _Quarantine(Fault.BAD_JSON, f"member {found.name!r}: {error}") from error
+            if refused:
+                raise _Quarantine(
+                    Fault.BAD_JSON, f"member {found.name!r} holds a NUL or a lone surrogate"
+                )
 
     def _check_caption(
         self, row: ManifestRow, raw: RawSample, document: dict[str, Any] | None
@@ -250,7 +273,7 @@ class Interpreter:
             if kind in ("json", "column") and path:
                 found = _at(document, path)
                 if found is not None:
-                    text = found if isinstance(found, str) else json.dumps(found)
+                    text = found if isinstance(found, str) else _strict_json(found, "the caption")
                     return text.encode("utf-8", "surrogatepass")
             else:
                 for member in raw.members:
@@ -266,18 +289,41 @@ class Interpreter:
             found = _at(document, name)
             if found is not None:
                 meta[name] = found
-        try:
-            # loads makes an infinity of 1e999, which is not JSON
-            text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        except (ValueError, RecursionError) as error:
-            raise _Quarantine(Fault.BAD_JSON, f"a metadata column: {error}") from error
-        if "\\u" in text and _holds_unstorable(meta):
-            raise _Quarantine(Fault.BAD_JSON, "a metadata column holds a NUL or a lone surrogate")
-        row.meta = text
+        row.meta = _strict_json(meta, "a metadata column", sort_keys=True, separators=(",", ":"))
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A json member as read. ``is_odd``: its text may stand for a NUL or a lone surrogate."""
+
+    name: str
+    value: Any
+    is_odd: bool
+
+
+def _read_json(member: Member) -> _Document:
+    """As ``json.loads`` reads bytes, so also NaN: the readers of what is published do.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deep.
+    """
+    encoding = json.detect_encoding(member.data)
+    try:
+        text = member.data.decode(encoding)
+        is_odd = "\\u" in text
+    except UnicodeDecodeError:
+        text = member.data.decode(encoding, "surrogatepass")
+        is_odd = True
+    return _Document(member.name, json.loads(text), is_odd)
+
+
+def _strict_json(value: Any, what: str, **form: Any) -> str:
+    """A value of a document as JSON in the strict sense, as jsonb takes it: without NaN."""
+    try:
+        return json.dumps(value, allow_nan=False, **form)
+    except (ValueError, RecursionError) as error:
+        raise _Quarantine(Fault.BAD_JSON, f"{what}: {error}") from error
 
 
 def _at(document: dict[str, Any] | None, path: str) -> Any:
@@ -302,9 +348,9 @@ def _escaped_surrogate(data: bytes) -> bool:
     return True
 
 
-def _holds_unstorable(meta: dict[str, Any]) -> bool:
-    """Whether some string of a document has what jsonb refuses."""
+def _holds_unstorable(document: Any) -> bool:
+    """Whether some string of a document has what jsonb or UTF-8 refuse."""
     # not made ASCII, half a pair shows as itself, while NUL is still an escape; without escaped
     # backslashes every other backslash begins an escape
-    text = json.dumps(meta, ensure_ascii=False).replace("\\\\", "")
+    text = json.dumps(document, ensure_ascii=False).replace("\\\\", "")
     return "\\u0000" in text or _UNSTORABLE.search(text) is not None

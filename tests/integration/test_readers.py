@@ -129,6 +129,36 @@ def test_datasets_reads_a_whole_snapshot_form_by_form(published: World, streamin
     assert sorted(key.rpartition("/")[2] for key in keys) == sorted(kept(published))
 
 
+def test_what_datasets_cannot_read_is_not_published(world: World) -> None:
+    documents = {
+        "plain": b'{"title": "a", "score": 1.5}',
+        "nan": b'{"title": "b", "score": NaN}',
+        "wide": '{"title": "\u00e9", "score": 2.5}'.encode("utf-16"),
+        "half": rb'{"title": "a\ud800", "score": 0.5}',
+        "bytes": b'{"title": "\xed\xa0\x80", "score": 0.5}',
+        "nul": rb'{"title": "\u0000", "score": 0.5}',
+        "cut": b'{"title": ',
+    }
+    world.change_source(caption=("txt",))
+    world.put(
+        DAY,
+        "a.tar",
+        [
+            (key, {"jpg": picture(i), "txt": b"x", "json": data})
+            for i, (key, data) in enumerate(documents.items())
+        ],
+    )
+
+    world.night(DAY)
+
+    titles = [sample["json"]["title"] for sample in load(world, "jpg+txt+json")]
+    assert titles == ["a", "b", "\u00e9"]
+    assert world.verdicts() == {
+        key: "kept" if key in ("plain", "nan", "wide") else "quarantined bad_json"
+        for key in documents
+    }
+
+
 def conflicting(world: World) -> None:
     world.put(
         DAY,

@@ -129,7 +129,25 @@ CASES: dict[str, tuple[RawSample, Fault | None]] = {
     "meta with a pair": (raw(jpg=GOOD, txt=b"x", json=rb'{"url": "\ud83d\ude00"}'), None),
     "meta that spells an escape": (raw(jpg=GOOD, txt=b"x", json=rb'{"url": "C:\\u0000"}'), None),
     "meta that spells half a pair": (raw(jpg=GOOD, txt=b"x", json=rb'{"url": "C:\\ud83d"}'), None),
-    "NUL beside what is wanted": (raw(jpg=GOOD, txt=b"x", json=rb'{"no": "\u0000"}'), None),
+    "NUL beside what is wanted": (raw(jpg=GOOD, txt=b"x", json=rb'{"no": "\u0000"}'),
+                                  Fault.BAD_JSON),
+    "half a pair beside what is wanted": (raw(jpg=GOOD, txt=b"x", json=rb'{"no": [{"\ud800": 1}]}'),
+                                          Fault.BAD_JSON),
+    "half a pair as bytes": (raw(jpg=GOOD, txt=b"x", json=b'{"no": "\xed\xa0\x80"}'),
+                             Fault.BAD_JSON),
+    "half a pair in UTF-16": (raw(jpg=GOOD, txt=b"x", json='{"no": "\ud800"}'.encode(
+        "utf-16", "surrogatepass")), Fault.BAD_JSON),
+    "an escaped NUL in UTF-16": (raw(jpg=GOOD, txt=b"x", json=r'{"no": "\u0000"}'.encode("utf-16")),
+                                 Fault.BAD_JSON),
+    "a pair elsewhere": (raw(jpg=GOOD, txt=b"x", json=rb'{"no": "\ud83d\ude00"}'), None),
+    "NaN beside what is wanted": (raw(jpg=GOOD, txt=b"x", json=b'{"no": [NaN, -Infinity, 1e999]}'),
+                                  None),
+    "json caption NaN": (raw(jpg=GOOD, json=b'{"caption": [NaN]}'), Fault.BAD_JSON),
+    "json caption NaN that is second": (raw(jpg=GOOD, txt=b"x", json=b'{"caption": NaN}'), None),
+    "another json cut": (raw(jpg=GOOD, txt=b"x", alt__json=b"{"), Fault.BAD_JSON),
+    "another json with half a pair": (raw(jpg=GOOD, txt=b"x", alt__json=rb'["\ud800"]'),
+                                      Fault.BAD_JSON),
+    "another json that is a list": (raw(jpg=GOOD, txt=b"x", alt__json=b"[1]"), None),
     "no caption": (raw(jpg=GOOD), Fault.MISSING_CAPTION),
     "no caption in json": (raw(jpg=GOOD, json=b'{"caption": null}'), Fault.MISSING_CAPTION),
     "empty caption": (raw(jpg=GOOD, txt=b""), Fault.EMPTY_CAPTION),
@@ -175,6 +193,16 @@ def test_depth_that_can_be_read_but_not_written_is_a_fault_too() -> None:
         for name in (b"url", b"caption"):
             sample = raw(jpg=GOOD, json=b'{"caption": "x", "%s": %s}' % (name, nested))
             assert code_of(sample) in (None, Fault.BAD_JSON, Fault.CAPTION_TOO_LONG)
+
+
+def test_json_is_read_where_nothing_asks_for_it() -> None:
+    """Whoever reads what is published reads it."""
+    source = SourceOptions("crawl", caption=("txt",))
+
+    for document in (b"{", b"", b"\xff", rb'{"a": "\ud800"}', rb'{"a": "\u0000"}', b"[" * 9000):
+        assert code_of(raw(jpg=GOOD, txt=b"x", json=document), source) is Fault.BAD_JSON
+    for document in (b"{}", b"[1]", b"null", b'{"a": NaN}', '{"a": "\u00e9"}'.encode("utf-16")):
+        assert code_of(raw(jpg=GOOD, txt=b"x", json=document), source) is None
 
 
 def test_without_a_caption_a_source_may_keep_the_picture() -> None:
