@@ -95,12 +95,16 @@ class BrokenShard(DataError):
     Attributes:
         code: a ``model.Fault`` of a whole shard.
         message: what exactly was wrong.
+        member: the file inside whose data it broke; empty where that is not known.
+        between: it ended behind a whole entry, where another header or the end mark belongs.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, member: str = "", between: bool = False) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.member = member
+        self.between = between
 
 
 class InvariantError(SscdOpsError):

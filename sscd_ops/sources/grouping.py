@@ -35,6 +35,7 @@ class Grouper:
         self._open: RawSample | None = None
         self._extensions: set[str] = set()
         self._dropped = 0
+        self._before = 0
 
     def add(self, key: str, member: Member) -> Iterator[RawSample]:
         """Take a member; yields the sample before it where that one is complete."""
@@ -67,4 +68,27 @@ class Grouper:
         if self._dropped and current.fault is None:
             count = len(current.members) + self._dropped
             current.fault = (Fault.TOO_MANY_MEMBERS, f"{count} members, at most {self._max}")
+        self._before = len(current.members)
         yield current
+
+    def cut(self, member: str, *, between: bool) -> str:
+        """The shard broke here: leave out the open sample where it may have lost members.
+
+        It has not where a member of another key had begun. Where the archive only lacks its end
+        mark, it is taken for whole if it has as many members as the sample before it: a file can
+        also have been cut just there.
+
+        Args:
+            member: the file that was cut; empty where that is not known.
+            between: the shard ended between two members.
+
+        Returns:
+            The key of the sample that was cut off; empty where none was.
+        """
+        key, extension = split_name(member)
+        if extension and (self._open is None or self._open.key != key):
+            return key
+        if self._open is None or (between and len(self._open.members) >= self._before):
+            return ""
+        key, self._open = self._open.key, None
+        return key

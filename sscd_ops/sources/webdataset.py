@@ -54,7 +54,11 @@ class WebDatasetSource:
                         samples += 1
                         yield sample
             except BrokenShard as broken:
-                fault = Fault(broken.code), broken.message
+                message = broken.message
+                lost = grouper.cut(broken.member, between=broken.between)
+                if lost:
+                    message += f"; its sample {lost[:300]!r} is left out: deliver the whole file"
+                fault = Fault(broken.code), message
         for sample in grouper.close():
             samples += 1
             yield sample

@@ -9,7 +9,7 @@ member read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from zlib import adler32
 
 from sscd_ops.errors import BrokenShard
@@ -55,15 +55,18 @@ def read_tar(stream: BinaryIO, *, gz: bool, max_member_bytes: int) -> Iterator[T
     try:
         yield from _entries(window, max_member_bytes)
     except Truncated:
-        raise BrokenShard(
-            Fault.TRUNCATED_SHARD, f"the archive stops at byte {window.offset}, before its end mark"
-        ) from None
+        raise _stopped(window) from None
+
+
+def _stopped(window: Window, **where: Any) -> BrokenShard:
+    message = f"the archive stops at byte {window.offset}, before its end mark"
+    return BrokenShard(Fault.TRUNCATED_SHARD, message, **where)
 
 
 def _entries(window: Window, limit: int) -> Iterator[TarEntry]:
     long_name: str | None = None
     pax: dict[str, str] = {}
-    while (block := _block(window)) is not None:
+    while (block := _block(window, begun=bool(pax or long_name))) is not None:
         size = _size(block, window.offset - _BLOCK)
         kind = block[156:157]
         if kind in _EXTENDED:
@@ -86,16 +89,29 @@ def _entries(window: Window, limit: int) -> Iterator[TarEntry]:
             _skip_sparse_map(window, block)
         elif kind == b"\0" and name.endswith("/"):
             what = "directory"
-        yield _entry(window, what, name, 0 if kind in _NO_DATA else size, limit)
+        size = 0 if kind in _NO_DATA else size
+        try:
+            entry = _entry(window, what, name, size, limit)
+        except Truncated:
+            raise _stopped(window, member=name if what == "file" else "") from None
+        except BrokenShard as broken:
+            broken.member = name if what == "file" else ""
+            raise
+        yield entry
 
 
-def _block(window: Window) -> bytes | None:
-    """The next header block; None at the end of the archive or of the file."""
+def _block(window: Window, *, begun: bool) -> bytes | None:
+    """The next header block; None at the end of the archive.
+
+    Args:
+        window: the archive.
+        begun: a header before this one says more of the same entry.
+    """
     block = window.take(_BLOCK)
     if len(block) == _BLOCK:
         return None if block[0] == 0 and block == _ZERO else block
     if window.offset > len(block):
-        raise Truncated
+        raise _stopped(window, between=not begun and window.offset % _BLOCK == 0)
     if block:
         raise BrokenShard(Fault.UNREADABLE_SHARD, "the file is no tar archive")
     raise BrokenShard(Fault.EMPTY_FILE, "the file has no bytes")

@@ -312,6 +312,32 @@ def test_faulty_shards_are_rows_and_what_came_before_is_used(world: World) -> No
     assert_one_verdict_each(world, None)
 
 
+def test_a_sample_that_was_cut_off_is_read_when_the_whole_file_comes(world: World) -> None:
+    world.change_source(columns=("n",))
+    samples = [
+        (f"k{i}", {"jpg": picture(i), "txt": b"caption", "json": b'{"n": %d}' % i})
+        for i in range(3)
+    ]
+    path = world.put(DAY, "a.tar", samples)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"k1.json") + 514])
+
+    world.night(DAY)
+
+    (fault,) = world.ask("SELECT * FROM curation.quarantined")
+    assert fault["reason"] == "truncated_shard"
+    assert "'k1'" in fault["message"]
+    assert world.verdicts() == {"k0": "kept"}
+
+    path.write_bytes(whole)
+    report = world.night(DAY, supplement=True)
+
+    assert (report.counts.read, report.counts.known) == (2, 1)
+    rows = world.ask("SELECT * FROM curation.kept")
+    assert {row["key"]: row["meta"] for row in rows} == {f"k{i}": {"n": i} for i in range(3)}
+    assert_promises(world)
+
+
 @pytest.mark.parametrize("depth", [101, 480, 900, 960, 50_000])
 def test_nesting_in_a_captions_file_ends_no_night(world: World, depth: int) -> None:
     folder = world.incoming / DAY
