@@ -220,11 +220,15 @@ class MemberRef:
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a picture's header says. ``format`` is ``jpg png webp avif gif bmp tiff ...``."""
+    """What a picture's header says. ``format`` is ``jpg png webp avif gif bmp tiff ...``.
+
+    ``fault``: code and message where it lies beyond the limits.
+    """
 
     format: str
     width: int
     height: int
+    fault: tuple[Fault, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

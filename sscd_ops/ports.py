@@ -115,7 +115,7 @@ class Source(Protocol):
 
 
 InspectImage = Callable[[bytes], "ImageHeader | tuple[Fault, str]"]
-"""Header checks and limits without decoding pixels: a header, or why it is quarantined."""
+"""Header checks and limits without decoding pixels: a header, or why there is none."""
 
 
 class Embedder(Protocol):

@@ -199,6 +199,8 @@ class Interpreter:
         by_name = _CANONICAL.get(by_name, by_name)
         if by_name != found.format:
             row.declared = by_name
+        if found.fault is not None:
+            raise _Quarantine(*found.fault)
 
     # ------------------------------------------------------------ json, caption, metadata
 

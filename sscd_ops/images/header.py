@@ -18,6 +18,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112
 _EXIF_NEAR = 4096
 """EXIF with an orientation stands near the start of a file."""
+_LONGEST_SIDE = 2**31 - 1
+"""What a row can hold."""
 
 
 def sniff(data: bytes) -> tuple[str, str] | None:
@@ -65,16 +67,31 @@ def open_image(data: bytes) -> Image.Image | tuple[Fault, str]:
 
 
 def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, str]:
-    """A picture's format and size as displayed (EXIF orientation applied), or its fault.
+    """A picture's format and size as displayed (EXIF orientation applied), or why there is none.
+
+    A picture beyond the limits has a header with its fault.
 
     Args:
         data: the file's bytes.
         limits: pixels, least side, greatest aspect.
     """
+    found = sniff(data)
     image = open_image(data)
     if isinstance(image, tuple):
-        return image
+        bomb = _open_bomb(data, found[1]) if found and image[0] is Fault.TOO_MANY_PIXELS else None
+        if bomb is None:
+            return image
+        image = bomb
     width, height = image.size
+    if _is_turned(image, data):
+        width, height = height, width
+    fault = _beyond(width, height, limits)
+    if fault is not None and max(width, height) > _LONGEST_SIDE:
+        return fault
+    return ImageHeader(found[0] if found else "", width, height, fault)
+
+
+def _beyond(width: int, height: int, limits: LimitsOptions) -> tuple[Fault, str] | None:
     if width * height > limits.max_pixels:
         return Fault.TOO_MANY_PIXELS, f"{width}x{height}, at most {limits.max_pixels} pixels"
     short, long = min(width, height), max(width, height)
@@ -82,10 +99,15 @@ def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, st
         return Fault.TOO_SMALL, f"{width}x{height}, at least {limits.min_side} a side"
     if long > limits.max_aspect * short:
         return Fault.EXTREME_ASPECT, f"{width}x{height}, at most {limits.max_aspect:g} to 1"
-    if _is_turned(image, data):
-        width, height = height, width
-    known = sniff(data)
-    return ImageHeader(known[0] if known else "", width, height)
+    return None
+
+
+def _open_bomb(data: bytes, pillows: str) -> Image.Image | None:
+    """The header of a picture larger than Pillow opens; nothing ever decodes it."""
+    try:
+        return Image.OPEN[pillows][0](io.BytesIO(data), "")
+    except Exception:  # noqa: BLE001 - as in open_image
+        return None
 
 
 def _is_turned(image: Any, data: bytes) -> bool:
@@ -94,7 +116,8 @@ def _is_turned(image: Any, data: bytes) -> bool:
     if not named and b"Exif\0\0" not in data[:_EXIF_NEAR]:
         return False
     try:
-        return int(image.getexif().get(_ORIENTATION, 1)) >= 5
+        # not PNG's own way, which decodes all pixels in search of EXIF behind them
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1)) >= 5
     except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose a picture
         return False
 

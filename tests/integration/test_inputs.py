@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 
 from sscd_ops.model import Counts
 from sscd_ops.testing import Sample, picture
-from tests.integration.world import World, assert_one_verdict_each, assert_promises, pair
+from tests.integration.world import World, assert_one_verdict_each, assert_promises, pair, plain
 
 DAY = "2026-11-01"
 
@@ -120,6 +121,11 @@ def test_every_fault_of_a_sample_has_its_code_and_message(world: World) -> None:
     for key in ("zero", "page", "none"):
         row = found[key]
         assert {row[c] for c in ("image_sha256", "width", "height", "format", "bytes")} == {None}
+    for key, width, height in (("tiny", 8, 8), ("banner", 1600, 20), ("bomb", 20_000, 20_000)):
+        row, (extension, data), *_ = found[key], *faulty[key][0].items()
+        assert plain(row["image_sha256"]) == hashlib.sha256(data).hexdigest()
+        assert (row["width"], row["height"], row["bytes"]) == (width, height, len(data))
+        assert row["format"] == extension
     assert_promises(world, read=len(faulty) + 1)
 
 

@@ -220,6 +220,23 @@ def test_an_image_is_named_even_where_the_sample_is_refused() -> None:
     assert (row.width, row.height, row.format, row.declared) == (60, 40, "jpg", None)
 
 
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [((8, 12), "too_small"), ((700, 20), "extreme_aspect"), ((400, 300), "too_many_pixels")],
+)
+def test_a_header_that_can_be_read_is_in_the_row_of_a_refused_picture(
+    size: tuple[int, int], code: str
+) -> None:
+    data = picture(1, *size)
+
+    row = interpreter(limits=replace(LIMITS, max_pixels=100_000)).row(raw(png=data, txt=b"x"))
+
+    assert row.code == code
+    assert row.image_sha256 == hashlib.sha256(data).digest()
+    assert (row.width, row.height, row.format, row.declared) == (*size, "jpg", "png")
+    assert row.image_bytes == len(data)
+
+
 def test_the_bytes_say_the_format_and_a_lying_name_is_noted() -> None:
     png = interpreter().row(raw(png=GOOD, txt=b"x"))
     jpeg = interpreter().row(raw(JPEG=GOOD, txt=b"x"))

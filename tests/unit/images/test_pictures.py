@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sscd_ops.config import load_settings
 from sscd_ops.errors import ConfigError
@@ -225,7 +226,9 @@ def test_damaged_exif_costs_no_picture() -> None:
 
 def refused(data: bytes, limits: LimitsOptions = LIMITS) -> tuple[Fault, str]:
     found = inspect(data, limits)
-    assert isinstance(found, tuple), found
+    if isinstance(found, ImageHeader):
+        assert found.fault, found
+        found = found.fault
     assert found[1]
     return found
 
@@ -241,11 +244,50 @@ def bomb(side: int) -> bytes:
 def test_a_bomb_is_refused_by_its_header_alone(side: int) -> None:
     began = time.monotonic()
 
-    code, message = refused(bomb(side))
+    header = inspect(bomb(side), LIMITS)
+
+    assert isinstance(header, ImageHeader)
+    assert (header.format, header.width, header.height) == ("png", side, side)
+    assert header.fault == (
+        Fault.TOO_MANY_PIXELS, f"{side}x{side}, at most {LIMITS.max_pixels} pixels"
+    )  # fmt: skip
+    assert time.monotonic() - began < 1
+
+
+def test_sides_that_no_row_can_hold_are_said_and_not_kept() -> None:
+    code, message = refused(bomb(2**31))
 
     assert code is Fault.TOO_MANY_PIXELS
-    assert "pixels" in message
-    assert time.monotonic() - began < 1
+    assert "2147483648x2147483648" in message
+    assert isinstance(inspect(bomb(2**31), LIMITS), tuple)
+
+
+def test_turned_pictures_that_are_refused_have_their_sides_as_displayed() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for form in ("JPEG", "PNG", "WEBP"):
+        data = encoded(Image.new("RGB", (640, 20)), form, exif=exif)
+
+        header = inspect(data, LIMITS)
+
+        assert isinstance(header, ImageHeader)
+        assert (header.width, header.height) == (20, 640)
+        assert header.fault == (Fault.EXTREME_ASPECT, "20x640, at most 20 to 1")
+
+
+def test_no_pixel_of_a_bomb_is_decoded_to_see_how_it_is_turned() -> None:
+    """Pillow decodes a whole PNG in search of EXIF behind the pixels."""
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    data = encoded(Image.new("1", (12_000, 10_000)), "PNG", pnginfo=info)
+    began = time.process_time()
+
+    header = inspect(data, LIMITS)
+
+    assert isinstance(header, ImageHeader)
+    assert header.fault
+    assert (header.width, header.height) == (10_000, 12_000)
+    assert time.process_time() - began < 0.02
 
 
 def test_the_most_pixels_allowed_are_allowed() -> None:
@@ -303,7 +345,9 @@ def test_small_and_long_pictures_are_refused_from_the_limit_on(
 
     found = inspect(data, LIMITS)
 
-    assert (found[0] if isinstance(found, tuple) else None) is code
+    assert isinstance(found, ImageHeader)
+    assert (found.width, found.height) == size
+    assert (found.fault and found.fault[0]) is code
 
 
 @pytest.mark.parametrize(
@@ -354,9 +398,10 @@ def test_no_damage_raises(name: str, changes: list[tuple[float, int]], kept: flo
 
     header = inspect(damaged, LimitsOptions(max_pixels=1_000_000))
 
-    if isinstance(header, tuple):
-        assert isinstance(header[0], Fault)
-        assert header[1]
+    fault = header if isinstance(header, tuple) else header.fault
+    if fault is not None:
+        assert isinstance(fault[0], Fault)
+        assert fault[1]
         return
     pixels = preprocess(damaged, GRID)
     if isinstance(pixels, tuple):
