@@ -52,6 +52,15 @@ def json_bytes(value: Any) -> bytes:
     return text_bytes(text)
 
 
+def caption_bytes(value: Any) -> bytes:
+    """A caption: text and bytes as they are, documents and lists as JSON."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, (Mapping, list, tuple, bool)):
+        return json_bytes(value)
+    return text_bytes(str(value))
+
+
 def text_bytes(text: str) -> bytes:
     """Text as the bytes it was read from, also where those were no UTF-8."""
     try:

@@ -14,7 +14,7 @@ from sscd_ops.errors import SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
-from sscd_ops.sources.contents import IMAGES, json_bytes, text_bytes
+from sscd_ops.sources.contents import IMAGES, caption_bytes, json_bytes
 
 _BESIDE = ("txt", "json")
 _LONGEST_FIELD = 1 << 27
@@ -22,11 +22,15 @@ _LONGEST_FIELD = 1 << 27
 
 @dataclass
 class _Captions:
-    """The rows of a captions file. ``rows`` is by number from 1, ``of`` by file name."""
+    """The rows of a captions file. ``rows`` is by number from 1, ``of`` by file name.
+
+    ``bad``, ``again``: how many are no row, or name a file that one before them names.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     of: dict[str, int] = field(default_factory=dict)
     bad: int = 0
+    again: int = 0
     fault: tuple[Fault, str] | None = None
 
 
@@ -89,8 +93,8 @@ class FolderSource:
         """Every image of the folder as a sample, then the end."""
         listed = self._unchanged(shard)
         captions = self._captions(shard.uri)
-        ignored = {"caption_row": captions.bad} if captions.bad else {}
-        count = 0
+        ignored: dict[str, int] = {}
+        count = with_row = 0
         if captions.fault is None:
             beside = {_lower_extension(file.url): file for file in listed}
             seen: dict[str, int] = {}
@@ -99,10 +103,17 @@ class FolderSource:
                 if extension in IMAGES:
                     yield self._sample(shard, file, beside, captions, seen)
                     count += 1
+                    with_row += file.url[len(shard.uri) + 1 :] in captions.of
                 elif extension not in _BESIDE and file.url != self._captions_url(shard.uri):
                     ignored["other_file"] = ignored.get("other_file", 0) + 1
+            ignored |= {
+                "caption_row": captions.bad,
+                "caption_row_again": captions.again,
+                "caption_row_without_image": len(captions.of) - with_row,
+            }
         empty = None if count else (Fault.EMPTY_SHARD, "the folder holds no image")
-        yield ShardEnd(captions.fault or empty, ignored)
+        left_out = {kind: number for kind, number in ignored.items() if number}
+        yield ShardEnd(captions.fault or empty, left_out)
 
     def _unchanged(self, shard: FoundShard) -> list[files.Listed]:
         listed = files.below(shard.uri)
@@ -202,7 +213,8 @@ def _add(captions: _Captions, row: Any) -> None:
         return
     json_bytes(row)
     captions.rows.append(row)
-    captions.of.setdefault(name, len(captions.rows))
+    if captions.of.setdefault(name, len(captions.rows)) != len(captions.rows):
+        captions.again += 1
 
 
 def _by_lines(text: str) -> _Captions:
@@ -233,4 +245,4 @@ def _made(row: dict[str, Any], kind: str) -> bytes | None:
     if kind == "json":
         return json_bytes(row)
     caption = next((row[name] for name in ("caption", "text") if row.get(name) is not None), None)
-    return None if caption is None else text_bytes(str(caption))
+    return None if caption is None else caption_bytes(caption)

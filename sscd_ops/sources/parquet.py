@@ -14,7 +14,7 @@ from sscd_ops.errors import SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
-from sscd_ops.sources.contents import image_extension, json_bytes, text_bytes
+from sscd_ops.sources.contents import caption_bytes, image_extension, json_bytes
 
 _ROWS = 32
 """Rows decoded at once: with pictures of a few MB this bounds memory."""
@@ -137,7 +137,7 @@ class ParquetSource:
         if isinstance(caption, (list, tuple)):
             caption = caption[0] if caption else None
         if caption is not None:
-            yield "txt", caption if isinstance(caption, bytes) else text_bytes(str(caption))
+            yield "txt", caption_bytes(caption)
         yield "json", json_bytes({k: v for k, v in row.items() if k != options.image_column})
 
     # ------------------------------------------------------------ members again

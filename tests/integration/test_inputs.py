@@ -366,6 +366,56 @@ def test_nesting_in_a_captions_file_ends_no_night(world: World, depth: int) -> N
     assert_one_verdict_each(world, 3)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_rows_of_a_captions_file_that_are_not_used_are_counted(world: World, kind: str) -> None:
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    for i in range(2):
+        (folder / f"p{i}.jpg").write_bytes(picture(i))
+    names = ["p0.jpg", "p1.jpg", "p0.jpg", "elsewhere.jpg", "p0.jpg"]
+    rows = [{"file_name": name, "caption": f"caption {i}"} for i, name in enumerate(names)]
+    lines = [json.dumps(row) for row in rows]
+    if kind == "csv":
+        lines = ["file_name,caption", *(",".join(row.values()) for row in rows)]
+    (folder / f"c.{kind}").write_text("\n".join(lines))
+    world.change_source(
+        kind="folder", urls=(f"{world.incoming}/{{date}}",), captions_file=f"c.{kind}"
+    )
+
+    world.night(DAY)
+
+    kept = world.ask("SELECT key, caption FROM curation.kept ORDER BY key")
+    assert [(row["key"], row["caption"]) for row in kept] == [
+        ("p0", "caption 0"), ("p1", "caption 1"),
+    ]  # fmt: skip
+    assert ignored(world) == {"caption_row_again": 2, "caption_row_without_image": 1}
+
+
+def test_a_caption_that_is_no_text_is_json(world: World) -> None:
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    captions = {
+        "p0": {"en": "a cat", "de": "eine Katze"},
+        "p1": ["a", "caf\u00e9"],
+        "p2": 7,
+        "p3": True,
+    }
+    lines = []
+    for i, (key, caption) in enumerate(captions.items()):
+        (folder / f"{key}.jpg").write_bytes(picture(i))
+        lines.append(json.dumps({"file_name": f"{key}.jpg", "caption": caption}))
+    (folder / "c.jsonl").write_text("\n".join(lines))
+    world.change_source(
+        kind="folder", urls=(f"{world.incoming}/{{date}}",), captions_file="c.jsonl"
+    )
+
+    world.night(DAY)
+
+    kept = {row["key"]: row["caption"] for row in world.ask("SELECT * FROM curation.kept")}
+    assert {key: json.loads(caption) for key, caption in kept.items()} == captions
+    assert "caf\u00e9" in kept["p1"]
+
+
 def test_a_value_that_python_cannot_hold_costs_no_other_sample(world: World) -> None:
     folder = world.incoming / DAY
     folder.mkdir(parents=True)
