@@ -65,6 +65,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limits.max_caption_bytes": (1, 10**8),
     "limits.max_members": (1, 10**5),
     "limits.max_member_bytes": (1, 2**40),
+    "limits.max_shard_bytes": (1, 2**60),
     "publish.max_samples": (1, 10**8),
     "publish.max_bytes": (1, 10**15),
     "turn.max_wait": (0, 366 * 86400),

@@ -60,6 +60,7 @@ class Fault(StrEnum):
     EMPTY_FILE = "empty_file"
     EMPTY_SHARD = "empty_shard"
     UNREADABLE_SHARD = "unreadable_shard"
+    SHARD_TOO_LARGE = "shard_too_large"
 
     @property
     def follows_bytes(self) -> bool:
@@ -84,7 +85,13 @@ _FOLLOWS_BYTES = frozenset(
     }
 )
 _OF_SHARD = frozenset(
-    {Fault.TRUNCATED_SHARD, Fault.EMPTY_FILE, Fault.EMPTY_SHARD, Fault.UNREADABLE_SHARD}
+    {
+        Fault.TRUNCATED_SHARD,
+        Fault.EMPTY_FILE,
+        Fault.EMPTY_SHARD,
+        Fault.UNREADABLE_SHARD,
+        Fault.SHARD_TOO_LARGE,
+    }
 )
 
 

@@ -134,6 +134,8 @@ class LimitsOptions:
     max_caption_bytes: int = 100_000
     max_members: int = 64
     max_member_bytes: int = 256 * 2**20
+    max_shard_bytes: int = 2**40
+    """Of a source shard: a larger one is not read at all."""
 
 
 @dataclass(frozen=True)

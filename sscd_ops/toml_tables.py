@@ -41,7 +41,7 @@ _DURATIONS = {
     "execution_timeout",
 }
 """Fields in seconds."""
-_SIZES = {"cache_bytes", "max_bytes", "max_member_bytes", "max_caption_bytes"}
+_SIZES = {"cache_bytes", "max_bytes", "max_member_bytes", "max_shard_bytes", "max_caption_bytes"}
 """Fields in bytes."""
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from sscd_ops.catalog import batches, shards
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
-from sscd_ops.model import RawSample, ShardEnd, SourceShard
-from sscd_ops.ports import InspectImage
+from sscd_ops.model import Fault, RawSample, ShardEnd, SourceShard
+from sscd_ops.ports import InspectImage, Source
 from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, groups_asked, load_work
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
 
     def write(stream: BinaryIO) -> None:
         with ManifestBuilder(stream) as builder:
-            for item in source.read(shard.found):
+            for item in _read(source, shard, options.limits.max_shard_bytes):
                 if isinstance(item, RawSample):
                     row = interpreter.row(item)
                     builder.add(row)
@@ -80,6 +80,15 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
     if ignored:
         log.info("entries left out uri=%s kinds=%s", shard.uri, ignored)
     return counts
+
+
+def _read(source: Source, shard: SourceShard, limit: int) -> Iterator[RawSample | ShardEnd]:
+    if shard.size <= limit:
+        return source.read(shard.found)
+    message = (
+        f"{shard.size} bytes, at most {limit} (limits.max_shard_bytes): deliver it in smaller files"
+    )
+    return iter([ShardEnd((Fault.SHARD_TOO_LARGE, message))])
 
 
 def _end(

@@ -318,6 +318,20 @@ def test_faulty_shards_are_rows_and_what_came_before_is_used(world: World) -> No
     assert_one_verdict_each(world, None)
 
 
+def test_a_source_shard_beyond_the_limit_is_not_read(world: World) -> None:
+    world.put(DAY, "large.tar", [pair(f"k{i}", picture(i)) for i in range(9)])
+    small = world.put(DAY, "small.tar", [pair("k", picture(9))])
+    world.change(limits={"max_shard_bytes": small.stat().st_size})
+
+    report = world.night(DAY)
+
+    assert (report.counts.read, report.counts.kept) == (1, 1)
+    (fault,) = world.ask("SELECT * FROM curation.quarantined")
+    assert fault["reason"] == "shard_too_large"
+    assert fault["source_shard"].endswith("large.tar")
+    assert "limits.max_shard_bytes" in fault["message"]
+
+
 def test_a_sample_that_was_cut_off_is_read_when_the_whole_file_comes(world: World) -> None:
     world.change_source(columns=("n",))
     samples = [
