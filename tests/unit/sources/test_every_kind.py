@@ -191,6 +191,18 @@ def test_hidden_and_unfinished_names_are_no_shards(feed: Feed, folder: str) -> N
     assert [s.relative_uri for s in shards] == [f"b{feed.suffix}"]
 
 
+def test_brackets_in_a_name_are_written_as_a_set_of_one(feed: Feed, folder: str) -> None:
+    feed.write(f"{folder}/in[1]/2026-11-01", "a[2]")
+    source = feed.open(f"{folder}/in[[]1]/{{date}}/a[[]2]{feed.suffix}")
+
+    (shard,) = source.find(DAY, "UTC")
+
+    assert shard.relative_uri == f"in[1]/2026-11-01/a[2]{feed.suffix}"
+    samples, _ = samples_of(source, shard)
+    assert len(samples) == len(ROWS)
+    assert feed.open(f"{folder}/in[1]/{{date}}/*").find(DAY, "UTC") == []
+
+
 def test_nothing_there_is_no_shard(feed: Feed, folder: str) -> None:
     put(f"{folder}/other/x", b"x")
 
