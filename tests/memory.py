@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes."""
+"""How much memory a block of a test takes."""
 
 from __future__ import annotations
 
