@@ -559,6 +559,23 @@ def folder_with_jsonl(world: World) -> None:
     )
 
 
+def folder_with_csv(world: World) -> None:
+    """As a spreadsheet saves it: a byte order mark, CRLF, quotes, a line break in a field."""
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    lines = ["\ufefffile_name,text,url"]
+    for i in range(4):
+        (folder / f"p{i}.jpg").write_bytes(picture(i))
+        lines.append(f'p{i}.jpg,"caption {i}, ""quoted""\r\nand broken",u')
+    (folder / "captions.csv").write_bytes("\r\n".join(lines).encode())
+    world.change_source(
+        kind="folder",
+        urls=(f"{world.incoming}/{{date}}",),
+        captions_file="captions.csv",
+        columns=("url",),
+    )
+
+
 KINDS: dict[str, Callable[[World], None]] = {
     made.__name__: made
     for made in (
@@ -569,6 +586,7 @@ KINDS: dict[str, Callable[[World], None]] = {
         huggingface_parquet,
         folder_with_text_beside,
         folder_with_jsonl,
+        folder_with_csv,
     )
 }
 
@@ -606,3 +624,66 @@ def _published(root: Path) -> list[dict[str, bytes]]:
                 assert stream is not None
                 found.setdefault(key, {})[extension] = stream.read()
     return list(found.values())
+
+
+def test_odd_rows_of_a_parquet_have_their_codes_and_the_others_are_kept(world: World) -> None:
+    folder = world.incoming / DAY
+    folder.mkdir(parents=True)
+    rows = {
+        "good": (picture(0), "caption"),
+        "no-bytes": (None, "caption"),
+        "null-image": (None, "caption"),
+        "no-caption": (picture(1), None),
+        None: (picture(2), "caption"),
+        "": (picture(3), "caption"),
+        "last": (picture(4), "caption"),
+    }
+    images = [{"bytes": data, "path": "x.png"} for data, _ in rows.values()]
+    images[2] = None  # type: ignore[call-overload]
+    table = pa.table(
+        {"id": list(rows), "image": images, "caption": [text for _, text in rows.values()]}
+    )
+    pq.write_table(table, folder / "a.parquet")
+    pq.write_table(table.drop_columns(["image"]), folder / "no_image.parquet")
+    pq.write_table(table.drop_columns(["id"]), folder / "no_key.parquet")
+    pq.write_table(table.drop_columns(["caption"]).slice(0, 1), folder / "no_caption.parquet")
+    pq.write_table(table.slice(0, 0), folder / "no_rows.parquet")
+    world.change_source(
+        kind="parquet",
+        urls=(f"{world.incoming}/{{date}}/*.parquet",),
+        key_column="id",
+    )
+
+    report = world.night(DAY)
+
+    found = {
+        (row["source_shard"].rpartition("/")[2], row["key"]): (row["verdict"], row["reason"])
+        for row in world.ask("SELECT * FROM curation.samples")
+    }
+    faults = {
+        row["source_shard"].rpartition("/")[2]: (row["reason"], row["message"])
+        for row in world.ask("SELECT * FROM curation.quarantined WHERE key IS NULL")
+    }
+    quarantined = {
+        key: code
+        for (shard, key), (verdict, code) in found.items()
+        if shard == "a.parquet" and verdict == "quarantined"
+    }
+    assert quarantined == {
+        "no-bytes": "no_image",
+        "null-image": "no_image",
+        "no-caption": "missing_caption",
+        "000000004": "bad_key",
+        "000000005": "bad_key",
+    }
+    assert found["a.parquet", "good"] == found["a.parquet", "last"] == ("kept", None)
+    assert found["no_caption.parquet", "good"] == ("quarantined", "missing_caption")
+    assert {name: code for name, (code, _) in faults.items()} == {
+        "no_image.parquet": "unreadable_shard",
+        "no_key.parquet": "unreadable_shard",
+        "no_rows.parquet": "empty_shard",
+    }
+    assert "no column 'image'; the file has: id, caption" in faults["no_image.parquet"][1]
+    assert "no column 'id'" in faults["no_key.parquet"][1]
+    assert report.counts == Counts(read=8, kept=2, quarantined=6)
+    assert_one_verdict_each(world, 8)

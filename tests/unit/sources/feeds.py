@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -65,6 +66,14 @@ def parquet_of(rows: Rows, *, struct: bool) -> bytes:
     return out.getvalue()
 
 
+def csv_of(rows: Rows) -> bytes:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(["file_name", "caption", "n"])
+    writer.writerows([f"{key}.jpg", caption, 1] for key, _, caption in rows)
+    return out.getvalue().encode()
+
+
 @dataclass(frozen=True)
 class Feed:
     """A kind of source: its options, and how to write one of its shards below a folder."""
@@ -86,9 +95,12 @@ class Feed:
             if "captions_file" not in self.options:
                 put(f"{url}/{key}.txt", caption.encode())
                 put(f"{url}/{key}.json", json.dumps({"caption": caption}).encode())
-        if "captions_file" in self.options:
+        file = self.options.get("captions_file", "")
+        if file.endswith(".csv"):
+            put(f"{url}/{file}", csv_of(rows))
+        elif file:
             lines = [{"file_name": f"{k}.jpg", "caption": c, "n": 1} for k, _, c in rows]
-            put(f"{url}/captions.jsonl", "\n".join(json.dumps(line) for line in lines).encode())
+            put(f"{url}/{file}", "\n".join(json.dumps(line) for line in lines).encode())
         return url
 
     def open(self, *urls: str, **options: Any) -> Source:
@@ -111,6 +123,7 @@ FEEDS = {
     ),
     "folder": Feed("folder", "", None, {}),
     "folder captions": Feed("folder", "", None, {"captions_file": "captions.jsonl"}),
+    "folder csv": Feed("folder", "", None, {"captions_file": "captions.csv"}),
 }
 
 
