@@ -133,7 +133,8 @@ INSERT INTO sscd_ops.decisions (decision_id, batch_id, attempt_id, month)
 OVERRIDING SYSTEM VALUE
 SELECT b, b, b, date_trunc('month', CAST(:first AS date) + b - 1)
 FROM generate_series(1, :batches) b;
-UPDATE sscd_ops.batches SET attempt_id = batch_id, decision_id = batch_id;
+UPDATE sscd_ops.batches b SET attempt_id = batch_id, decision_id = batch_id,
+    month = (SELECT month FROM sscd_ops.decisions d WHERE d.decision_id = b.batch_id);
 INSERT INTO sscd_ops.source_shards (shard_id, attempt_id, source, relative_uri, uri, version, size,
     group_no, ordinal)
 OVERRIDING SYSTEM VALUE

@@ -222,7 +222,8 @@ def put_in_force(
     run(
         conn,
         "UPDATE sscd_ops.batches SET state = 'decided', turn = :t, last_change = :t,"
-        " decision_id = :x, counts = CAST(:c AS jsonb), plan = :p, decided_at = now(),"
+        " decision_id = :x, month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x),"
+        " counts = CAST(:c AS jsonb), plan = :p, decided_at = now(),"
         " message = :m WHERE batch_id = :b",
         t=turn,
         x=decision_id,

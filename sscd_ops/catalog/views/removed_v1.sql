@@ -9,10 +9,9 @@ SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS
     w.caption AS witness_caption, w.batch_id AS witness_batch_id, w.dataset AS witness_dataset,
     w.shard AS witness_shard
 FROM sscd_ops.samples s
-JOIN sscd_ops.decisions x ON x.decision_id = s.decision_id AND x.month = s.month
-JOIN sscd_ops.batches b ON b.decision_id = x.decision_id
+JOIN sscd_ops.batches b ON b.decision_id = s.decision_id AND b.month = s.month
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
-JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id AND sh.attempt_id = x.attempt_id
+JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
 LEFT JOIN LATERAL (
     SELECT wsh.source, wsh.relative_uri, w.key, w.caption, wb.batch_id, wd.name AS dataset,
         CASE WHEN o.snapshot_from IS NOT NULL THEN o.name END AS shard

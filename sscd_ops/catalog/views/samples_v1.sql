@@ -6,10 +6,9 @@ SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS
     s.witness_sample_id, s.similarity, s.threshold,
     coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at
 FROM sscd_ops.samples s
-JOIN sscd_ops.decisions x ON x.decision_id = s.decision_id AND x.month = s.month
-JOIN sscd_ops.batches b ON b.decision_id = x.decision_id
+JOIN sscd_ops.batches b ON b.decision_id = s.decision_id AND b.month = s.month
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
-JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id AND sh.attempt_id = x.attempt_id
+JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
 WHERE s.sample_id IS NOT NULL AND NOT b.dry_run;
 
 COMMENT ON VIEW curation.samples IS 'Every sample read, with its current verdict';

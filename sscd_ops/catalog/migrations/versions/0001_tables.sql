@@ -21,6 +21,7 @@ CREATE TABLE sscd_ops.batches (
     state           text NOT NULL,
     attempt_id      bigint,                         -- the current attempt
     decision_id     bigint,                         -- the decision in force
+    month           date,                           -- of that decision: the partition of its rows
     turn            bigint,                         -- of the decision
     last_change     bigint,                         -- the last turn that changed one of its verdicts
     runner          jsonb,                          -- {"kind": "cli"} or {"kind": "airflow", "dag_id", "run_id"}
