@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ _DRIVERS = frozenset(
     {"aiohttp", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "httpx"}
     | {"paramiko", "requests", "s3fs", "urllib3"}
 )
-_GONE = "put it back, or abandon the batch and run its night again"
+_GONE = "put it back and run the night again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,26 +268,39 @@ def is_about_content(error: Exception) -> bool:
 
 
 @contextmanager
-def opened(shard: FoundShard, *, block: int = 4 << 20) -> Iterator[BinaryIO]:
-    """A shard's bytes, after checking that it is the version that was listed; checked again after.
+def opened(
+    shard: FoundShard, *, as_listed: bool = True, block: int = 4 << 20
+) -> Iterator[BinaryIO]:
+    """A shard's bytes.
+
+    Args:
+        shard: the file.
+        as_listed: check, before and after, that it is the version that was listed. Not for members
+            that are held to their digests: a file that was put back has another time.
+        block: bytes asked of remote storage at once.
 
     Raises:
         SourceChanged: the file is gone or another version.
         StoreUnavailable: storage did not answer.
     """
     fs, path = filesystem(shard.uri)
+
+    def check(version: Callable[[], str]) -> None:
+        if as_listed:
+            _check_version(shard, version())
+
     try:
         with asking(shard.uri):
             if is_local(fs):
                 with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - fsspec hands out str
-                    _check_version(shard, _version_of_local(os.fstat(stream.fileno())))
+                    check(lambda: _version_of_local(os.fstat(stream.fileno())))
                     yield stream
-                    _check_version(shard, _version_of_local(os.fstat(stream.fileno())))
+                    check(lambda: _version_of_local(os.fstat(stream.fileno())))
                 return
-            _check_version(shard, _version(fs, path))
+            check(lambda: _version(fs, path))
             with fs.open(path, "rb", block_size=block) as stream:
                 yield stream
-            _check_version(shard, _version(fs, path))
+            check(lambda: _version(fs, path))
     except FileNotFoundError as error:
         raise SourceChanged(f"{shard.uri} is gone: {_GONE}") from error
 
@@ -303,7 +316,7 @@ def _check_version(shard: FoundShard, version: str) -> None:
     if version != shard.version:
         raise SourceChanged(
             f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
-            " put the original back, or abandon the batch and run its night again"
+            " put the original back and run the night again"
         )
 
 

@@ -119,8 +119,8 @@ class FolderSource:
         listed = files.below(shard.uri)
         if self._version(shard.uri, listed) != shard.version:
             raise SourceChanged(
-                f"folder {shard.uri} changed since it was listed: put the original back, or abandon"
-                " the batch and run its night again"
+                f"folder {shard.uri} changed since it was listed: put the original back and"
+                " run the night again"
             )
         return listed
 

@@ -146,7 +146,7 @@ class ParquetSource:
         """The members' bytes from the row groups that hold them, made again where made here."""
         if not members:
             return
-        with files.opened(shard) as stream:
+        with files.opened(shard, as_listed=False) as stream:
             try:
                 yield from self._fetch(shard, stream, members)
             except Exception as error:

@@ -17,7 +17,15 @@ from sscd_ops.core.manifest import read_manifest
 from sscd_ops.errors import BatchNotRunnable, FingerprintMismatch, InvariantError, SourceChanged
 from sscd_ops.model import Fault, MemberRef, SourceShard
 from sscd_ops.ports import Embedder
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, groups_asked, load_work
+from sscd_ops.steps.parts import (
+    Parts,
+    StepReport,
+    Stopwatch,
+    Work,
+    groups_asked,
+    load_work,
+    or_abandon,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +61,8 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
             wanted = lists[shard.shard_id]
             if len(wanted) and embedder is None:
                 embedder = _open(parts, work)
-            content = _embed(parts, work, shard, wanted, embedder)
+            with or_abandon(batch_id):
+                content = _embed(parts, work, shard, wanted, embedder)
             _register(parts, work, shard, content, embedder)
             total["images"] += len(wanted)
             total["embedded"] += len(content.ids)
@@ -170,7 +179,7 @@ def _images(
         if hashlib.sha256(data).digest() != member.sha256:
             raise SourceChanged(
                 f"{shard.uri}: member {member.name!r} is no longer what ingest read: put the"
-                f" original back, or abandon batch {work.batch.batch_id} and run the night again"
+                " original back and run the night again"
             )
         yield data
 

@@ -11,7 +11,15 @@ from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
 from sscd_ops.model import Fault, RawSample, ShardEnd, SourceShard
 from sscd_ops.ports import InspectImage, Source
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, groups_asked, load_work
+from sscd_ops.steps.parts import (
+    Parts,
+    StepReport,
+    Stopwatch,
+    Work,
+    groups_asked,
+    load_work,
+    or_abandon,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +47,8 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     inspect = parts.inspector(work.options.limits)
     parts.progress.start(f"ingest {work.batch.dataset}", len(missing))
     for shard in missing:
-        counts = _ingest(parts, work, shard, inspect)
+        with or_abandon(batch_id):
+            counts = _ingest(parts, work, shard, inspect)
         total["shards"] += 1
         for name in counts.keys() & total.keys():
             total[name] += counts[name]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core.identities import interval_label
+from sscd_ops.errors import SourceChanged
 from sscd_ops.model import Batch, Fingerprint, Runner
 from sscd_ops.options import (
     DatasetOptions,
@@ -158,6 +160,22 @@ def load_work(parts: Parts, batch_id: int) -> Work:
 def groups_asked(group: int | Sequence[int]) -> frozenset[int]:
     """The groups a step was asked for: one in a mapped task, all of them in a command."""
     return frozenset({group} if isinstance(group, int) else group)
+
+
+@contextmanager
+def or_abandon(batch_id: int) -> Iterator[None]:
+    """Around reads for an undecided batch: it has another way on where a source changed.
+
+    Raises:
+        SourceChanged: with that way added to its message.
+    """
+    try:
+        yield
+    except SourceChanged as error:
+        raise SourceChanged(
+            f"{error}, or sscd-ops batch abandon {batch_id} --why '...' and run the night with what"
+            " is there now"
+        ) from error
 
 
 class Stopwatch:

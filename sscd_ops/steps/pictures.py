@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -45,5 +46,7 @@ def _fetch(parts: Parts, options: DatasetOptions, shard: Any, place: Mapping[str
         place["image_member"], place["image_offset"], place["image_bytes"], place["image_sha256"]
     )
     for data in source.fetch(shard.found, [member]):
+        if hashlib.sha256(data).digest() != member.sha256:
+            raise SourceChanged(f"{shard.uri}: member {member.name!r} is another one than was read")
         return data
     raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -431,11 +432,14 @@ def test_a_source_that_changed_before_publish_makes_the_batch_unpublishable_unti
         decided = resolve.run(parts, batch_id)
     shutil.copy2(tar, saved)
     tar.unlink()
-    with world.parts() as parts, pytest.raises(SourceChanged, match="gone"):
+    with world.parts() as parts, pytest.raises(SourceChanged, match="gone") as gone:
         world.from_resolve(parts, batch_id)
+    assert "put it back and run the night again" in str(gone.value)
+    assert "abandon" not in str(gone.value)
     other = world.night(DAYS[1])
 
-    shutil.copy2(saved, tar)
+    # with another time of change: what a decided batch published of it is held to its digests
+    shutil.copy(saved, tar)
     saved.unlink()
     report = world.night(DAYS[0])
 
@@ -443,6 +447,33 @@ def test_a_source_that_changed_before_publish_makes_the_batch_unpublishable_unti
     assert report.state == "published"
     assert report.counts == decided.counts
     assert_promises(world)
+
+
+def test_a_decided_batch_whose_source_is_another_one_names_the_member(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(4)))
+    with world.parts() as parts:
+        batch_id = world.until_match(parts, DAYS[0])
+        resolve.run(parts, batch_id)
+    world.put(DAYS[0], "a.tar", clouds(range(4, 8)))
+
+    with world.parts() as parts, pytest.raises(SourceChanged) as changed:
+        world.from_resolve(parts, batch_id)
+
+    assert re.search(r"a\.tar.*member.*put the original back and run", str(changed.value))
+    assert "abandon" not in str(changed.value)
+
+
+def test_a_file_that_changed_before_embed_names_both_ways_on(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(4)))
+    from sscd_ops.model import Runner
+    from sscd_ops.steps import embed, ingest
+
+    with world.parts() as parts:
+        planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
+        ingest.run(parts, planned.batch_id, planned.groups)
+        (world.incoming / DAYS[0] / "a.tar").unlink()
+        with pytest.raises(SourceChanged, match=r"put it back.* or sscd-ops batch abandon 1 "):
+            embed.run(parts, planned.batch_id, planned.groups)
 
 
 def test_a_file_that_changed_between_listing_and_reading_stops_the_night(world: World) -> None:
@@ -453,7 +484,7 @@ def test_a_file_that_changed_between_listing_and_reading_stops_the_night(world: 
     with world.parts() as parts:
         planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
         world.put(DAYS[0], "00000.tar", clouds(range(3)))
-        with pytest.raises(SourceChanged, match="changed since"):
+        with pytest.raises(SourceChanged, match=r"changed since.* or sscd-ops batch abandon 1 "):
             ingest.run(parts, planned.batch_id, planned.groups)
 
 
