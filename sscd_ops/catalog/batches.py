@@ -140,6 +140,12 @@ def read_batch(conn: Connection, batch_id: int) -> Batch:
     return _batch(raw)
 
 
+def lock_batch(conn: Connection, batch_id: int) -> Batch:
+    """One batch, whose row nobody else changes until the transaction ends."""
+    run(conn, "SELECT 1 FROM sscd_ops.batches WHERE batch_id = :b FOR NO KEY UPDATE", b=batch_id)
+    return read_batch(conn, batch_id)
+
+
 def batches_of_interval(conn: Connection, dataset_id: int, interval: Interval) -> list[Batch]:
     """The interval's batches by supplement number, dry runs left out."""
     found = rows(

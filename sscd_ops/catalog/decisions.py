@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.catalog.sql import file_json, file_of, files_json, files_of, rows, run, value
+from sscd_ops.errors import InvariantError
 from sscd_ops.model import Batch, Counts, Segment, StoredFile
 
 
@@ -84,12 +85,32 @@ def open_decision(conn: Connection, batch: Batch, month: date) -> int:
     )
 
 
+def give_up(conn: Connection, batch: Batch) -> None:
+    """Mark every decision of this batch that is not in force as lost: it never comes into force.
+
+    The caller holds the dataset's lock and commits before the rows are deleted, so that a process
+    thought dead finds out under the lock that its rows are gone, or going.
+    """
+    run(
+        conn,
+        "UPDATE sscd_ops.decisions d SET lost = true FROM sscd_ops.batches b"
+        " WHERE d.batch_id = :b AND b.batch_id = :b"
+        " AND d.decision_id IS DISTINCT FROM b.decision_id",
+        b=batch.batch_id,
+    )
+
+
+def is_lost(conn: Connection, decision_id: int) -> bool:
+    """Whether a decision was given up by another process. The caller holds the dataset's lock."""
+    stands = "SELECT 1 FROM sscd_ops.decisions WHERE decision_id = :x AND NOT lost"
+    return value(conn, stands, x=decision_id) is None
+
+
 def delete_lost(conn: Connection, batch: Batch) -> None:
-    """Delete the rows of this batch's decisions that never came into force."""
+    """Delete the rows of this batch's decisions that were given up."""
     lost = rows(
         conn,
-        "SELECT d.decision_id, d.month FROM sscd_ops.decisions d JOIN sscd_ops.batches b"
-        " USING (batch_id) WHERE d.batch_id = :b AND d.decision_id IS DISTINCT FROM b.decision_id",
+        "SELECT decision_id, month FROM sscd_ops.decisions WHERE batch_id = :b AND lost",
         b=batch.batch_id,
     )
     for decision in lost:
@@ -217,21 +238,31 @@ def put_in_force(
     generation: int,
     message: str,
 ) -> None:
-    """Give the batch its turn. The caller holds the lock and has checked turn and generation."""
+    """Give the batch its turn. The caller holds the lock and has checked turn and generation.
+
+    Raises:
+        InvariantError: the batch has a decision in force, or another attempt.
+    """
     turn = dataset.next_turn
-    run(
+    changed = run(
         conn,
         "UPDATE sscd_ops.batches SET state = 'decided', turn = :t, last_change = :t,"
         " decision_id = :x, month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x),"
         " counts = CAST(:c AS jsonb), plan = :p, decided_at = now(),"
-        " message = :m WHERE batch_id = :b",
+        " message = :m WHERE batch_id = :b AND decision_id IS NULL AND attempt_id = :a",
         t=turn,
         x=decision_id,
         c=json.dumps(_counts_json(counts)),
         p=plan,
         m=message,
         b=batch.batch_id,
+        a=batch.attempt_id,
     )
+    if changed != 1:
+        raise InvariantError(
+            f"batch {batch.batch_id} was decided or planned anew while it was being decided;"
+            " nothing was written: run its night again"
+        )
     run(
         conn,
         "UPDATE sscd_ops.datasets SET next_turn = :t + 1, generation = :g,"

@@ -149,10 +149,16 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
             return _dry(parts, work, watch)
         for _ in range(_TRIES):
             lock_seconds = _try(parts, work)
+            now = load_work(parts, batch_id)
             if lock_seconds is not None:
-                answer = _answer(parts, load_work(parts, batch_id), watch)
-                return _with_times(answer, watch.seconds, lock_seconds)
-            log.info("another batch decided meanwhile, working it out again batch=%s", batch_id)
+                return _with_times(_answer(parts, now, watch), watch.seconds, lock_seconds)
+            if now.batch.state.is_decided:
+                # by the one that took this process for dead
+                _delete_lost(parts, now)
+                return _answer(parts, now, watch)
+            # whoever lost its session lock must not go on beside the one that has it
+            batches.hold_resolve_lock(session, batch_id)
+            log.info("decided by another meanwhile, working it out again batch=%s", batch_id)
     raise CommitConflict(f"batch {batch_id}: others decided first {_TRIES} times; try again")
 
 
@@ -169,18 +175,28 @@ def _with_times(report: ResolveReport, seconds: float, lock_seconds: float) -> R
 
 
 def _try(parts: Parts, work: Work) -> float | None:
-    """Work the decision out and put it in force; None if another batch was quicker."""
+    """Work the decision out and put it in force; None if somebody else was quicker.
+
+    Whatever the session lock was to prevent is asked again here, under the dataset's lock: a
+    process whose connection broke while it worked does not know that it lost it.
+    """
     dataset = _read_dataset(parts, work)
     worked = work_out(parts, work, dataset)
     decision_id = _write_rows(parts, work, worked)
     held = Stopwatch()
     with parts.catalog.begin() as conn:
         now = batches.lock_dataset(conn, work.batch.dataset_id)
-        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
+        batch = batches.lock_batch(conn, work.batch.batch_id)
+        if batch.state.is_decided or decisions.is_lost(conn, decision_id):
+            return None
+        batches.require_attempt(conn, batch.batch_id, work.attempt.attempt_id)
+        if batch.state is BatchState.HELD:
+            _refuse(batch)
         if (now.next_turn, now.generation) != (dataset.next_turn, dataset.generation):
             return None
         _check_owned(conn, work, worked)
-        reasons = [] if work.attempt.released else _guard(conn, work, dataset, worked)
+        released = batches.read_attempt(conn, batch).released
+        reasons = [] if released else _guard(conn, work, dataset, worked)
         if reasons:
             message = _held_message(work, reasons)
             _hold(conn, work, worked, message)
@@ -208,8 +224,7 @@ def _read_dataset(parts: Parts, work: Work) -> Dataset:
 
 def _write_rows(parts: Parts, work: Work, worked: Worked) -> int:
     """COPY the decision's rows into the final tables; nothing names them yet."""
-    with parts.catalog.begin() as conn:
-        decisions.delete_lost(conn, work.batch)
+    _delete_lost(parts, work)
     for table in ("samples", "matches"):
         ensure_month(parts.catalog, worked.month, table)
     with parts.catalog.begin() as conn:
@@ -221,6 +236,15 @@ def _write_rows(parts: Parts, work: Work, worked: Worked) -> int:
         decisions.add_sources(conn, decision_id, worked.by_source)
         publishing.add_plan(conn, decision_id, worked.plan, worked.planned)
     return decision_id
+
+
+def _delete_lost(parts: Parts, work: Work) -> None:
+    """Delete what earlier tries left: marked in a moment under the lock, deleted without it."""
+    with parts.catalog.begin() as conn:
+        batches.lock_dataset(conn, work.batch.dataset_id)
+        decisions.give_up(conn, work.batch)
+    with parts.catalog.begin() as conn:
+        decisions.delete_lost(conn, work.batch)
 
 
 def _check_owned(conn: Connection, work: Work, worked: Worked) -> None:

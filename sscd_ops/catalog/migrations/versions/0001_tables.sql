@@ -40,7 +40,7 @@ CREATE TABLE sscd_ops.batches (
 );
 CREATE UNIQUE INDEX batches_one_interval ON sscd_ops.batches
     (dataset_id, interval_start, interval_end, supplement) WHERE NOT dry_run;
-CREATE INDEX batches_by_turn ON sscd_ops.batches (dataset_id, turn);
+CREATE UNIQUE INDEX batches_by_turn ON sscd_ops.batches (dataset_id, turn);
 CREATE UNIQUE INDEX batches_by_decision ON sscd_ops.batches (decision_id);
 
 CREATE TABLE sscd_ops.attempts (
@@ -109,6 +109,7 @@ CREATE TABLE sscd_ops.decisions (
     batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
     attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
     month           date NOT NULL,                  -- of the decision: the partition of its rows
+    lost            boolean NOT NULL DEFAULT false, -- never in force any more; its rows are deleted
     started_at      timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX decisions_by_batch ON sscd_ops.decisions (batch_id);

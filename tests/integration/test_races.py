@@ -1,0 +1,120 @@
+"""Two processes at one batch, and what the world does between two of their statements."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sscd_ops.steps import resolve
+from sscd_ops.steps.resolve import ResolveReport
+from tests.integration.test_nights import DAYS, fill, planted_nights
+from tests.integration.world import World, assert_promises
+
+LOSE_SESSIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND classid = 23761 AND database ="
+    " (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+"""What a failover or a lost path does to a resolve that works for an hour: its lock is gone."""
+
+
+class Stops:
+    """Threads that resolve a batch; each may be stopped once, right after it wrote its rows."""
+
+    def __init__(self, world: World, batch_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: dict[str, ResolveReport | BaseException] = {}
+        self._world = world
+        self._batch_id = batch_id
+        self._reached: dict[str, threading.Event] = {}
+        self._go: dict[str, threading.Event] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        real = resolve._write_rows
+
+        def write_rows(*given: Any) -> int:
+            number = real(*given)
+            name = threading.current_thread().name
+            if name in self._reached and not self._reached[name].is_set():
+                self._reached[name].set()
+                assert self._go[name].wait(60)
+            return number
+
+        monkeypatch.setattr(resolve, "_write_rows", write_rows)
+
+    def start(self, name: str) -> None:
+        """Begin a resolve and come back when its rows are written."""
+        self._reached[name], self._go[name] = threading.Event(), threading.Event()
+        self._threads[name] = threading.Thread(target=self._decide, args=(name,), name=name)
+        self._threads[name].start()
+        assert self._reached[name].wait(60)
+
+    def finish(self, name: str) -> ResolveReport | BaseException:
+        """Let it go on to its end; what it answered."""
+        self._go[name].set()
+        self._threads[name].join()
+        return self.said[name]
+
+    def _decide(self, name: str) -> None:
+        with self._world.parts() as parts:
+            try:
+                self.said[name] = resolve.run(parts, self._batch_id)
+            except BaseException as error:
+                self.said[name] = error
+
+
+@pytest.fixture
+def stops(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stops]:
+    """Begins with a batch that waits for resolve."""
+
+    def begin() -> Stops:
+        fill(world, planted_nights())
+        with world.parts() as parts:
+            return Stops(world, world.until_match(parts, DAYS[0]), monkeypatch)
+
+    return begin
+
+
+@pytest.mark.parametrize("first", ["zombie", "retry"])
+def test_two_resolves_without_their_session_lock_decide_once(
+    world: World, stops: Callable[[], Stops], first: str
+) -> None:
+    """The retry has deleted the zombie's rows when the zombie takes the lock, or the retry does."""
+    race = stops()
+    race.start("zombie")
+    world.ask(LOSE_SESSIONS)
+    race.start("retry")
+
+    answers = [race.finish(first), race.finish("retry" if first == "zombie" else "zombie")]
+
+    assert any(isinstance(answer, ResolveReport) for answer in answers), answers
+    events = world.ask("SELECT kind, turn FROM curation.events ORDER BY event_id")
+    assert events == [{"kind": "decided", "turn": 1}]
+    assert_published_once(world)
+
+
+def test_a_zombie_that_wakes_after_all_was_published_answers(
+    world: World, stops: Callable[[], Stops]
+) -> None:
+    race = stops()
+    race.start("zombie")
+    world.ask(LOSE_SESSIONS)
+    with world.parts() as parts:
+        world.from_resolve(parts, 1)
+    before = world.views()
+
+    answer = race.finish("zombie")
+
+    assert isinstance(answer, ResolveReport)
+    assert answer.turn == 1
+    assert world.views() == before
+    assert_published_once(world)
+
+
+def assert_published_once(world: World) -> None:
+    with world.parts() as parts:
+        world.from_resolve(parts, 1)
+    assert_promises(world)
+    assert world.ask("SELECT count(*) AS n FROM sscd_ops.decisions") == [{"n": 1}]
+    assert world.ask("SELECT count(*) AS n FROM sscd_ops.segments") == [{"n": 1}]
