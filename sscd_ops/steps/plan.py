@@ -21,7 +21,15 @@ from sscd_ops.errors import (
     FingerprintMismatch,
     UsageError,
 )
-from sscd_ops.model import Batch, BatchState, Fingerprint, FoundShard, Interval, Runner
+from sscd_ops.model import (
+    Batch,
+    BatchState,
+    Fingerprint,
+    FoundShard,
+    Interval,
+    Runner,
+    SourceShard,
+)
 from sscd_ops.options import DatasetOptions, FingerprintOptions, dataset_from_json, to_json
 from sscd_ops.ports import Source
 from sscd_ops.steps.parts import Parts, Stopwatch
@@ -124,16 +132,20 @@ def run(
     )
     if batch.state.is_decided:
         return _answer(parts, batch, watch, skipped=0)
-    options = _frozen(parts, batch) or options
-    sources = [parts.source(source, options.limits) for source in options.sources]
-    for source in sources:
-        missing = source.ready(interval, options.timezone)
-        if missing is not None:
-            return PlanReport(
-                batch.batch_id, batch.state, [], waiting_for=missing, seconds=watch.seconds
-            )
-    found = [shard for source in sources for shard in source.find(interval, options.timezone)]
-    found.sort(key=lambda shard: (shard.source, shard.relative_uri))
+    frozen = _frozen(parts, batch)
+    sources, missing, found = _look(parts, frozen or options, interval)
+    if frozen is not None:
+        with parts.catalog.begin() as conn:
+            registered = shards.shards_of(conn, batch.attempt_id)
+        if _delivered_anew(registered, found):
+            # a new attempt follows, with the configuration of now
+            frozen = None
+            sources, missing, found = _look(parts, options, interval)
+    if missing is not None:
+        return PlanReport(
+            batch.batch_id, batch.state, [], waiting_for=missing, seconds=watch.seconds
+        )
+    options = frozen or options
     late = _late(parts, batch, options, sources, found)
     with parts.catalog.begin() as conn:
         skipped = _register(parts, conn, batch, options, found)
@@ -171,6 +183,33 @@ def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
             else shards.lost_shards(conn, batch.dataset_id, batch.batch_id, attempt.attempt_id)
         )
     return None if lost else dataset_from_json(attempt.config)
+
+
+def _look(
+    parts: Parts, options: DatasetOptions, interval: Interval
+) -> tuple[list[Source], str | None, list[FoundShard]]:
+    """The sources, a URL that is missing still (then nothing was listed), and what they have."""
+    sources = [parts.source(source, options.limits) for source in options.sources]
+    for source in sources:
+        missing = source.ready(interval, options.timezone)
+        if missing is not None:
+            return sources, missing, []
+    found = [shard for source in sources for shard in source.find(interval, options.timezone)]
+    found.sort(key=lambda shard: (shard.source, shard.relative_uri))
+    return sources, None, found
+
+
+def _delivered_anew(registered: Sequence[SourceShard], found: Sequence[FoundShard]) -> bool:
+    """Whether a file of the batch's attempt has become another since.
+
+    Then the attempt cannot be finished: what it read is gone, and beside its old version the new
+    one would put the same samples into the batch twice. The batch needs a new attempt.
+    """
+    versions = {(s.source, s.relative_uri): s.version for s in registered}
+    return any(
+        versions.get((shard.source, shard.relative_uri), shard.version) != shard.version
+        for shard in found
+    )
 
 
 def _attempt(conn: Connection, batch: Batch) -> int:
@@ -302,9 +341,9 @@ def _register(
     resume = bool(batch.attempt_id) and batch.state is not BatchState.ABANDONED
     if resume and not batch.dry_run:
         resume = not shards.lost_shards(conn, dataset.dataset_id, batch.batch_id, batch.attempt_id)
-    if resume:
+    registered = shards.shards_of(conn, batch.attempt_id) if resume else []
+    if resume and not _delivered_anew(registered, found):
         attempt_id = batch.attempt_id
-        registered = shards.shards_of(conn, attempt_id)
         mine = {(s.source, s.relative_uri, s.version) for s in registered}
         free = [s for s in free if (s.source, s.relative_uri, s.version) not in mine]
         if free:

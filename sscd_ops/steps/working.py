@@ -11,6 +11,7 @@ from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sscd_ops.catalog import decisions, lookups, shards
@@ -137,6 +138,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
         live = decisions.live_segments(conn, work.batch.dataset_id, dataset.generation)
     samples = _samples(parts, work, registered, known)
+    _need_distinct(work, samples)
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
     _need_descriptors(work, registered, samples, images)
@@ -203,6 +205,17 @@ def _samples(
         work.options.duplicates.prefer,
         known,
     )
+
+
+def _need_distinct(work: Work, samples: Samples) -> None:
+    """Refuse a batch that holds a sample twice: it would be its own witness."""
+    ids = samples.table.column("sample_id")
+    twice = pc.count(ids).as_py() - pc.count_distinct(ids, mode="only_valid").as_py()
+    if twice:
+        raise InvariantError(
+            f"{twice} samples of batch {work.batch.batch_id} are in it twice: its source shards"
+            " overlap. Abandon the batch and run its night again"
+        )
 
 
 def _no_rows() -> pa.Table:

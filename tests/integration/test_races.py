@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from sscd_ops.errors import InvariantError
 from sscd_ops.steps import resolve
 from sscd_ops.steps.resolve import ResolveReport
-from tests.integration.test_nights import DAYS, fill, planted_nights
-from tests.integration.world import World, assert_promises
+from sscd_ops.testing import picture
+from tests.integration.test_nights import DAYS, clouds, fill, planted_nights
+from tests.integration.world import World, assert_promises, pair
 
 LOSE_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -118,3 +120,37 @@ def assert_published_once(world: World) -> None:
     assert_promises(world)
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.decisions") == [{"n": 1}]
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.segments") == [{"n": 1}]
+
+
+def test_a_file_delivered_anew_before_a_repeated_plan_is_read_once(world: World) -> None:
+    """The night waits for its turn; a.tar is written again, with one more sample; plan again."""
+    world.put(DAYS[0], "a.tar", clouds(range(6)))
+    world.put(DAYS[0], "b.tar", clouds(range(20, 26)))
+    with world.parts() as parts:
+        world.until_match(parts, DAYS[0])
+        world.put(DAYS[0], "a.tar", [*clouds(range(6)), pair("new", picture(77))])
+        batch = world.until_match(parts, DAYS[0])
+        decided = world.from_resolve(parts, batch)
+
+    assert decided.counts.read == 13
+    assert_promises(world, read=13)
+
+
+def test_a_sample_that_is_twice_in_a_batch_is_refused(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+        with parts.catalog.begin() as conn:
+            conn.exec_driver_sql(
+                "INSERT INTO sscd_ops.source_shards (attempt_id, source, relative_uri, uri,"
+                " version, size, group_no, ordinal, manifest, descriptors, counts)"
+                " SELECT attempt_id, source, relative_uri, uri, 'x', size, group_no, 9, manifest,"
+                " descriptors, counts FROM sscd_ops.source_shards"
+            )
+            conn.exec_driver_sql(
+                "INSERT INTO sscd_ops.shard_owners (dataset_id, source, relative_uri, version,"
+                " batch_id, attempt_id) SELECT dataset_id, source, relative_uri, 'x', batch_id,"
+                " attempt_id FROM sscd_ops.shard_owners"
+            )
+        with pytest.raises(InvariantError, match="3 samples of batch 1 are in it twice"):
+            resolve.run(parts, batch)
