@@ -131,7 +131,8 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         MissingDescriptors: an image has no descriptor.
     """
     turn = dataset.next_turn - 1
-    with parts.catalog.begin() as conn:
+    # one moment for all: a shard that plan appends in between would be owned and never decided
+    with parts.catalog.read() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
         files = shards.queries_of(conn, work.attempt.attempt_id)
         places = [(s.source, s.relative_uri) for s in registered]

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from sscd_ops.errors import InvariantError
-from sscd_ops.steps import resolve
+from sscd_ops.catalog import shards
+from sscd_ops.errors import CommitConflict, InvariantError
+from sscd_ops.model import Runner
+from sscd_ops.steps import plan, resolve
 from sscd_ops.steps.resolve import ResolveReport
 from sscd_ops.testing import picture
 from tests.integration.test_nights import DAYS, clouds, fill, planted_nights
-from tests.integration.world import World, assert_promises, pair
+from tests.integration.world import DATASET, World, assert_promises, interval, pair
 
 LOSE_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -154,3 +156,30 @@ def test_a_sample_that_is_twice_in_a_batch_is_refused(world: World) -> None:
             )
         with pytest.raises(InvariantError, match="3 samples of batch 1 are in it twice"):
             resolve.run(parts, batch)
+
+
+def test_a_shard_appended_while_resolve_reads_is_never_owned_and_undecided(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cleared plan appends b.tar between the two statements that list the batch's shards."""
+    world.put(DAYS[0], "a.tar", clouds(range(6)))
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+    world.put(DAYS[0], "b.tar", clouds(range(20, 26)))
+    real = shards.queries_of
+
+    def between(*given: Any) -> str:
+        monkeypatch.setattr(shards, "queries_of", real)
+        with world.parts() as other:
+            runner = Runner("airflow", "curate_web", f"run-{DAYS[0]}")
+            plan.run(other, DATASET, interval(DAYS[0]), runner=runner)
+        return real(*given)
+
+    monkeypatch.setattr(shards, "queries_of", between)
+    with world.parts() as parts:
+        with pytest.raises(CommitConflict, match="source shards were added"):
+            resolve.run(parts, batch)
+        world.until_match(parts, DAYS[0])
+        world.from_resolve(parts, batch)
+
+    assert_promises(world, read=12)
