@@ -455,7 +455,12 @@ def abandon(conn: Connection, batch: Batch) -> None:
         "UPDATE sscd_ops.batches SET state = 'abandoned', finished_at = now() WHERE batch_id = :b",
         b=batch.batch_id,
     )
-    run(conn, "DELETE FROM sscd_ops.shard_owners WHERE batch_id = :b", b=batch.batch_id)
+    give_back_shards(conn, batch.batch_id)
+
+
+def give_back_shards(conn: Connection, batch_id: int) -> None:
+    """Let go of every source shard the batch owns: its attempt ends or is replaced."""
+    run(conn, "DELETE FROM sscd_ops.shard_owners WHERE batch_id = :b", b=batch_id)
 
 
 def forget_empty(conn: Connection, batch_id: int) -> None:

@@ -352,6 +352,8 @@ def _register(
                 conn, batch.batch_id, ("ingested", "embedded", "matched"), "planned"
             )
     else:
+        # an owner row left by the attempt before would keep its file from every later night
+        batches.give_back_shards(conn, batch.batch_id)
         attempt_id = _open_attempt(parts, conn, dataset, batch, options, skipped)
         registered = []
     if not batch.dry_run:

@@ -183,3 +183,21 @@ def test_a_shard_appended_while_resolve_reads_is_never_owned_and_undecided(
         world.from_resolve(parts, batch)
 
     assert_promises(world, read=12)
+
+
+def test_files_of_an_attempt_that_was_replaced_are_read_when_they_come_back(world: World) -> None:
+    """b.tar goes away before its night is planned anew, and comes back with a later one."""
+    world.change_source(urls=(f"{world.incoming}/*/*.tar",))
+    world.put("any", "a.tar", clouds(range(4)))
+    b = world.put("any", "b.tar", clouds(range(10, 14)))
+    with world.parts() as parts:  # a command that dies after plan
+        plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
+    away = b.rename(world.base / "b.tar")
+    world.night(DAYS[1])  # takes a.tar over
+    world.night(DAYS[0])  # planned anew, without b.tar
+    away.rename(b)
+
+    third = world.night(DAYS[2])
+
+    assert third.counts.read == 4
+    assert_promises(world, read=8)
