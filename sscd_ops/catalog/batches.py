@@ -92,12 +92,17 @@ def _batch(raw: Any) -> Batch:
 
 def ensure_dataset(conn: Connection, name: str) -> int:
     """The dataset's number, registering it on first sight."""
-    run(
-        conn,
-        "INSERT INTO sscd_ops.datasets (name) VALUES (:name) ON CONFLICT (name) DO NOTHING",
-        name=name,
-    )
-    return int(value(conn, "SELECT dataset_id FROM sscd_ops.datasets WHERE name = :n", n=name))
+    number = "SELECT dataset_id FROM sscd_ops.datasets WHERE name = :n"
+    found = value(conn, number, n=name)
+    if found is None:
+        # only now: an insert takes a number even where it then does nothing, and they are few
+        run(
+            conn,
+            "INSERT INTO sscd_ops.datasets (name) VALUES (:n) ON CONFLICT (name) DO NOTHING",
+            n=name,
+        )
+        found = value(conn, number, n=name)
+    return int(found)
 
 
 def lock_dataset(conn: Connection, dataset_id: int) -> Dataset:

@@ -201,3 +201,13 @@ def test_files_of_an_attempt_that_was_replaced_are_read_when_they_come_back(worl
 
     assert third.counts.read == 4
     assert_promises(world, read=8)
+
+
+def test_planning_takes_no_number_of_a_dataset_that_is_there(world: World) -> None:
+    """The numbers end at 32,767."""
+    for _ in range(3):
+        world.night(DAYS[0])
+
+    assert world.ask("SELECT last_value FROM sscd_ops.datasets_dataset_id_seq") == [
+        {"last_value": 1}
+    ]
