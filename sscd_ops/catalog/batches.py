@@ -228,7 +228,7 @@ def bind_runner(conn: Connection, batch_id: int, runner: Runner) -> None:
 
 def insert_attempt(
     conn: Connection,
-    batch_id: int,
+    batch: Batch,
     *,
     config: str,
     config_sha256: str,
@@ -240,14 +240,15 @@ def insert_attempt(
     skipped_shards: int,
 ) -> int:
     """Open the batch's next attempt, pinned to the dataset's last turn and generation."""
-    run(
-        conn,
-        "INSERT INTO sscd_ops.configs (dataset_id, config_sha256, config)"
-        " VALUES (:d, :s, CAST(:c AS jsonb)) ON CONFLICT DO NOTHING",
-        d=dataset.dataset_id,
-        s=config_sha256,
-        c=config,
-    )
+    if not batch.dry_run:
+        run(
+            conn,
+            "INSERT INTO sscd_ops.configs (dataset_id, config_sha256, config)"
+            " VALUES (:d, :s, CAST(:c AS jsonb)) ON CONFLICT DO NOTHING",
+            d=dataset.dataset_id,
+            s=config_sha256,
+            c=config,
+        )
     attempt_id = int(
         value(
             conn,
@@ -255,7 +256,7 @@ def insert_attempt(
             " fingerprint_detail, search, threshold, pinned_turn, pinned_generation,"
             " skipped_shards) VALUES (:b, :s, CAST(:c AS jsonb), :f, CAST(:fd AS jsonb), :search,"
             " :t, :turn, :g, :skipped) RETURNING attempt_id",
-            b=batch_id,
+            b=batch.batch_id,
             s=config_sha256,
             c=config,
             f=fingerprint,
@@ -272,7 +273,7 @@ def insert_attempt(
         "UPDATE sscd_ops.batches SET attempt_id = :a, state = 'planned', ready = true,"
         " waiting_set = NULL, waiting_since = NULL, message = '' WHERE batch_id = :b",
         a=attempt_id,
-        b=batch_id,
+        b=batch.batch_id,
     )
     return attempt_id
 
@@ -480,13 +481,20 @@ def forget_empty(conn: Connection, batch_id: int) -> None:
 
 def drop_dry_run(conn: Connection, batch_id: int) -> None:
     """Forget a dry run: its rows go, its files stay unnamed until they are vacuumed."""
+    empty_dry_run(conn, batch_id)
+    run(conn, "DELETE FROM sscd_ops.batches WHERE batch_id = :b AND dry_run", b=batch_id)
+
+
+def empty_dry_run(conn: Connection, batch_id: int) -> None:
+    """Forget all of a dry run but its number, so that its last task may be tried again."""
     for statement in (
+        "UPDATE sscd_ops.batches SET state = 'abandoned', attempt_id = NULL"
+        " WHERE batch_id = :b AND dry_run",
         "DELETE FROM sscd_ops.searches WHERE attempt_id IN"
         " (SELECT attempt_id FROM sscd_ops.attempts WHERE batch_id = :b)",
         "DELETE FROM sscd_ops.source_shards WHERE attempt_id IN"
         " (SELECT attempt_id FROM sscd_ops.attempts WHERE batch_id = :b)",
         "DELETE FROM sscd_ops.attempts WHERE batch_id = :b",
         "DELETE FROM sscd_ops.events WHERE batch_id = :b",
-        "DELETE FROM sscd_ops.batches WHERE batch_id = :b AND dry_run",
     ):
         run(conn, statement, b=batch_id)

@@ -66,18 +66,21 @@ class CommitReport:
 def run(parts: Parts, batch_id: int) -> CommitReport:
     """Register the batch's shards in a new snapshot, or answer with the one it made.
 
-    A batch that adds no shard makes no snapshot and ends published. A dry run is dropped.
+    A batch that adds no shard makes no snapshot and ends published. A dry run is dropped; of a
+    DAG run's the number stays until the run has ended, so that this task may be tried again.
 
     Raises:
         BatchNotRunnable: the batch is undecided, or a shard of its plan was not written.
         CommitConflict: other batches made snapshots many times over (retried).
     """
     watch = Stopwatch()
+    with parts.catalog.begin() as conn:
+        batch = batches.read_batch(conn, batch_id)
+        if batch.dry_run:
+            by_airflow = batch.runner is not None and batch.runner.kind == "airflow"
+            (batches.empty_dry_run if by_airflow else batches.drop_dry_run)(conn, batch_id)
+            return CommitReport(batch_id, batch.state, None, seconds=watch.seconds)
     work = load_work(parts, batch_id)
-    if work.batch.dry_run:
-        with parts.catalog.begin() as conn:
-            batches.drop_dry_run(conn, batch_id)
-        return CommitReport(batch_id, work.batch.state, None, seconds=watch.seconds)
     if work.batch.state is BatchState.PUBLISHED:
         repair_latest(parts, work.batch.dataset)
         return replace(_answer(parts, work), answered=True, seconds=watch.seconds)

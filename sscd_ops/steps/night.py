@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -70,12 +71,16 @@ def run(
     seconds: dict[str, float] = {}
     timed = _Timed(seconds)
 
-    with parts.catalog.direct() as session:
+    dry: list[int] = []
+    with parts.catalog.direct() as session, contextlib.ExitStack() as at_end:
 
         def hold(batch_id: int) -> None:
             if not batches.hold_cli_lock(session, batch_id):
                 raise BatchNotRunnable(f"another command runs batch {batch_id} right now")
+            if dry_run:
+                dry.append(batch_id)
 
+        at_end.callback(_drop, parts, dry)
         planned = timed(
             "plan",
             lambda: plan.run(
@@ -96,7 +101,8 @@ def run(
         try:
             return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
         except SscdOpsError as error:
-            _note(parts, batch_id, str(error))
+            if not dry_run:
+                _note(parts, batch_id, str(error))
             raise
 
 
@@ -159,6 +165,16 @@ def wait_for_turn(parts: Parts, batch_id: int, poll_seconds: float = 2.0) -> Non
 def _dataset(parts: Parts, batch_id: int) -> str:
     with parts.catalog.begin() as conn:
         return batches.read_batch(conn, batch_id).dataset
+
+
+def _drop(parts: Parts, dry: Sequence[int]) -> None:
+    """Forget a dry run however it ended; what cannot be dropped now, the next one drops."""
+    try:
+        with parts.catalog.begin() as conn:
+            for batch_id in dry:
+                batches.drop_dry_run(conn, batch_id)
+    except SscdOpsError as error:
+        log.warning("could not drop the dry run batches=%s error=%s", dry, error)
 
 
 def _note(parts: Parts, batch_id: int, message: str) -> None:

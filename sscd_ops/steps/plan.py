@@ -19,6 +19,7 @@ from sscd_ops.errors import (
     BatchNotRunnable,
     ConfigError,
     FingerprintMismatch,
+    InvariantError,
     UsageError,
 )
 from sscd_ops.model import (
@@ -127,9 +128,7 @@ def run(
     """
     watch = Stopwatch()
     options = _options(parts, dataset)
-    batch, opened = _choose(
-        parts, options, interval, runner, hold, supplement=supplement, dry_run=dry_run
-    )
+    batch = _choose(parts, options, interval, runner, hold, supplement=supplement, dry_run=dry_run)
     if batch.state.is_decided:
         return _answer(parts, batch, watch, skipped=0)
     frozen = _frozen(parts, batch)
@@ -147,10 +146,16 @@ def run(
         )
     options = frozen or options
     late = _late(parts, batch, options, sources, found)
-    with parts.catalog.begin() as conn:
-        skipped = _register(parts, conn, batch, options, found)
-        if opened and supplement and not shards.shards_of(conn, _attempt(conn, batch)):
-            return _nothing_new(parts, conn, batch, watch, skipped)
+    # weights may have to be fetched: never under the lock
+    model = None if frozen else _find_model(parts, options)
+    while True:
+        with parts.catalog.begin() as conn:
+            skipped = _register(parts, conn, batch, options, found, model)
+            if skipped is not None and _is_needless(conn, batch):
+                return _nothing_new(parts, conn, batch, watch, skipped)
+        if skipped is not None:
+            break
+        model = _find_model(parts, options)
     repair_latest(parts, dataset)
     report = _report(parts, batch.batch_id, watch, skipped, late)
     for shard in report.late:
@@ -212,8 +217,11 @@ def _delivered_anew(registered: Sequence[SourceShard], found: Sequence[FoundShar
     )
 
 
-def _attempt(conn: Connection, batch: Batch) -> int:
-    return batches.read_batch(conn, batch.batch_id).attempt_id
+def _is_needless(conn: Connection, batch: Batch) -> bool:
+    """Whether this is a supplement that nobody has planned before and that has nothing to read."""
+    if not batch.supplement or batch.attempt_id:
+        return False
+    return not shards.shards_of(conn, batches.read_batch(conn, batch.batch_id).attempt_id)
 
 
 # ---------------------------------------------------------------- which batch
@@ -228,8 +236,8 @@ def _choose(
     *,
     supplement: bool,
     dry_run: bool,
-) -> tuple[Batch, bool]:
-    """The batch this run works on, and whether it was registered just now."""
+) -> Batch:
+    """The batch this run works on."""
     with parts.catalog.begin() as conn:
         dataset_id = batches.ensure_dataset(conn, options.name)
         batches.lock_dataset(conn, dataset_id)
@@ -237,7 +245,7 @@ def _choose(
         mine = [b for b in there if runner.kind == "airflow" and b.runner == runner]
         if mine and not dry_run:
             # a retry or a clear of a DAG run finds its own batch, whatever came since
-            return mine[-1], False
+            return mine[-1]
         if dry_run:
             _drop_dead_dry_runs(parts, conn, dataset_id, runner)
             there = _dry_run_of(conn, dataset_id, interval, runner)
@@ -253,7 +261,7 @@ def _choose(
                 if hold is not None:
                     hold(batch.batch_id)
                 batches.bind_runner(conn, batch.batch_id, runner)
-            return batch, False
+            return batch
         batch_id = batches.insert_batch(
             conn,
             dataset_id,
@@ -265,7 +273,7 @@ def _choose(
         )
         if hold is not None:
             hold(batch_id)
-        return batches.read_batch(conn, batch_id), True
+        return batches.read_batch(conn, batch_id)
 
 
 def _supplement(there: list[Batch], interval: Interval) -> tuple[list[Batch], int]:
@@ -301,7 +309,9 @@ def _dry_run_of(
 
 def _drop_dead_dry_runs(parts: Parts, conn: Connection, dataset_id: int, runner: Runner) -> None:
     for batch in batches.dry_runs(conn, dataset_id):
-        if batch.runner != runner and parts.is_alive(batch) is False:
+        # commands are all equal: what tells them apart is the lock that a live one holds
+        own = runner.kind == "airflow" and batch.runner == runner
+        if not own and parts.is_alive(batch) is False:
             batches.drop_dry_run(conn, batch.batch_id)
 
 
@@ -331,8 +341,12 @@ def _register(
     batch: Batch,
     options: DatasetOptions,
     found: Sequence[FoundShard],
-) -> int:
-    """Claim and register shards under the lock; how many were skipped as read elsewhere."""
+    model: _Model | None,
+) -> int | None:
+    """Claim and register shards under the lock; how many were skipped as read elsewhere.
+
+    None, and nothing was done, where a new attempt needs the model that the dataset takes now.
+    """
     dataset = batches.lock_dataset(conn, batch.dataset_id)
     batch = batches.read_batch(conn, batch.batch_id)
     if batch.state.is_decided:
@@ -352,9 +366,11 @@ def _register(
                 conn, batch.batch_id, ("ingested", "embedded", "matched"), "planned"
             )
     else:
+        if model is None or model.of != dataset.fingerprint:
+            return None
         # an owner row left by the attempt before would keep its file from every later night
         batches.give_back_shards(conn, batch.batch_id)
-        attempt_id = _open_attempt(parts, conn, dataset, batch, options, skipped)
+        attempt_id = _open_attempt(parts, conn, dataset, batch, options, model, skipped)
         registered = []
     if not batch.dry_run:
         shards.claim(conn, dataset.dataset_id, batch.batch_id, attempt_id, free)
@@ -372,17 +388,19 @@ def _free(
     for shard in found:
         owner = owned.get((shard.source, shard.relative_uri, shard.version))
         if owner is not None and owner not in verdicts:
-            verdicts[owner] = _gives_back(parts, batches.read_batch(conn, owner))
+            verdicts[owner] = _gives_back(parts, conn, batches.read_batch(conn, owner))
         if owner is None or verdicts[owner]:
             free.append(shard)
     return free, len(found) - len(free)
 
 
-def _gives_back(parts: Parts, owner: Batch) -> bool:
+def _gives_back(parts: Parts, conn: Connection, owner: Batch) -> bool:
     if owner.state is BatchState.ABANDONED:
         return True
     if owner.state.is_decided or owner.state is BatchState.HELD:
         return False
+    if owner.attempt_id and batches.read_attempt(conn, owner).released:
+        return False  # somebody has decided about these very files; its next run is to come
     return parts.is_alive(owner) is False
 
 
@@ -396,17 +414,35 @@ def _place(
     return [(shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)]
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A model with its fingerprint, found for the dataset's fingerprint ``of`` that time."""
+
+    options: FingerprintOptions
+    fingerprint: Fingerprint
+    of: str | None
+
+
+def _find_model(parts: Parts, options: DatasetOptions) -> _Model:
+    with parts.catalog.begin() as conn:
+        dataset = batches.read_dataset(conn, options.name)
+    if dataset is None:
+        raise InvariantError(f"dataset {options.name} vanished from the catalog")
+    model = _fingerprint_options(parts, dataset, options)
+    return _Model(model, parts.fingerprint(model), dataset.fingerprint)
+
+
 def _open_attempt(
     parts: Parts,
     conn: Connection,
     dataset: Dataset,
     batch: Batch,
     options: DatasetOptions,
+    model: _Model,
     skipped: int,
 ) -> int:
-    options = _with_roots(parts, conn, dataset, options)
-    model = _fingerprint_options(parts, dataset, options)
-    fingerprint = parts.fingerprint(model)
+    options = _with_roots(parts, conn, dataset, batch, options)
+    fingerprint = model.fingerprint
     _check_fingerprint(dataset, fingerprint, parts.settings.path)
     threshold = options.duplicates.threshold
     if threshold is None:
@@ -414,20 +450,20 @@ def _open_attempt(
     history = decisions.history_rows(conn, dataset.dataset_id, dataset.generation)
     options = dataclasses.replace(
         options,
-        fingerprint=model,
+        fingerprint=model.options,
         duplicates=dataclasses.replace(options.duplicates, threshold=threshold),
     )
     config = to_json(options)
     return batches.insert_attempt(
         conn,
-        batch.batch_id,
+        batch,
         config=config,
         config_sha256=hashlib.sha256(config.encode()).hexdigest(),
         fingerprint=fingerprint.digest,
         fingerprint_detail={
             "name": str(fingerprint),
             **dataclasses.asdict(fingerprint),
-            "options": dataclasses.asdict(model),
+            "options": dataclasses.asdict(model.options),
         },
         search=parts.choose_search(options.duplicates.search, history, threshold),
         threshold=threshold,
@@ -437,9 +473,9 @@ def _open_attempt(
 
 
 def _with_roots(
-    parts: Parts, conn: Connection, dataset: Dataset, options: DatasetOptions
+    parts: Parts, conn: Connection, dataset: Dataset, batch: Batch, options: DatasetOptions
 ) -> DatasetOptions:
-    """The options with every source's root spelt out; it is stored at the first plan."""
+    """The options with every source's root spelt out; it is stored at the first real plan."""
     roots = {source.name: parts.source_root(source) for source in options.sources}
     for name, root in roots.items():
         stored = dataset.roots.get(name)
@@ -449,7 +485,7 @@ def _with_roots(
                 f" {stored!r} and would now be {root!r}; identities are relative to it. Set"
                 f" root = {stored!r}, or give the source a new name"
             )
-    if not roots.keys() <= dataset.roots.keys():
+    if not batch.dry_run and not roots.keys() <= dataset.roots.keys():
         batches.set_roots(conn, dataset.dataset_id, {**roots, **dataset.roots})
     return dataclasses.replace(
         options,
