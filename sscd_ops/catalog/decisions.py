@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -14,6 +14,9 @@ from sscd_ops.catalog.batches import Dataset
 from sscd_ops.catalog.sql import file_json, file_of, files_json, files_of, rows, run, value
 from sscd_ops.errors import InvariantError
 from sscd_ops.model import Batch, Counts, Segment, StoredFile
+
+_AT_ONCE = 10_000
+"""So many digests travel as one bound array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,18 +346,26 @@ def decision_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
     return found["batch_id"], found["decision_id"]
 
 
-def kept_segment_rows(conn: Connection, decision_id: int) -> list[int]:
-    """The segment rows of a decision's kept images."""
-    return [
-        r["segment_row"]
-        for r in rows(
-            conn,
-            "SELECT i.segment_row FROM sscd_ops.decisions d JOIN sscd_ops.samples s"
-            " ON s.month = d.month AND s.decision_id = d.decision_id"
-            " JOIN sscd_ops.batches b ON b.batch_id = d.batch_id"
-            " JOIN sscd_ops.images i ON i.dataset_id = b.dataset_id AND i.sha256 = s.image_sha256"
-            " AND i.decision_id = d.decision_id"
-            " WHERE d.decision_id = :x AND s.verdict = 'kept'",
-            x=decision_id,
+def kept_segment_rows(
+    conn: Connection, dataset_id: int, decision_id: int, digests: Sequence[bytes]
+) -> list[int]:
+    """The segment rows of a decision's kept images.
+
+    From ``images`` alone, which outlives the months of ``samples``: the segment's own list of
+    image digests says which to look up.
+    """
+    found: list[int] = []
+    for start in range(0, len(digests), _AT_ONCE):
+        found += (
+            r["segment_row"]
+            for r in rows(
+                conn,
+                "SELECT i.segment_row FROM unnest(CAST(:shas AS bytea[])) AS q(sha256)"
+                " JOIN sscd_ops.images i ON i.dataset_id = :d AND i.sha256 = q.sha256"
+                " AND i.decision_id = :x WHERE i.verdict = 'kept'",
+                shas=list(digests[start : start + _AT_ONCE]),
+                d=dataset_id,
+                x=decision_id,
+            )
         )
-    ]
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.sql import file_json, files_json, row, rows, run, value
 from sscd_ops.model import Batch, StoredFile
 
@@ -126,22 +127,26 @@ def finish_batch(conn: Connection, batch_id: int, snapshot: int | None) -> None:
     """The batch is published; ``snapshot`` is the one it made, if any."""
     run(
         conn,
-        "UPDATE sscd_ops.batches SET state = 'published', snapshot = :s, finished_at = now()"
-        " WHERE batch_id = :b",
+        "UPDATE sscd_ops.batches SET state = 'published', snapshot = :s, finished_at = now(),"
+        " message = '' WHERE batch_id = :b",
         s=snapshot,
         b=batch_id,
     )
 
 
-def mark_unpublishable(conn: Connection, batch_id: int, message: str) -> None:
-    """Its source changed or vanished: every run names the batch until it is published."""
-    run(
+def mark_unpublishable(conn: Connection, batch_id: int, message: str) -> bool:
+    """Its source changed or vanished: every run names the batch until it is published.
+
+    Answers whether the batch was decided until now, neither published nor marked before.
+    """
+    changed = run(
         conn,
         "UPDATE sscd_ops.batches SET state = 'unpublishable', message = :m"
         " WHERE batch_id = :b AND state = 'decided'",
         b=batch_id,
         m=message.replace("\x00", " "),
     )
+    return changed == 1
 
 
 def mark_announced(conn: Connection, batch_id: int) -> None:
@@ -162,14 +167,22 @@ def read_snapshot(
     )
 
 
-def kept_ids(conn: Connection, dataset_id: int, decisions: Sequence[int]) -> int:
-    """How many samples these decisions keep."""
-    return int(
-        value(
-            conn,
-            "SELECT count(*) FROM sscd_ops.decisions d JOIN sscd_ops.samples s"
-            " ON s.month = d.month AND s.decision_id = d.decision_id"
-            " WHERE d.decision_id = ANY(:x) AND s.verdict = 'kept'",
-            x=list(decisions),
-        )
+def kept_ids(conn: Connection, decisions: Sequence[int]) -> int:
+    """How many samples these decisions keep; of a month that was detached, as it was counted."""
+    there = months(conn)
+    counted = value(
+        conn,
+        "SELECT coalesce(sum(CAST(b.counts ->> 'kept' AS bigint)), 0) FROM sscd_ops.decisions d"
+        " JOIN sscd_ops.batches b ON b.decision_id = d.decision_id"
+        " WHERE d.decision_id = ANY(:x) AND NOT d.month = ANY(CAST(:there AS date[]))",
+        x=list(decisions),
+        there=there,
     )
+    found = value(
+        conn,
+        "SELECT count(*) FROM sscd_ops.decisions d JOIN sscd_ops.samples s"
+        " ON s.month = d.month AND s.decision_id = d.decision_id"
+        " WHERE d.decision_id = ANY(:x) AND s.verdict = 'kept'",
+        x=list(decisions),
+    )
+    return int(counted) + int(found)

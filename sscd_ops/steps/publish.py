@@ -17,7 +17,7 @@ from sscd_ops.catalog import batches, decisions, publishing, shards
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.shard_plan import published_extensions
 from sscd_ops.errors import BatchNotRunnable, SourceChanged
-from sscd_ops.model import BatchState, MemberRef, SourceShard, StoredFile
+from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work
 from sscd_ops.steps.resolve import numbers_of
 
@@ -65,8 +65,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
 
 def _unpublishable(parts: Parts, work: Work, message: str) -> None:
     with parts.catalog.begin() as conn:
-        publishing.mark_unpublishable(conn, work.batch.batch_id, message)
-        if work.batch.state is not BatchState.UNPUBLISHABLE:
+        if publishing.mark_unpublishable(conn, work.batch.batch_id, message):
             batches.add_event(
                 conn,
                 work.batch.dataset_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,7 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         parts.progress.advance()
     parts.progress.done()
     with parts.catalog.begin() as conn:
-        kept = publishing.kept_ids(
-            conn, dataset.dataset_id, sorted({shard["decision_id"] for shard in live})
-        )
+        kept = publishing.kept_ids(conn, sorted({shard["decision_id"] for shard in live}))
     listed = sum(shard["samples"] for shard in live)
     if kept != listed:
         problems.append(f"the catalog keeps {kept} samples, the snapshot lists {listed}")
@@ -203,10 +202,15 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
 
 
 def _rebuild_mask(parts: Parts, name: str, segment: Segment) -> None:
-    _, decision_id = _work_of(parts, segment)
+    work, decision_id = _work_of(parts, segment)
+    # its codes may have been written anew under other names just now
+    own = {role: segment.files[role] for role in ("descriptors", "ids")}
+    ids = parts.segments.open(replace(segment, files=own)).ids
     kept = np.zeros(segment.rows, bool)
     with parts.catalog.begin() as conn:
-        kept[decisions.kept_segment_rows(conn, decision_id)] = True
+        digests = [row.tobytes() for row in ids]
+        dataset_id = work.batch.dataset_id
+        kept[decisions.kept_segment_rows(conn, dataset_id, decision_id, digests)] = True
     file = parts.segments.write_mask(f"{name}/index/masks", kept)
     if segment.mask is not None and file.sha256 != segment.mask.sha256:
         raise FileMismatch(
