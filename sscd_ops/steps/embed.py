@@ -121,15 +121,16 @@ def _readable(parts: Parts, work: Work, shard: SourceShard) -> pa.Table:
 def _without_known(parts: Parts, work: Work, tables: dict[int, pa.Table]) -> dict[int, pa.Table]:
     """Leave out images with a verdict as of the pinned turn."""
     answer = {}
-    with parts.catalog.begin() as conn:
-        for shard_id, table in tables.items():
-            digests = fixed_bytes(table.column("image_sha256"), 32)
+    for shard_id, table in tables.items():
+        digests = fixed_bytes(table.column("image_sha256"), 32)
+        # one transaction each: a large look-up makes a table, whose locks stay until its end
+        with parts.catalog.begin() as conn:
             known = lookups.known_images(
                 conn, work.batch.dataset_id, digests, work.attempt.pinned_turn
             )
-            new = np.ones(len(digests), bool)
-            new[[row["i"] for row in known]] = False
-            answer[shard_id] = table.filter(pa.array(new))
+        new = np.ones(len(digests), bool)
+        new[[row["i"] for row in known]] = False
+        answer[shard_id] = table.filter(pa.array(new))
     return answer
 
 
