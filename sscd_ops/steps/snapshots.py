@@ -9,8 +9,11 @@ from typing import Any
 
 from sscd_ops.catalog import batches, publishing
 from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.errors import CatalogUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
+
+_TRIES = 3
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,22 @@ def repair_latest(parts: Parts, dataset: str) -> None:
 
     The pointer is derived from the catalog; a command that died between the two leaves it one
     behind, and the next command calls this.
+
+    Raises:
+        CatalogUnavailable: the lock was lost again and again while the pointer was written.
     """
+    for left in reversed(range(_TRIES)):
+        wrote: list[bool] = []
+        try:
+            _write_latest(parts, dataset, wrote)
+            return
+        except CatalogUnavailable:
+            # the lock went while storage hung: what was written then may be the older one
+            if not wrote or not left:
+                raise
+
+
+def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
     name = f"{dataset}/snapshots/latest.json"
     with parts.catalog.begin() as conn:
         row = batches.read_dataset(conn, dataset)
@@ -85,7 +103,9 @@ def repair_latest(parts: Parts, dataset: str) -> None:
             return
         wanted = parts.store.local(need_file(newest["file"])).read_bytes()
         if parts.store.read_small(name) != wanted:
+            wrote.append(True)
             parts.store.replace(name, wanted)
+            batches.read_dataset(conn, dataset)  # fails where the lock is no longer ours
 
 
 def snapshot_name(dataset: str, snapshot: int, sha256: str) -> str:
