@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sscd_ops.catalog import batches
+from sscd_ops.catalog import batches, decisions
 from sscd_ops.errors import BatchNotRunnable, UsageError
 from sscd_ops.model import BatchState
 from sscd_ops.steps.parts import Parts
@@ -32,9 +32,12 @@ def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
 def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
     """End an undecided batch's attempt and give its source shards back; what to do next.
 
+    A runner that is at work on it is not asked: its next write is refused, as of an attempt that
+    is no longer the batch's.
+
     Raises:
         UsageError: no reason given.
-        BatchNotRunnable: the batch is decided, or its runner is at work on it.
+        BatchNotRunnable: the batch is decided.
     """
     _need(actor, why)
     with parts.catalog.begin() as conn:
@@ -49,6 +52,10 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
         batches.add_event(
             conn, batch.dataset_id, "abandoned", actor=actor, why=why, batch_id=batch_id
         )
+        decisions.give_up(conn, batch)
+    with parts.catalog.begin() as conn:
+        # of a try that was held or died; without the lock, as they may be many
+        decisions.delete_lost(conn, batch)
     return f"batch {batch_id} is abandoned: running its night again plans it anew"
 
 
