@@ -308,14 +308,17 @@ def read_attempt(conn: Connection, batch: Batch) -> Attempt:
 
 
 def require_attempt(conn: Connection, batch_id: int, attempt_id: int) -> None:
-    """Refuse a write that belongs to an attempt the batch has left.
+    """Refuse a write that belongs to an attempt the batch has left; lock the batch's row.
+
+    The lock is the one that a change of its state takes, so that two tasks which write at the same
+    moment go one after the other: neither do they deadlock, nor do they overlook each other.
 
     Raises:
         StaleAttempt: the batch has a newer attempt, or was abandoned.
     """
     raw = row(
         conn,
-        "SELECT attempt_id, state FROM sscd_ops.batches WHERE batch_id = :b FOR SHARE",
+        "SELECT attempt_id, state FROM sscd_ops.batches WHERE batch_id = :b FOR NO KEY UPDATE",
         b=batch_id,
     )
     if raw is None or raw["attempt_id"] != attempt_id or raw["state"] == "abandoned":
@@ -382,13 +385,14 @@ def hold_resolve_lock(conn: Connection, batch_id: int) -> None:
 def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
     """Fix the batch's waiting set on first call; who of it is still to decide, and since when.
 
-    The set holds the batches earlier in turn order that are under way, undecided and past the
-    wait for their data at this moment. Later starts are never added, so nobody starves.
+    The set holds the attempts of batches earlier in turn order that are under way, undecided and
+    past the wait for their data at this moment. Later starts are never added, so nobody starves:
+    not even that of a member which was abandoned and is planned again.
     """
     run(
         conn,
         "UPDATE sscd_ops.batches b SET waiting_since = now(), waiting_set = coalesce(("
-        " SELECT array_agg(o.batch_id ORDER BY o.interval_start, o.interval_end, o.supplement)"
+        " SELECT array_agg(o.attempt_id ORDER BY o.interval_start, o.interval_end, o.supplement)"
         " FROM sscd_ops.batches o WHERE o.dataset_id = b.dataset_id AND NOT o.dry_run AND o.ready"
         " AND o.state = ANY(:under_way) AND (o.interval_start, o.interval_end, o.supplement)"
         " < (b.interval_start, b.interval_end, b.supplement)), '{}')"
@@ -401,10 +405,11 @@ def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
     )
     found = rows(
         conn,
-        _BATCH + "WHERE batch_id = ANY(SELECT unnest(waiting_set) FROM sscd_ops.batches"
-        " WHERE batch_id = :b) AND state = ANY(:under_way)"
+        _BATCH + "WHERE attempt_id = ANY(SELECT unnest(waiting_set) FROM sscd_ops.batches"
+        " WHERE batch_id = :b) AND dataset_id = :d AND state = ANY(:under_way)"
         " ORDER BY interval_start, interval_end, supplement",
         b=batch.batch_id,
+        d=batch.dataset_id,
         under_way=list(UNDER_WAY),
     )
     return [_batch(raw) for raw in found], since

@@ -37,6 +37,7 @@ def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
         parts.progress.done()
     if part == 0:
         with parts.catalog.begin() as conn:
+            batches.require_attempt(conn, batch_id, work.attempt.attempt_id)
             batches.advance_state(conn, batch_id, ("planned", "ingested", "embedded"), "matched")
     counts = {"segments": len(mine), "searched": len(todo), "queries": len(queries.ids)}
     return StepReport("match", batch_id, counts, watch.seconds)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import shards
+from sscd_ops.catalog import batches, shards
 from sscd_ops.core.descriptor_file import read_descriptors
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Fault, Matches, Segment, SourceShard, StoredFile
@@ -92,6 +92,7 @@ def search_segment(
         lambda stream: write_matches(stream, found, segment.segment_id),
     )
     with parts.catalog.begin() as conn:
+        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
         shards.register_search(
             conn,
             work.attempt.attempt_id,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 
 import pytest
 
-from sscd_ops.catalog import shards
-from sscd_ops.errors import CommitConflict, InvariantError
+from sscd_ops.catalog import batches, shards
+from sscd_ops.catalog.database import Catalog
+from sscd_ops.errors import CommitConflict, InvariantError, SourceChanged, StaleAttempt
 from sscd_ops.model import Runner
-from sscd_ops.steps import plan, resolve
+from sscd_ops.steps import commit, ingest, manage, plan, publish, resolve
+from sscd_ops.steps.parts import StepReport
 from sscd_ops.steps.resolve import ResolveReport
+from sscd_ops.storage.store import LocalStore
 from sscd_ops.testing import picture
+from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import DAYS, clouds, fill, planted_nights
 from tests.integration.world import DATASET, World, assert_promises, interval, pair
 
@@ -211,3 +218,166 @@ def test_planning_takes_no_number_of_a_dataset_that_is_there(world: World) -> No
     assert world.ask("SELECT last_value FROM sscd_ops.datasets_dataset_id_seq") == [
         {"last_value": 1}
     ]
+
+
+# ---------------------------------------------------------------- tasks side by side
+
+
+def side_by_side(world: World, works: list[Callable[[Wiring], object]]) -> list[object]:
+    """Run each in a thread with parts of its own; what they answered or raised."""
+    said: list[object] = []
+
+    def one(work: Callable[[Wiring], object]) -> None:
+        with world.parts() as parts:
+            try:
+                said.append(work(parts))
+            except BaseException as error:
+                said.append(error)
+
+    threads = [threading.Thread(target=one, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
+def planned_shards(world: World, count: int) -> plan.PlanReport:
+    for number in range(count):
+        world.put(DAYS[0], f"{number}.tar", clouds(range(number * 3, number * 3 + 3)))
+    with world.parts() as parts:
+        runner = Runner("airflow", "curate_web", f"run-{DAYS[0]}")
+        return plan.run(parts, DATASET, interval(DAYS[0]), runner=runner)
+
+
+def test_two_tries_of_one_ingest_do_not_deadlock(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = planned_shards(world, 1)
+    both = threading.Barrier(2)
+    real = batches.require_attempt
+
+    def require_attempt(*given: Any) -> None:
+        real(*given)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+
+    monkeypatch.setattr(batches, "require_attempt", require_attempt)
+    said = side_by_side(
+        world, [lambda parts: ingest.run(parts, planned.batch_id, planned.groups)] * 2
+    )
+
+    assert [type(answer) for answer in said] == [StepReport] * 2, said
+
+
+def test_two_ingests_that_end_together_leave_the_batch_ingested(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = planned_shards(world, 2)
+    both = threading.Barrier(2)
+    real = shards.register_file
+
+    def register_file(*given: Any) -> bool:
+        answer = real(*given)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        return answer
+
+    monkeypatch.setattr(shards, "register_file", register_file)
+    side_by_side(
+        world,
+        [
+            lambda parts, group=group: ingest.run(parts, planned.batch_id, group)
+            for group in planned.groups
+        ],
+    )
+
+    assert world.ask("SELECT state FROM curation.runs") == [{"state": "ingested"}]
+
+
+def test_a_zombie_match_leaves_a_new_attempt_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    real = shards.searched
+
+    def searched(*given: Any) -> Any:
+        monkeypatch.setattr(shards, "searched", real)
+        with world.parts() as other:
+            manage.abandon(other, 1, actor="ann", why="test")
+            runner = Runner("airflow", "curate_web", f"run-{DAYS[0]}")
+            plan.run(other, DATASET, interval(DAYS[0]), runner=runner)
+        return real(*given)
+
+    monkeypatch.setattr(shards, "searched", searched)
+    with world.parts() as parts, pytest.raises(StaleAttempt):
+        world.until_match(parts, DAYS[0])
+
+    assert world.ask("SELECT state FROM curation.runs") == [{"state": "planned"}]
+
+
+def test_a_zombie_publish_says_nothing_of_a_published_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(5)))
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+        resolve.run(parts, batch)
+    real = publish._write_shard
+
+    def late(*given: Any) -> Any:
+        monkeypatch.setattr(publish, "_write_shard", real)
+        with world.parts() as other:
+            world.from_resolve(other, batch)
+        (world.incoming / DAYS[0] / "a.tar").rename(world.base / "a.tar")  # cleaned up
+        return real(*given)
+
+    monkeypatch.setattr(publish, "_write_shard", late)
+    with world.parts() as parts, pytest.raises(SourceChanged):
+        publish.run(parts, batch, 0)
+
+    kinds = [row["kind"] for row in world.ask("SELECT kind FROM curation.events")]
+    assert kinds == ["decided", "published"]
+
+
+def test_an_abandoned_night_that_is_planned_again_is_not_waited_for(world: World) -> None:
+    for day in DAYS[:2]:
+        world.put(day, "a.tar", clouds(range(3), prefix=day))
+    with world.parts() as parts:
+        parts._ask_airflow = lambda runner: True
+        first = world.until_match(parts, DAYS[0])
+        second = world.until_match(parts, DAYS[1])
+        assert [other.batch_id for other in resolve.arrive(parts, second)[0]] == [first]
+        manage.abandon(parts, first, actor="ann", why="test")
+        later = Runner("airflow", "curate_web", "a later run")
+        plan.run(parts, DATASET, interval(DAYS[0]), runner=later)
+
+        assert resolve.arrive(parts, second)[0] == []
+
+
+def test_the_newest_pointer_stands_though_storage_hung_longer_than_a_transaction_may(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first night's pointer is written after the second's: its lock had gone meanwhile."""
+    for number, day in enumerate(DAYS[:2]):
+        world.put(day, "a.tar", clouds(range(number * 20, number * 20 + 5)))
+    with world.parts() as parts:
+        first = world.until_match(parts, DAYS[0])
+        for group in resolve.run(parts, first).groups:
+            publish.run(parts, first, group)
+    init = Catalog.__init__
+    monkeypatch.setattr(Catalog, "__init__", partialmethod(init, idle_timeout=0.5))
+    real = LocalStore.replace
+
+    def hangs(self: LocalStore, name: str, data: bytes) -> None:
+        monkeypatch.setattr(LocalStore, "replace", real)
+        world.night(DAYS[1])  # waits for the lock until the server ends our transaction
+        real(self, name, data)
+
+    monkeypatch.setattr(LocalStore, "replace", hangs)
+    with world.parts() as parts:
+        commit.run(parts, first)
+
+    latest = world.base / "root" / DATASET / "snapshots" / "latest.json"
+    assert json.loads(latest.read_text())["snapshot"] == 2
+    assert_promises(world)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from sscd_ops.errors import BatchHeld, StoreUnavailable
+from sscd_ops.catalog import partitions
+from sscd_ops.catalog.database import Catalog
+from sscd_ops.errors import BatchHeld, SourceChanged, StoreUnavailable
 from sscd_ops.model import Runner
 from sscd_ops.sources.webdataset import WebDatasetSource
-from sscd_ops.steps import commit, manage, plan, resolve
+from sscd_ops.steps import commit, embed, ingest, manage, plan, resolve
+from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import DAYS, clouds
@@ -129,3 +134,99 @@ def test_the_commit_of_a_dry_run_may_be_tried_again(world: World) -> None:
         # a clear of the whole run finds it
         cleared = plan.run(parts, DATASET, interval(DAYS[0]), runner=runner, dry_run=True)
         assert (cleared.batch_id, cleared.source_shards) == (planned.batch_id, 1)
+
+
+# ---------------------------------------------------------------- after the decision
+
+
+def test_a_source_file_that_was_put_back_is_published(world: World) -> None:
+    """A copy from a backup has another time of change; what counts is its bytes."""
+    world.put(DAYS[0], "a.tar", clouds(range(6)))
+    tar = world.incoming / DAYS[0] / "a.tar"
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+        resolve.run(parts, batch)
+        data = tar.read_bytes()
+        tar.write_bytes(data[:1024] + b"x" + data[1025:])
+        with pytest.raises(SourceChanged, match=r"no longer|put the original back"):
+            world.from_resolve(parts, batch)
+        time.sleep(0.02)
+        tar.write_bytes(data)
+        world.from_resolve(parts, batch)
+
+    assert world.ask("SELECT state, message FROM curation.runs") == [
+        {"state": "published", "message": ""}
+    ]
+    assert_promises(world, read=6)
+
+
+def test_snapshots_and_masks_outlive_a_month_that_was_detached(world: World) -> None:
+    world.put(DAYS[0], "a.tar", [*clouds(range(5)), pair("copy", picture(3))])
+    world.night(DAYS[0])
+    detach(world)
+    masks = world.base / "root" / DATASET / "index" / "masks"
+
+    with world.parts() as parts:
+        assert verify_snapshot(parts, DATASET) == []
+        for mask in masks.iterdir():
+            mask.unlink()
+        assert rebuild_index(parts, DATASET) == ["segment 1: wrote its mask anew"]
+        assert verify_index(parts, DATASET) == []
+
+
+def detach(world: World) -> None:
+    """Take out every month, as ``detach_month`` does once they are over."""
+    with world.parts() as parts, parts.catalog.begin() as conn:
+        for table in partitions.MONTHLY:
+            for month in partitions.months(conn, table):
+                if table == "samples":
+                    conn.execute(partitions._KEEP_IDS, {"m": month})
+                parent, name, *_ = partitions._names(table, month)
+                conn.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {name}")
+
+
+def test_rows_of_a_night_that_was_held_go_when_it_is_abandoned(world: World) -> None:
+    world.change(guard={"first_nights_max": 0.1})
+    world.put(DAYS[0], "a.tar", same(9))
+    with pytest.raises(BatchHeld):
+        world.night(DAYS[0])
+    assert world.ask("SELECT count(*) AS n FROM sscd_ops.samples") == [{"n": 9}]
+
+    with world.parts() as parts:
+        manage.abandon(parts, 1, actor="ann", why="wrong feed")
+
+    for table in ("samples", "images", "decisions"):
+        assert world.ask(f"SELECT count(*) AS n FROM sscd_ops.{table}") == [{"n": 0}]
+
+
+# ---------------------------------------------------------------- size
+
+
+def test_what_embed_asks_of_history_is_let_go_shard_by_shard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look-up of many images makes a table; a transaction with thousands fills the server."""
+    monkeypatch.setattr("sscd_ops.catalog.lookups._FEW", 1)
+    for number in range(4):
+        world.put(DAYS[0], f"{number}.tar", clouds(range(number * 3, number * 3 + 3)))
+    made: list[int] = []
+    real = Catalog.begin
+
+    @contextmanager
+    def begin(self: Catalog, **options: Any) -> Any:
+        with real(self, **options) as conn:
+            yield conn
+            made.append(
+                conn.exec_driver_sql(
+                    "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()"
+                    " AND mode = 'AccessExclusiveLock'"
+                ).scalar_one()
+            )
+
+    with world.parts() as parts:
+        planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
+        ingest.run(parts, planned.batch_id, planned.groups)
+        monkeypatch.setattr(Catalog, "begin", begin)
+        embed.run(parts, planned.batch_id, planned.groups)
+
+    assert 0 < max(made) <= 4

@@ -27,7 +27,7 @@ CREATE TABLE sscd_ops.batches (
     runner          jsonb,                          -- {"kind": "cli"} or {"kind": "airflow", "dag_id", "run_id"}
     label           text NOT NULL,                  -- the interval in published names
     plan            text,                           -- 8 hex digits of the publish plan
-    waiting_set     bigint[],                       -- fixed on first reaching resolve
+    waiting_set     bigint[],                       -- attempts; fixed on first reaching resolve
     waiting_since   timestamptz,
     ready           boolean NOT NULL DEFAULT false, -- false while it still waits for its data
     snapshot        integer,                        -- the one it made
@@ -192,6 +192,8 @@ CREATE TABLE sscd_ops.samples (
 CREATE UNIQUE INDEX samples_by_place ON sscd_ops.samples (decision_id, shard_id, position, month);
 CREATE INDEX samples_by_id ON sscd_ops.samples (sample_id);
 CREATE INDEX samples_by_image ON sscd_ops.samples (image_sha256);
+CREATE INDEX samples_by_output ON sscd_ops.samples (decision_id, output_shard)
+    WHERE output_shard IS NOT NULL;
 
 CREATE TABLE sscd_ops.matches (
     month           date NOT NULL,
