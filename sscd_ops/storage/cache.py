@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
+
+_ABANDONED = 86_400.0
+"""Seconds without a write after which a download counts as given up."""
 
 
 class FileCache:
@@ -53,11 +57,14 @@ class FileCache:
     def _trim(self, keep: Path) -> None:
         copies = []
         for path in self.folder.iterdir():
-            if path.name.startswith("."):
-                continue
             try:
                 found = path.stat()
             except FileNotFoundError:
+                continue
+            if path.name.startswith("."):
+                # a download under way, unless whoever began it died
+                if path.name.startswith(".tmp-") and time.time() - found.st_mtime > _ABANDONED:
+                    path.unlink(missing_ok=True)
                 continue
             copies.append((found.st_mtime, found.st_size, path))
         total = sum(size for _, size, _ in copies)
