@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -37,42 +37,45 @@ def claim(
     dataset_id: int,
     batch_id: int,
     attempt_id: int,
-    shards: Iterable[FoundShard],
+    shards: Sequence[FoundShard],
 ) -> None:
     """Make the batch the owner of these versions. The caller holds the dataset's lock."""
-    for shard in shards:
-        run(
-            conn,
-            "INSERT INTO sscd_ops.shard_owners (dataset_id, source, relative_uri, version,"
-            " batch_id, attempt_id) VALUES (:d, :s, :u, :v, :b, :a) ON CONFLICT (dataset_id,"
-            " source, relative_uri, version) DO UPDATE SET batch_id = :b, attempt_id = :a",
-            d=dataset_id,
-            s=shard.source,
-            u=shard.relative_uri,
-            v=shard.version,
-            b=batch_id,
-            a=attempt_id,
-        )
+    # one statement: a round trip for each of many thousand files would hold the lock for minutes
+    run(
+        conn,
+        "INSERT INTO sscd_ops.shard_owners (dataset_id, source, relative_uri, version,"
+        " batch_id, attempt_id) SELECT :d, f.s, f.u, f.v, :b, :a"
+        " FROM unnest(CAST(:s AS text[]), CAST(:u AS text[]), CAST(:v AS text[])) AS f(s, u, v)"
+        " ON CONFLICT (dataset_id, source, relative_uri, version)"
+        " DO UPDATE SET batch_id = :b, attempt_id = :a",
+        d=dataset_id,
+        s=[shard.source for shard in shards],
+        u=[shard.relative_uri for shard in shards],
+        v=[shard.version for shard in shards],
+        b=batch_id,
+        a=attempt_id,
+    )
 
 
 def add_shards(
-    conn: Connection, attempt_id: int, placed: Iterable[tuple[FoundShard, int, int]]
+    conn: Connection, attempt_id: int, placed: Sequence[tuple[FoundShard, int, int]]
 ) -> None:
     """Register (shard, group, ordinal) rows of an attempt."""
-    for shard, group, ordinal in placed:
-        run(
-            conn,
-            "INSERT INTO sscd_ops.source_shards (attempt_id, source, relative_uri, uri, version,"
-            " size, group_no, ordinal) VALUES (:a, :s, :r, :u, :v, :z, :g, :o)",
-            a=attempt_id,
-            s=shard.source,
-            r=shard.relative_uri,
-            u=shard.uri,
-            v=shard.version,
-            z=shard.size,
-            g=group,
-            o=ordinal,
-        )
+    run(
+        conn,
+        "INSERT INTO sscd_ops.source_shards (attempt_id, source, relative_uri, uri, version,"
+        " size, group_no, ordinal) SELECT :a, f.* FROM unnest(CAST(:s AS text[]),"
+        " CAST(:r AS text[]), CAST(:u AS text[]), CAST(:v AS text[]), CAST(:z AS bigint[]),"
+        " CAST(:g AS int[]), CAST(:o AS int[])) AS f(s, r, u, v, z, g, o) ORDER BY f.o",
+        a=attempt_id,
+        s=[shard.source for shard, _, _ in placed],
+        r=[shard.relative_uri for shard, _, _ in placed],
+        u=[shard.uri for shard, _, _ in placed],
+        v=[shard.version for shard, _, _ in placed],
+        z=[shard.size for shard, _, _ in placed],
+        g=[group for _, group, _ in placed],
+        o=[ordinal for _, _, ordinal in placed],
+    )
 
 
 def shards_of(conn: Connection, attempt_id: int, group: int | None = None) -> list[SourceShard]:

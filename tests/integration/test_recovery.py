@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
-from sscd_ops.catalog import partitions
+from sscd_ops.catalog import partitions, publishing
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.errors import BatchHeld, SourceChanged, StoreUnavailable
 from sscd_ops.model import Runner
@@ -230,3 +231,21 @@ def test_what_embed_asks_of_history_is_let_go_shard_by_shard(
         embed.run(parts, planned.batch_id, planned.groups)
 
     assert 0 < max(made) <= 4
+
+
+def test_the_samples_of_an_output_shard_are_found_by_an_index(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    world.night(DAYS[0])
+
+    with world.parts() as parts, parts.catalog.begin() as conn:
+        conn.exec_driver_sql(
+            "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position,"
+            " verdict, output_shard) SELECT month, decision_id, gen_random_uuid(), 1, 10 + i,"
+            " 'kept', i / 500 FROM sscd_ops.decisions, generate_series(0, 9999) i"
+        )
+        conn.exec_driver_sql("ANALYZE sscd_ops.samples")
+        asked: list[str] = []
+        event.listen(conn, "before_cursor_execute", lambda *given: asked.append(given[2]))
+        publishing.samples_of_output(conn, 1, 7)
+        found = conn.exec_driver_sql("EXPLAIN " + asked[0], {"x": 1, "n": 7}).scalars()
+        assert any("decision_id_output_shard_idx" in line for line in found)
