@@ -108,7 +108,7 @@ def _int(table: pa.Table, column: str) -> NDArray[np.int64]:
 
 @dataclass
 class Images:
-    """The batch's distinct images among its readable samples.
+    """The batch's distinct images, those whose header is at fault among them.
 
     ``image_of``: int64 (n,), image of each sample or -1. ``carrier``: int64 (m,), the preferred
     sample of each image. ``standing``: int8 (m,). ``known``: what history says, by image.
@@ -143,8 +143,7 @@ def find_images(
         query_ids: uint8 (q, 32), the batch's descriptors' images.
         query_faults: images that embed quarantined.
     """
-    fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
-    eligible = fine & ~samples.is_known & ~samples.is_shard_fault
+    eligible = _pictured(samples.table) & ~samples.is_known & ~samples.is_shard_fault
     grouped = group_images(samples.digests, eligible, samples.rank)
     digests = samples.digests[grouped.carrier]
     standing = np.full(len(digests), NEW, np.int8)
@@ -155,6 +154,11 @@ def find_images(
         standing[image] = states[row["verdict"]]
         if standing[image] == IMAGE_FAULTY:
             faults[image] = (Fault(row["reason"]), row["message"] or "")
+    for image, fault in _header_faults(samples.table, grouped.carrier).items():
+        # what history says of these bytes comes first: limits may have been others then
+        if standing[image] == NEW:
+            standing[image] = IMAGE_FAULTY
+            faults[image] = fault
     query = _rows_of(query_ids, digests)
     if query_faults:
         failed = np.frombuffer(b"".join(query_faults), np.uint8).reshape(-1, 32)
@@ -164,6 +168,28 @@ def find_images(
             standing[failure] = IMAGE_FAULTY
             faults[int(failure)] = answers[rows[failure]]
     return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
+
+
+_OF_PICTURE = pa.array([str(fault) for fault in Fault if fault.follows_bytes], pa.string())
+
+
+def _pictured(table: pa.Table) -> NDArray[np.bool_]:
+    """Samples with one picture and no fault but perhaps that picture's own."""
+    code = table.column("code")
+    own = pc.or_(code.is_null(), pc.is_in(code, value_set=_OF_PICTURE))
+    there: NDArray[np.bool_] = pc.and_(own, table.column("image_sha256").is_valid()).to_numpy()
+    return there
+
+
+def _header_faults(table: pa.Table, carrier: NDArray[np.int64]) -> dict[int, tuple[Fault, str]]:
+    """Image -> what ingest found wrong with its header; equal bytes have equal headers."""
+    said = table.select(["code", "message"]).take(pa.array(carrier))
+    at = np.flatnonzero(said.column("code").is_valid().to_numpy(zero_copy_only=False))
+    faulty = said.take(pa.array(at)).to_pylist()
+    return {
+        int(image): (Fault(row["code"]), row["message"] or "")
+        for image, row in zip(at, faulty, strict=True)
+    }
 
 
 def _rows_of(keys: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ def group_images(
 
     Args:
         digests: uint8 (n, 32), sha256 of each sample's image.
-        eligible: bool (n,), samples with a readable image that take part.
+        eligible: bool (n,), samples with an image that take part.
         rank: int64 (n,), preference; the smallest of an image carries it.
     """
     rows = np.flatnonzero(eligible)

@@ -154,7 +154,8 @@ def sample_rows(
     image = images.image_of[rows]
     removed = (outcome == REMOVED_EXACT) | (outcome == REMOVED_NEAR)
     image_or_0 = np.where(removed, image, 0)
-    readable = table.column("width").is_valid().to_numpy(zero_copy_only=False)
+    # a removed sample shows which image it follows, also where its own header was refused
+    shown = removed | table.column("width").is_valid().to_numpy(zero_copy_only=False)
     code, message = _reasons(table, images, outcome, image)
     number = output_shard[rows]
     if not len(images.carrier):
@@ -167,11 +168,11 @@ def sample_rows(
             "shard_id": shard_ids[samples.shard[rows]],
             "position": table.column("position"),
             "key": table.column("key"),
-            "image_sha256": fixed(samples.digests[rows], readable),
+            "image_sha256": fixed(samples.digests[rows], shown),
             "width": table.column("width"),
             "height": table.column("height"),
             "format": table.column("format"),
-            "bytes": _where(table.column("image_bytes"), readable),
+            "bytes": _where(table.column("image_bytes"), shown),
             "caption": table.column("caption"),
             "meta": table.column("meta"),
             "verdict": pa.DictionaryArray.from_arrays(_VERDICT_OF[outcome], _VERDICTS).cast(
@@ -213,7 +214,7 @@ def _reasons(
     subset = table.select(["code", "message"]).take(pa.array(bad))
     codes, messages = subset.column("code").to_pylist(), subset.column("message").to_pylist()
     for row, said, why in zip(bad, codes, messages, strict=True):
-        if said is None:
+        if image[row] >= 0:
             fault, why = images.faults[int(image[row])]
             said = str(fault)
         code[row], message[row] = said, why

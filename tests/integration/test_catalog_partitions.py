@@ -73,7 +73,8 @@ def decided_batch(catalog: Catalog, month: date, *, state: str = "published") ->
         run(
             conn,
             "UPDATE sscd_ops.batches SET decision_id = :x, attempt_id = :a,"
-            " month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x) WHERE batch_id = :b",
+            " month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x)"
+            " WHERE batch_id = :b",
             x=decision,
             a=attempt,
             b=batch,

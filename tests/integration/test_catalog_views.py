@@ -97,7 +97,8 @@ class World:
         if in_force:
             self.run(
                 "UPDATE sscd_ops.batches SET decision_id = :x,"
-                " month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x) WHERE batch_id = :b",
+                " month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x)"
+                " WHERE batch_id = :b",
                 x=decision,
                 b=batch,
             )

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from sscd_ops.model import Counts
-from sscd_ops.testing import Sample, picture
+from sscd_ops.testing import Sample, picture, plant
 from tests.integration import real_img2dataset
 from tests.integration.world import World, assert_one_verdict_each, assert_promises, pair, plain
 
@@ -146,6 +146,44 @@ def test_a_fault_of_the_picture_follows_its_bytes_and_one_of_the_caption_does_no
         "silent": "quarantined missing_caption",
         "speaking": "kept",
     }
+
+
+def test_known_bytes_keep_their_verdict_when_limits_change(world: World) -> None:
+    """A picture's own fault follows its bytes, and so does what was said of good ones."""
+    large, near = picture(1), plant(picture(1), "jpeg_40")
+    small, wide, page = picture(2, 60, 40), picture(3, 200, 30), b"<html>"
+    nights = (
+        [pair("large", large), pair("near", near), pair("small", small), pair("page", page)],
+        [pair("large2", large), pair("near2", near), pair("wide", wide), pair("new", picture(4))],
+        [pair("small3", small), pair("wide3", wide), pair("large3", large), pair("page3", page)],
+    )
+    for number, samples in enumerate(nights, 1):
+        world.put(f"2026-11-{number:02d}", "a.tar", samples)
+
+    for number, (min_side, max_aspect) in enumerate([(50, 20.0), (1000, 5.0), (16, 20.0)], 1):
+        world.change(limits={"min_side": min_side, "max_aspect": max_aspect})
+        world.night(f"2026-11-{number:02d}")
+
+    assert world.verdicts() == {
+        "large": "kept",
+        "near": "removed near",
+        "small": "quarantined too_small",
+        "page": "quarantined not_an_image",
+        "large2": "removed exact",
+        "near2": "removed near",
+        "wide": "quarantined too_small",
+        "new": "quarantined too_small",
+        "small3": "quarantined too_small",
+        "wide3": "quarantined too_small",
+        "large3": "removed exact",
+        "page3": "quarantined not_an_image",
+    }
+    quarantined = world.ask("SELECT key, message FROM curation.quarantined")
+    messages = {row["key"]: row["message"] for row in quarantined}
+    assert messages["small3"] == messages["small"] == "60x40, at least 50 a side"
+    embedded = world.ask("SELECT sum(rows) AS n FROM sscd_ops.segments")
+    assert embedded == [{"n": 2}]
+    assert_promises(world, read=12)
 
 
 def test_broken_pictures_are_never_grouped_with_each_other(world: World) -> None:
