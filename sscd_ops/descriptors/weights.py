@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import logging
 import re
 import shutil
-import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 import warnings
@@ -26,7 +27,7 @@ from sscd_ops.descriptors.models import Model
 from sscd_ops.errors import ConfigError, WeightsUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -63,10 +64,29 @@ def find_weights(model: Model, location: str, cache: Path) -> Weights:
                 f"fingerprint.weights: no file {path}; {model.name} is published at {model.weights}"
             )
         return Weights(path, _sha256(path, cache))
-    path = cache / where.rstrip("/").rpartition("/")[2]
+    path = cache / _cache_name(where)
     if not path.is_file():
         _download(model, where, path)
     return Weights(path, _sha256(path, cache))
+
+
+def _cache_name(url: str) -> str:
+    """A name of the URL's own: many places call their file ``model.pt``."""
+    base = urllib.parse.urlsplit(url).path.rstrip("/").rpartition("/")[2]
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{base or 'weights'}"
+
+
+@contextlib.contextmanager
+def _opened(url: str) -> Iterator[tuple[Any, int | None]]:
+    """A URL's stream and, where the other side says it, how many bytes will come."""
+    if url.startswith(("http://", "https://")):
+        request = urllib.request.Request(url, headers={"User-Agent": "sscd-ops"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
+            promised = answer.headers.get("Content-Length")
+            yield answer, int(promised) if promised else None
+    else:
+        with fsspec.open(url, "rb") as stream:
+            yield stream, getattr(stream, "size", None)
 
 
 def _download(model: Model, url: str, path: Path) -> None:
@@ -74,18 +94,13 @@ def _download(model: Model, url: str, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     log.info("downloading weights url=%s to=%s", url, path)
     try:
-        if url.startswith(("http://", "https://")):
-            request = urllib.request.Request(url, headers={"User-Agent": "sscd-ops"})  # noqa: S310
-            with (
-                urllib.request.urlopen(request, timeout=_TIMEOUT) as answer,  # noqa: S310
-                temporary.open("wb") as out,
-            ):
-                shutil.copyfileobj(answer, out)
-        else:
-            with fsspec.open(url, "rb") as source, temporary.open("wb") as out:
-                shutil.copyfileobj(source, out)
+        with _opened(url) as (source, promised), temporary.open("wb") as out:
+            shutil.copyfileobj(source, out)
+            # a connection that breaks looks like an end to copyfileobj
+            if promised is not None and out.tell() != promised:
+                raise OSError(f"{out.tell()} of {promised} bytes came")
         temporary.replace(path)
-    except (OSError, urllib.error.URLError, ValueError, ImportError) as error:
+    except (OSError, http.client.HTTPException, ValueError, ImportError) as error:
         raise WeightsUnavailable(
             f"weights of {model.name} could not be fetched from {url} ({error}): put the file at"
             f" {path}, or set fingerprint.weights to where it is"
@@ -142,7 +157,9 @@ def _raw_state(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(
-            f"fingerprint.weights: {path} is neither a state dict nor a TorchScript file: {error}"
+            f"fingerprint.weights: {path} is neither a state dict nor a TorchScript file"
+            f" ({type(error).__name__}): delete it and try again if it was downloaded, else put a"
+            " released file there"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}

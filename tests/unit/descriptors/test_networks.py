@@ -13,7 +13,7 @@ from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.descriptors.models import find_model
 from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, gem
 from sscd_ops.descriptors.weights import read_state
-from sscd_ops.errors import ConfigError, WeightsUnavailable
+from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions, LimitsOptions
 from sscd_ops.testing import picture
 
@@ -138,13 +138,3 @@ def test_one_config_line_with_a_path_is_enough(network: SSCD, tmp_path: Path) ->
     assert chunks[1].faults[1][0] == "not_an_image"
     # the same picture, in another place of another minibatch
     assert np.array_equal(again[0].descriptors[0], rows[3])
-
-
-def test_weights_that_are_nowhere_say_where_to_put_them(tmp_path: Path) -> None:
-    options = FingerprintOptions("sscd_disc_mixup", weights="http://127.0.0.1:9/none/w.pt")
-
-    with pytest.raises(WeightsUnavailable) as error:
-        fingerprint_of(options, tmp_path)
-
-    assert "http://127.0.0.1:9/none/w.pt" in str(error.value)
-    assert str(tmp_path / "w.pt") in str(error.value)
