@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from sscd_ops.errors import ConfigError
 from sscd_ops.options import (
+    PUBLISHED_COLUMNS,
     STEPS,
     CatalogOptions,
     DatasetOptions,
@@ -223,6 +224,13 @@ def _source(base: Path, dataset: str, table: Mapping[str, Any], key: str) -> Sou
             raise Wrong(
                 f"{key}.caption",
                 f'expected an extension, "json:field" or "column:name", not {shown(entry)}',
+            )
+    for column in source.columns:
+        if column in PUBLISHED_COLUMNS:
+            raise Wrong(
+                f"{key}.columns",
+                f"{column!r} is a column the published parquet has itself"
+                f" ({', '.join(PUBLISHED_COLUMNS)}): leave it out, or give the field another name",
             )
     return dataclasses.replace(
         source,

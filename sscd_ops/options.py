@@ -29,6 +29,20 @@ ModelName = Literal[
 """The names of ``descriptors.models.MODELS``, here because reading a config file imports little."""
 Preprocessing = Literal["", "skew-320", "skew-288", "small-288", "grid-64-draft"]
 """The names of ``images.preprocess.PRESETS``."""
+PUBLISHED_COLUMNS = (
+    "key",
+    "sample_id",
+    "source",
+    "source_shard",
+    "source_key",
+    "sha256",
+    "width",
+    "height",
+    "caption",
+    "bytes",
+    "offset",
+)
+"""What every published parquet has; metadata columns come after these."""
 Preference = Literal["priority", "pixels", "caption_length", "bytes"]
 
 
@@ -71,7 +85,7 @@ class SourceOptions:
     """Where the caption is: first present wins. ``ext``, ``json:field`` or ``column:name``."""
     missing_caption: Literal["quarantine", "keep"] = "quarantine"
     columns: tuple[str, ...] = ()
-    """Metadata fields carried to samples.meta and the published parquet."""
+    """Metadata fields carried to samples.meta and the published parquet, beside its own."""
     image_column: str = "image"
     """parquet only: the column with image bytes, or with ``{bytes, path}``."""
     caption_column: str = "caption"

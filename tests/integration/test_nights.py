@@ -8,6 +8,8 @@ import re
 import shutil
 from pathlib import Path
 
+import fsspec
+import pyarrow.parquet as pq
 import pytest
 
 from sscd_ops.core.schedule import interval_of
@@ -21,7 +23,7 @@ from sscd_ops.errors import (
     SourceChanged,
 )
 from sscd_ops.model import BatchState, Runner
-from sscd_ops.options import LimitsOptions, SourceOptions
+from sscd_ops.options import PUBLISHED_COLUMNS, LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import Source
 from sscd_ops.steps import manage, night, plan, resolve
 from sscd_ops.steps.verify import rebuild_index, verify_index
@@ -71,7 +73,27 @@ def test_three_nights_keep_every_promise(world: World) -> None:
     assert [report.state for report in reports] == ["published"] * 3
     assert [report.snapshot for report in reports] == [1, 2, 3]
     assert sum(report.counts.removed for report in reports) >= 12
+    tables = (world.base / "root").glob(f"{DATASET}/shards/*/*.parquet")
+    assert {tuple(pq.read_schema(path).names) for path in tables} == {PUBLISHED_COLUMNS}
     assert_promises(world, read=read)
+
+
+def test_a_remote_root_holds_the_same_files(world: World, other_world: World) -> None:
+    """Behind a URL, read through a cache that holds one file at a time."""
+    nights = {day: clouds(range(i * 6, i * 6 + 10)) for i, day in enumerate(DAYS[:2])}
+    read = fill(world, nights, shards=1)
+    remote = f"memory://{other_world.base}"
+    other_world.storage = StorageOptions(remote, str(other_world.base / "cache"), cache_bytes=1)
+
+    for day in nights:
+        world.night(day)
+        other_world.night(day)
+
+    # the promises are asked of files on disk
+    fsspec.filesystem("memory").get(f"{remote}/", f"{other_world.base}/root/", recursive=True)
+    assert other_world.published() == world.published()
+    assert other_world.views() == world.views()
+    assert_promises(other_world, read=read)
 
 
 def test_a_published_night_answers_and_changes_nothing(world: World) -> None:

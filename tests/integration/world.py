@@ -59,6 +59,7 @@ class World:
         self.base = base
         self.url = url
         self.incoming = incoming or base / "incoming"
+        self.storage = StorageOptions(root=str(base / "root"))
         self.wiring: type[Wiring] = Wiring
         self.options = DatasetOptions(
             DATASET,
@@ -91,7 +92,7 @@ class World:
     def parts(self) -> Iterator[Wiring]:
         settings = Settings(
             "test.toml",
-            StorageOptions(root=str(self.base / "root")),
+            self.storage,
             datasets={DATASET: self.options},
         )
         with self.wiring(settings, database_url=self.url) as opened:

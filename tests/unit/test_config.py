@@ -210,6 +210,13 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
         ),
         ("source", "columns = ['url', 'url']", "'url' is there twice"),
         ("source", "columns = [1]", "expected a string, not 1"),
+        (
+            "source",
+            "columns = ['url', 'width']",
+            "datasets.web.sources[0].columns: 'width' is a column the published parquet has itself"
+            " (key, sample_id, source, source_shard, source_key, sha256, width, height, caption,"
+            " bytes, offset): leave it out",
+        ),
         ("rest", "[datasets.web]", "is not TOML"),
         ("rest", "[datasets.web.airflow]\ndeferrable = 'no'", "expected true or false, not 'no'"),
         (
