@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from sscd_ops.errors import ConfigError, SourceChanged, StoreUnavailable
+from sscd_ops.drivers import asking
+from sscd_ops.errors import ConfigError, SourceChanged
 from sscd_ops.model import FoundShard
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,6 @@ log = logging.getLogger(__name__)
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "checksum")
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated", "created")
-_DRIVERS = frozenset(
-    {"aiohttp", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "httpx"}
-    | {"paramiko", "requests", "s3fs", "urllib3"}
-)
 _GONE = "put it back and run the night again"
 
 
@@ -40,25 +37,6 @@ class Listed:
     url: str
     size: int
     version: str
-
-
-@contextmanager
-def asking(url: str) -> Iterator[None]:
-    """Around calls to storage.
-
-    Raises:
-        StoreUnavailable: for whatever the driver raises save FileNotFoundError.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreUnavailable(f"{url}: {error}") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in _DRIVERS:
-            raise StoreUnavailable(f"{url}: {type(error).__name__}: {error}") from error
-        raise
 
 
 def filesystem(url: str) -> tuple[Any, str]:

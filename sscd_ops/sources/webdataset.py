@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
+from sscd_ops.drivers import asking
 from sscd_ops.errors import BrokenShard, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
@@ -136,7 +137,7 @@ class Img2DatasetSource(WebDatasetSource):
         name = shard.uri.lower()
         ending = next((e for e in _TAR_NAMES if name.endswith(e)), "")
         fs, path = files.filesystem(shard.uri[: len(shard.uri) - len(ending)] + ".parquet")
-        with files.asking(shard.uri):
+        with asking(shard.uri):
             try:
                 with fs.open(path, "rb") as stream:
                     return _failed_rows(stream)

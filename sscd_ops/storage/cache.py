@@ -16,6 +16,13 @@ _ABANDONED = 86_400.0
 """Seconds without a write after which a download counts as given up."""
 
 
+def mismatch(where: str, found: str) -> FileMismatch:
+    """A file of the root that is not what the catalog says, with the way out."""
+    return FileMismatch(
+        f"{where} {found}; for a snapshot restore the file, for the index `sscd-ops index rebuild`"
+    )
+
+
 class FileCache:
     """A folder of copies that several processes share without a lock: names say the content.
 
@@ -45,9 +52,7 @@ class FileCache:
             with temporary.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
             if found != file.sha256:
-                raise FileMismatch(
-                    f"{file.name} has sha256 {found}, the catalog says {file.sha256}"
-                )
+                raise mismatch(file.name, f"has sha256 {found}, the catalog says {file.sha256}")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -7,16 +7,18 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
+from sscd_ops.drivers import asking
+from sscd_ops.errors import ConfigError, StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
-from sscd_ops.storage.cache import FileCache
+from sscd_ops.storage.cache import FileCache, mismatch
 from sscd_ops.storage.hashing import HashingStream
 
 _TEMPORARY = ".tmp-"
@@ -50,12 +52,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _mismatch(where: str, found: str) -> FileMismatch:
-    return FileMismatch(
-        f"{where} {found}; for a snapshot restore the file, for the index `sscd-ops index rebuild`"
-    )
-
-
 class LocalStore:
     """Files below a folder: written under a hidden name, fsynced, renamed.
 
@@ -85,7 +81,7 @@ class LocalStore:
         with _temporary(path.parent) as (temporary, stream):
             sha256, size = _fill(stream, write)
             if path.exists() and _sha256(path) != sha256:
-                raise _mismatch(str(path), "exists with other bytes")
+                raise mismatch(str(path), "exists with other bytes")
             _move(temporary, path)
         return StoredFile(name, sha256, size)
 
@@ -111,9 +107,9 @@ class LocalStore:
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise _mismatch(str(path), "is missing") from None
+            raise mismatch(str(path), "is missing") from None
         if size != file.bytes:
-            raise _mismatch(str(path), f"has {size} bytes, the catalog says {file.bytes}")
+            raise mismatch(str(path), f"has {size} bytes, the catalog says {file.bytes}")
         return path
 
     def verify(self, file: StoredFile) -> None:
@@ -121,7 +117,7 @@ class LocalStore:
         path = self.local(file)
         found = _sha256(path)
         if found != file.sha256:
-            raise _mismatch(str(path), f"has sha256 {found}, the catalog says {file.sha256}")
+            raise mismatch(str(path), f"has sha256 {found}, the catalog says {file.sha256}")
 
     def exists(self, name: str) -> bool:
         """Whether a file of this name is there."""
@@ -220,75 +216,79 @@ class RemoteStore:
     def _upload(self, temporary: Path, file: StoredFile) -> None:
         path = self._path(file.name)
         try:
-            if self._fs.exists(path):
-                self._compare(path, file)
-                return
-            try:
-                self._fs.put_file(str(temporary), path, mode="create")
-            except FileExistsError:
-                self._compare(path, file)
-            except (NotImplementedError, TypeError):
-                self._fs.put_file(str(temporary), path)
-        except OSError as error:
+            with self._asking(file.name):
+                if self._fs.exists(path):
+                    self._compare(file)
+                    return
+                try:
+                    self._fs.put_file(str(temporary), path, mode="create")
+                except FileExistsError:
+                    self._compare(file)
+                except (NotImplementedError, TypeError):
+                    self._fs.put_file(str(temporary), path)
+        except FileNotFoundError as error:  # no such bucket
             raise StoreUnavailable(f"{self.url(file.name)}: {error}") from error
 
-    def _compare(self, path: str, file: StoredFile) -> None:
+    def _compare(self, file: StoredFile) -> None:
         digest = hashlib.sha256()
-        with self._fs.open(path, "rb") as stream:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
+        with self._asking(file.name):
+            try:
+                with self._fs.open(self._path(file.name), "rb") as stream:
+                    while piece := stream.read(1 << 20):
+                        digest.update(piece)
+            except FileNotFoundError:
+                raise mismatch(self.url(file.name), "is missing") from None
         if digest.hexdigest() != file.sha256:
-            raise _mismatch(self.url(file.name), "exists with other bytes")
+            raise mismatch(self.url(file.name), "exists with other bytes")
+
+    def _asking(self, name: str) -> AbstractContextManager[None]:
+        return asking(self.url(name))
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a small mutable file: one put, which object stores make atomic."""
-        try:
+        with self._asking(name):
             self._fs.pipe_file(self._path(name), data)
-        except OSError as error:
-            raise StoreUnavailable(f"{self.url(name)}: {error}") from error
 
     def read_small(self, name: str) -> bytes | None:
         """The whole content of a small file; None where there is none."""
-        try:
-            return bytes(self._fs.cat_file(self._path(name)))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreUnavailable(f"{self.url(name)}: {error}") from error
+        with self._asking(name):
+            try:
+                return bytes(self._fs.cat_file(self._path(name)))
+            except FileNotFoundError:
+                return None
 
     def local(self, file: StoredFile) -> Path:
         """A checked copy in the cache."""
         return self._cache.get(file, lambda path: self._download(file, path))
 
     def _download(self, file: StoredFile, path: Path) -> None:
-        try:
-            self._fs.get_file(self._path(file.name), str(path))
-        except FileNotFoundError:
-            raise _mismatch(self.url(file.name), "is missing") from None
-        except OSError as error:
-            raise StoreUnavailable(f"{self.url(file.name)}: {error}") from error
+        with self._asking(file.name):
+            try:
+                self._fs.get_file(self._path(file.name), str(path))
+            except FileNotFoundError:
+                raise mismatch(self.url(file.name), "is missing") from None
 
     def verify(self, file: StoredFile) -> None:
         """Read the whole file and compare its sha256."""
-        if not self.exists(file.name):
-            raise _mismatch(self.url(file.name), "is missing")
-        self._compare(self._path(file.name), file)
+        self._compare(file)
 
     def exists(self, name: str) -> bool:
         """Whether a file of this name is there."""
-        return bool(self._fs.exists(self._path(name)))
+        with self._asking(name):
+            return bool(self._fs.exists(self._path(name)))
 
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted."""
-        try:
-            found = self._fs.find(self._path(folder))
-        except FileNotFoundError:
-            return []
+        with self._asking(folder):
+            try:
+                found = self._fs.find(self._path(folder))
+            except FileNotFoundError:
+                return []
         return sorted(str(path)[len(self._base) + 1 :] for path in found)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
-        with contextlib.suppress(FileNotFoundError):
+        with self._asking(name), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(name))
 
     def url(self, name: str) -> str:

@@ -1,0 +1,248 @@
+"""One behaviour of files under a root, in a folder and behind a URL with a cache before it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
+from sscd_ops.model import StoredFile
+from sscd_ops.options import StorageOptions
+from sscd_ops.ports import Store
+from sscd_ops.storage.store import open_store
+
+Write = Callable[[BinaryIO], None]
+
+
+class DriverError(Exception):
+    """As a driver raises it: no OSError."""
+
+    __module__ = "botocore.exceptions"
+
+
+class Unreachable(MemoryFileSystem):
+    """A driver whose every call fails."""
+
+    protocol = "unreachable"
+
+    def _fail(self, *_: Any, **__: Any) -> Any:
+        raise DriverError("could not connect")
+
+    exists = put_file = pipe_file = cat_file = get_file = find = rm_file = open = _fail
+
+
+class Racing(MemoryFileSystem):
+    """A driver with a true conditional put, where another writer is quicker than a look."""
+
+    protocol = "racing"
+
+    def exists(self, path: str, **_: Any) -> bool:
+        return False
+
+    def put_file(self, lpath: str, rpath: str, *_: Any, mode: str = "overwrite", **__: Any) -> None:
+        if mode == "create" and super().exists(rpath):
+            raise FileExistsError(rpath)
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
+
+for driver in (Unreachable, Racing):
+    fsspec.register_implementation(driver.protocol, driver, clobber=True)
+
+
+def writes(data: bytes) -> Write:
+    def write(stream: BinaryIO) -> None:
+        stream.write(data)
+
+    return write
+
+
+def remote(tmp_path: Path, *, cache_bytes: int = 10**6, protocol: str = "memory") -> Store:
+    root = f"{protocol}://{uuid.uuid4().hex}"
+    return open_store(StorageOptions(root, str(tmp_path / "cache"), cache_bytes))
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty root."""
+    if request.param == "folder":
+        yield open_store(StorageOptions(str(tmp_path / "root")))
+        return
+    made = remote(tmp_path)
+    yield made
+    for name in made.list("web"):
+        made.delete(name)
+
+
+def overwrite(store: Store, file: StoredFile, data: bytes) -> None:
+    """Damage a file behind the store's back."""
+    with fsspec.open(store.url(file.name), "wb") as stream:
+        stream.write(data)
+
+
+def test_a_file_is_named_by_its_content_and_read_back(store: Store) -> None:
+    file = store.put("web/manifests", ".parquet", writes(b"rows"))
+    again = store.put("web/manifests", ".parquet", writes(b"rows"))
+
+    sha256 = hashlib.sha256(b"rows").hexdigest()
+    assert file == again == StoredFile(f"web/manifests/{sha256}.parquet", sha256, 4)
+    assert store.local(file).read_bytes() == b"rows"
+    assert store.list("web") == [file.name]
+    assert store.exists(file.name)
+    store.verify(file)
+    with fsspec.open(store.url(file.name), "rb") as stream:
+        assert stream.read() == b"rows"
+
+
+def test_a_final_name_is_written_again_with_equal_bytes_alone(store: Store) -> None:
+    file = store.put_named("web/shards/0.tar", writes(b"one"))
+
+    assert store.put_named("web/shards/0.tar", writes(b"one")) == file
+    with pytest.raises(FileMismatch, match=r"0\.tar exists with other bytes; .*restore"):
+        store.put_named("web/shards/0.tar", writes(b"two"))
+
+    store.verify(file)
+    assert store.list("web") == [file.name]
+
+
+def test_a_writer_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    def fail(stream: BinaryIO) -> None:
+        stream.write(b"half")
+        raise KeyError("no more")
+
+    for put in (lambda: store.put("web", ".x", fail), lambda: store.put_named("web/0", fail)):
+        with pytest.raises(KeyError):
+            put()
+
+    assert store.list("web") == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("data", [None, b"longer than it was", b"ROWS"])
+def test_a_file_that_is_not_what_was_written_is_refused(store: Store, data: bytes | None) -> None:
+    file = store.put("web", ".x", writes(b"rows"))
+    if data is None:
+        store.delete(file.name)
+    else:
+        overwrite(store, file, data)
+
+    refused = [store.verify]
+    if data != b"ROWS" or "://" in store.root:
+        # a folder's file of equal length passes local(), which only looks
+        refused.append(store.local)
+    for ask in refused:
+        with pytest.raises(FileMismatch, match=r"\.x .*; .*`sscd-ops index rebuild`"):
+            ask(file)
+
+
+def test_small_files_are_replaced_and_deleted(store: Store) -> None:
+    assert store.read_small("web/latest.json") is None
+
+    store.replace("web/latest.json", b"1")
+    store.replace("web/latest.json", b"2")
+    assert store.read_small("web/latest.json") == b"2"
+
+    store.delete("web/latest.json")
+    store.delete("web/latest.json")
+    assert not store.exists("web/latest.json")
+    assert store.list("web") == []
+
+
+@pytest.mark.parametrize("name", ["", "/etc/x", "../x", "web//x", "web/../../x"])
+def test_no_name_leads_out_of_the_root(store: Store, name: str) -> None:
+    for use in (store.exists, store.read_small, store.delete, store.url):
+        with pytest.raises(ValueError, match="not a name below the storage root"):
+            use(name)
+    with pytest.raises(ValueError, match="not a name below the storage root"):
+        store.put_named(name, writes(b""))
+
+
+# ---------------------------------------------------------------- behind a URL alone
+
+
+def test_a_remote_root_needs_a_cache() -> None:
+    with pytest.raises(ConfigError, match=r"set storage\.cache"):
+        open_store(StorageOptions("memory://x"))
+
+
+def test_a_copy_is_fetched_once(tmp_path: Path) -> None:
+    store = remote(tmp_path)
+    file = store.put("web", ".x", writes(b"rows"))
+    store.local(file)
+    store.delete(file.name)
+
+    assert store.local(file).read_bytes() == b"rows"
+
+
+def test_the_cache_keeps_to_its_size_and_drops_what_was_longest_unused(tmp_path: Path) -> None:
+    store = remote(tmp_path, cache_bytes=250)
+    files = [store.put("web", ".x", writes(bytes([n]) * 100)) for n in range(3)]
+    for age, file in zip((30, 20), files, strict=False):
+        path = store.local(file)
+        os.utime(path, (path.stat().st_atime - age, path.stat().st_mtime - age))
+    mapped = store.local(files[1]).open("rb")
+    store.local(files[0])  # now the second is the least recently used
+
+    store.local(files[2])
+
+    left = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert left == {files[0].sha256, files[2].sha256}
+    with mapped:
+        assert mapped.read() == bytes([1]) * 100
+
+
+def test_a_file_larger_than_the_cache_is_still_read(tmp_path: Path) -> None:
+    store = remote(tmp_path, cache_bytes=1)
+    file = store.put("web", ".x", writes(b"rows"))
+
+    assert store.local(file).read_bytes() == b"rows"
+
+
+def test_a_bad_copy_is_not_kept(tmp_path: Path) -> None:
+    store = remote(tmp_path)
+    file = store.put("web", ".x", writes(b"rows"))
+    overwrite(store, file, b"ROWS")
+    with pytest.raises(FileMismatch):
+        store.local(file)
+
+    overwrite(store, file, b"rows")
+
+    assert store.local(file).read_bytes() == b"rows"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_of_two_writers_at_once_the_first_counts(tmp_path: Path) -> None:
+    store = remote(tmp_path, protocol="racing")
+    file = store.put_named("web/0.tar", writes(b"one"))
+
+    assert store.put_named("web/0.tar", writes(b"one")) == file
+    with pytest.raises(FileMismatch, match="exists with other bytes"):
+        store.put_named("web/0.tar", writes(b"two"))
+    store.verify(file)
+
+
+def test_what_a_driver_raises_is_tried_again(tmp_path: Path) -> None:
+    store = remote(tmp_path, protocol="unreachable")
+    file = StoredFile("web/0.tar", "00" * 32, 1)
+
+    calls: list[Callable[[], object]] = [
+        lambda: store.put("web", ".x", writes(b"")),
+        lambda: store.put_named("web/0.tar", writes(b"")),
+        lambda: store.replace("web/latest.json", b""),
+        lambda: store.read_small("web/latest.json"),
+        lambda: store.local(file),
+        lambda: store.verify(file),
+        lambda: store.exists("web/0.tar"),
+        lambda: store.list("web"),
+        lambda: store.delete("web/0.tar"),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match=r"unreachable://.*could not connect"):
+            call()
