@@ -43,7 +43,8 @@ class FileCache:
             FileMismatch: what came has another sha256 than the catalog says.
         """
         path = self.folder / file.sha256
-        if path.exists():
+        # a copy that a full disk or a crash cut short is fetched again
+        if path.exists() and path.stat().st_size == file.bytes:
             os.utime(path)
             return path
         temporary = self.folder / f".tmp-{uuid.uuid4().hex}"

@@ -201,7 +201,8 @@ class RemoteStore:
         with _temporary(self._cache.folder) as (temporary, stream):
             sha256, size = _fill(stream, write)
             file = StoredFile(f"{folder}/{sha256}{suffix}", sha256, size)
-            self._upload(temporary, file)
+            # over what may be there: only a damaged file of such a name has other bytes
+            self._upload(temporary, file, over=True)
         return file
 
     def put_named(self, name: str, write: Callable[[BinaryIO], None]) -> StoredFile:
@@ -213,10 +214,13 @@ class RemoteStore:
             self._upload(temporary, file)
         return file
 
-    def _upload(self, temporary: Path, file: StoredFile) -> None:
+    def _upload(self, temporary: Path, file: StoredFile, *, over: bool = False) -> None:
         path = self._path(file.name)
         try:
             with self._asking(file.name):
+                if over:
+                    self._fs.put_file(str(temporary), path)
+                    return
                 if self._fs.exists(path):
                     self._compare(file)
                     return

@@ -142,6 +142,17 @@ def test_a_file_that_is_not_what_was_written_is_refused(store: Store, data: byte
             ask(file)
 
 
+def test_a_damaged_file_named_by_its_content_is_written_anew(store: Store) -> None:
+    """As `index rebuild` does."""
+    file = store.put("web", ".x", writes(b"rows"))
+    overwrite(store, file, b"ROWS")
+
+    store.put("web", ".x", writes(b"rows"))
+
+    store.verify(file)
+    assert store.local(file).read_bytes() == b"rows"
+
+
 def test_small_files_are_replaced_and_deleted(store: Store) -> None:
     assert store.read_small("web/latest.json") is None
 
@@ -216,6 +227,32 @@ def test_a_bad_copy_is_not_kept(tmp_path: Path) -> None:
 
     assert store.local(file).read_bytes() == b"rows"
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_copy_that_was_cut_short_is_fetched_again(tmp_path: Path) -> None:
+    store = remote(tmp_path)
+    file = store.put("web", ".x", writes(b"rows"))
+    store.local(file).write_bytes(b"ro")
+
+    assert store.local(file).read_bytes() == b"rows"
+
+
+def test_a_driver_without_conditional_puts_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = remote(tmp_path)
+    put = MemoryFileSystem.put_file
+
+    def refuses(self: MemoryFileSystem, lpath: str, rpath: str, **options: Any) -> None:
+        if "mode" in options:
+            raise NotImplementedError
+        put(self, lpath, rpath, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", refuses)
+
+    file = store.put_named("web/0.tar", writes(b"one"))
+
+    assert store.local(file).read_bytes() == b"one"
 
 
 def test_of_two_writers_at_once_the_first_counts(tmp_path: Path) -> None:
