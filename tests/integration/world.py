@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
+import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
+import pyarrow.parquet as pq
 
 from sscd_ops.catalog.sql import files_of, need_file, rows
 from sscd_ops.model import Interval, Runner
@@ -152,12 +156,15 @@ class World:
         }
 
     def published(self) -> dict[str, str]:
-        """Name -> sha256 of every published file on disk."""
-        root = self.base / "root"
-        return {
-            str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(root.glob(f"{DATASET}/shards/*/*"))
-        }
+        """Name -> sha256 of every published file there is."""
+        fs, root = fsspec.core.url_to_fs(self.storage.root)
+        names = [path[len(root) + 1 :] for path in fs.glob(f"{root}/{DATASET}/shards/*/*")]
+        return {name: hashlib.sha256(self.stored(name)).hexdigest() for name in sorted(names)}
+
+    def stored(self, name: str) -> bytes:
+        """The bytes of a file below the root, wherever that is."""
+        with fsspec.open(f"{self.storage.root}/{name}", "rb") as stream:
+            return bytes(stream.read())
 
 
 def plain(value: Any) -> Any:
@@ -245,18 +252,24 @@ def assert_no_kept_copies(world: World) -> None:
 
 def assert_published_bytes(world: World) -> None:
     kept = {row["shard_key"]: row for row in world.ask("SELECT * FROM curation.kept")}
-    newest = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot DESC LIMIT 1")
-    if not newest:
+    snapshots = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot")
+    if not snapshots:
         assert not kept
         return
-    root = world.base / "root"
-    listed = json.loads((root / newest[0]["file"]).read_text())["shardlist"]
+    listed: list[dict[str, Any]] = []
+    for row in snapshots:
+        document, before = read_snapshot(world, row), listed
+        listed = document["shardlist"]
+        assert [shard for shard in listed if shard in before] == before
+        assert {shard["batch"] for shard in listed if shard not in before} == {document["batch"]}
+    # URLs are relative to the snapshot's file
+    folder = posixpath.dirname(snapshots[-1]["file"])
     sources = _SourceBytes(world)
     seen = []
     for shard in listed:
-        path = (root / newest[0]["file"]).parent / shard["url"]
+        name = posixpath.normpath(posixpath.join(folder, shard["url"]))
         members: dict[str, dict[str, bytes]] = {}
-        with tarfile.open(path) as tar:
+        with tarfile.open(fileobj=io.BytesIO(world.stored(name))) as tar:
             for member in tar:
                 key, _, extension = member.name.partition(".")
                 stream = tar.extractfile(member)
@@ -264,14 +277,80 @@ def assert_published_bytes(world: World) -> None:
                 members.setdefault(key, {})[extension] = stream.read()
         assert len(members) == shard["nsamples"]
         for key, found in members.items():
-            row = kept[key]
-            assert str(path.resolve()).endswith(row["shard"])
-            original = sources.members(row)
+            assert kept[key]["shard"] == name
+            original = sources.members(kept[key])
             for extension, data in original.items():
                 assert found[extension] == data
             assert set(found) == set(original) | {"txt", "json"}
             seen.append(key)
+        assert {tuple(sorted(found)) for found in members.values()} == {
+            tuple(sorted(shard["form"].split("+")))
+        }
+        assert_described(world, name, shard, [kept[key] for key in members])
     assert sorted(seen) == sorted(kept)
+
+
+PUBLISHED_COLUMNS = [
+    "key", "sample_id", "source", "source_shard", "source_key", "sha256", "width", "height",
+    "caption", "bytes", "offset",
+]  # fmt: skip
+
+
+def read_snapshot(world: World, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A snapshot's file, after a look at what it says of itself and of its shards."""
+    data = world.stored(row["file"])
+    document: dict[str, Any] = json.loads(data)
+    (run,) = world.ask("SELECT * FROM curation.runs WHERE batch_id = :b", b=row["batch_id"])
+    listed = document["shardlist"]
+    digest = hashlib.sha256(data).hexdigest()
+    assert row["file"] == f"{DATASET}/snapshots/{row['snapshot']:06d}-{digest[:8]}.json"
+    assert row["sha256"] == digest
+    assert (document["__kind__"], document["wids_version"]) == ("wids-shard-index-v1", 1)
+    assert (document["name"], document["snapshot"]) == (DATASET, row["snapshot"])
+    assert document["parent"] == row["parent"]
+    assert document["fingerprint"] == run["fingerprint"]
+    assert document["samples"] == sum(shard["nsamples"] for shard in listed) == row["samples"]
+    return document
+
+
+def assert_described(
+    world: World, tar: str, shard: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]
+) -> None:
+    """What the snapshot, the parquet and the stats say of a tar is true.
+
+    Args:
+        world: whose.
+        tar: name of the published tar.
+        shard: its entry in the snapshot.
+        kept: its samples' rows in the catalog, in the tar's order.
+    """
+    data, stem = world.stored(tar), tar.removesuffix(".tar")
+    digest = hashlib.sha256(data).hexdigest()
+    assert (shard["sha256"], shard["filesize"]) == (digest, len(data))
+    assert tar.split("/")[-2].rpartition("-")[0] == shard["batch"]
+    assert json.loads(world.stored(f"{stem}_stats.json")) == {
+        "count": len(kept),
+        "successes": len(kept),
+        "form": shard["form"],
+        "bytes": len(data),
+        "sha256": digest,
+    }
+    table = pq.read_table(io.BytesIO(world.stored(f"{stem}.parquet")))
+    metas = sorted({name for source in world.options.sources for name in source.columns})
+    assert table.column_names == PUBLISHED_COLUMNS + metas
+    for found, row in zip(table.to_pylist(), kept, strict=True):
+        image = data[found["offset"] : found["offset"] + found["bytes"]]
+        assert hashlib.sha256(image).hexdigest() == found["sha256"] == plain(row["image_sha256"])
+        assert found["bytes"] == row["bytes"]
+        assert found["key"] == row["shard_key"] == row["sample_id"].hex
+        assert found["sample_id"] == str(row["sample_id"])
+        assert found["source_key"] == row["key"]
+        for name in ("source", "source_shard", "width", "height", "caption"):
+            assert found[name] == row[name]
+        for name in metas:
+            value = (row["meta"] or {}).get(name)
+            said = found[name]
+            assert said == value or json.loads(said) == value
 
 
 class _SourceBytes:
@@ -315,7 +394,5 @@ def assert_catalog_and_files_agree(world: World) -> None:
             parts.store.verify(need_file(row["file"]))
         newest = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot DESC LIMIT 1")
         if newest:
-            folder = world.base / "root" / DATASET / "snapshots"
-            assert (folder / "latest.json").read_bytes() == (
-                world.base / "root" / newest[0]["file"]
-            ).read_bytes()
+            latest = world.stored(f"{DATASET}/snapshots/latest.json")
+            assert latest == world.stored(newest[0]["file"])
