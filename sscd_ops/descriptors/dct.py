@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+VERSION = 1
+"""Part of the fingerprint: goes up with any change of this file that changes numbers."""
 GRID = 64
 """Side of the pixel grid it takes."""
 _LUMA, _CHROMA = 24, 10

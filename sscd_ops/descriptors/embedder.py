@@ -86,7 +86,7 @@ def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Pat
     """
     fingerprint = fingerprint_of(options, cache)
     model = find_model(options.model)
-    if model.architecture == "dct":
+    if model.name == "dct":
         return MinibatchEmbedder(fingerprint, lambda: (dct.describe, {}), options.workers)
 
     def load() -> Loaded:

@@ -44,7 +44,7 @@ def _sscd(name: str, *, architecture: str = "resnet50", dimensions: int = 512) -
 MODELS = {
     model.name: model
     for model in (
-        Model("dct", "dct", dct.DIMENSIONS, "grid-64-draft", 256, dct.THRESHOLD),
+        Model("dct", f"dct-{dct.VERSION}", dct.DIMENSIONS, "grid-64-draft", 256, dct.THRESHOLD),
         _sscd("sscd_disc_mixup"),
         _sscd("sscd_disc_advanced"),
         _sscd("sscd_disc_blur"),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.embedder import open_embedder
+from sscd_ops.descriptors.models import find_model
 from sscd_ops.model import Fault
 from sscd_ops.options import FingerprintOptions, LimitsOptions
 from sscd_ops.testing import encode, picture
@@ -24,6 +26,18 @@ def embed(images: list[bytes], minibatch: int, cache: Path, workers: int = 2):  
             faults.update({done + row: fault for row, fault in chunk.faults.items()})
             done += len(chunk.descriptors)
     return np.concatenate(rows), faults
+
+
+def test_numbers_of_dct_change_with_its_version_alone() -> None:
+    """Where this fails on purpose, `dct.VERSION` goes up: the fingerprint must tell them apart."""
+    grid = np.random.default_rng(1).integers(0, 256, (1, dct.GRID, dct.GRID, 3), dtype=np.uint8)
+    weights = np.random.default_rng(2).standard_normal((dct.DIMENSIONS, 4))
+
+    assert find_model("dct").architecture == "dct-1"
+    assert dct.describe(grid) @ weights == pytest.approx(
+        np.array([[0.180034, -1.572166, -0.505149, -0.961172]]), abs=1e-4
+    )
+    assert not dct.describe(np.full_like(grid, 128) + (grid > 253)).any()
 
 
 @pytest.mark.parametrize("minibatch", [1, 4, 32])
