@@ -200,6 +200,19 @@ def batch_show(conn: Connection, batch_id: int) -> Mapping[str, Any] | None:
     return row(conn, "SELECT * FROM curation.runs WHERE batch_id = :b", b=batch_id)
 
 
+def batch_ignored(conn: Connection, batch_id: int) -> Mapping[str, int]:
+    """What ingest left out as no sample: kind of entry (``link``, ``device`` ...) -> how many."""
+    found = rows(
+        conn,
+        "SELECT e.key AS kind, sum(CAST(e.value AS bigint)) AS entries"
+        " FROM sscd_ops.batches b JOIN sscd_ops.source_shards s USING (attempt_id)"
+        " CROSS JOIN jsonb_each_text(s.counts -> 'ignored_entries') e"
+        " WHERE b.batch_id = :b GROUP BY 1 ORDER BY 1",
+        b=batch_id,
+    )
+    return {item["kind"]: int(item["entries"]) for item in found}
+
+
 def batch_sources(conn: Connection, batch_id: int) -> list[Mapping[str, Any]]:
     """The batch's counts by source."""
     return rows(

@@ -45,15 +45,18 @@ def batch_list(config: str | None, dataset: str | None, limit: int, form: str) -
 @format_option
 @guarded
 def batch_show(batch_id: int, config: str | None, form: str) -> None:
-    """Show one batch, and its counts by source."""
+    """Show one batch, what its source shards held beside samples, and its counts by source."""
+    from sscd_ops.catalog.audit import batch_ignored, batch_sources
     from sscd_ops.catalog.audit import batch_show as query
-    from sscd_ops.catalog.audit import batch_sources
 
     with open_wiring(config) as parts, parts.catalog.begin() as conn:
         found = query(conn, batch_id)
         sources = batch_sources(conn, batch_id)
+        ignored = batch_ignored(conn, batch_id)
     if found is None:
         raise UsageError(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
+    left_out = ", ".join(f"{count} {kind}" for kind, count in ignored.items())
+    found = {**found, "ignored": left_out or None}
     if form == "json":
         print_rows([{**found, "sources": [dict(row) for row in sources]}], form)
         return

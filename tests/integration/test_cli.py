@@ -124,7 +124,12 @@ def make_site(folder: Path, url: str) -> Site:
             pair("odd#key", picture(7)),
         ],
     )
-    make_tar(folder / "in" / FIRST / "partner.tar", [pair("three", picture(3))])
+    partner = make_tar(folder / "in" / FIRST / "partner.tar", [pair("three", picture(3))])
+    with tarfile.open(partner, "a") as tar:
+        link = tarfile.TarInfo("link.jpg")
+        link.type = tarfile.SYMTYPE
+        link.linkname = "three.jpg"
+        tar.addfile(link)
     make_tar(
         folder / "in" / SECOND / "crawl.tar",
         [pair("four", picture(5)), pair("small", plant(picture(2), "half_size"))],
@@ -415,7 +420,7 @@ def test_batches_are_listed_and_shown(site: Site) -> None:
     assert table(below) == [{n: cell(v) for n, v in row.items()} for row in sources]
     [row] = csv_rows(site("batch", "show", 1, "--format", "csv"))
     assert row == {n: csv_cell(v) for n, v in shown.items()}
-    assert (shown["read"], shown["kept"]) == (7, 4)
+    assert (shown["read"], shown["kept"], shown["ignored"]) == (7, 4, "1 link")
 
 
 def test_a_held_batch_runs_on_once_it_is_released(fresh: Site) -> None:
@@ -450,7 +455,11 @@ def test_an_abandoned_batch_is_planned_anew(fresh: Site) -> None:
     ("arguments", "exit_code", "said"),
     [
         (("release", 1, "--why", "x"), 1, "batch 1 is published, not held"),
-        (("abandon", 1, "--why", "x"), 1, "batch 1 is published: what is decided"),
+        (
+            ("abandon", 1, "--why", "x"),
+            1,
+            "batch 1 is published: what is decided.*; run its night again",
+        ),
         (("release", 99, "--why", "x"), 2, "no batch 99: `sscd-ops batch list`"),
         (("abandon", 10**25, "--why", "x"), 2, "no batch 1000.*`sscd-ops batch list`"),
         (("show", 99), 2, "no batch 99: `sscd-ops batch list`"),
