@@ -191,7 +191,8 @@ class FolderSource:
                 made = _made(captions.rows[member.offset - 1], kind)
             if made is None:
                 raise SourceChanged(
-                    f"{self._captions_url(shard.uri)} no longer has the row of {member.name!r}"
+                    f"{self._captions_url(shard.uri)} no longer has the row of {member.name!r}:"
+                    " put the original back and run the night again"
                 )
             yield made
 

@@ -164,12 +164,18 @@ class ParquetSource:
             while number < member.offset:
                 found = next(rows, None)
                 if found is None:
-                    raise SourceChanged(f"{shard.uri} no longer has row {member.offset}")
+                    raise SourceChanged(
+                        f"{shard.uri} no longer has row {member.offset}: put the original back"
+                        " and run the night again"
+                    )
                 number, row = found
                 contents = dict(self._contents(row)) if number == member.offset else {}
             extension = member.name.rpartition(".")[2]
             if extension not in contents:
-                raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}")
+                raise SourceChanged(
+                    f"{shard.uri} no longer has member {member.name!r}: put the original back"
+                    " and run the night again"
+                )
             yield contents[extension]
 
 

@@ -37,7 +37,10 @@ def ranges(stream: BinaryIO, members: Sequence[MemberRef], uri: str) -> Iterator
         for member in members[at:stop]:
             start = member.offset - first.offset
             if start + member.size > got:
-                raise SourceChanged(f"{uri} is shorter than it was: no member {member.name!r}")
+                raise SourceChanged(
+                    f"{uri} is shorter than it was, without member {member.name!r}: put the"
+                    " original back and run the night again"
+                )
             yield bytes(run[start : start + member.size])
         at = stop
 

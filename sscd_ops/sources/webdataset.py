@@ -110,8 +110,13 @@ class WebDatasetSource:
                         return
                     wanted = following
         except BrokenShard as broken:
-            raise SourceChanged(f"{shard.uri}: {broken.message}") from broken
-        raise SourceChanged(f"{shard.uri} no longer has member {wanted.name!r}")
+            raise SourceChanged(
+                f"{shard.uri}: {broken.message}: put the original back and run the night again"
+            ) from broken
+        raise SourceChanged(
+            f"{shard.uri} no longer has member {wanted.name!r}: put the original back"
+            " and run the night again"
+        )
 
 
 def _is_gzip(stream: BinaryIO) -> bool:

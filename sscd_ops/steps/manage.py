@@ -46,7 +46,8 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
         batch = batches.read_batch(conn, batch_id)
         if batch.state.is_decided:
             raise BatchNotRunnable(
-                f"batch {batch_id} is {batch.state}: what is decided cannot be abandoned"
+                f"batch {batch_id} is {batch.state}: what is decided cannot be abandoned; run"
+                " its night again to publish it, or with --supplement to read files that came later"
             )
         batches.abandon(conn, batch)
         batches.add_event(

@@ -49,4 +49,4 @@ def _fetch(parts: Parts, options: DatasetOptions, shard: Any, place: Mapping[str
         if hashlib.sha256(data).digest() != member.sha256:
             raise SourceChanged(f"{shard.uri}: member {member.name!r} is another one than was read")
         return data
-    raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}")
+    raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}: put the original back")

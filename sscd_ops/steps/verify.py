@@ -123,7 +123,10 @@ def _open(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
     except SscdOpsError as error:
         return [str(error)]
     if segment.fingerprint != dataset.fingerprint:
-        return [f"segment {segment.segment_id} has fingerprint {segment.fingerprint}"]
+        return [
+            f"segment {segment.segment_id} has fingerprint {segment.fingerprint}, the dataset"
+            f" {dataset.fingerprint}: the catalog was changed by hand, restore it from a backup"
+        ]
     return []
 
 
