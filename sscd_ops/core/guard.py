@@ -21,7 +21,12 @@ Past = tuple[Counts, Mapping[str, Counts]]
 
 
 def check(
-    now: Counts, by_source: Mapping[str, Counts], history: Sequence[Past], options: GuardOptions
+    now: Counts,
+    by_source: Mapping[str, Counts],
+    history: Sequence[Past],
+    options: GuardOptions,
+    *,
+    supplement: bool = False,
 ) -> list[str]:
     """Why the batch should be held; empty if it may pass.
 
@@ -32,10 +37,13 @@ def check(
         by_source: its counts by source; a source without samples has zeros.
         history: the batches of the highest earlier turns, at most 14, newest first.
         options: the dataset's.
+        supplement: the batch reads what came late, so that a source without any file in it says
+            nothing (docs/decisions/0006-supplements-and-silent-sources.md).
     """
     reasons = []
     if options.empty == "hold":
-        reasons += _empty(now, by_source, history)
+        expected = {s: c for s, c in by_source.items() if c.read or not supplement}
+        reasons += _empty(now, expected, history)
     reasons += _odds("the dataset", now, [past for past, _ in history], options)
     for source, counts in sorted(by_source.items()):
         if _judged(counts) >= ENOUGH_SAMPLES and len(by_source) > 1:

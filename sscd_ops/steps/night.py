@@ -140,6 +140,7 @@ def _steps(
         planned.late,
         planned.unpublishable,
         {step: round(spent, 3) for step, spent in seconds.items()},
+        decided.message,
     )
 
 

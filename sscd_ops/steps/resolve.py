@@ -48,6 +48,8 @@ class ResolveReport:
     answered: bool = False
     seconds: float = 0.0
     lock_seconds: float = 0.0
+    message: str = ""
+    """Of a dry run: why the guard would hold the batch."""
 
     def summary(self) -> dict[str, Any]:
         """The report as plain values, for XCom."""
@@ -59,6 +61,7 @@ class ResolveReport:
             "answered": self.answered,
             "seconds": round(self.seconds, 3),
             "lock_seconds": round(self.lock_seconds, 3),
+            "message": self.message,
             "shards": self.shards,
             **{name: getattr(self.counts, name) for name in Counts.__dataclass_fields__},
         }
@@ -70,6 +73,7 @@ class ResolveReport:
             f"resolve batch={self.batch_id} turn={self.turn} read={c.read}"
             f" quarantined={c.quarantined} exact={c.removed_exact} near={c.removed_near}"
             f" kept={c.kept} known={c.known} shards={self.shards} seconds={self.seconds:.2f}"
+            + (f" ({self.message})" if self.message else "")
         )
 
 
@@ -270,6 +274,7 @@ def _guard(conn: Connection, work: Work, dataset: Dataset, worked: Worked) -> li
         worked.by_source,
         [(past.counts, past.sources) for past in history],
         work.options.guard,
+        supplement=work.batch.supplement > 0,
     )
 
 
@@ -368,7 +373,10 @@ def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
 
 def _dry(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
     """Work everything out and say so; no row, no turn, nothing to publish."""
-    worked = work_out(parts, work, _read_dataset(parts, work))
+    dataset = _read_dataset(parts, work)
+    worked = work_out(parts, work, dataset)
+    with parts.catalog.begin() as conn:
+        reasons = _guard(conn, work, dataset, worked)
     return ResolveReport(
         work.batch.batch_id,
         work.batch.state,
@@ -378,4 +386,5 @@ def _dry(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
         worked.by_source,
         len(worked.planned),
         seconds=watch.seconds,
+        message=f"the guard would hold it: {'; '.join(reasons)}" if reasons else "",
     )

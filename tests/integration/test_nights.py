@@ -311,6 +311,35 @@ def test_the_guard_holds_an_empty_night_until_it_is_released(world: World) -> No
     assert kinds == ["held", "released", "decided", "published"]
 
 
+def test_a_dry_run_says_that_the_guard_would_hold_the_night(world: World) -> None:
+    world.change(guard={"empty": "hold"})
+
+    dry = world.night(DAYS[0], dry_run=True)
+
+    assert "would hold" in dry.message
+    assert "no sample" in dry.message
+    with pytest.raises(BatchHeld, match="no sample"):
+        world.night(DAYS[0])
+
+
+def test_a_supplement_of_one_source_is_not_held_for_the_silence_of_another(world: World) -> None:
+    urls = (f"{world.incoming}/{{date}}/%s*.tar",)
+    sources = tuple(
+        SourceOptions(name, root=str(world.incoming), urls=(urls[0] % name,))
+        for name in ("crawl", "partner")
+    )
+    world.change(sources=sources, guard={"empty": "hold"})
+    world.put(DAYS[0], "crawl.tar", clouds(range(3)))
+    world.put(DAYS[0], "partner.tar", clouds(range(10, 13)))
+    world.night(DAYS[0])
+    world.put(DAYS[0], "crawl-late.tar", clouds(range(20, 22)))
+
+    late = world.night(DAYS[0], supplement=True)
+
+    assert (late.state, late.counts.kept) == (BatchState.PUBLISHED, 2)
+    assert_promises(world)
+
+
 def test_a_first_night_of_copies_is_held_and_can_be_abandoned_and_run_again(world: World) -> None:
     world.change(guard={"first_nights_max": 0.5})
     copies = [pair(f"k{i}", picture(1)) for i in range(9)]
@@ -549,6 +578,7 @@ def test_a_dry_run_counts_and_leaves_nothing_behind(world: World, other_world: W
 
     assert unchanged == before
     assert dry.counts == real.counts
+    assert dry.message == ""
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.batches WHERE dry_run") == [{"n": 0}]
 
 
