@@ -177,7 +177,7 @@ class Catalog:
         if server < _OLDEST:
             raise ConfigError(
                 f"{self!r}: Postgres {server // 10000} is too old: the catalog needs"
-                f" {_OLDEST // 10000} or newer"
+                f" {_OLDEST // 10000} or newer: upgrade the server or name another"
             )
         if current == HEAD:
             return
@@ -216,6 +216,8 @@ class Catalog:
         said = " ".join(str(error).split()) or type(error).__name__
         if getattr(error, "pgcode", None) is None and any(text in said for text in _MISCONFIGURED):
             return ConfigError(f"{self!r} refuses the connection: {said}. Check catalog.url")
+        if getattr(error, "pgcode", None) is None:
+            said += ". Is the server up, and catalog.url (or SSCD_OPS_DATABASE_URL) right?"
         return CatalogUnavailable(f"{self!r}: {said}")
 
 

@@ -131,7 +131,9 @@ def _find(conn: Connection, sample: str, dataset: str | None) -> Mapping[str, An
         say(f"{len(ids)} samples have this key; this is the newest")
     found = query(conn, ids[0])
     if found is None:
-        raise UsageError(f"there is no sample {sample}")
+        raise UsageError(
+            f"there is no sample {sample}: `sscd-ops audit kept|removed|quarantined` prints ids"
+        )
     return found
 
 

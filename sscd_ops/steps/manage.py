@@ -21,7 +21,10 @@ def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
         batches.lock_dataset(conn, batch.dataset_id)
         batch = batches.read_batch(conn, batch_id)
         if batch.state is not BatchState.HELD:
-            raise BatchNotRunnable(f"batch {batch_id} is {batch.state}, not held")
+            raise BatchNotRunnable(
+                f"batch {batch_id} is {batch.state}, not held: there is nothing to release"
+                " (`sscd-ops batch list` shows which are)"
+            )
         batches.release(conn, batch)
         batches.add_event(
             conn, batch.dataset_id, "released", actor=actor, why=why, batch_id=batch_id

@@ -76,7 +76,10 @@ def run(
 
         def hold(batch_id: int) -> None:
             if not batches.hold_cli_lock(session, batch_id):
-                raise BatchNotRunnable(f"another command runs batch {batch_id} right now")
+                raise BatchNotRunnable(
+                    f"another command runs batch {batch_id} right now: wait for its end, then run"
+                    " this one again"
+                )
             if dry_run:
                 dry.append(batch_id)
 
@@ -96,7 +99,8 @@ def run(
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
             raise DataError(
-                f"batch {batch_id} waits for its data: {planned.waiting_for} is missing"
+                f"batch {batch_id} waits for its data: {planned.waiting_for} is missing. Run it again"
+                " when that is there, or correct the source's `ready`"
             )
         try:
             return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
