@@ -26,6 +26,8 @@ IMAGE_EXTENSIONS = frozenset(
 )
 _CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+"""In the text of a document: an escape that may stand for one of them."""
 
 
 class _Quarantine(Exception):
@@ -313,7 +315,7 @@ def _read_json(member: Member) -> _Document:
     encoding = json.detect_encoding(member.data)
     try:
         text = member.data.decode(encoding)
-        is_odd = "\\u" in text
+        is_odd = "\\u" in text and _SUSPECT.search(text) is not None
     except UnicodeDecodeError:
         text = member.data.decode(encoding, "surrogatepass")
         is_odd = True
