@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,10 @@ class Interpreter:
         except _Quarantine as found:
             row.code = str(found.code)
             row.message = storable(found.message)[:1000]
+            if found.code.follows_bytes:
+                # the picture may be one that is kept, and captions of its copies are never lost
+                with suppress(_Quarantine):
+                    self._check_texts(row, raw)
         row.sample_id = sample_id(
             self._dataset,
             self._source.name,
@@ -146,6 +151,9 @@ class Interpreter:
             self._refuse_images(raw)
         else:
             self._check_image(row, image)
+        self._check_texts(row, raw)
+
+    def _check_texts(self, row: ManifestRow, raw: RawSample) -> None:
         documents = self._documents(raw)
         document = self._document(documents)
         self._check_caption(row, raw, document)

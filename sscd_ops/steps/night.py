@@ -99,8 +99,8 @@ def run(
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
             raise DataError(
-                f"batch {batch_id} waits for its data: {planned.waiting_for} is missing. Run it again"
-                " when that is there, or correct the source's `ready`"
+                f"batch {batch_id} waits for its data: {planned.waiting_for} is missing. Run it"
+                " again when that is there, or correct the source's `ready`"
             )
         try:
             return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)

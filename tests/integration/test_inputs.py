@@ -181,6 +181,8 @@ def test_known_bytes_keep_their_verdict_when_limits_change(world: World) -> None
     quarantined = world.ask("SELECT key, message FROM curation.quarantined")
     messages = {row["key"]: row["message"] for row in quarantined}
     assert messages["small3"] == messages["small"] == "60x40, at least 50 a side"
+    captions = {row["key"]: row["caption"] for row in world.ask("SELECT * FROM curation.samples")}
+    assert captions["large2"] == "caption of large2", "captions of copies are never lost"
     embedded = world.ask("SELECT sum(rows) AS n FROM sscd_ops.segments")
     assert embedded == [{"n": 2}]
     assert_promises(world, read=12)
