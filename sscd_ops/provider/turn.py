@@ -58,14 +58,10 @@ def still_to_decide(parts: Wiring, batch_id: int, task_id: str) -> list[WaitFor]
     decides without them and an event says so.
     """
     from sscd_ops.steps import resolve
-    from sscd_ops.steps.parts import load_work
 
     waiting, waited = resolve.arrive(parts, batch_id)
-    unasked = [other for other in waiting if other.alive is None]
-    if unasked and waited >= load_work(parts, batch_id).options.turn.max_wait:
-        resolve.note_not_awaited(parts, batch_id, unasked)
-        waiting = [other for other in waiting if other.alive is not None]
-    return [other for other in waiting if not _resolve_ended(other, task_id)]
+    waiting = [other for other in waiting if not _resolve_ended(other, task_id)]
+    return resolve.leave_unasked(parts, batch_id, waiting, waited)
 
 
 def members_of(waiting: Sequence[WaitFor], task_id: str) -> list[Member]:

@@ -153,23 +153,14 @@ def wait_for_turn(parts: Parts, batch_id: int, poll_seconds: float = 2.0) -> Non
     said = False
     while True:
         others, waited = resolve.arrive(parts, batch_id)
+        others = resolve.leave_unasked(parts, batch_id, others, waited)
         if not others:
-            return
-        unknown = [other for other in others if other.alive is None]
-        max_wait = parts.settings.datasets[_dataset(parts, batch_id)].turn.max_wait
-        if waited > max_wait and len(unknown) == len(others):
-            resolve.note_not_awaited(parts, batch_id, others)
             return
         if not said:
             names = ", ".join(f"{other.batch_id} ({other.label})" for other in others)
             log.warning("waiting for earlier batches to decide first batches=%s", names)
             said = True
         time.sleep(poll_seconds)
-
-
-def _dataset(parts: Parts, batch_id: int) -> str:
-    with parts.catalog.begin() as conn:
-        return batches.read_batch(conn, batch_id).dataset
 
 
 def _drop(parts: Parts, dry: Sequence[int]) -> None:

@@ -113,7 +113,23 @@ def arrive(parts: Parts, batch_id: int) -> tuple[list[WaitFor], float]:
     return answer, waited
 
 
-def note_not_awaited(parts: Parts, batch_id: int, others: Sequence[WaitFor]) -> None:
+def leave_unasked(
+    parts: Parts, batch_id: int, waiting: Sequence[WaitFor], waited: float
+) -> list[WaitFor]:
+    """Who is still waited for: after ``turn.max_wait`` (frozen) not those who can't be asked.
+
+    Where nobody else is left the batch decides now, and an event says without whom.
+    """
+    unasked = [other for other in waiting if other.alive is None]
+    if not unasked or waited < load_work(parts, batch_id).options.turn.max_wait:
+        return list(waiting)
+    asked = [other for other in waiting if other.alive is not None]
+    if not asked:
+        _note_not_awaited(parts, batch_id, unasked)
+    return asked
+
+
+def _note_not_awaited(parts: Parts, batch_id: int, others: Sequence[WaitFor]) -> None:
     """Write the event that the batch decides although these could not be asked any longer."""
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, batch_id)

@@ -18,6 +18,7 @@ from sscd_ops.core.schedule import next_boundary
 from sscd_ops.model import Interval, SourceShard
 from sscd_ops.options import DatasetOptions
 from sscd_ops.provider.info import get_provider_info
+from sscd_ops.testing import picture
 
 
 def utc(*parts: int) -> datetime:
@@ -296,6 +297,46 @@ def test_a_trigger_carries_no_secret():
 
     assert set(ready) == {"url", "poll", "until"}
     assert set(turn) == {"members", "poll", "until"}
+
+
+def test_a_run_that_airflow_cannot_be_asked_about_is_waited_for_until_max_wait(
+    tmp_path, catalog_url, airflow_counts
+):
+    from sscd_ops.catalog import sql
+    from sscd_ops.provider.turn import still_to_decide
+    from tests.integration.world import World
+
+    world = World(tmp_path, catalog_url)
+    world.change(turn={"max_wait": 3600.0})
+    for day in range(1, 4):
+        world.put(f"2026-11-{day:02d}", "a.tar", [(f"k{day}", {"jpg": picture(day), "txt": b"x"})])
+    with world.parts() as parts:
+        silent = world.until_match(parts, "2026-11-01")
+        alive = world.until_match(parts, "2026-11-02")
+        batch = world.until_match(parts, "2026-11-03")
+        parts._ask_airflow = lambda runner: runner.run_id == "run-2026-11-02" or None
+        airflow_counts.running.add("run-2026-11-02")
+
+        def waited_for() -> list[int]:
+            return [other.batch_id for other in still_to_decide(parts, batch, "resolve")]
+
+        def told() -> list[dict[str, object]]:
+            return world.ask("SELECT * FROM sscd_ops.events WHERE kind = 'turn_not_awaited'")
+
+        assert waited_for() == [silent, alive]
+        with parts.catalog.begin() as conn:
+            sql.run(
+                conn,
+                "UPDATE sscd_ops.batches SET waiting_since = waiting_since - interval '1 hour'"
+                " WHERE batch_id = :b",
+                b=batch,
+            )
+        assert waited_for() == [alive]
+        assert told() == [], "it still waits for another one"
+        airflow_counts.ended.add("run-2026-11-02")
+        assert waited_for() == []
+        (event,) = told()
+        assert (event["batch_id"], event["details"]) == (batch, {"batches": [silent]})
 
 
 # ---------------------------------------------------------------- lineage

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sscd_ops.catalog import sql
 from sscd_ops.catalog.sql import files_of
 from sscd_ops.core.schedule import interval_of
 from sscd_ops.errors import (
@@ -253,6 +254,38 @@ def test_a_dead_runner_is_not_waited_for(world: World) -> None:
         second = world.until_match(parts, DAYS[1])
 
         assert resolve.arrive(parts, second)[0] == []
+
+
+def test_a_runner_that_cannot_be_asked_is_waited_for_until_max_wait_and_no_longer(
+    world: World,
+) -> None:
+    """The wait is the frozen configuration's, whatever the file says since."""
+    world.change(turn={"max_wait": 3600.0})
+    fill(world, planted_nights())
+    with world.parts() as parts:  # nobody asks Airflow
+        first = world.until_match(parts, DAYS[0])
+        second = world.until_match(parts, DAYS[1])
+    world.change(turn={"max_wait": 1e9})
+    with world.parts() as parts:
+        waiting, waited = resolve.arrive(parts, second)
+        assert resolve.leave_unasked(parts, second, waiting, waited) == waiting
+        assert [other.batch_id for other in waiting] == [first]
+        with parts.catalog.begin() as conn:
+            sql.run(
+                conn,
+                "UPDATE sscd_ops.batches SET waiting_since = waiting_since - interval '1 hour'"
+                " WHERE batch_id = :b",
+                b=second,
+            )
+
+        night.wait_for_turn(parts, second, poll_seconds=0.01)
+        decided = world.from_resolve(parts, second)
+
+    (event,) = world.ask(
+        "SELECT batch_id, details FROM sscd_ops.events WHERE kind = 'turn_not_awaited'"
+    )
+    assert decided.turn == 1
+    assert event == {"batch_id": second, "details": {"batches": [first]}}
 
 
 # ---------------------------------------------------------------- configuration and fingerprint
