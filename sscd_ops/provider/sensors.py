@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from sscd_ops.provider.errors import as_airflow
 from sscd_ops.provider.info import DEFAULT_CONN_ID
@@ -47,7 +48,10 @@ class SscdReadySensor(BaseSensorOperator):
 
         with as_airflow():
             if not (event or {}).get("over"):
-                raise DataError(f"{self.url} is still missing after {self.timeout} s")
+                raise DataError(
+                    f"{self.url} is still missing after {float(self.timeout):.0f} s (`timeout`):"
+                    " clear this task once it is there, or give it a longer `timeout`"
+                )
 
     def poke(self, context: Context) -> bool:
         """Whether the URL exists."""
@@ -86,6 +90,17 @@ class SscdPublishedSensor(BaseSensorOperator):
         self.date = date
         self.config = config
         self.conn_id = conn_id
+
+    def execute(self, context: Context) -> Any:
+        """Wait; a wait in vain says where to look."""
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout as error:
+            raise AirflowSensorTimeout(
+                f"night {self.date} of {self.dataset} is not published after"
+                f" {float(self.timeout):.0f} s (`timeout`): `sscd-ops batch list --dataset"
+                f" {self.dataset}` says what became of it; clear this task once it is published"
+            ) from error
 
     def poke(self, context: Context) -> bool:
         """Whether every batch of the night is published (and there is one)."""
