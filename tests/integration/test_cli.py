@@ -601,6 +601,8 @@ def test_doctor_tests_a_connection_of_airflow(site: Site, tmp_path: Path) -> Non
         "AIRFLOW_HOME": str(tmp_path),
         "AIRFLOW_CONN_CATALOG": f"sscd-ops://{where}",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+        # what is tested is the connection, not what everything else uses
+        "SSCD_OPS_DATABASE_URL": "postgresql+psycopg2://127.0.0.1:1/nowhere",
     }
 
     asked = site.popen("doctor", "--conn-id", "catalog", **airflow)
