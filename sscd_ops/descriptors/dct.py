@@ -10,8 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sscd_ops.descriptors.thresholds import THRESHOLDS
+
 VERSION = 1
 """Part of the fingerprint: goes up with any change of this file that changes numbers."""
+
 GRID = 64
 """Side of the pixel grid it takes."""
 _LUMA, _CHROMA = 24, 10
@@ -21,8 +24,7 @@ _TILT = 0.5
 _LEAST_CONTRAST = 1.0
 """Root mean square, in grey levels, below which a picture counts as blank: no descriptor."""
 
-THRESHOLD = 0.50
-"""Chosen on half of 300 pictures, reported on the other half: benchmarks/dct_threshold.py."""
+THRESHOLD = THRESHOLDS["dct"]
 
 
 def _basis(count: int) -> NDArray[np.float64]:

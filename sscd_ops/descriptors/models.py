@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sscd_ops.descriptors import dct
+from sscd_ops.descriptors.thresholds import THRESHOLDS
 from sscd_ops.errors import ConfigError
 
 _BASE = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
@@ -35,8 +36,7 @@ def _sscd(name: str, *, architecture: str = "resnet50", dimensions: int = 512) -
         dimensions,
         "skew-320",
         32,
-        # the reference README: cosine above 0.75 is a copy with about 90% precision on DISC21
-        0.75,
+        THRESHOLDS[name],
         f"{_BASE}{name}.{form}.pt",
     )
 

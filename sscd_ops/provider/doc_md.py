@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
+from sscd_ops.core.schedule import interval_holding, next_boundary
+from sscd_ops.descriptors.thresholds import THRESHOLDS
 from sscd_ops.options import STEPS
 
 if TYPE_CHECKING:
@@ -32,14 +36,21 @@ def doc_md(settings: Settings, options: DatasetOptions) -> str:
             "",
             _placing(options),
             "",
-            _HOWTO.format(dag_id=dag_id, dataset=options.name, config=settings.path),
+            _HOWTO.format(
+                dag_id=dag_id,
+                dataset=options.name,
+                config=settings.path,
+                backfill=_backfill(options),
+            ),
         ]
     )
 
 
 def _deciding(options: DatasetOptions) -> str:
     threshold = options.duplicates.threshold
-    said = "the model's own" if threshold is None else f"{threshold:g}"
+    if threshold is None:
+        threshold = THRESHOLDS.get(options.fingerprint.model)
+    said = "the model's measured threshold" if threshold is None else f"{threshold:g}"
     model = options.fingerprint.model or "the dataset's own, else the product's default"
     return (
         f"Model: {model}. A picture is a copy at a similarity of at least {said}"
@@ -65,6 +76,20 @@ def _placing(options: DatasetOptions) -> str:
     return "\n".join(rows)
 
 
+def _backfill(options: DatasetOptions) -> str:
+    """The dates of a backfill over the first week of November 2026, as the schedule starts them."""
+    zone = ZoneInfo(options.timezone)
+    begin = datetime(2026, 11, 1, tzinfo=zone) - timedelta(microseconds=1)
+    first = next_boundary(options.schedule, options.timezone, begin)
+    end = datetime(2026, 11, 8, tzinfo=zone) - timedelta(microseconds=1)
+    last = max(first, interval_holding(options.schedule, options.timezone, end).start)
+    return f"--from-date {_local(first, zone)} --to-date {_local(last, zone)}"
+
+
+def _local(instant: datetime, zone: ZoneInfo) -> str:
+    return instant.astimezone(zone).isoformat(timespec="minutes")
+
+
 _HOWTO = """\
 **Rerun**: clear any task, or the whole run. A decided night answers from the catalog and changes
 nothing; an undecided one goes on where it was.
@@ -73,8 +98,9 @@ nothing; an undecided one goes on where it was.
 `sscd-ops batch abandon ID --why '...'`, mend the data, clear the run.
 **A night again, by hand**: trigger with `{{"date": "2026-11-01"}}`; what came late:
 `{{"date": "2026-11-01", "supplement": true}}`; only to look: `"dry_run": true`.
-**Backfill**: `airflow backfill create --dag-id {dag_id} --from-date 2026-11-01T02:00
---to-date 2026-11-07T02:00 --max-active-runs 2`. `--to-date` is an instant: give the time too.
+**Backfill**: `airflow backfill create --dag-id {dag_id} {backfill}
+--max-active-runs 2`. Both are instants, the starts of the first and the last night: a day without
+a time is midnight UTC.
 **What was removed and why**: `sscd-ops audit removed --config {config} --dataset {dataset}`,
 `sscd-ops explain SAMPLE_ID`.
 **New snapshots** are events of the asset `sscd-ops://{dataset}`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ CONFIG = """
     [datasets.web.airflow.embed]
     pool = "embed"
     queue = "gpu"
+    executor = "LocalExecutor"
     pool_slots = 2
     retries = 7
     retry_delay = "90s"
@@ -123,12 +125,16 @@ def test_the_schedule_is_the_dataset_s(bag):
     assert dag.dagrun_timeout == timedelta(hours=20)
 
 
+PLACEMENT = ("pool", "queue", "executor", "pool_slots", "retries")
+
+
 def test_a_step_runs_where_and_as_often_as_the_config_says(bag):
     embed = bag.dags["curate_web"].get_task("embed").partial_kwargs
 
-    assert {name: embed[name] for name in ("pool", "queue", "pool_slots", "retries")} == {
+    assert {name: embed[name] for name in PLACEMENT} == {
         "pool": "embed",
         "queue": "gpu",
+        "executor": "LocalExecutor",
         "pool_slots": 2,
         "retries": 7,
     }
@@ -161,6 +167,57 @@ def test_the_page_says_what_to_do(bag):
 
     for said in ("/incoming/{date}/*.tar", "batch release", "backfill create", "| embed | embed |"):
         assert said in page
+    assert "of at least the model's measured threshold (" in page
+
+
+@pytest.mark.parametrize(
+    ("schedule", "timezone", "dates"),
+    [
+        ("0 2 * * *", "UTC", "2026-11-01T02:00+00:00 --to-date 2026-11-07T02:00+00:00"),
+        ("0 0 * * *", "Europe/Berlin", "2026-11-01T00:00+01:00 --to-date 2026-11-07T00:00+01:00"),
+        ("0 0 * * *", "Asia/Tokyo", "2026-11-01T00:00+09:00 --to-date 2026-11-07T00:00+09:00"),
+        ("0 */6 * * *", "UTC", "2026-11-01T00:00+00:00 --to-date 2026-11-07T18:00+00:00"),
+        ("0 1 1 * *", "UTC", "2026-11-01T01:00+00:00 --to-date 2026-11-01T01:00+00:00"),
+        ("0 1 15 * *", "UTC", "2026-11-15T01:00+00:00 --to-date 2026-11-15T01:00+00:00"),
+    ],
+)
+def test_the_page_s_backfill_starts_with_the_first_night_of_its_week_and_ends_with_the_last(
+    schedule, timezone, dates
+):
+    import pendulum
+    from airflow.sdk.timezone import parse
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from sscd_ops.core.schedule import intervals_starting_on
+    from sscd_ops.options import DatasetOptions, Settings, StorageOptions
+    from sscd_ops.provider.factory import dags_of
+
+    options = DatasetOptions("web", schedule=schedule, timezone=timezone)
+    settings = Settings("x.toml", StorageOptions(root="/r"), datasets={"web": options})
+    dag = dags_of(settings)["curate_web"]
+
+    assert f"--from-date {dates}" in dag.doc_md
+    # as `airflow backfill create` goes through them
+    first, _, last = dates.split()
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    nights = [
+        info.data_interval.start
+        for info in stored.iter_dagrun_infos_between(parse(first), parse(last))
+    ]
+    days = [pendulum.date(2026, 11, day) for day in range(1, 8)]
+    wanted = [i.start for day in days for i in intervals_starting_on(schedule, timezone, day)]
+    assert nights == (wanted or [parse(first)])
+
+
+def test_the_page_says_the_model_s_threshold_or_the_config_s():
+    from sscd_ops.options import DatasetOptions, DuplicatesOptions, FingerprintOptions, Settings
+    from sscd_ops.provider.doc_md import doc_md
+
+    web = DatasetOptions("web", fingerprint=FingerprintOptions(model="sscd_disc_mixup"))
+
+    assert "similarity of at least 0.75 (" in doc_md(Settings("x.toml"), web)
+    web = dataclasses.replace(web, duplicates=DuplicatesOptions(threshold=0.8))
+    assert "similarity of at least 0.8 (" in doc_md(Settings("x.toml"), web)
 
 
 def test_a_faulty_dataset_becomes_one_task_that_fails_with_the_reason(bag):

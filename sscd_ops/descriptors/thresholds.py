@@ -1,0 +1,19 @@
+"""The least similarity of a copy, by model. Standard library alone: the DAGs' pages show it."""
+
+from __future__ import annotations
+
+_SSCD = 0.75
+"""The reference README: cosine above it is a copy with about 90% precision on DISC21."""
+
+THRESHOLDS = {
+    # chosen on half of 300 pictures, reported on the other half: benchmarks/dct_threshold.py
+    "dct": 0.50,
+    "sscd_disc_mixup": _SSCD,
+    "sscd_disc_advanced": _SSCD,
+    "sscd_disc_blur": _SSCD,
+    "sscd_disc_large": _SSCD,
+    "sscd_imagenet_mixup": _SSCD,
+    "sscd_imagenet_advanced": _SSCD,
+    "sscd_imagenet_blur": _SSCD,
+}
+"""Measured or published (docs/descriptors.md)."""
