@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import time
+import warnings
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ from nights_support import (
 )
 from PIL import Image
 
+MODULE_SECONDS = 540.0
+"""For all of it on 2 quiet cores. A busy machine takes longer: beyond it there is a warning."""
+# Of one test, against hanging.
 pytestmark = [pytest.mark.scheduler, pytest.mark.timeout(540)]
 
 
@@ -52,8 +57,9 @@ def big_night(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def started(nights: Nights) -> None:
+def started(nights: Nights) -> Iterator[None]:
     """Everything is laid out, Airflow is up, and the first backfills are under way."""
+    begun = time.monotonic()
     for number in range(1, 6):
         crossing_night(nights.incoming / "crossing" / NIGHT.format(number), number)
     big_night(nights.incoming / "big" / NIGHT.format(1))
@@ -84,6 +90,10 @@ def started(nights: Nights) -> None:
     )
     print(said)
     airflow.backfill("curate_nowait", AT.format(1), AT.format(2))
+    yield
+    took = time.monotonic() - begun
+    if took > MODULE_SECONDS:
+        warnings.warn(f"took {took:.0f} s, meant to take {MODULE_SECONDS:.0f}", stacklevel=1)
 
 
 # ---------------------------------------------------------------- the turn
