@@ -19,7 +19,7 @@ from sscd_ops.provider.errors import as_airflow
 from sscd_ops.provider.info import DEFAULT_CONN_ID
 from sscd_ops.provider.lineage import CommitLineage, IngestLineage
 from sscd_ops.provider.triggers import Member, ReadyTrigger, TurnTrigger
-from sscd_ops.provider.waiting import CLI_POLL, RECHECK, first_try, wait
+from sscd_ops.provider.waiting import CLI_POLL, RECHECK, first_try, wait, was_rescheduled
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -113,10 +113,11 @@ class SscdPlanOperator(SscdStepOperator):
         return self._plan(context, first_try(context) + self.ready_timeout)
 
     def resume(
-        self, context: Context, event: dict[str, Any] | None = None, *, until: float
+        self, context: Context, event: dict[str, Any] | None = None, *, until: float | None = None
     ) -> list[int]:
         """Plan the night, now that its data may be there."""
-        return self._plan(context, until)
+        # dag.test() hands over nothing but the event
+        return self._plan(context, time.time() + self.ready_timeout if until is None else until)
 
     def _plan(self, context: Context, until: float) -> list[int]:
         from sscd_ops.provider.nights import night_of, options_of, runner_of
@@ -246,10 +247,10 @@ class SscdResolveOperator(_BatchOperator):
 
     def execute(self, context: Context) -> list[int]:
         """Wait for the turn and decide."""
-        return self._decide(context, planned=False)
+        return self._decide(context, planned=was_rescheduled(context))
 
     def resume(
-        self, context: Context, event: dict[str, Any] | None = None, *, planned: bool
+        self, context: Context, event: dict[str, Any] | None = None, *, planned: bool = True
     ) -> list[int]:
         """Look again whose turn it is."""
         return self._decide(context, planned=planned)
@@ -314,8 +315,8 @@ class SscdCommitOperator(CommitLineage, _BatchOperator):
     template_fields: Sequence[str] = (*_BatchOperator.template_fields, "dataset")
 
     def __init__(self, *, dataset: str, **kwargs: Any) -> None:
-        kwargs.setdefault("outlets", []).append(alias(dataset))
-        super().__init__(**kwargs)
+        # a new list: the caller's may belong to several datasets
+        super().__init__(outlets=[*(kwargs.pop("outlets", None) or ()), alias(dataset)], **kwargs)
         self.dataset = dataset
 
     def execute(self, context: Context) -> None:

@@ -38,3 +38,8 @@ def first_try(context: Context) -> float:
     """Seconds since the epoch of a rescheduled task's first start of this try, else now."""
     first = context["ti"].get_first_reschedule_date(context)
     return first.timestamp() if first is not None else time.time()
+
+
+def was_rescheduled(context: Context) -> bool:
+    """Whether this try has waited before, by leaving the worker and starting from the top again."""
+    return context.get("task_reschedule_count", 0) > 0

@@ -254,6 +254,18 @@ def test_a_caller_s_arguments_and_operators_go_before_the_config(config):
     assert isinstance(dag.get_task("resolve"), Mine)
 
 
+def test_a_caller_s_outlets_stay_the_caller_s(config):
+    from airflow.sdk import Asset
+
+    from sscd_ops.provider import curation_dags
+
+    mine = [Asset("mine")]
+    commit = curation_dags(config, {"commit": {"outlets": mine}})["curate_web"].get_task("commit")
+
+    assert mine == [Asset("mine")]
+    assert [outlet.name for outlet in commit.outlets] == ["mine", "sscd-ops-web"]
+
+
 def test_parsing_is_quick_and_loads_nothing_heavy():
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "dag_import.py"), "--tries", "3"],
