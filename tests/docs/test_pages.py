@@ -194,6 +194,12 @@ def test_python_blocks_are_python(file: Path) -> None:
             ast.parse(block)
 
 
+def test_the_dags_the_docs_show_are_the_example_files_that_the_tests_run() -> None:
+    shown = blocks(ROOT / "docs" / "airflow.md", "python")
+    files = sorted((ROOT / "examples" / "dags").glob("*.py"))
+    assert sorted(shown) == sorted(file.read_text() for file in files)
+
+
 def test_the_example_of_a_sample_id() -> None:
     example = "".join(blocks(ROOT / "docs" / "identities.md", "python"))
     test = doctest.DocTestParser().get_doctest(example, {}, "identities.md", None, None)

@@ -1,0 +1,468 @@
+"""Whole nights through ``dag.test()``: the example DAG files, on a database of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from sscd_ops.config import load_settings
+from sscd_ops.core.schedule import interval_of
+from sscd_ops.errors import CatalogUnavailable
+from sscd_ops.model import Interval, Runner
+from sscd_ops.steps import commit, night, plan
+from sscd_ops.testing import make_tar, picture
+from sscd_ops.wiring import Wiring
+from tests.databases import fresh_database
+
+pytestmark = pytest.mark.timeout(180)
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "dags"
+
+DATASET = """
+[datasets.{name}]
+schedule = "0 0 * * *"
+timezone = "UTC"
+start = 2026-11-01
+late_days = 0
+[[datasets.{name}.sources]]
+name = "crawl"
+urls = ["{base}/{name}/{{date}}/*.tar"]
+{source}
+[datasets.{name}.fingerprint]
+model = "dct"
+workers = 1
+[datasets.{name}.duplicates]
+search = "flat"
+[datasets.{name}.guard]
+first_nights_max = 1.0
+[datasets.{name}.airflow]
+match_tasks = 1
+{airflow}
+"""
+
+
+def plain(value: Any) -> Any:
+    return bytes(value).hex() if isinstance(value, memoryview) else value
+
+
+class Site:
+    """A catalog, a storage root and an Airflow database."""
+
+    def __init__(self, base: Path, url: str) -> None:
+        self.base = base
+        self.config = base / "curation.toml"
+        ready = 'ready = "{}/{}/{{date}}/_SUCCESS"'
+        self.config.write_text(
+            f'[storage]\nroot = "{base}/root"\n'
+            + DATASET.format(base=base, name="demo", source="", airflow="")
+            + DATASET.format(
+                base=base, name="deferred", source=ready.format(base, "deferred"), airflow=""
+            )
+            + DATASET.format(
+                base=base,
+                name="rescheduled",
+                source=ready.format(base, "rescheduled"),
+                airflow="deferrable = false",
+            )
+        )
+        self.url = url
+        self._engine = sa.create_engine(url, poolclass=NullPool)
+
+    def put(self, day: str, name: str, seed: int, dataset: str = "demo") -> None:
+        """A tar of three pictures, and a copy of the first."""
+        samples = [(f"{seed}-{i}", picture(seed + i)) for i in range(3)]
+        samples.append((f"{seed}-copy", picture(seed, quality=40)))
+        make_tar(
+            self.base / dataset / day / name,
+            [(key, {"jpg": jpg, "txt": key.encode()}) for key, jpg in samples],
+        )
+
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        with self._engine.connect() as conn:
+            found = conn.execute(sa.text(sql)).mappings()
+            return [{name: plain(value) for name, value in row.items()} for row in found]
+
+    def rows(self) -> dict[str, list[str]]:
+        """Every table of the catalog."""
+        tables = self.ask("SELECT tablename FROM pg_tables WHERE schemaname = 'sscd_ops'")
+        names = sorted(table["tablename"] for table in tables)
+        return {
+            name: sorted(map(str, self.ask(f"SELECT * FROM sscd_ops.{name}"))) for name in names
+        }
+
+    def state(self, dataset: str = "demo") -> dict[str, Any]:
+        """Every row, every published file, and how many events there are."""
+        folder = self.base / "root" / dataset
+        files = [p for part in ("shards", "snapshots") for p in (folder / part).rglob("*.*")]
+        return {
+            **self.rows(),
+            "files": {str(path): path.read_bytes() for path in files},
+            "asset events": len(events(dataset)),
+        }
+
+    def parts(self) -> Wiring:
+        return Wiring(load_settings(str(self.config)), database_url=self.url)
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
+) -> Iterator[Site]:
+    from airflow.utils.db import initdb
+
+    initdb()
+    with pytest.MonkeyPatch.context() as patch:
+        for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
+            made = Site(tmp_path_factory.mktemp("runs"), url)
+            patch.setenv("SSCD_OPS_CONFIG", str(made.config))
+            patch.setenv("SSCD_OPS_DATABASE_URL", url)
+            patch.setenv("MODELS", str(made.base / "models"))
+            yield made
+
+
+def interval(day: str) -> Interval:
+    return interval_of("0 0 * * *", "UTC", day)
+
+
+def run(
+    number: int, conf: dict[str, Any], dag_id: str = "curate_demo", dag: Any = None
+) -> dict[str, Any]:
+    """Run a DAG; task id -> state. The same number again is the same run, cleared."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    # a fresh one each time: a run's params stay in the DAG object
+    dag = dag or DagBag(str(EXAMPLES)).dags[dag_id]
+    instant = datetime(2026, 12, number, tzinfo=UTC)
+    ended = dag.test(logical_date=instant, run_after=instant, run_conf=conf)
+    states = ended.fetch_task_instances(dag_id=ended.dag_id, run_id=ended.run_id)
+    return {"run": str(ended.state), **{t.task_id: str(t.state) for t in states}}
+
+
+def events(dataset: str = "demo") -> list[Any]:
+    """The asset's events, oldest first."""
+    from airflow.models.asset import AssetEvent
+    from airflow.settings import Session
+    from sqlalchemy.orm import joinedload
+
+    query = sa.select(AssetEvent).options(joinedload(AssetEvent.asset)).order_by(AssetEvent.id)
+    with Session() as session:
+        return [e for e in session.scalars(query) if e.asset.name == f"sscd-ops://{dataset}"]
+
+
+def report(number: int, task: str, dag_id: str = "curate_demo") -> dict[str, Any]:
+    """What a task of a run handed on."""
+    from airflow.models.xcom import XComModel
+    from airflow.settings import Session
+
+    instant = datetime(2026, 12, number, tzinfo=UTC)
+    query = sa.select(XComModel).where(
+        XComModel.run_id == f"manual__{instant.isoformat()}",
+        XComModel.dag_id == dag_id,
+        XComModel.task_id == task,
+        XComModel.key == "report",
+    )
+    with Session() as session:
+        return XComModel.deserialize_value(session.scalars(query).one())
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [name for name in one if one[name] != other[name]]
+
+
+def lineage(task: str) -> list[dict[str, Any]]:
+    """What OpenLineage was told at the end of a task's runs, in order."""
+    text = (Path(os.environ["AIRFLOW_HOME"]) / "lineage.jsonl").read_text()
+    told = [json.loads(line) for line in text.splitlines()]
+    return [
+        event
+        for event in told
+        if event["eventType"] == "COMPLETE" and event["job"]["name"] == f"curate_demo.{task}"
+    ]
+
+
+def test_the_nightly_example_runs_a_night_by_itself(site):
+    site.put("2026-11-01", "00000.tar", 100)
+
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "nightly.py"), "2026-11-01"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    (night,) = site.ask("SELECT * FROM curation.runs")
+    (snapshot,) = site.ask("SELECT * FROM curation.snapshots")
+    assert (night["state"], night["kept"], night["removed_near"]) == ("published", 3, 1)
+    assert [event.extra for event in events()] == [
+        {
+            "snapshot": 1,
+            "parent": 0,
+            "batch_id": night["batch_id"],
+            "samples": 3,
+            "shards": 1,
+            "bytes": snapshot["bytes"],
+            "location": f"{site.base}/root/{snapshot['file']}",
+        }
+    ]
+
+
+def test_a_cleared_run_changes_nothing_and_tells_lineage_the_same_again(site):
+    site.put("2026-11-02", "00000.tar", 200)
+    first = run(2, {"date": "2026-11-02"})
+    before = site.state()
+
+    again = run(2, {"date": "2026-11-02"})
+
+    assert first == again == dict.fromkeys(first, "success")
+    assert differing(site.state(), before) == []
+    assert before["asset events"] == 2
+    source = f"{site.base}/demo/2026-11-02/00000.tar"
+    for read, made in zip(lineage("ingest")[-2:], lineage("commit")[-2:], strict=True):
+        assert [(i["namespace"], i["name"]) for i in read["inputs"]] == [("file", source)]
+        (output,) = made["outputs"]
+        assert (output["namespace"], output["name"]) == ("file", f"{site.base}/root/demo")
+        assert output["outputFacets"]["outputStatistics"]["rowCount"] == 6
+        assert output["facets"]["version"]["datasetVersion"] == "2"
+
+
+# ---------------------------------------------------------------- params
+
+
+def test_a_dry_run_says_what_would_happen_and_leaves_nothing(site):
+    site.put("2026-11-03", "00000.tar", 300)
+    before = site.state()
+
+    ended = run(3, {"date": "2026-11-03", "dry_run": True})
+
+    assert ended["run"] == ended["commit"] == "success"
+    assert differing(site.state(), before) == []
+    told = report(3, "resolve")
+    assert (told["kept"], told["removed_near"]) == (3, 1)
+
+
+def test_a_supplement_reads_what_came_late_and_a_clear_finds_the_same_one(site):
+    site.put("2026-11-04", "00000.tar", 400)
+    with site.parts() as parts:
+        night.run(parts, "demo", interval("2026-11-04"))
+    site.put("2026-11-04", "00001.tar", 450)
+
+    first = run(4, {"date": "2026-11-04", "supplement": True})
+    before = site.state()
+    again = run(4, {"date": "2026-11-04", "supplement": True})
+
+    assert first["run"] == again["run"] == "success"
+    assert differing(site.state(), before) == []
+    runs = site.ask(
+        "SELECT supplement, state, kept FROM curation.runs"
+        " WHERE interval_start = '2026-11-04T00:00Z' ORDER BY supplement"
+    )
+    assert [tuple(row.values()) for row in runs] == [(0, "published", 3), (1, "published", 3)]
+
+
+# ---------------------------------------------------------------- waiting, and dying in between
+
+
+def test_a_commit_that_dies_before_its_mark_tells_of_the_snapshot_once(site, monkeypatch):
+    """And a night that waits for its data, in ``dag.test()`` too."""
+    from sscd_ops.provider import curation_dags
+
+    marker = site.base / "deferred" / "2026-11-01" / "_SUCCESS"
+    site.put("2026-11-01", "00000.tar", 500, "deferred")
+    arrival = threading.Timer(1.0, marker.touch)
+    mark = commit.mark_announced
+    marks = []
+
+    def lost_once(parts: Any, batch_id: int) -> None:
+        marks.append(batch_id)
+        if len(marks) == 1:
+            raise CatalogUnavailable("the connection was lost")
+        mark(parts, batch_id)
+
+    monkeypatch.setattr(commit, "mark_announced", lost_once)
+    soon = {"retry_delay": timedelta(seconds=0.1), "retry_exponential_backoff": 0.0}
+
+    def night_of_deferred() -> dict[str, Any]:
+        dags = curation_dags(site.config, {"plan": {"poll": 0.2}, "commit": soon})
+        return run(1, {"date": "2026-11-01"}, dag=dags["curate_deferred"])
+
+    arrival.start()
+    first = night_of_deferred()
+    told = len(events("deferred"))
+    again = night_of_deferred()
+
+    assert first["run"] == again["run"] == "success"
+    assert len(marks) == 2, "the first try died, the second made it, the cleared one did nothing"
+    assert told == len(events("deferred")) == 1
+    assert events("deferred")[0].extra["snapshot"] == 1
+
+
+def test_without_deferring_a_night_waits_for_data_and_turn_by_rescheduling(site):
+    """A run that never registers its night is waited for once, or it could block for ever."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.taskreschedule import TaskReschedule
+    from airflow.settings import Session
+
+    waits: list[Any] = []
+    marker = site.base / "rescheduled" / "2026-11-02" / "_SUCCESS"
+    for day in ("2026-11-01", "2026-11-02"):
+        site.put(day, "00000.tar", 600 + int(day[-2:]), "rescheduled")
+    (site.base / "rescheduled" / "2026-11-01" / "_SUCCESS").touch()
+    add_running_run("curate_rescheduled", "earlier")
+    with site.parts() as parts:
+        runner = Runner("airflow", "curate_rescheduled", "earlier")
+        earlier = plan.run(parts, "rescheduled", interval("2026-11-01"), runner=runner)
+
+    def hurry(mapper: Any, connection: Any, row: Any) -> None:
+        """No pause; the data comes during the first wait, the earlier night ends in the third."""
+        row.reschedule_date = row.start_date
+        waits.append(row.ti_id)
+        if len(waits) == 1:
+            marker.touch()
+        if len(waits) == 3:
+            abandon(site, earlier.batch_id)
+        assert len(waits) < 6, "it waits for ever"
+
+    sa.event.listen(TaskReschedule, "before_insert", hurry)
+    try:
+        ended = run(2, {"date": "2026-11-02"}, "curate_rescheduled")
+    finally:
+        sa.event.remove(TaskReschedule, "before_insert", hurry)
+
+    with Session() as session:
+        waited = [session.get(TaskInstance, ti).task_id for ti in waits]
+    assert ended["run"] == "success"
+    assert waited == ["plan", "resolve", "resolve"]
+
+
+_THEN = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def add_running_run(dag_id: str, run_id: str, logical_date: datetime | None = _THEN) -> None:
+    """A DAG run that is under way and whose plan has not ended."""
+    from airflow.models.dagrun import DagRun
+    from airflow.settings import Session
+
+    with Session() as session:
+        session.add(
+            DagRun(
+                dag_id=dag_id,
+                run_id=run_id,
+                run_type="manual",
+                state="running",
+                logical_date=logical_date,
+                run_after=_THEN,
+            )
+        )
+        session.commit()
+
+
+def abandon(site: Site, batch_id: int) -> None:
+    with site._engine.begin() as conn:
+        conn.execute(
+            sa.text("UPDATE sscd_ops.batches SET state = 'abandoned' WHERE batch_id = :b"),
+            {"b": batch_id},
+        )
+
+
+def test_a_run_that_is_deleted_while_it_is_waited_for_is_waited_for_no_longer(site):
+    """The trigger's own questions, on a real Airflow database."""
+    from sscd_ops.provider import curation_dags
+
+    for day in ("2026-11-03", "2026-11-04"):
+        site.put(day, "00000.tar", 650 + int(day[-2:]), "deferred")
+        (site.base / "deferred" / day / "_SUCCESS").touch()
+    add_running_run("curate_deferred", "deleted", logical_date=None)
+    with site.parts() as parts:
+        runner = Runner("airflow", "curate_deferred", "deleted")
+        earlier = plan.run(parts, "deferred", interval("2026-11-03"), runner=runner)
+    deletion = threading.Thread(target=delete_when_waited_for, args=(site, earlier.batch_id))
+    deletion.start()
+
+    dags = curation_dags(site.config, {"resolve": {"poll": 0.2}})
+    ended = run(4, {"date": "2026-11-04"}, dag=dags["curate_deferred"])
+
+    deletion.join()
+    assert ended["run"] == "success"
+    states = site.ask("SELECT state FROM curation.runs WHERE dataset = 'deferred' ORDER BY 1")
+    assert "planned" in [row["state"] for row in states], "the deleted run's night is undecided"
+
+
+def delete_when_waited_for(site: Site, batch_id: int) -> None:
+    """Delete the run of an undecided batch once another one has stored that it waits for it."""
+    from airflow.models.dagrun import DagRun
+    from airflow.settings import Session
+
+    waits = f"SELECT 1 FROM sscd_ops.batches WHERE waiting_set = '{{{batch_id}}}'"
+    while not site.ask(waits):
+        time.sleep(0.1)
+    time.sleep(0.5)
+    with Session() as session:
+        session.delete(session.scalars(sa.select(DagRun).where(DagRun.run_id == "deleted")).one())
+        session.commit()
+
+
+# ---------------------------------------------------------------- consumers
+
+
+def test_the_training_example_takes_the_newest_snapshot_told_of_once(site, monkeypatch):
+    site.put("2026-11-05", "00000.tar", 700)
+    run(5, {"date": "2026-11-05"})
+    start_by(events(), monkeypatch)
+
+    first = run(6, {}, "train_on_snapshot")
+    again = run(7, {}, "train_on_snapshot")
+
+    newest = site.ask(
+        "SELECT snapshot, samples, shards FROM curation.snapshots"
+        " WHERE dataset = 'demo' ORDER BY snapshot DESC LIMIT 1"
+    )[0]
+    (model,) = (site.base / "models").iterdir()
+    assert model.name == f"{newest['snapshot']:06d}.json"
+    assert json.loads(model.read_text()) == {
+        "shards": newest["shards"],
+        "samples": newest["samples"],
+    }
+    assert (first["train"], again["train"]) == ("success", "skipped")
+
+
+def test_the_training_example_runs_by_hand(site, monkeypatch):
+    with site.parts() as parts:
+        site.put("2026-11-06", "00000.tar", 800)
+        night.run(parts, "demo", interval("2026-11-06"))
+    (row,) = site.ask("SELECT * FROM curation.snapshots WHERE dataset = 'demo' AND snapshot = 1")
+    where = f"{site.base}/root/{row['file']}"
+    monkeypatch.setattr(sys, "argv", ["train_on_snapshot.py", "1", where])
+
+    runpy.run_path(str(EXAMPLES / "train_on_snapshot.py"), run_name="__main__")
+
+    model = json.loads((site.base / "models" / "000001.json").read_text())
+    assert model["samples"] == row["samples"]
+
+
+def start_by(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the runs to come these events, as the scheduler does; ``dag.test()`` gives none."""
+    import airflow.models.dagrun as module
+
+    make = module.get_or_create_dagrun
+
+    def with_events(**given: Any) -> Any:
+        made = make(**given)
+        made.consumed_asset_events.extend(given["session"].merge(event) for event in told)
+        given["session"].commit()
+        return made
+
+    monkeypatch.setattr(module, "get_or_create_dagrun", with_events)
