@@ -266,6 +266,23 @@ def test_a_caller_s_outlets_stay_the_caller_s(config):
     assert [outlet.name for outlet in commit.outlets] == ["mine", "sscd-ops-web"]
 
 
+def test_the_example_dags_load_nothing_heavy(config):
+    code = (
+        "import sys, runpy, airflow.sdk; before = set(sys.modules);"
+        "[runpy.run_path(file) for file in sys.argv[1:]];"
+        "print({'torch', 'faiss', 'pyarrow', 'numpy', 'sscd_ops.catalog'}"
+        " & (set(sys.modules) - before))"
+    )
+    files = [str(file) for file in (ROOT / "examples" / "dags").glob("*.py")]
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files], capture_output=True, text=True, check=False
+    )
+
+    assert len(files) == 2
+    assert done.stdout == "set()\n", done.stdout + done.stderr
+
+
 def test_parsing_is_quick_and_loads_nothing_heavy():
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "dag_import.py"), "--tries", "3"],
