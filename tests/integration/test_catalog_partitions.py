@@ -32,7 +32,8 @@ def decided_batch(catalog: Catalog, month: date, *, state: str = "published") ->
         batch = run(
             conn,
             "INSERT INTO sscd_ops.batches (dataset_id, interval_start, interval_end, state, label,"
-            " turn, decided_at) SELECT dataset_id, :s, :e, :state, 'x', 1, :s"
+            " turn, decided_at) SELECT dataset_id, :s, :e, :state, 'x',"
+            " (SELECT count(*) + 1 FROM sscd_ops.batches), :s"
             " FROM sscd_ops.datasets RETURNING batch_id",
             s=datetime(month.year, month.month, 2, tzinfo=UTC),
             e=datetime(month.year, month.month, 3, tzinfo=UTC),
@@ -150,12 +151,13 @@ def test_a_new_month_has_the_indexes_of_its_parent(catalog: Catalog) -> None:
         attached = run(
             conn,
             "SELECT count(*) FROM pg_inherits WHERE inhparent IN ('sscd_ops.samples_by_place'::"
-            "regclass, 'sscd_ops.samples_by_id'::regclass, 'sscd_ops.samples_by_image'::regclass)",
+            "regclass, 'sscd_ops.samples_by_id'::regclass, 'sscd_ops.samples_by_image'::regclass,"
+            " 'sscd_ops.samples_by_output'::regclass)",
         ).scalar()
         own = run(
             conn, "SELECT count(*) FROM pg_indexes WHERE tablename = 'samples_2026_01'"
         ).scalar()
-    assert (attached, own) == (3, 3)
+    assert (attached, own) == (4, 4)
 
 
 def test_only_samples_and_matches_have_months(catalog: Catalog) -> None:
