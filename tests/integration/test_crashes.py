@@ -64,7 +64,7 @@ def test_a_night_killed_again_and_again_ends_as_an_undisturbed_one(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
                 kills += 1
-                patience += 0.17
+                patience *= 1.12
                 continue
             assert process.returncode == 0, said.decode()[-2000:]
             break
