@@ -267,13 +267,20 @@ def test_a_cleared_run_changes_nothing(site):
 
 
 def test_a_dry_run_says_what_would_happen_and_leaves_nothing(site):
+    site.put("2026-11-08", "00000.tar", 850)
+    with site.parts() as parts:  # so that dataset and partitions are there
+        night.run(parts, "demo", interval("2026-11-08"))
     site.put("2026-11-03", "00000.tar", 300)
     before = site.state()
 
     ended = run(3, {"date": "2026-11-03", "dry_run": True})
 
     assert ended["run"] == ended["commit"] == "success"
-    assert differing(site.state(), before) == []
+    # its number alone stays, so that its last task may be tried again; no view shows it
+    assert differing(site.state(), before) == ["batches"]
+    left = site.ask("SELECT dry_run, state, attempt_id, turn FROM sscd_ops.batches WHERE dry_run")
+    assert left == [{"dry_run": True, "state": "abandoned", "attempt_id": None, "turn": None}]
+    assert site.ask("SELECT 1 FROM curation.runs WHERE interval_start = '2026-11-03T00:00Z'") == []
     told = report(3, "resolve")
     assert (told["kept"], told["removed_near"]) == (3, 1)
 
