@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
-from uuid import UUID
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What became of a sample. Exactly one per sample read (promise I1)."""
+    """What became of a sample. Exactly one per sample read."""
 
     KEPT = "kept"
     REMOVED = "removed"
@@ -337,17 +336,3 @@ class Counts:
     def removed(self) -> int:
         """All removals."""
         return self.removed_exact + self.removed_near
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedShard:
-    """One output shard of a batch's publish plan, and its file once written."""
-
-    number: int
-    form: str
-    samples: int
-    name: str
-    file: StoredFile | None = None
-
-
-SampleId = UUID

@@ -229,10 +229,10 @@ class Wiring:
         return None if self._ask_airflow is None else self._ask_airflow(batch.runner)
 
     def sample_image(self, sample_id: str) -> bytes:
-        """A sample's image: from its published shard where it is kept, else from its source.
+        """A sample's image, read from its source.
 
         Raises:
-            DataError: neither has it any longer.
+            DataError: the source has it no longer.
         """
         from sscd_ops.steps.pictures import sample_image
 

@@ -165,7 +165,7 @@ def batches_of_interval(conn: Connection, dataset_id: int, interval: Interval) -
 
 
 def batches_in_state(conn: Connection, dataset_id: int, states: tuple[str, ...]) -> list[Batch]:
-    """The dataset's batches in any of these states, in turn order, dry runs left out."""
+    """The dataset's batches in any of these states, in the order of their intervals."""
     found = rows(
         conn,
         _BATCH + "WHERE dataset_id = :d AND state = ANY(:s) AND NOT dry_run"
@@ -385,7 +385,7 @@ def hold_resolve_lock(conn: Connection, batch_id: int) -> None:
 def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
     """Fix the batch's waiting set on first call; who of it is still to decide, and since when.
 
-    The set holds the attempts of batches earlier in turn order that are under way, undecided and
+    The set holds the attempts of batches of earlier intervals that are under way, undecided and
     past the wait for their data at this moment. Later starts are never added, so nobody starves:
     not even that of a member which was abandoned and is planned again.
     """
@@ -485,7 +485,7 @@ def forget_empty(conn: Connection, batch_id: int) -> None:
 
 
 def drop_dry_run(conn: Connection, batch_id: int) -> None:
-    """Forget a dry run: its rows go, its files stay unnamed until they are vacuumed."""
+    """Forget a dry run: its rows go; its files stay, and no row names them."""
     empty_dry_run(conn, batch_id)
     run(conn, "DELETE FROM sscd_ops.batches WHERE batch_id = :b AND dry_run", b=batch_id)
 

@@ -118,14 +118,7 @@ def delete_lost(conn: Connection, batch: Batch) -> None:
     )
     for decision in lost:
         key = {"x": decision["decision_id"], "m": decision["month"]}
-        run(
-            conn,
-            "DELETE FROM sscd_ops.images i USING sscd_ops.samples s WHERE s.month = :m"
-            " AND s.decision_id = :x AND i.dataset_id = :d AND i.sha256 = s.image_sha256"
-            " AND i.decision_id = :x",
-            d=batch.dataset_id,
-            **key,
-        )
+        run(conn, "DELETE FROM sscd_ops.images WHERE decision_id = :x", x=key["x"])
         for table in ("samples", "matches"):
             run(conn, f"DELETE FROM sscd_ops.{table} WHERE month = :m AND decision_id = :x", **key)
         for table in ("batch_sources", "output_shards", "decisions"):

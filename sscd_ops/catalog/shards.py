@@ -138,19 +138,6 @@ def register_file(
     )
 
 
-def forget_file(conn: Connection, shard_id: int, role: str, name: str) -> None:
-    """Take back a registration whose file is gone, so that the step writes it anew."""
-    if role not in ("manifest", "descriptors"):
-        raise ValueError(role)
-    run(
-        conn,
-        f"UPDATE sscd_ops.source_shards SET {role} = NULL"
-        f" WHERE shard_id = :s AND {role} ->> 'name' = :n",
-        s=shard_id,
-        n=name,
-    )
-
-
 def all_registered(conn: Connection, attempt_id: int, role: str) -> bool:
     """Whether every shard of the attempt has this file."""
     if role not in ("manifest", "descriptors"):
@@ -180,26 +167,6 @@ def lost_shards(conn: Connection, dataset_id: int, batch_id: int, attempt_id: in
             b=batch_id,
         )
     )
-
-
-def decisions_that_read(
-    conn: Connection, dataset_id: int, places: Sequence[tuple[str, str]]
-) -> list[int]:
-    """Decisions in force whose batch read one of these (source, relative URI) places."""
-    if not places:
-        return []
-    found = rows(
-        conn,
-        "SELECT DISTINCT b.decision_id FROM sscd_ops.source_shards s"
-        " JOIN sscd_ops.decisions d ON d.attempt_id = s.attempt_id"
-        " JOIN sscd_ops.batches b ON b.decision_id = d.decision_id AND b.dataset_id = :d"
-        " JOIN unnest(CAST(:s AS text[]), CAST(:u AS text[])) AS f(s, u)"
-        " ON s.source = f.s AND s.relative_uri = f.u WHERE NOT b.dry_run",
-        d=dataset_id,
-        s=[source for source, _ in places],
-        u=[uri for _, uri in places],
-    )
-    return [r["decision_id"] for r in found]
 
 
 # ---------------------------------------------------------------- searches

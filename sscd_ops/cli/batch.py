@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from sscd_ops.cli.context import (
@@ -16,6 +18,9 @@ from sscd_ops.cli.context import (
 )
 from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from sscd_ops.wiring import Wiring
 
 
 @click.group(cls=CommandGroup)
@@ -36,7 +41,27 @@ def batch_list(config: str | None, dataset: str | None, limit: int, form: str) -
     with open_wiring(config) as parts:
         check_dataset(parts, dataset)
         with parts.catalog.begin() as conn:
-            print_rows(query(conn, dataset, limit), form)
+            found = [dict(row) for row in query(conn, dataset, limit)]
+        for row in found:
+            row["state"] = _state(parts, row["batch_id"], row["state"])
+        print_rows(found, form)
+
+
+def _state(parts: Wiring, batch_id: int, state: str) -> str:
+    """The stored state, or ``failed``: under way, and whoever ran it is known to be dead.
+
+    One that waits for its data, or was released and is to be run again, has not failed.
+    """
+    from sscd_ops.catalog.batches import UNDER_WAY, read_attempt, read_batch
+    from sscd_ops.model import BatchState
+
+    if state not in UNDER_WAY:
+        return state
+    with parts.catalog.begin() as conn:
+        batch = read_batch(conn, batch_id)
+        if not batch.attempt_id or read_attempt(conn, batch).released:
+            return state
+    return str(BatchState.FAILED) if parts.is_alive(batch) is False else state
 
 
 @batch.command("show")
@@ -49,14 +74,16 @@ def batch_show(batch_id: int, config: str | None, form: str) -> None:
     from sscd_ops.catalog.audit import batch_ignored, batch_sources
     from sscd_ops.catalog.audit import batch_show as query
 
-    with open_wiring(config) as parts, parts.catalog.begin() as conn:
-        found = query(conn, batch_id)
-        sources = batch_sources(conn, batch_id)
-        ignored = batch_ignored(conn, batch_id)
-    if found is None:
-        raise UsageError(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
+    with open_wiring(config) as parts:
+        with parts.catalog.begin() as conn:
+            found = query(conn, batch_id)
+            sources = batch_sources(conn, batch_id)
+            ignored = batch_ignored(conn, batch_id)
+        if found is None:
+            raise UsageError(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
+        state = _state(parts, batch_id, found["state"])
     left_out = ", ".join(f"{count} {kind}" for kind, count in ignored.items())
-    found = {**found, "ignored": left_out or None}
+    found = {**found, "state": state, "ignored": left_out or None}
     if form == "json":
         print_rows([{**found, "sources": [dict(row) for row in sources]}], form)
         return

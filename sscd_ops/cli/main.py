@@ -49,7 +49,7 @@ def main(verbose: bool, debug: bool) -> None:
 @click.option(
     "--supplement",
     is_flag=True,
-    help="Read source shards that came after the night was published, as a supplement to it.",
+    help="Read source shards that came after the night was decided, as a supplement to it.",
 )
 @click.option("--dry-run", is_flag=True, help="Work everything out, decide and publish nothing.")
 @format_option

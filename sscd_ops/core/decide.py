@@ -197,7 +197,7 @@ def _rows_of(keys: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.i
     answer = np.full(len(wanted), -1, np.int64)
     if not len(keys) or not len(wanted):
         return answer
-    # '>u8' views compare as bytes do; 32 random bytes sort by their first word almost always
+    # S32 drops zero bytes at an end, which tells nothing apart: all values are 32 bytes long
     have = np.ascontiguousarray(keys).view("S32").reshape(-1)
     want = np.ascontiguousarray(wanted).view("S32").reshape(-1)
     by = np.argsort(have, kind="stable")
@@ -214,8 +214,7 @@ class Decided:
     """Verdicts.
 
     ``outcome``: int8 (n,) for samples. For images: ``kept`` bool (m,), ``witness`` int64 (m,) the
-    image of the batch it was removed for, -1 elsewhere; ``history`` int64 (m,) the row of the
-    history's best match it was removed for, -1 elsewhere; ``similarity`` float64 (m,).
+    image of the batch it was removed for, -1 elsewhere; ``similarity`` float64 (m,).
     ``matches``: pairs of (image, image kept before it) inside the batch.
     """
 

@@ -17,7 +17,6 @@ LONGEST_EXTENSION = 67
 
 _CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
 _MADE = ("txt", "json")
-_HEADER = 512
 
 
 def published_extensions(extensions: Sequence[str]) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 The proof is in docs/search.md ("exact"); in short, for unit vectors ``x``, rotated prefixes ``p``
 and integer codes ``q = round(p / s)`` with error ``e = p / s - q`` (all in units of ``s``)::
 
-    <x_a, x_b> / s^2 <= q_a.q_b + |q_a| |e_b| + |e_a| |q_b| + |t_a| |t_b|
-    |t|^2 = (1 - |p|^2) / s^2 + |e|^2
+    <x_a, x_b> / s^2 <= q_a.q_b + |q_a| |e_b| + |e_a| |q_b| + |r_a| |r_b|
+    |r|^2 = (1 - |p|^2) / s^2 + |e|^2
 
 by Cauchy-Schwarz. The last three products are appended to ``q`` as further integer coordinates,
 rounded up, so one int8 matrix product compared with one integer yields every pair at or above the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
@@ -12,7 +12,7 @@ from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core.identities import interval_label
 from sscd_ops.errors import SourceChanged
-from sscd_ops.model import Batch, Fingerprint, Runner
+from sscd_ops.model import Batch, Fingerprint
 from sscd_ops.options import (
     DatasetOptions,
     FingerprintOptions,
@@ -86,9 +86,6 @@ class Parts(Protocol):
 
     def is_alive(self, batch: Batch) -> bool | None:
         """Whether the batch's runner is alive; None where it can't be asked."""
-
-
-AskRunner = Callable[[Runner], "bool | None"]
 
 
 @dataclass(frozen=True)

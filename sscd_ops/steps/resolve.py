@@ -29,9 +29,9 @@ from sscd_ops.steps.working import Worked, work_out
 log = logging.getLogger(__name__)
 
 _TRIES = 20
+"""Times the decision is worked out anew because another one was quicker."""
 _PATIENCE = 900.0
 """Seconds to wait for another process that decides the same batch."""
-"""Times the decision is worked out anew because another one was quicker."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 from sscd_ops.catalog import batches, publishing
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import CatalogUnavailable
-from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
 
 _TRIES = 3
@@ -126,11 +125,3 @@ def shard_names(parts: Parts, dataset: str, snapshot: int | None, form: str) -> 
         for shard in live
         if form in ("", shard["form"])
     ]
-
-
-def file_of_snapshot(parts: Parts, dataset: str, snapshot: int | None) -> StoredFile | None:
-    """The snapshot's file, or None."""
-    with parts.catalog.begin() as conn:
-        row = batches.read_dataset(conn, dataset)
-        found = None if row is None else publishing.read_snapshot(conn, row.dataset_id, snapshot)
-    return None if found is None else need_file(found["file"])

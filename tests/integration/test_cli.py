@@ -430,11 +430,28 @@ def test_a_held_batch_runs_on_once_it_is_released(fresh: Site) -> None:
     assert re.search(r"sscd-ops batch release 1 --why .*sscd-ops batch abandon 1", held.stderr)
 
     fresh("batch", "release", 1, "--who", "ann", "--why", "a holiday")
+    assert [row["state"] for row in fresh.json("batch", "list")] == ["matched"]
     ran = fresh(*night)
 
     assert fields(ran.stdout.partition("\n\n")[0])["state"] == "published"
     [event] = [row for row in fresh.json("audit", "events") if row["kind"] == "released"]
     assert (event["actor"], event["why"], event["batch_id"]) == ("ann", "a holiday", 1)
+
+
+def test_a_batch_whose_command_died_is_shown_as_failed(fresh: Site) -> None:
+    ran = fresh.popen("run", "--dataset", "web", "--date", FIRST)
+    while not fresh.json("batch", "list"):
+        assert ran.poll() is None, "it ended before it was seen"
+    ran.kill()
+    ran.wait()
+
+    [shown] = fresh.json("batch", "list")
+    [again] = fresh.json("batch", "show", 1)
+    fresh("run", "--dataset", "web", "--date", FIRST)
+
+    # killed before it planned, it is to plan
+    assert shown["state"] == again["state"] in ("failed", "planned")
+    assert [row["state"] for row in fresh.json("batch", "list")] == ["published"]
 
 
 def test_an_abandoned_batch_is_planned_anew(fresh: Site) -> None:

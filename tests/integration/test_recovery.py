@@ -188,10 +188,11 @@ def detach(world: World) -> None:
 
 def test_rows_of_a_night_that_was_held_go_when_it_is_abandoned(world: World) -> None:
     world.change(guard={"first_nights_max": 0.1})
-    world.put(DAYS[0], "a.tar", same(9))
+    page = pair("page", b"<html>")  # an image without a shown digest
+    world.put(DAYS[0], "a.tar", [*same(9), page])
     with pytest.raises(BatchHeld):
         world.night(DAYS[0])
-    assert world.ask("SELECT count(*) AS n FROM sscd_ops.samples") == [{"n": 9}]
+    assert world.ask("SELECT count(*) AS n FROM sscd_ops.samples") == [{"n": 10}]
 
     with world.parts() as parts:
         manage.abandon(parts, 1, actor="ann", why="wrong feed")

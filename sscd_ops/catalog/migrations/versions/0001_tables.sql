@@ -66,7 +66,7 @@ CREATE TABLE sscd_ops.source_shards (
     source          text NOT NULL,
     relative_uri    text NOT NULL,
     uri             text NOT NULL,
-    version         text NOT NULL,                  -- etag, or size and mtime
+    version         text NOT NULL,                  -- etag or checksum, else size and mtime; of a folder a digest
     size            bigint NOT NULL,
     group_no        integer NOT NULL,
     ordinal         integer NOT NULL,               -- the batch's order: plan, then source, then URI
@@ -99,9 +99,6 @@ CREATE TABLE sscd_ops.searches (
     file            jsonb NOT NULL,
     PRIMARY KEY (attempt_id, segment_id, mask_sha256, queries)
 );
-
--- Descriptors written by resolve's repeat for images that no embed group holds.
--- (embed writes through source_shards.descriptors.)
 
 -- A try at deciding a batch. Rows below carry its number and count once the batch names it.
 CREATE TABLE sscd_ops.decisions (
@@ -162,6 +159,9 @@ CREATE TABLE sscd_ops.images (
     changed_turn    bigint,
     PRIMARY KEY (dataset_id, sha256, decision_id)
 ) PARTITION BY HASH (sha256);
+-- A decision's rows are written together: block ranges are enough to find those of a lost one.
+CREATE INDEX images_by_decision ON sscd_ops.images USING brin (decision_id)
+    WITH (autosummarize = on);
 
 CREATE TABLE sscd_ops.samples (
     month           date NOT NULL,
