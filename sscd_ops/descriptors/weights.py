@@ -135,7 +135,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict of a weights file, by torchvision's names (``conv1.weight``, ``fc.bias``).
 
     Raises:
-        ConfigError: the file is none of the known formats.
+        ConfigError: the file is none of the known formats, or names a parameter twice.
     """
     return torchvision_names(_raw_state(path))
 
@@ -188,8 +188,22 @@ _CLASSY_STEM = {
 
 
 def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename parameters of any released format to torchvision's names."""
-    return {_renamed(name): value for name, value in state.items()}
+    """Rename parameters of any released format to torchvision's names.
+
+    Raises:
+        ConfigError: two parameters are the same one by other names; a plain renaming would lose
+            one of them in silence.
+    """
+    names: dict[str, str] = {}
+    for name in state:
+        ours = _renamed(name)
+        if ours in names:
+            raise ConfigError(
+                f"fingerprint.weights: extra: {name}, which is {ours} like {names[ours]}:"
+                " the file mixes two formats"
+            )
+        names[ours] = name
+    return {ours: state[name] for ours, name in names.items()}
 
 
 def _renamed(name: str) -> str:

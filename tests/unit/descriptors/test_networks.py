@@ -1,8 +1,7 @@
-"""The SSCD networks load every released format and answer the same whichever it was."""
+"""The SSCD networks as the embedder uses them: weights from a file, minibatches, errors."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.descriptors.models import find_model
 from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, gem
-from sscd_ops.descriptors.weights import read_state
 from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions, LimitsOptions
 from sscd_ops.testing import picture
@@ -33,63 +31,10 @@ def network() -> SSCD:
     return made
 
 
-def classy_name(name: str) -> str:
-    """Our name of a parameter as the classy format has it."""
-    if name.startswith("fc."):
-        return name.replace("fc.", "embeddings.1.")
-    if name.startswith("conv1."):
-        return "backbone.initial_block._module.0." + name.removeprefix("conv1.")
-    if name.startswith("bn1."):
-        return "backbone.initial_block._module.1." + name.removeprefix("bn1.")
-    stage, block, rest = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", name).groups()
-    part, _, leaf = rest.rpartition(".")
-    classy = {
-        "conv1": "convolutional_block.0",
-        "bn1": "convolutional_block.1",
-        "conv2": "convolutional_block.3",
-        "bn2": "convolutional_block.4",
-        "conv3": "convolutional_block.6",
-        "bn3": "bn",
-    }.get(part, part)
-    stage = int(stage) - 1
-    return f"backbone.blocks.{stage}.block{stage}-{block}.{classy}.{leaf}"
-
-
-class Wrapped(torch.nn.Module):
-    """The reference's outer module: the trunk, with its projection, as ``backbone``."""
-
-    def __init__(self, backbone: torch.nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.backbone(x)
-
-
-def save(network: SSCD, form: str, path: Path) -> Path:
-    state = network.state_dict()
-    if form == "classy":
-        torch.save({classy_name(name): value for name, value in state.items()}, path)
-    elif form == "torchvision":
-        torch.save({f"backbone.{name}": value for name, value in state.items()}, path)
-    else:
-        traced = torch.jit.trace(Wrapped(network), torch.zeros(1, 3, 64, 64))
-        torch.jit.save(traced, path)
+def save(network: SSCD, path: Path) -> Path:
+    """A weights file in the torchvision format; test_original.py has the others."""
+    torch.save({f"backbone.{name}": value for name, value in network.state_dict().items()}, path)
     return path
-
-
-@pytest.mark.parametrize("form", ["classy", "torchvision", "torchscript"])
-def test_every_released_format_gives_the_same_descriptors(
-    form: str, network: SSCD, tmp_path: Path
-) -> None:
-    pictures = torch.rand(2, 3, 96, 64)
-    with torch.inference_mode():
-        wanted = network(pictures)
-
-    loaded = build(MIXUP, read_state(save(network, form, tmp_path / "w.pt")))
-
-    with torch.inference_mode():
-        assert torch.allclose(loaded(pictures), wanted, atol=1e-5)
 
 
 def test_parameter_counts_are_those_of_the_paper() -> None:
@@ -121,7 +66,7 @@ def test_a_missing_and_an_extra_parameter_are_named(network: SSCD) -> None:
 
 
 def test_one_config_line_with_a_path_is_enough(network: SSCD, tmp_path: Path) -> None:
-    weights = save(network, "torchvision", tmp_path / "sscd_disc_mixup.torchvision.pt")
+    weights = save(network, tmp_path / "sscd_disc_mixup.torchvision.pt")
     options = FingerprintOptions(
         "sscd_disc_mixup", weights=str(weights), minibatch=3, workers=1, device="cpu"
     )
