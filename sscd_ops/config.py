@@ -173,11 +173,13 @@ def _dataset(base: Path, name: str, table: Any) -> DatasetOptions:
     )
     _check_schedule(options, key)
     _check_numbers(options, key)
-    weights = _place(base, options.fingerprint.weights, f"{key}.fingerprint.weights")
+    fingerprint = options.fingerprint
+    weights = _place(base, fingerprint.weights, f"{key}.fingerprint.weights")
+    fitted = _place(base, fingerprint.postprocessing, f"{key}.fingerprint.postprocessing")
     return dataclasses.replace(
         options,
         sources=_sources(base, name, table, key),
-        fingerprint=dataclasses.replace(options.fingerprint, weights=weights),
+        fingerprint=dataclasses.replace(fingerprint, weights=weights, postprocessing=fitted),
     )
 
 

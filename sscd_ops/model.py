@@ -239,7 +239,10 @@ class ImageHeader:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What decides a descriptor's numbers. ``digest`` names it; ``device`` is not part of it."""
+    """What decides a descriptor's numbers. ``digest`` names it; ``device`` is not part of it.
+
+    ``postprocessing``: empty, or ``<kind>-<sha256 of its file>``.
+    """
 
     model: str
     weights_sha256: str
@@ -248,6 +251,7 @@ class Fingerprint:
     dimensions: int
     minibatch: int
     digest: str
+    precision: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.model}-{self.digest[:8]}"

@@ -27,8 +27,19 @@ ModelName = Literal[
     "sscd_imagenet_blur",
 ]
 """The names of ``descriptors.models.MODELS``, here because reading a config file imports little."""
-Preprocessing = Literal["", "skew-320", "skew-288", "small-288", "grid-64-draft"]
+Preprocessing = Literal[
+    "",
+    "skew-320",
+    "skew-288",
+    "small-288",
+    "long-800",
+    "skew-320-draft",
+    "skew-288-draft",
+    "small-288-draft",
+    "grid-64-draft",
+]
 """The names of ``images.preprocess.PRESETS``."""
+Precision = Literal["float32", "bfloat16", "float16"]
 PUBLISHED_COLUMNS = (
     "key",
     "sample_id",
@@ -106,6 +117,10 @@ class FingerprintOptions:
     """URL or path; empty: the model's published location."""
     preprocessing: Preprocessing = ""
     """Empty: the model's default."""
+    postprocessing: str = ""
+    """URL or path of a file that ``descriptors.postprocess`` wrote; empty: none."""
+    precision: Precision = "float32"
+    """Of the network's convolutions. Part of the fingerprint."""
     minibatch: int = 0
     """0: the model's default. Part of the fingerprint."""
     device: str = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.models import Model, find_model
+from sscd_ops.descriptors.postprocess import Postprocessing, followed_by
+from sscd_ops.descriptors.postprocess import read as read_postprocessing
 from sscd_ops.errors import ConfigError
 from sscd_ops.images.frames import Decoded
 from sscd_ops.images.pool import DecoderPool
@@ -44,7 +47,7 @@ def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
     """The fingerprint of a configured model. Weights are found and hashed, not loaded.
 
     Raises:
-        ConfigError: an unknown model or preprocessing.
+        ConfigError: an unknown model or preprocessing, or postprocessing that does not fit.
         WeightsUnavailable: the weights are nowhere.
     """
     model = find_model(options.model)
@@ -61,20 +64,74 @@ def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
         from sscd_ops.descriptors.weights import find_weights
 
         weights = find_weights(model, options.weights, cache).sha256
-    return _fingerprint(model, weights, preprocessing, minibatch)
+    if model.architecture == "dct" and options.precision != "float32":
+        raise ConfigError(
+            f"fingerprint.precision {options.precision!r} is for networks: {model.name} has none"
+        )
+    plain = _fingerprint(model, weights, preprocessing, minibatch, options.precision)
+    then = _postprocessing(model, options, plain, cache)
+    if then is None:
+        return plain
+    return _fingerprint(model, weights, preprocessing, minibatch, options.precision, then)
 
 
-def _fingerprint(model: Model, weights: str, preprocessing: str, minibatch: int) -> Fingerprint:
+def _postprocessing(
+    model: Model, options: FingerprintOptions, plain: Fingerprint, cache: Path
+) -> Postprocessing | None:
+    """The configured transform, if any, and that it was fitted under this very fingerprint."""
+    if not options.postprocessing:
+        return None
+    if model.architecture == "dct":
+        raise ConfigError(
+            "fingerprint.postprocessing is for networks: dct's threshold was measured without;"
+            " leave it empty"
+        )
+    from sscd_ops.descriptors.weights import find_file
+
+    path = find_file(
+        options.postprocessing, cache, what="postprocessing", setting="fingerprint.postprocessing"
+    )
+    then = read_postprocessing(path, model.name, model.dimensions)
+    if then.fitted_under != plain.digest:
+        raise ConfigError(
+            f"fingerprint.postprocessing: {options.postprocessing} was fitted to descriptors of"
+            f" fingerprint {then.fitted_under[:8]}, and this configuration gives {plain}: fit it"
+            " with the same model, weights, preprocessing, minibatch and precision"
+        )
+    return then
+
+
+def _fingerprint(
+    model: Model,
+    weights: str,
+    preprocessing: str,
+    minibatch: int,
+    precision: str,
+    then: Postprocessing | None = None,
+) -> Fingerprint:
+    dimensions = then.dimensions if then else model.dimensions
+    postprocessing = then.name if then else ""
     body = {
         "architecture": model.architecture,
         "weights": weights,
         "preprocessing": preprocessing,
-        "postprocessing": "",
-        "dimensions": model.dimensions,
+        "postprocessing": postprocessing,
+        "dimensions": dimensions,
         "minibatch": minibatch,
+        # float32 goes without saying: it did before there was a choice
+        **({"precision": precision} if precision != "float32" else {}),
     }
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return Fingerprint(model.name, weights, preprocessing, "", model.dimensions, minibatch, digest)
+    return Fingerprint(
+        model.name,
+        weights,
+        preprocessing,
+        postprocessing,
+        dimensions,
+        minibatch,
+        digest,
+        precision,
+    )
 
 
 def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Path) -> Embedder:
@@ -93,7 +150,10 @@ def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Pat
         from sscd_ops.descriptors.networks import load_network
 
         network = load_network(model, options, cache)
-        return network.describe, network.runtime()
+        plain = dataclasses.replace(options, postprocessing="")
+        then = _postprocessing(model, options, fingerprint_of(plain, cache), cache)
+        describe = followed_by(network.describe, then) if then else network.describe
+        return describe, network.runtime()
 
     return MinibatchEmbedder(fingerprint, load, options.workers)
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sscd_ops.descriptors.inference import DTYPES, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
 from sscd_ops.errors import ConfigError
-from sscd_ops.options import FingerprintOptions
+from sscd_ops.options import FingerprintOptions, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +96,7 @@ class SSCD(nn.Module):
         """Normalised pictures (n, 3, h, w) -> descriptors (n, dimensions)."""
         x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return functional.normalize(self.fc(gem(x)))
+        return functional.normalize(self.fc(gem(x.float())))
 
 
 def _stage(inputs: int, planes: int, blocks: int, stride: int, trunk: Trunk) -> nn.Sequential:
@@ -136,11 +137,20 @@ def build(model: Model, state: Mapping[str, Tensor]) -> SSCD:
 
 
 class Network:
-    """A loaded network on its device, as the embedder calls it."""
+    """A loaded network on its device, as the embedder calls it.
 
-    def __init__(self, network: SSCD, device: torch.device) -> None:
+    Args:
+        network: with float32 weights; it is copied.
+        device: where it runs.
+        precision: of its convolutions; part of the fingerprint where it is not float32.
+    """
+
+    def __init__(
+        self, network: nn.Module, device: torch.device, precision: Precision = "float32"
+    ) -> None:
         self._device = device
-        self._network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._precision: Precision = precision
+        self._network = prepared(network, precision).to(device)
         self._mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
 
@@ -148,13 +158,13 @@ class Network:
         """Device and versions."""
         cuda = self._device.type == "cuda"
         name = torch.cuda.get_device_name(self._device) if cuda else "cpu"
-        return {"device": name, "torch": torch.__version__}
+        return {"device": name, "torch": torch.__version__, "precision": self._precision}
 
     @torch.inference_mode()
     def describe(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """RGB pixels, uint8 (n, h, w, 3) -> descriptors, float32 (n, d)."""
         pictures = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)
-        normal = (pictures.float() / 255.0 - self._mean) / self._std
+        normal = ((pictures.float() / 255.0 - self._mean) / self._std).to(DTYPES[self._precision])
         answer = self._network(normal.contiguous(memory_format=torch.channels_last))
         out: NDArray[np.float32] = answer.float().cpu().numpy()
         return out
@@ -176,6 +186,6 @@ def load_network(model: Model, options: FingerprintOptions, cache: Path) -> Netw
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     try:
-        return Network(network, torch.device(name))
+        return Network(network, torch.device(name), options.precision)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"fingerprint.device {options.device!r}: {error}") from error

@@ -56,18 +56,38 @@ def find_weights(model: Model, location: str, cache: Path) -> Weights:
     Raises:
         WeightsUnavailable: there is no such file, or it cannot be fetched; says where to put it.
     """
-    where = location or model.weights
+    path = find_file(
+        location or model.weights,
+        cache,
+        what=f"weights of {model.name}",
+        setting="fingerprint.weights",
+        hint=f"; {model.name} is published at {model.weights}",
+    )
+    return Weights(path, _sha256(path, cache))
+
+
+def find_file(where: str, cache: Path, *, what: str, setting: str, hint: str = "") -> Path:
+    """A file on this machine, downloaded into ``cache`` once where it is remote.
+
+    Args:
+        where: a path or URL.
+        cache: a local folder.
+        what: what the file is, for messages.
+        setting: the key that names it, for messages.
+        hint: what else to say where a path leads nowhere.
+
+    Raises:
+        WeightsUnavailable: there is no such file, or it cannot be fetched; says where to put it.
+    """
     if "://" not in where:
         path = Path(where).expanduser()
         if not path.is_file():
-            raise WeightsUnavailable(
-                f"fingerprint.weights: no file {path}; {model.name} is published at {model.weights}"
-            )
-        return Weights(path, _sha256(path, cache))
+            raise WeightsUnavailable(f"{setting}: no file {path}{hint}")
+        return path
     path = cache / _cache_name(where)
     if not path.is_file():
-        _download(model, where, path)
-    return Weights(path, _sha256(path, cache))
+        _download(where, path, what, setting)
+    return path
 
 
 def _cache_name(url: str) -> str:
@@ -89,10 +109,10 @@ def _opened(url: str) -> Iterator[tuple[Any, int | None]]:
             yield stream, getattr(stream, "size", None)
 
 
-def _download(model: Model, url: str, path: Path) -> None:
+def _download(url: str, path: Path, what: str, setting: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    log.info("downloading weights url=%s to=%s", url, path)
+    log.info("downloading %s url=%s to=%s", what, url, path)
     try:
         with _opened(url) as (source, promised), temporary.open("wb") as out:
             shutil.copyfileobj(source, out)
@@ -102,8 +122,8 @@ def _download(model: Model, url: str, path: Path) -> None:
         temporary.replace(path)
     except (OSError, http.client.HTTPException, ValueError, ImportError) as error:
         raise WeightsUnavailable(
-            f"weights of {model.name} could not be fetched from {url} ({error}): put the file at"
-            f" {path}, or set fingerprint.weights to where it is"
+            f"{what} could not be fetched from {url} ({error}): put the file at {path}, or set"
+            f" {setting} to where it is"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -42,6 +42,16 @@ def _short_edge(edge: int) -> Callable[[int, int], tuple[int, int]]:
     return size_of
 
 
+def _long_edge(edge: int) -> Callable[[int, int], tuple[int, int]]:
+    """Long edge to ``edge``, both rounded, as the reference's Copydays evaluation does."""
+
+    def size_of(width: int, height: int) -> tuple[int, int]:
+        scale = edge / max(width, height)
+        return max(1, int(scale * width + 0.5)), max(1, int(scale * height + 0.5))
+
+    return size_of
+
+
 def _square(edge: int) -> Callable[[int, int], tuple[int, int]]:
     return lambda width, height: (edge, edge)
 
@@ -53,6 +63,12 @@ PRESETS = {
         Preset("skew-320", _square(320), fixed=True),
         Preset("skew-288", _square(288), fixed=True),
         Preset("small-288", _short_edge(288), fixed=False),
+        Preset("long-800", _long_edge(800), fixed=False),
+        # the same sizes, but JPEGs at least twice as large are scaled down by their decoder first,
+        # to no less than the target: faster, other numbers (docs/descriptors.md has both)
+        Preset("skew-320-draft", _square(320), fixed=True, draft=320),
+        Preset("skew-288-draft", _square(288), fixed=True, draft=288),
+        Preset("small-288-draft", _short_edge(288), fixed=False, draft=288),
         # the baseline: a small grid; JPEGs are scaled down while they are decoded
         Preset("grid-64-draft", _square(64), fixed=True, draft=128, filter=Resample.BOX),
     )

@@ -445,6 +445,12 @@ def _open_attempt(
     fingerprint = model.fingerprint
     _check_fingerprint(dataset, fingerprint, parts.settings.path)
     threshold = options.duplicates.threshold
+    if threshold is None and fingerprint.postprocessing:
+        raise ConfigError(
+            f"{parts.settings.path}: datasets.{options.name}.duplicates.threshold is missing: no"
+            f" measured one holds for {fingerprint.model} with postprocessing. Choose it on copies"
+            " of your own pictures (docs/descriptors.md)"
+        )
     if threshold is None:
         threshold = parts.default_threshold(fingerprint.model)
     history = decisions.history_rows(conn, dataset.dataset_id, dataset.generation)
@@ -510,6 +516,10 @@ def _fingerprint_options(
             weights=model.weights or own["weights"],
             preprocessing=model.preprocessing or own["preprocessing"],
             minibatch=model.minibatch or own["minibatch"],
+            postprocessing=model.postprocessing or own.get("postprocessing", ""),
+            precision=(
+                model.precision if model.precision != "float32" else own.get("precision", "float32")
+            ),
         )
     return dataclasses.replace(model, model=parts.default_model())
 

@@ -1,0 +1,66 @@
+"""A network made ready to describe: batch norms folded into convolutions, arithmetic chosen.
+
+Measured choices (docs/descriptors.md, "Ways to run a network"; ``benchmarks/precision.py``): folded
+channels_last is the fastest way on CPU that needs nothing besides torch and agrees with the plain
+network to rounding. ``torch.compile`` came 15% further, for a C++ compiler on every worker and half
+a minute in every process, so it is not taken.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+if TYPE_CHECKING:
+    from sscd_ops.options import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """A copy, in eval mode, whose batch norms are part of the convolutions before them.
+
+    In eval mode a batch norm is a factor and a shift for each channel, so weights and bias of the
+    convolution take them up: one pass over each map less, equal numbers up to rounding.
+
+    Pairs are found by name (``convN`` and ``bnN`` of one module) and in a ``Sequential`` by place,
+    which is how every trunk here is written; a batch norm elsewhere stays as it is.
+    """
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        children = dict(module.named_children())
+        names = list(children)
+        for at, name in enumerate(names):
+            partner = name.replace("conv", "bn", 1) if name.startswith("conv") else ""
+            if isinstance(module, nn.Sequential):
+                partner = names[at + 1] if at + 1 < len(names) else ""
+            convolution, norm = children[name], children.get(partner)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, partner, nn.Identity())
+    return network
+
+
+def prepared(network: nn.Module, precision: Precision) -> nn.Module:
+    """The network as it runs: folded, channels_last, convolutions in a precision.
+
+    Pooling, projection and norm stay in float32: they cost nothing beside the trunk, and third
+    powers (GeM) in 8 bits of mantissa would cost more than the whole trunk does.
+
+    Args:
+        network: with float32 weights.
+        precision: of the convolutions' weights and maps.
+    """
+    network = folded(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(DTYPES[precision])
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
