@@ -19,7 +19,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- last result: written by `make bench` -->", "<!-- end of last result -->"
-BENCHMARKS = ("ingest_read", "match", "leader", "resolve", "publish_copy", "night", "dag_import")
+BENCHMARKS = (
+    "ingest_read",
+    "embed",
+    "match",
+    "leader",
+    "resolve",
+    "publish_copy",
+    "night",
+    "dag_import",
+)
 
 
 def machine() -> str:

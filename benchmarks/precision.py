@@ -1,4 +1,4 @@
-"""One network run in each way there is: cosine to the plain float32 one on real pictures, and speed.
+"""One network run in each way there is: cosine to the plain float32 one on real pictures; speed.
 
 Ways: plain (contiguous, batch norms apart, float32: the reference), channels_last, folded (what the
 product runs), torch.compile, autocast in bfloat16 and float16, and the product's bfloat16 and
