@@ -2,8 +2,8 @@
 
 Measured choices (docs/descriptors.md, "Ways to run a network"; ``benchmarks/precision.py``): folded
 channels_last is the fastest way on CPU that needs nothing besides torch and agrees with the plain
-network to rounding. ``torch.compile`` came 15% further, for a C++ compiler on every worker and half
-a minute in every process, so it is not taken.
+network to rounding. ``torch.compile`` came 15% further in a trial, for a C++ compiler on every
+worker and half a minute in every process, so it is not taken.
 """
 
 from __future__ import annotations
