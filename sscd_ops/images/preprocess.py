@@ -81,11 +81,16 @@ def preprocess(data: bytes, preset: Preset) -> NDArray[np.uint8] | tuple[Fault, 
     if isinstance(image, tuple):
         return image
     try:
+        full = image.size
         if preset.draft and image.format == "JPEG":
             image.draft("RGB", (preset.draft, preset.draft))
+        as_stored = image.size
         upright = ImageOps.exif_transpose(image) or image
+        if upright.size != as_stored:
+            full = full[::-1]
         rgb = to_rgb(upright)
-        resized = rgb.resize(preset.size_of(*rgb.size), preset.filter)
+        # a scaled picture's sides are rounded: the size comes from those before
+        resized = rgb.resize(preset.size_of(*full), preset.filter)
         return np.asarray(resized)
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return Fault.UNDECODABLE, f"{type(error).__name__}: {error}"
