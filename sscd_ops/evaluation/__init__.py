@@ -1,0 +1,1 @@
+"""How well a model finds copies: metrics, made copies, known layouts, reports. No step uses it."""
