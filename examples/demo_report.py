@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
 from plant_copies import Planted
 
 from sscd_ops.catalog.audit import nearest_kept_pairs
 from sscd_ops.catalog.sql import rows
 from sscd_ops.cli.output import plain, print_rows
-from sscd_ops.cli.pictures import thumbnail
+from sscd_ops.images.sheets import contact_sheet
 from sscd_ops.testing import COPIES
 from sscd_ops.wiring import Wiring
 
@@ -124,8 +123,6 @@ def _tally(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- the contact sheet
 
-_SIDE, _GAP, _LINE, _COLUMNS = 110, 10, 30, 5
-
 
 def draw_sheet(
     parts: Wiring,
@@ -170,38 +167,17 @@ def draw_sheet(
             ],
         ),
     ]
-    _draw(parts, sections, path)
+    shown = [
+        (name, [(parts.sample_image(a), parts.sample_image(b), said) for a, b, said in pairs])
+        for name, pairs in sections
+    ]
+    contact_sheet(shown).save(path)
 
 
 def _ids(parts: Wiring) -> dict[str, str]:
     with parts.catalog.begin() as conn:
         found = rows(conn, "SELECT key, sample_id FROM curation.samples")
     return {row["key"]: str(row["sample_id"]) for row in found}
-
-
-def _draw(
-    parts: Wiring, sections: Sequence[tuple[str, Sequence[tuple[str, str, str]]]], path: Path
-) -> None:
-    cell = 2 * _SIDE + _GAP
-    width = _COLUMNS * (cell + _GAP) + _GAP
-    height = _GAP
-    for _, pairs in sections:
-        height += 2 * _LINE + -(-max(len(pairs), 1) // _COLUMNS) * (_SIDE + _LINE)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    title, small = ImageFont.load_default(18), ImageFont.load_default(12)
-    top = _GAP
-    for name, pairs in sections:
-        draw.text((_GAP, top), name if pairs else f"{name}: none", fill="black", font=title)
-        top += _LINE
-        for number, (left_id, right_id, said) in enumerate(pairs):
-            left = _GAP + number % _COLUMNS * (cell + _GAP)
-            at = top + number // _COLUMNS * (_SIDE + _LINE)
-            sheet.paste(thumbnail(parts.sample_image(left_id), _SIDE), (left, at))
-            sheet.paste(thumbnail(parts.sample_image(right_id), _SIDE), (left + _SIDE + 4, at))
-            draw.text((left, at + _SIDE + 2), said, fill=(80, 80, 80), font=small)
-        top += -(-max(len(pairs), 1) // _COLUMNS) * (_SIDE + _LINE) + _LINE
-    sheet.save(path)
 
 
 # ---------------------------------------------------------------- did anything change?

@@ -74,7 +74,7 @@ class Wiring:
         if named:
             return Path(named)
         root = self.settings.storage.root
-        if "://" in root:
+        if not root or "://" in root:
             return Path.home() / ".sscd-ops"
         return Path(root) / ".sscd-ops"
 

@@ -109,9 +109,7 @@ def thinned(curve: Curve, points: int = 200) -> list[tuple[float, float, float]]
         return []
     wanted = np.linspace(0.0, curve.recall[-1], points)
     at = np.unique(np.minimum(np.searchsorted(curve.recall, wanted), len(curve) - 1))
-    return [
-        (float(curve.recall[i]), float(curve.precision[i]), float(curve.score[i])) for i in at
-    ]
+    return [(float(curve.recall[i]), float(curve.precision[i]), float(curve.score[i])) for i in at]
 
 
 def true_ranks(
@@ -196,7 +194,9 @@ def bootstrap(
         return (0.0, 1.0)
     rng = np.random.default_rng(seed)
     values = [
-        statistic(np.bincount(rng.integers(0, pictures, pictures), minlength=pictures).astype(float))
+        statistic(
+            np.bincount(rng.integers(0, pictures, pictures), minlength=pictures).astype(float)
+        )
         for _ in range(replicates)
     ]
     low, high = np.quantile(values, (0.025, 0.975))
@@ -234,7 +234,7 @@ class Scored:
 
     @property
     def positive(self) -> NDArray[np.bool_]:
-        """bool (n,): whether each prediction is a true pair."""
+        """Bool (n,): whether each prediction is a true pair."""
         width = int(max(self.reference.max(initial=0), self.truth[:, 1].max(initial=0))) + 1
         return np.isin(
             self.query * width + self.reference, self.truth[:, 0] * width + self.truth[:, 1]

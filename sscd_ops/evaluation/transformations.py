@@ -34,10 +34,11 @@ _LEAST = 32
 """No copy's side is shorter: sources quarantine those (limits.min_side)."""
 _QUALITY = 90
 """JPEG quality of copies whose transformation is another one."""
-_WORDS = (
+_TEXT = (
     "SALE LIKE FOLLOW WHEN YOU SEE IT PART TWO NEW TODAY ONLY wait for it best day ever share"
     " this with a friend FREE breaking more at the link below original photo by us"
-).split()
+)
+_WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _aspect(image: Picture, ratio: float, chance: Chance) -> Picture:
 
 
 def _letterbox(image: Picture, share: float, chance: Chance) -> Picture:
-    """Bars of ``share`` of the side on both ends of one axis: black, white or the blurred picture."""
+    """Bars of ``share`` of the side at two ends: black, white or the picture, blurred."""
     wide = chance.random() < 0.5
     ground = int(chance.integers(3))
     across = round(image.width * share) if wide else 0
@@ -279,8 +280,9 @@ def _screenshot(image: Picture, share: float, chance: Chance) -> Picture:
     draw.text((width * 0.03, line * 0.2), f"{int(chance.integers(10, 23))}:41", ink, font)
     draw.rectangle((width * 0.88, line * 0.3, width * 0.96, line), outline=ink)
     if top > 3 * line:
-        draw.ellipse((width * 0.03, top - 2 * line, width * 0.03 + 1.6 * line, top - line * 0.4), ink)
-        draw.text((width * 0.03 + 2 * line, top - 1.8 * line), _sentence(chance, 2), ink, font)
+        left = width * 0.03
+        draw.ellipse((left, top - 2 * line, left + 1.6 * line, top - line * 0.4), ink)
+        draw.text((left + 2 * line, top - 1.8 * line), _sentence(chance, 2), ink, font)
     under = top + image.height
     for button in range(4):
         x = width * (0.05 + 0.12 * button)
@@ -343,9 +345,7 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation("collage", (2, 4, 6), _collage, unseen=True),
     Transformation("caption_bar", (0.12, 0.25, 0.5), _caption_bar, unseen=True),
     Transformation("perspective", (0.05, 0.12, 0.22), _perspective, unseen=True),
-    Transformation(
-        "avif", (60, 30, 10), _same, unseen=True, encode=lambda q: ("AVIF", round(q))
-    ),
+    Transformation("avif", (60, 30, 10), _same, unseen=True, encode=lambda q: ("AVIF", round(q))),
     Transformation("photo_filter", (0.4, 0.7, 1.0), _photo_filter, unseen=True),
 )
 BY_NAME = {item.name: item for item in TRANSFORMATIONS}
@@ -415,4 +415,3 @@ def chance_of(data: bytes, name: str, seed: int) -> Chance:
     """The draws of a picture under a transformation: the same for all its severities."""
     digest = hashlib.sha256(data).digest() + f"|{name}|{seed}".encode()
     return np.random.default_rng(list(hashlib.sha256(digest).digest()))
-

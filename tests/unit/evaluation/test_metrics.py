@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,9 +122,7 @@ def test_ranks_are_counted_against_ties(seed: int) -> None:
 
     for (q, r), rank in zip(truth, ranks, strict=True):
         mine = [
-            (s, other)
-            for one, other, s in zip(query, reference, score, strict=True)
-            if one == q
+            (s, other) for one, other, s in zip(query, reference, score, strict=True) if one == q
         ]
         own = [s for s, other in mine if other == r]
         slow = sum(s >= own[0] for s, _ in mine) - 1 if own else np.iinfo(np.int64).max
@@ -201,4 +201,4 @@ def test_a_thinned_curve_keeps_its_ends() -> None:
 
     assert len(points) <= 50
     assert points[-1][0] == curve.recall[-1]
-    assert all(a[0] <= b[0] for a, b in zip(points, points[1:], strict=False))
+    assert all(a[0] <= b[0] for a, b in itertools.pairwise(points))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_a_harder_severity_changes_more(item: Transformation) -> None:
         assert min(apart) > 30
     else:
         assert apart[0] > 0.5
-        assert all(b > a for a, b in zip(apart, apart[1:], strict=False)), apart
+        assert all(b > a for a, b in itertools.pairwise(apart)), apart
 
 
 @names

@@ -1,0 +1,209 @@
+"""Descriptors of picture sets, as the product stores them; whitening; neighbours; score bias.
+
+Whitening and score normalisation are those of the SSCD evaluation (Pizzi et al., CVPR 2022, section
+4.2; Douze et al., arXiv 2106.09672, section 5.4). Score normalisation serves ``evaluate`` alone: it
+favours one side of a pair, so no decision may rest on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sscd_ops.core.best import BestMatches
+from sscd_ops.core.canonical import pair_similarities, widen
+from sscd_ops.errors import UsageError
+from sscd_ops.evaluation.pictures import PictureSet
+from sscd_ops.model import Matches
+from sscd_ops.ports import Embedder, Progress
+
+BACKGROUND_NEIGHBOURS = 3
+"""Neighbours in the background set whose mean similarity is a query's bias (SSCD: 1.00[0,2])."""
+
+
+@dataclass
+class Described:
+    """Descriptors of a picture set.
+
+    Attributes:
+        rows: int64 (n,), which pictures of the set have one.
+        descriptors: float16 (n, d), L2-normalised.
+        faults: quarantine code -> pictures without one.
+        seconds: it took.
+    """
+
+    rows: NDArray[np.int64]
+    descriptors: NDArray[np.float16]
+    faults: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def describe(
+    embedder: Embedder, pictures: PictureSet, progress: Progress, label: str = "pictures"
+) -> Described:
+    """Embed a set: decoding, model and all. The embedder is entered."""
+    count = len(pictures)
+    out = np.zeros((count, embedder.dimensions), np.float16)
+    good = np.ones(count, bool)
+    faults: Counter[str] = Counter()
+    started = time.monotonic()
+    progress.start(f"embedding {label}", count)
+    done = 0
+    for chunk in embedder.embed(iter(pictures)):
+        size = len(chunk.descriptors)
+        out[done : done + size] = chunk.descriptors.astype(np.float16)
+        for row, (code, _) in chunk.faults.items():
+            good[done + row] = False
+            faults[str(code)] += 1
+        done += size
+        progress.advance(size)
+    progress.done()
+    return Described(np.flatnonzero(good), out[good], faults, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """PCA whitening: ``normalise((x - mean) @ axes)``.
+
+    Attributes:
+        mean: float64 (d,).
+        axes: float64 (d, k), eigenvectors divided by the root of their eigenvalues.
+    """
+
+    mean: NDArray[np.float64]
+    axes: NDArray[np.float64]
+
+    def apply(self, descriptors: NDArray[np.float16]) -> NDArray[np.float16]:
+        """float16 (n, d) -> float16 (n, k), L2-normalised anew."""
+        out = np.empty((len(descriptors), self.axes.shape[1]), np.float16)
+        for start in range(0, len(descriptors), 8192):
+            part = widen(descriptors[start : start + 8192]).astype(np.float64)
+            turned = (part - self.mean) @ self.axes
+            norms = np.linalg.norm(turned, axis=1, keepdims=True)
+            norms[norms == 0] = 1
+            out[start : start + len(part)] = (turned / norms).astype(np.float16)
+        return out
+
+
+def fit_whitening(
+    descriptors: NDArray[np.float16], dimensions: int = 0, seed: int = 1234
+) -> Whitening:
+    """PCA whitening of all dimensions, or of the largest few; as FAISS's ``PCAW<k>,L2norm``.
+
+    The scale of the axes does not matter: rows are normalised afterwards.
+
+    Args:
+        descriptors: float16 (n, d), of pictures that are none of the references or queries.
+        dimensions: axes to keep; 0: all.
+        seed: of the sample that is taken where there are more than 1,000 d rows, as FAISS does.
+
+    Raises:
+        UsageError: too few pictures, or too alike, to divide by their spread.
+    """
+    count, d = descriptors.shape
+    if count <= d:
+        raise UsageError(
+            f"whitening {d} dimensions needs more than {d} training pictures (many more), not"
+            f" {count}: give more with --training"
+        )
+    if count > 1000 * d:
+        chosen = np.random.default_rng(seed).choice(count, 1000 * d, replace=False)
+        descriptors = descriptors[np.sort(chosen)]
+    mean = np.zeros(d)
+    scatter = np.zeros((d, d))
+    for start in range(0, len(descriptors), 8192):
+        part = widen(descriptors[start : start + 8192]).astype(np.float64)
+        mean += part.sum(axis=0)
+        scatter += part.T @ part
+    mean /= len(descriptors)
+    scatter -= len(descriptors) * np.outer(mean, mean)
+    values, vectors = np.linalg.eigh(scatter)
+    keep = np.argsort(-values, kind="stable")[: dimensions or d]
+    if not values[keep].min() > 1e-10 * values.max():
+        raise UsageError(
+            "the training pictures do not spread over all dimensions: whitening would divide by"
+            " nothing; give more and other pictures with --training"
+        )
+    return Whitening(mean, vectors[:, keep] / np.sqrt(values[keep]))
+
+
+def nearest(
+    queries: NDArray[np.float16],
+    references: NDArray[np.float16],
+    neighbours: int,
+    progress: Progress | None = None,
+    *,
+    without_self: bool = False,
+) -> Matches:
+    """Each query's most similar references, with canonical similarities.
+
+    Blocks of float32 products find them (so the last neighbour may be another one of equal
+    similarity up to float32's error); each similarity is the canonical one the product decides by.
+
+    Args:
+        queries: float16 (n, d).
+        references: float16 (m, d).
+        neighbours: of each query.
+        progress: told about queries.
+        without_self: query i is reference i: leave that pair out.
+    """
+    best = BestMatches(len(queries), -2.0, min(neighbours, max(1, len(references))))
+    if progress is not None:
+        progress.start("comparing", len(queries))
+    for start in range(0, len(queries), _QUERIES):
+        wide = widen(queries[start : start + _QUERIES])
+        for first, block in _blocks(references):
+            similarity = (wide @ block.T).astype(np.float64)
+            if without_self:
+                own = np.arange(start, start + len(wide)) - first
+                inside = (own >= 0) & (own < len(block))
+                similarity[np.flatnonzero(inside), own[inside]] = -np.inf
+            best.offer_block(start, np.arange(first, first + len(block)), similarity)
+        if progress is not None:
+            progress.advance(len(wide))
+    if progress is not None:
+        progress.done()
+    found = best.matches()
+    exact = pair_similarities(queries, references, found.query, found.reference)
+    order = np.lexsort((found.reference, -exact, found.query))
+    return Matches(found.query[order], found.reference[order], exact[order])
+
+
+_QUERIES, _REFERENCES = 1024, 8192
+
+
+def _blocks(references: NDArray[np.float16]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    for first in range(0, len(references), _REFERENCES):
+        yield first, widen(references[first : first + _REFERENCES])
+
+
+def score_bias(
+    queries: NDArray[np.float16],
+    background: NDArray[np.float16],
+    weight: float = 1.0,
+    neighbours: int = BACKGROUND_NEIGHBOURS,
+) -> NDArray[np.float64]:
+    """What score normalisation takes off each query's scores: float64 (n,).
+
+    ``weight`` times the mean similarity to the query's nearest background pictures, none of which
+    is a copy: a query that is like everything must be more like its original.
+
+    Raises:
+        UsageError: fewer background pictures than neighbours.
+    """
+    if len(background) < neighbours:
+        raise UsageError(
+            f"score normalisation needs at least {neighbours} training pictures, not"
+            f" {len(background)}"
+        )
+    found = nearest(queries, background, neighbours)
+    means = found.similarity.reshape(len(queries), neighbours).mean(axis=1)
+    return np.asarray(weight * means)

@@ -1,0 +1,302 @@
+"""Sets of pictures that can be read again: a user's own through the product's sources, or made.
+
+A picture's name in a set is its sample's key: of a folder the path below it without the extension,
+of a tar the key. Source shards are read as a night reads them, so what a night would quarantine is
+left out here as well, and counted by its code. A missing caption is no fault here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import IO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sscd_ops.core.interpret import Interpreter
+from sscd_ops.core.manifest import ManifestRow
+from sscd_ops.errors import ConfigError, DataError, UsageError
+from sscd_ops.evaluation.rooms import Rooms
+from sscd_ops.model import FoundShard, Interval, MemberRef, RawSample, ShardEnd
+from sscd_ops.options import LimitsOptions, SourceKind, SourceOptions
+
+ALWAYS = Interval(datetime(2000, 1, 1, tzinfo=UTC), datetime(2000, 1, 2, tzinfo=UTC))
+"""Any interval: URLs here have no placeholders."""
+_TARS = (".tar", ".tar.gz", ".tgz")
+
+
+class PictureSet(Protocol):
+    """Pictures by number, readable more than once."""
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """All files' bytes, in order."""
+
+    def get(self, row: int) -> bytes:
+        """One file's bytes."""
+
+
+def source_options(
+    urls: Sequence[str], kind: SourceKind | None = None, *, missing_caption: bool = True
+) -> SourceOptions:
+    """A source over URLs without placeholders; its kind by their endings, if not given.
+
+    Raises:
+        UsageError: a URL holds a placeholder, or the endings differ.
+    """
+    for url in urls:
+        if "{" in url:
+            raise UsageError(f"{url!r}: no placeholders here: give a folder, a file or a pattern")
+    kinds = {kind or kind_of(url) for url in urls}
+    if len(kinds) != 1:
+        raise UsageError(f"the URLs are of several kinds ({', '.join(sorted(kinds))}): give one")
+    return SourceOptions(
+        "pictures",
+        kind=kinds.pop(),
+        urls=tuple(urls),
+        missing_caption="keep" if missing_caption else "quarantine",
+    )
+
+
+def kind_of(url: str) -> SourceKind:
+    """What a URL's ending says it is: tars, parquet files or a folder."""
+    name = url.rstrip("/").lower()
+    if name.endswith(_TARS):
+        return "webdataset"
+    return "parquet" if name.endswith(".parquet") else "folder"
+
+
+def find_shards(rooms: Rooms, options: SourceOptions, limits: LimitsOptions) -> list[FoundShard]:
+    """The source shards of some URLs.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = rooms.source(options, limits).find(ALWAYS, "UTC")
+    if not found:
+        raise UsageError(
+            f"nothing found at {', '.join(options.urls)}: give a folder of pictures, or tars as"
+            " 'folder/*.tar' (in quotes)"
+        )
+    return found
+
+
+def read_samples(
+    rooms: Rooms,
+    options: SourceOptions,
+    limits: LimitsOptions,
+    shard: FoundShard,
+    end: Callable[[ShardEnd], None] = lambda end: None,
+) -> Iterator[tuple[ManifestRow, RawSample]]:
+    """A source shard's samples with what ingest would write down of each."""
+    interpreter = Interpreter(
+        "evaluation", options, limits, shard.relative_uri, rooms.inspector(limits)
+    )
+    for item in rooms.source(options, limits).read(shard):
+        if isinstance(item, RawSample):
+            yield interpreter.row(item), item
+        else:
+            end(item)
+
+
+@dataclass
+class SourceSet:
+    """The readable pictures of some URLs. Bytes are read again when they are asked for.
+
+    Attributes:
+        names: the samples' keys.
+        left_out: quarantine code -> samples.
+    """
+
+    rooms: Rooms
+    options: SourceOptions
+    limits: LimitsOptions
+    names: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    _shards: list[FoundShard] = field(default_factory=list)
+    _of: list[int] = field(default_factory=list)
+    _members: list[MemberRef] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, shard: FoundShard, key: str, member: MemberRef) -> None:
+        """Append a picture."""
+        if not self._shards or self._shards[-1] != shard:
+            self._shards.append(shard)
+        self.names.append(key)
+        self._of.append(len(self._shards) - 1)
+        self._members.append(member)
+
+    def __iter__(self) -> Iterator[bytes]:
+        source = self.rooms.source(self.options, self.limits)
+        start = 0
+        for number, shard in enumerate(self._shards):
+            stop = start
+            while stop < len(self._of) and self._of[stop] == number:
+                stop += 1
+            yield from source.fetch(shard, self._members[start:stop])
+            start = stop
+
+    def get(self, row: int) -> bytes:
+        """One picture's bytes.
+
+        Raises:
+            DataError: the source no longer has it.
+        """
+        source = self.rooms.source(self.options, self.limits)
+        for data in source.fetch(self._shards[self._of[row]], [self._members[row]]):
+            return data
+        raise DataError(f"{self.names[row]}: the source no longer has it")
+
+
+def member_of(row: ManifestRow) -> MemberRef:
+    """Where a readable sample's image is."""
+    if row.image_member is None or row.image_sha256 is None:
+        raise DataError(f"sample {row.key!r} has no image")
+    return MemberRef(
+        row.image_member, row.image_offset or 0, row.image_bytes or 0, row.image_sha256
+    )
+
+
+def open_set(
+    rooms: Rooms, urls: Sequence[str], kind: SourceKind | None = None, limit: int = 0
+) -> SourceSet:
+    """The pictures of some URLs, at most ``limit`` (0: all), in the sources' order.
+
+    Raises:
+        UsageError: nothing is there, or none of it is a picture.
+    """
+    limits = LimitsOptions()
+    options = source_options(urls, kind)
+    answer = SourceSet(rooms, options, limits)
+    rooms.progress.start(f"reading {urls[0]}", None)
+    for shard in find_shards(rooms, options, limits):
+        for row, _ in read_samples(rooms, options, limits, shard):
+            rooms.progress.advance()
+            if row.code is not None:
+                answer.left_out[row.code] += 1
+                continue
+            answer.add(shard, row.key or "", member_of(row))
+            if limit and len(answer) >= limit:
+                break
+        if limit and len(answer) >= limit:
+            break
+    rooms.progress.done()
+    if not len(answer):
+        codes = ", ".join(f"{code} {count}" for code, count in answer.left_out.items())
+        raise UsageError(f"no picture in {', '.join(urls)} ({codes or 'no samples'})")
+    return answer
+
+
+class Spool:
+    """Pictures kept in one temporary file: made copies, and originals that are read many times."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="sscd-ops-")  # noqa: SIM115
+        self._ends = [0]
+
+    def add(self, name: str, data: bytes) -> None:
+        """Append a picture."""
+        self.names.append(name)
+        self._file.seek(self._ends[-1])
+        self._file.write(data)
+        self._ends.append(self._ends[-1] + len(data))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self.get(row) for row in range(len(self)))
+
+    def get(self, row: int) -> bytes:
+        """One file's bytes."""
+        self._file.seek(self._ends[row])
+        return self._file.read(self._ends[row + 1] - self._ends[row])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some pictures of a set, in the order given."""
+
+    whole: PictureSet
+    rows: Sequence[int]
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [self.whole.names[row] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self.whole.get(row) for row in self.rows)
+
+    def get(self, row: int) -> bytes:
+        """One file's bytes."""
+        return self.whole.get(self.rows[row])
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Sets one after another."""
+
+    parts: Sequence[PictureSet]
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [name for part in self.parts for name in part.names]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self.parts:
+            yield from part
+
+    def get(self, row: int) -> bytes:
+        """One file's bytes."""
+        for part in self.parts:
+            if row < len(part):
+                return part.get(row)
+            row -= len(part)
+        raise IndexError(row)
+
+
+def numbered(names: Iterable[str], what: str) -> dict[str, int]:
+    """Name -> row; also under the last part of a path, where no other name ends the same.
+
+    Raises:
+        ConfigError: two pictures have one name.
+    """
+    answer: dict[str, int] = {}
+    short: Counter[str] = Counter()
+    for row, name in enumerate(names):
+        if name in answer:
+            raise ConfigError(f"two {what} are named {name!r}: pairs could mean either")
+        answer[name] = row
+        short[name.rpartition("/")[2]] += 1
+    for name, row in list(answer.items()):
+        last = name.rpartition("/")[2]
+        if short[last] == 1:
+            answer.setdefault(last, row)
+    return answer
+
+
+def digests(pictures: PictureSet) -> NDArray[np.uint8]:
+    """sha256 of each file, uint8 (n, 32)."""
+    joined = b"".join(hashlib.sha256(data).digest() for data in pictures)
+    return np.frombuffer(joined, np.uint8).reshape(-1, 32)

@@ -1,0 +1,38 @@
+"""What evaluation asks of the rooms beside it; ``wiring.Wiring`` has it all."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sscd_ops.model import Fingerprint
+from sscd_ops.options import FingerprintOptions, LimitsOptions, SourceOptions
+from sscd_ops.ports import Embedder, InspectImage, Progress, SearchBackend, Source
+
+
+class Rooms(Protocol):
+    """Real parts behind the ports: the same sources, models and search the nights use."""
+
+    progress: Progress
+
+    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
+        """A source's reader."""
+
+    def inspector(self, limits: LimitsOptions) -> InspectImage:
+        """The header check."""
+
+    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
+        """The fingerprint of a configured model."""
+
+    def default_threshold(self, model: str) -> float:
+        """The model's measured threshold."""
+
+    def embedder(self, options: FingerprintOptions, limits: LimitsOptions) -> Embedder:
+        """The model with its decoder processes."""
+
+    def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
+        """What ``auto`` means for a history of this size."""
+
+    def backend(
+        self, name: str, fingerprint: str, dimensions: int, threshold: float
+    ) -> SearchBackend:
+        """A search backend by its resolved name."""

@@ -1,0 +1,54 @@
+"""Pictures for people: thumbnails, and contact sheets of pairs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+Pair = tuple[bytes, bytes, str]
+"""Two files and what is said below them."""
+Section = tuple[str, Sequence[Pair]]
+"""A heading and its pairs."""
+
+_SIDE, _GAP, _LINE, _COLUMNS = 110, 10, 30, 5
+
+
+def thumbnail(data: bytes, side: int) -> Image.Image:
+    """A picture that fits a square, on a light ground; a grey square where it cannot be read."""
+    ground = Image.new("RGB", (side, side), (245, 245, 245))
+    try:
+        image = Image.open(io.BytesIO(data))
+        upright = ImageOps.exif_transpose(image) or image
+        small = upright.convert("RGBA")
+        small.thumbnail((side, side))
+    except Exception:  # noqa: BLE001 - a quarantined picture is shown as what it is: unreadable
+        ImageDraw.Draw(ground).text((10, side // 2), "cannot be read", fill=(160, 0, 0))
+        return ground
+    ground.paste(small, ((side - small.width) // 2, (side - small.height) // 2), small)
+    return ground
+
+
+def contact_sheet(sections: Sequence[Section]) -> Image.Image:
+    """Pairs of pictures side by side under headings, five pairs a row."""
+    cell = 2 * _SIDE + _GAP
+    width = _COLUMNS * (cell + _GAP) + _GAP
+    height = _GAP
+    for _, pairs in sections:
+        height += 2 * _LINE + -(-max(len(pairs), 1) // _COLUMNS) * (_SIDE + _LINE)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    title, small = ImageFont.load_default(18), ImageFont.load_default(12)
+    top = _GAP
+    for name, pairs in sections:
+        draw.text((_GAP, top), name if pairs else f"{name}: none", fill="black", font=title)
+        top += _LINE
+        for number, (one, other, said) in enumerate(pairs):
+            left = _GAP + number % _COLUMNS * (cell + _GAP)
+            at = top + number // _COLUMNS * (_SIDE + _LINE)
+            sheet.paste(thumbnail(one, _SIDE), (left, at))
+            sheet.paste(thumbnail(other, _SIDE), (left + _SIDE + 4, at))
+            draw.text((left, at + _SIDE + 2), said, fill=(80, 80, 80), font=small)
+        top += -(-max(len(pairs), 1) // _COLUMNS) * (_SIDE + _LINE) + _LINE
+    return sheet
