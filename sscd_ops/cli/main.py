@@ -159,13 +159,15 @@ def db_status(config: str | None) -> None:
 
 
 def _add_commands() -> None:
-    from sscd_ops.cli import audit, batch, doctor, index, snapshot
+    from sscd_ops.cli import audit, batch, doctor, evaluate, index, snapshot
 
     main.add_command(audit.audit)
     main.add_command(audit.explain)
     main.add_command(batch.batch)
     main.add_command(snapshot.snapshot)
     main.add_command(index.index)
+    main.add_command(evaluate.evaluate)
+    main.add_command(evaluate.try_)
     main.add_command(doctor.doctor)
 
 

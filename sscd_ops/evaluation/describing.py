@@ -19,7 +19,7 @@ from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import pair_similarities, widen
 from sscd_ops.errors import UsageError
 from sscd_ops.evaluation.pictures import PictureSet
-from sscd_ops.model import Matches
+from sscd_ops.model import Fault, Matches
 from sscd_ops.ports import Embedder, Progress
 
 BACKGROUND_NEIGHBOURS = 3
@@ -33,14 +33,19 @@ class Described:
     Attributes:
         rows: int64 (n,), which pictures of the set have one.
         descriptors: float16 (n, d), L2-normalised.
-        faults: quarantine code -> pictures without one.
+        failed: picture of the set -> why it has none.
         seconds: it took.
     """
 
     rows: NDArray[np.int64]
     descriptors: NDArray[np.float16]
-    faults: Counter[str] = field(default_factory=Counter)
+    failed: dict[int, tuple[Fault, str]] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def faults(self) -> Counter[str]:
+        """Quarantine code -> pictures without a descriptor."""
+        return Counter(str(code) for code, _ in self.failed.values())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,21 +57,20 @@ def describe(
     """Embed a set: decoding, model and all. The embedder is entered."""
     count = len(pictures)
     out = np.zeros((count, embedder.dimensions), np.float16)
-    good = np.ones(count, bool)
-    faults: Counter[str] = Counter()
+    failed: dict[int, tuple[Fault, str]] = {}
     started = time.monotonic()
     progress.start(f"embedding {label}", count)
     done = 0
     for chunk in embedder.embed(iter(pictures)):
         size = len(chunk.descriptors)
         out[done : done + size] = chunk.descriptors.astype(np.float16)
-        for row, (code, _) in chunk.faults.items():
-            good[done + row] = False
-            faults[str(code)] += 1
+        failed.update({done + row: fault for row, fault in chunk.faults.items()})
         done += size
         progress.advance(size)
     progress.done()
-    return Described(np.flatnonzero(good), out[good], faults, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    rows = np.setdiff1d(np.arange(count), list(failed))
+    return Described(rows, out[rows] if failed else out, failed, seconds)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ Wallis, Technometrics 29, 1987), and
     false matches a picture = history x P(similarity > u) x P(excess > threshold - u).
 
 The tail is not let end (shape >= 0): a fitted end below the threshold would promise that no
-stranger ever matches. The interval is a bootstrap over pictures, because one odd picture brings many pairs.
+stranger ever matches. The interval is a bootstrap over pictures, because one odd picture brings
+many pairs.
 """
 
 from __future__ import annotations

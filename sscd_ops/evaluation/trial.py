@@ -1,0 +1,440 @@
+"""``sscd-ops try``: what the product would do with some tars. No catalog, nothing published.
+
+The same sources and quarantine, decoder and model, exact stage and leader as a night's, on one
+batch without history: its funnel and its removals are those of a first night on these samples.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sscd_ops.core.decide import Decided, Images, Samples, decide, find_images, load_samples
+from sscd_ops.core.exact import group_images
+from sscd_ops.core.leader import Leader, lead
+from sscd_ops.core.manifest import ManifestBuilder, read_manifest
+from sscd_ops.core.preference import arrival_rank
+from sscd_ops.core.rows import count
+from sscd_ops.errors import UsageError
+from sscd_ops.evaluation.describing import describe, nearest
+from sscd_ops.evaluation.measuring import BINS
+from sscd_ops.evaluation.pictures import SourceSet, find_shards, read_samples, source_options
+from sscd_ops.evaluation.rooms import Rooms
+from sscd_ops.model import Counts, Fault, FoundShard, MemberRef, ShardEnd
+from sscd_ops.options import DuplicatesOptions, FingerprintOptions, LimitsOptions, SourceKind
+from sscd_ops.ports import Embedder, SearchBackend
+
+MARGIN = 0.25
+"""Kept pairs down to this far below the threshold are looked at."""
+_NEIGHBOURS = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried.
+
+    Attributes:
+        urls: of tars, parquet files or folders.
+        kind: of source; None: by the URLs' endings.
+        sample: samples read at most, 0: all.
+        threshold: None: the model's own.
+        seed: of the order in which shards are read.
+        keep_silent: keep samples without a caption.
+    """
+
+    urls: tuple[str, ...]
+    kind: SourceKind | None = None
+    sample: int = 20_000
+    threshold: float | None = None
+    seed: int = 0
+    keep_silent: bool = False
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A step's speed: of what, how many, in how long."""
+
+    step: str
+    unit: str
+    count: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Units a second."""
+        return self.count / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class PairFound:
+    """Two samples: the later one and the one kept before it (their places in ``pictures``)."""
+
+    row: int
+    other: int
+    similarity: float
+
+
+@dataclass
+class TrialReport:
+    """What came of it.
+
+    Attributes:
+        counts: the funnel, as of a night.
+        quarantined: code -> samples.
+        shard_faults: what was wrong with whole source shards.
+        shards_read, shards_found: source shards.
+        pictures: the readable samples' pictures.
+        removed: near copies, the least similar first, each with its witness.
+        kept_pairs: the most similar pairs that were both kept.
+        histogram: images by similarity to the most similar other image, in ``BINS``.
+        times: by step.
+    """
+
+    model: str
+    fingerprint: str
+    runtime: dict[str, str]
+    threshold: float
+    counts: Counts
+    quarantined: dict[str, int]
+    shard_faults: list[str]
+    shards_read: int
+    shards_found: int
+    images: int
+    pictures: SourceSet
+    removed: list[PairFound]
+    kept_pairs: list[PairFound]
+    histogram: list[int]
+    times: list[StepTime]
+
+
+@dataclass
+class _Read:
+    """The samples that were read, as ingest writes them down."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    shards: list[FoundShard] = field(default_factory=list)
+    found: int = 0
+    faults: list[str] = field(default_factory=list)
+    not_delivered: int = 0
+    bytes: int = 0
+
+
+def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
+    """Try the product on some samples.
+
+    Raises:
+        UsageError: nothing is there, or no sample of it is usable.
+        WeightsUnavailable: the model's weights are nowhere.
+    """
+    limits = LimitsOptions()
+    clock = time.monotonic
+    started = clock()
+    read = _ingest(rooms, trial, limits)
+    ingested = clock()
+    threshold = trial.threshold
+    if threshold is None:
+        threshold = rooms.default_threshold(options.model)
+    samples = load_samples(
+        read.tables,
+        arrival_rank([s.source for s in read.shards], [s.relative_uri for s in read.shards]),
+        np.zeros(len(read.tables), np.int64),
+        DuplicatesOptions().prefer,
+        set(),
+    )
+    pictures, digests = _pictures(rooms, trial, limits, read, samples)
+    if not len(pictures):
+        raise UsageError(_nothing(samples))
+    with rooms.embedder(options, limits) as embedder:
+        ready = clock()  # weights are loaded, decoders stand by
+        ids, descriptors, faults = _embed(rooms, embedder, pictures, digests)
+        embedded = clock()
+        fingerprint, runtime = embedder.fingerprint, embedder.runtime()
+    backend = rooms.backend(
+        rooms.choose_search("auto", 0, threshold),
+        fingerprint.digest,
+        descriptors.shape[1],
+        threshold,
+    )
+    images = find_images(samples, lambda _: [], ids, faults)
+    decided = _decide(rooms, samples, images, descriptors, backend, threshold)
+    done = clock()
+    near = nearest(descriptors, descriptors, 1, rooms.progress, without_self=True)
+    counts = count(decided.outcome, read.not_delivered)
+    total = counts.read
+    return TrialReport(
+        model=fingerprint.model,
+        fingerprint=str(fingerprint),
+        runtime=runtime,
+        threshold=threshold,
+        counts=counts,
+        quarantined=_quarantined(samples, images),
+        shard_faults=read.faults,
+        shards_read=len(read.shards),
+        shards_found=read.found,
+        images=len(images.carrier),
+        pictures=pictures,
+        removed=_removed(decided),
+        kept_pairs=_kept_pairs(decided),
+        histogram=[
+            int(n) for n in np.histogram(np.clip(near.similarity, BINS[0], BINS[-1]), BINS)[0]
+        ],
+        times=[
+            StepTime("ingest", "samples", total, ingested - started),
+            StepTime("embed", "images", len(ids) + len(faults), embedded - ready),
+            StepTime("match and leader", "images", len(ids), done - embedded),
+        ],
+    )
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _ingest(rooms: Rooms, trial: Trial, limits: LimitsOptions) -> _Read:
+    """Read shards in a chance order, whole but for the last, until there are enough samples."""
+    options = source_options(trial.urls, trial.kind, missing_caption=trial.keep_silent)
+    found = find_shards(rooms, options, limits)
+    read = _Read(found=len(found))
+    left = trial.sample or np.iinfo(np.int64).max
+    rooms.progress.start("reading", trial.sample or None)
+    for number in np.random.default_rng(trial.seed).permutation(len(found)):
+        shard = found[number]
+        stream = io.BytesIO()
+        ends: list[ShardEnd] = []
+        with ManifestBuilder(stream) as builder:
+            for row, _ in read_samples(rooms, options, limits, shard, ends.append):
+                builder.add(row)
+                rooms.progress.advance()
+                left -= 1
+                if left <= 0:
+                    break
+            for end in ends:
+                read.not_delivered += end.not_delivered
+                if end.fault is not None:
+                    code, message = end.fault
+                    builder.add_shard_fault(code, message)
+                    read.faults.append(f"{shard.relative_uri}: {code}: {message}")
+        stream.seek(0)
+        read.tables.append(read_manifest(stream))
+        read.shards.append(shard)
+        if left <= 0:
+            break
+    rooms.progress.done()
+    return read
+
+
+def _pictures(
+    rooms: Rooms, trial: Trial, limits: LimitsOptions, read: _Read, samples: Samples
+) -> tuple[SourceSet, NDArray[np.uint8]]:
+    """The distinct readable images at their first place, numbered as the decision numbers them.
+
+    Returns:
+        The pictures, and their sha256, uint8 (m, 32).
+    """
+    options = source_options(trial.urls, trial.kind, missing_caption=trial.keep_silent)
+    pictures = SourceSet(rooms, options, limits)
+    fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
+    grouped = group_images(samples.digests, fine, np.arange(len(samples)))
+    columns = ["key", "image_member", "image_offset", "image_bytes", "image_sha256"]
+    firsts = samples.table.select(columns).take(pa.array(grouped.first)).to_pylist()
+    for place, row in zip(grouped.first, firsts, strict=True):
+        pictures.add(
+            read.shards[samples.shard[place]],
+            row["key"],
+            MemberRef(
+                row["image_member"], row["image_offset"], row["image_bytes"], row["image_sha256"]
+            ),
+        )
+    return pictures, samples.digests[grouped.first]
+
+
+def _nothing(samples: Samples) -> str:
+    codes = Counter(samples.table.column("code").to_pylist())
+    said = ", ".join(f"{code} {n}" for code, n in codes.most_common())
+    hint = ""
+    if codes[str(Fault.MISSING_CAPTION)]:
+        hint = "; --missing-caption keep takes pictures without one"
+    return f"no sample is usable: {said or 'there are none'}{hint}"
+
+
+# ---------------------------------------------------------------- deciding
+
+
+def _embed(
+    rooms: Rooms, embedder: Embedder, pictures: SourceSet, digests: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], dict[bytes, tuple[Fault, str]]]:
+    """Digests and descriptors of what could be decoded, and the faults of the rest."""
+    found = describe(embedder, pictures, rooms.progress)
+    failed = {digests[row].tobytes(): fault for row, fault in found.failed.items()}
+    return digests[found.rows], found.descriptors, failed
+
+
+def _decide(
+    rooms: Rooms,
+    samples: Samples,
+    images: Images,
+    descriptors: NDArray[np.float16],
+    backend: SearchBackend,
+    threshold: float,
+) -> Decided:
+    """The exact stage and leader of a night without history."""
+
+    def lead_by(rows: NDArray[np.int64], history: NDArray[np.float64]) -> Leader:
+        return lead(
+            descriptors[rows],
+            history,
+            threshold,
+            max(-1.0, threshold - MARGIN),
+            _NEIGHBOURS,
+            backend.growing(descriptors.shape[1]),
+            progress=rooms.progress,
+        )
+
+    return decide(samples, images, np.full(len(descriptors), -np.inf), lead_by)
+
+
+def _quarantined(samples: Samples, images: Images) -> dict[str, int]:
+    codes = Counter(
+        code
+        for code, shard_fault in zip(
+            samples.table.column("code").to_pylist(), samples.is_shard_fault, strict=True
+        )
+        if code is not None and not shard_fault
+    )
+    for image, (fault, _) in images.faults.items():
+        codes[str(fault)] += int((images.image_of == image).sum())
+    return dict(codes.most_common())
+
+
+def _removed(decided: Decided) -> list[PairFound]:
+    gone = np.flatnonzero(decided.witness >= 0)
+    order = gone[np.argsort(decided.similarity[gone], kind="stable")]
+    return [PairFound(int(i), int(decided.witness[i]), float(decided.similarity[i])) for i in order]
+
+
+def _kept_pairs(decided: Decided, most: int = 50) -> list[PairFound]:
+    matches = decided.matches
+    both = np.flatnonzero(decided.kept[matches.query] & decided.kept[matches.reference])
+    order = both[np.argsort(-matches.similarity[both], kind="stable")][:most]
+    return [
+        PairFound(int(matches.query[i]), int(matches.reference[i]), float(matches.similarity[i]))
+        for i in order
+    ]
+
+
+def sheet_sections(
+    report: TrialReport, pairs: int = 20
+) -> Sequence[tuple[str, list[tuple[bytes, bytes, str]]]]:
+    """The contact sheet: the most doubtful removals, the surest, and the nearest kept pairs."""
+
+    def shown(found: Sequence[PairFound]) -> list[tuple[bytes, bytes, str]]:
+        return [
+            (report.pictures.get(p.row), report.pictures.get(p.other), f"{p.similarity:.3f}")
+            for p in found
+        ]
+
+    near = report.removed
+    return [
+        (
+            f"Removed | witness: nearest the threshold of {report.threshold:.2f}"
+            f" ({len(near)} near copies in all)",
+            shown(near[:pairs]),
+        ),
+        ("Removed | witness: the most similar", shown(near[pairs:][-5:])),
+        ("The most similar pairs that were both kept", shown(report.kept_pairs[:pairs])),
+    ]
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def fields(report: TrialReport) -> dict[str, Any]:
+    """The funnel."""
+    counts = report.counts
+    return {
+        "model": report.fingerprint,
+        "threshold": report.threshold,
+        "source_shards": f"{report.shards_read} of {report.shards_found}",
+        "read": counts.read,
+        "quarantined": counts.quarantined,
+        "removed_exact": counts.removed_exact,
+        "removed_near": counts.removed_near,
+        "kept": counts.kept,
+        "not_delivered": counts.not_delivered,
+        "removed_share": round(counts.removed / max(1, counts.read), 4),
+    }
+
+
+def histogram_rows(report: TrialReport, bar: int = 40) -> list[dict[str, Any]]:
+    """A histogram for a terminal: tenths of similarity, from 0."""
+    rows = []
+    top = max(sum(report.histogram[at : at + 5]) for at in range(0, len(report.histogram), 5)) or 1
+    for at in range(0, len(report.histogram), 5):
+        images = sum(report.histogram[at : at + 5])
+        low, high = BINS[at], BINS[min(at + 5, len(BINS) - 1)]
+        here = low <= report.threshold < high
+        rows.append(
+            {
+                "similarity": f"{low:5.2f} to {high:5.2f}",
+                "images": images,
+                "": "#" * round(bar * images / top) + (" <- threshold" if here else ""),
+            }
+        )
+    while len(rows) > 1 and not rows[0]["images"]:
+        rows.pop(0)
+    return rows
+
+
+def speed_rows(report: TrialReport) -> list[dict[str, Any]]:
+    """Images a second to expect, and what a night of a million would take.
+
+    Search is left out of the hours: its time grows with the history (docs/performance.md).
+    """
+    linear = ("ingest", "embed")
+    return [
+        {
+            "step": item.step,
+            "count": item.count,
+            "of": item.unit,
+            "per_second": round(item.per_second, 1),
+            "hours_a_million": round(1e6 / item.per_second / 3600, 2)
+            if item.step in linear and item.per_second
+            else None,
+        }
+        for item in report.times
+    ]
+
+
+def to_json(report: TrialReport) -> str:
+    """Every number."""
+    names = report.pictures.names
+
+    def pairs(found: Sequence[PairFound]) -> list[dict[str, Any]]:
+        return [
+            {"key": names[p.row], "other_key": names[p.other], "similarity": p.similarity}
+            for p in found
+        ]
+
+    document = {
+        **fields(report),
+        "runtime": report.runtime,
+        "images": report.images,
+        "quarantined_by_code": report.quarantined,
+        "shard_faults": report.shard_faults,
+        "histogram": {
+            "edges": [round(float(edge), 4) for edge in BINS],
+            "images": report.histogram,
+        },
+        "steps": speed_rows(report),
+        "removed_near_pairs": pairs(report.removed),
+        "nearest_kept_pairs": pairs(report.kept_pairs),
+    }
+    return json.dumps(document, indent=1)
