@@ -110,6 +110,13 @@ def _fingerprint(
     help="A set of look-alikes that are no copies; each folder in it is a group.",
 )
 @click.option(
+    "--look-alikes",
+    type=click.IntRange(0),
+    default=24,
+    show_default=True,
+    help="Size of the sets of look-alikes that are made with --make-copies; 0: none.",
+)
+@click.option(
     "--model",
     "models",
     multiple=True,
@@ -181,7 +188,7 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
         raise UsageError("--weights belongs to one model: give one --model")
     with _rooms() as rooms:
         task = _task(rooms, pictures, given)
-        hard = _hard(rooms, task, given["hard"])
+        hard = _hard(rooms, task, given["hard"], given["look_alikes"])
         measuring = Measuring(given["threshold"], given["bootstrap"], given["seed"])
         how = {name: given[name] for name in ("weights", "preprocessing", "device", "workers")}
         results = [
@@ -189,11 +196,12 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
             for name in models or (None,)
         ]
         _print(task, results, form)
-        for name, write in (
-            ("json_file", lambda: to_json(task, results)),
-            ("report", lambda: to_html(task, results)),
-            ("histogram", lambda: similarity_chart(results[0])),
-        ):
+        written: dict[str, Callable[[], str]] = {
+            "json_file": lambda: to_json(task, results),
+            "report": lambda: to_html(task, results),
+            "histogram": lambda: similarity_chart(results[0]),
+        }
+        for name, write in written.items():
             if given[name]:
                 Path(given[name]).write_text(write(), encoding="utf-8")
                 say(f"written: {given[name]}")
@@ -240,7 +248,7 @@ def _task(rooms: Wiring, pictures: Sequence[str], given: dict[str, Any]) -> Task
     )
 
 
-def _hard(rooms: Wiring, task: Task, named: Sequence[str]) -> list[HardSet]:
+def _hard(rooms: Wiring, task: Task, named: Sequence[str], size: int) -> list[HardSet]:
     """The sets of look-alikes: those given, and with made copies those that are made."""
     from sscd_ops.evaluation import lookalikes
     from sscd_ops.evaluation.pictures import open_set
@@ -251,8 +259,8 @@ def _hard(rooms: Wiring, task: Task, named: Sequence[str]) -> list[HardSet]:
         if not equals or not name or not url:
             raise UsageError(f"--hard {item!r}: expected NAME=URL")
         sets.append(lookalikes.given(name, open_set(rooms, [url])))
-    if task.strangers is not None:
-        sets += lookalikes.made(task.strangers)
+    if task.strangers is not None and size:
+        sets += lookalikes.made(task.strangers, size)
     return sets
 
 

@@ -249,7 +249,8 @@ def _table(rows: Sequence[Row]) -> str:
         for name in names:
             text = _text(row.get(name))
             number = text[:1].isdigit() or text[:2].lstrip("-").isdigit()
-            cells.append(f"<td{' class=n' if number else ''}>{escape(text)}</td>")
+            style = ' class="n"' if number else ""
+            cells.append(f"<td{style}>{escape(text)}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 

@@ -207,6 +207,9 @@ class Spool:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="sscd-ops-")  # noqa: SIM115
         self._ends = [0]
 
+    def __del__(self) -> None:
+        self._file.close()
+
     def add(self, name: str, data: bytes) -> None:
         """Append a picture."""
         self.names.append(name)

@@ -25,7 +25,6 @@ from sscd_ops.evaluation.pictures import (
     SourceSet,
     Spool,
     Subset,
-    kind_of,
     numbered,
     open_set,
 )
@@ -416,7 +415,7 @@ def made_task(
 
 def _originals(rooms: Rooms, urls: Sequence[str], making: Making) -> tuple[Spool, dict[str, Any]]:
     """The user's pictures, equal bytes once."""
-    source = open_set(rooms, urls, kind_of(urls[0]), making.pictures)
+    source = open_set(rooms, urls, limit=making.pictures)
     spool = Spool()
     seen: set[bytes] = set()
     for name, data in zip(source.names, source, strict=True):

@@ -1,0 +1,114 @@
+"""The fitted tail: recovered where it is known, and never an end it has not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sscd_ops.evaluation import tail
+from sscd_ops.evaluation.tail import false_matches, find_peaks, fit
+
+
+def pareto(shape: float, count: int, scale: float = 0.05) -> np.ndarray:
+    chance = np.random.default_rng(0).random(count)
+    excess = -np.log(chance) if shape == 0 else (chance**-shape - 1) / shape
+    return -np.sort(-(0.3 + scale * excess))
+
+
+@pytest.mark.parametrize("shape", [0.0, 0.1, 0.25])
+def test_a_known_tail_is_found_again(shape: float) -> None:
+    peaks = pareto(shape, 20_000)
+
+    found = fit(peaks, np.ones(len(peaks)), 10**7)
+
+    assert found is not None
+    assert found.shape == pytest.approx(shape, abs=0.04)
+    assert found.scale == pytest.approx(0.05, rel=0.06)
+    assert found.above(0.3) == pytest.approx(2e-3, rel=0.01)
+
+
+def test_a_tail_that_ends_is_taken_for_one_that_does_not() -> None:
+    found = fit(pareto(-0.4, 5000), np.ones(5000), 10**6)
+    assert found is not None
+    assert found.shape == 0
+    assert found.above(0.9) > 0
+
+
+def test_weights_count_as_repeated_peaks() -> None:
+    peaks = pareto(0.1, 400)
+    weights = np.random.default_rng(1).integers(0, 3, 400)
+    once = fit(np.r_[np.repeat(peaks, weights), peaks[-1]], np.ones(weights.sum() + 1), 10**6)
+    again = fit(peaks, weights.astype(float), 10**6)
+    assert once is not None
+    assert again is not None
+    assert again.share == pytest.approx(once.share, rel=0.02)
+    assert again.scale == pytest.approx(once.scale, rel=0.05)
+
+
+def test_too_few_peaks_fit_nothing() -> None:
+    assert fit(pareto(0.1, 40), np.ones(40), 1000) is None
+    rows = np.eye(4, dtype=np.float16)
+    answer = false_matches(find_peaks(rows), 0.5)
+    assert (answer.tail, answer.by_size, answer.pairs) == (None, [], 6)
+
+
+@pytest.mark.parametrize("queries", [1000, 40])
+def test_peaks_are_the_most_similar_of_all_pairs(
+    monkeypatch: pytest.MonkeyPatch, queries: int
+) -> None:
+    monkeypatch.setattr(tail, "_FEW_PEAKS", 30)
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((90, 12))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    apart = np.arange(90) // 2  # neighbours are known copies
+
+    peaks = find_peaks(rows, 500, queries=queries, apart=apart)
+
+    everything = rows.astype(np.float64) @ rows.astype(np.float64).T
+    assert len(peaks.similarity) == 30
+    chosen = {int(row) for row in peaks.first}
+    pairs = {
+        (min(p), max(p)) for p in zip(peaks.first.tolist(), peaks.second.tolist(), strict=True)
+    }
+    assert len(pairs) == 30  # each once
+    assert all(apart[a] != apart[b] for a, b in pairs)
+    for a, b, value in zip(peaks.first, peaks.second, peaks.similarity, strict=True):
+        assert value == pytest.approx(everything[a, b], abs=1e-5)
+    if queries == 1000:
+        assert peaks.pairs == 90 * 89 // 2 - 45
+        upper = np.triu(everything, 1)[apart[:, None] != apart[None, :]]
+        best = -np.sort(-upper)[:30]
+        assert np.allclose(peaks.similarity, best, atol=1e-5)
+    else:
+        assert len(chosen) <= 40
+
+
+def test_strangers_are_foretold_within_the_stated_bounds() -> None:
+    """Random directions: what 300 of them foretell for 10^4 is held against 10^4 of them."""
+    rng = np.random.default_rng(4)
+
+    def directions(count: int) -> np.ndarray:
+        rows = rng.standard_normal((count, 16))
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+    answer = false_matches(find_peaks(directions(300)), 0.85)
+
+    history = directions(10_000).astype(np.float32)
+    seen = float((directions(400).astype(np.float32) @ history.T >= 0.85).sum(axis=1).mean())
+    size, expected, low, high = answer.by_size[0]
+    assert size == 10_000
+    assert low < expected < high
+    # never fewer than there are (the tail does not end), nor out of all proportion
+    assert seen < high
+    assert expected < 40 * seen
+    # ten times the history, ten times the strangers
+    assert answer.by_size[1][1] == pytest.approx(10 * expected)
+
+
+def test_a_threshold_among_the_peaks_is_no_tail() -> None:
+    rows = np.ones((40, 4), np.float16) / 2
+    rows[:, 0] += np.linspace(0, 0.1, 40).astype(np.float16)
+    answer = false_matches(find_peaks(rows), 0.5)
+    assert answer.measured
+    assert answer.by_size == []
+    assert answer.observed > 0
