@@ -13,6 +13,8 @@ from sscd_ops.evaluation.charts import Mark, Series, histogram, line_chart
 from sscd_ops.evaluation.measuring import KindResult, ModelResult, Shown
 from sscd_ops.evaluation.tables import (
     Row,
+    cascade_rows,
+    cascades,
     hard_rows,
     kind_rows,
     notes,
@@ -62,6 +64,7 @@ def to_html(task: Task, results: Sequence[ModelResult]) -> str:
         ),
         "<h2>At the model's threshold</h2>",
         _table(threshold_rows(results)),
+        *_cascade_html(results),
         *_histograms(results),
         *_kinds_html(results),
         *_tail_html(results),
@@ -115,6 +118,17 @@ def _facts(task: Task) -> list[Row]:
             **{name.replace("_", " "): value for name, value in facts.items()},
         }
     ]
+
+
+def _cascade_html(results: Sequence[ModelResult]) -> Iterable[str]:
+    rows = cascade_rows(cascades(results))
+    if rows:
+        yield "<h2>Two measures together</h2>"
+        yield _paragraph(
+            "A pair is a copy if either measure says so. At each precision: the thresholds under"
+            " which both together find most, and what each finds alone."
+        )
+        yield _table(rows)
 
 
 def _histograms(results: Sequence[ModelResult]) -> Iterable[str]:

@@ -125,6 +125,8 @@ class ModelResult:
     notes: list[str] = field(default_factory=list)
     missed: list[Shown] = field(default_factory=list)
     look_alike: list[Shown] = field(default_factory=list)
+    plain: Scored | None = field(default=None, repr=False)
+    """The predictions, for a cascade with another model; not part of the report."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,7 @@ class _Run:
         )
         result.missed = self._missed(similarity, threshold)
         result.look_alike = self._look_alike(plain)
+        result.plain = plain
         return result
 
     # ------------------------------------------------------------ rankings

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sscd_ops import __version__
+from sscd_ops.evaluation.cascade import Cascade, combine
 from sscd_ops.evaluation.measuring import ModelResult
 from sscd_ops.evaluation.metrics import Interval
 from sscd_ops.evaluation.tail import FalseMatches
@@ -142,6 +144,51 @@ def tail_rows(results: Sequence[ModelResult]) -> list[Row]:
     return rows
 
 
+def cascades(results: Sequence[ModelResult]) -> list[Cascade]:
+    """Each two models of a run, as one measure that calls a copy what either of them does."""
+    return [
+        combine(
+            (one.model, other.model),
+            (one.plain, other.plain),
+            (one.at_threshold.threshold, other.at_threshold.threshold),
+        )
+        for one, other in itertools.combinations(results, 2)
+        if one.plain is not None and other.plain is not None
+    ]
+
+
+def cascade_rows(found: Sequence[Cascade]) -> list[Row]:
+    """What two models find together, beside what each finds alone, at equal precision."""
+    rows: list[Row] = []
+    for item in found:
+        name = f"{item.first} or {item.second}"
+        rows += [
+            {
+                "measures": name,
+                "precision": f"{point.wanted * 100:g}%",
+                "recall": _maybe(point.recall),
+                f"{item.first} alone": _maybe(point.first_alone),
+                f"{item.second} alone": _maybe(point.second_alone),
+                "thresholds": f"{_maybe(point.first_threshold, 3) or 'none'},"
+                f" {_maybe(point.second_threshold, 3) or 'none'}",
+            }
+            for point in item.points
+        ]
+        rows.append(
+            {
+                "measures": f"{name}, own thresholds",
+                "precision": _maybe(item.precision),
+                "recall": _maybe(item.recall),
+            }
+        )
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def _maybe(value: float | None, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def _few(value: float) -> str:
     """Two significant digits: more would be a boast."""
     if value >= 100:
@@ -190,12 +237,14 @@ def to_json(task: Task, results: Sequence[ModelResult]) -> str:
         "references": len(task.references),
         "true_pairs": len(task.truth),
         "models": [_model_json(result) for result in results],
+        "cascades": [dataclasses.asdict(item) for item in cascades(results)],
     }
     return json.dumps(document, indent=1, allow_nan=False)
 
 
 def _model_json(result: ModelResult) -> Row:
-    answer = dataclasses.asdict(result)
+    answer = dataclasses.asdict(dataclasses.replace(result, plain=None))
+    del answer["plain"]
     answer["false_matches"] = [
         {
             **dataclasses.asdict(item),

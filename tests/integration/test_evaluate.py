@@ -199,6 +199,10 @@ def test_pdq_runs_beside_a_model_on_the_same_copies(mine: Path, tmp_path: Path) 
     )  # fmt: skip
     dct, pdq = numbers["models"]
     assert pdq["at_threshold"]["threshold"] == 1 - 31 / 128
+    [both] = numbers["cascades"]
+    assert (both["first"], both["second"]) == ("dct", "pdq")
+    for point in both["points"]:
+        assert point["recall"] >= max(point["first_alone"], point["second_alone"])
     assert pdq["kinds"][0]["recall"] == dct["kinds"][0]["recall"] == 1.0
     assert all(abs(k["median"] * 128 - round(k["median"] * 128)) < 1e-9 for k in pdq["kinds"][::2])
 
