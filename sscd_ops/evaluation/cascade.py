@@ -2,7 +2,7 @@
 
 What a cascade gains is asked at equal precision: of all pairs of thresholds under which the union
 of both answers still is so precise, the one with the greatest recall, beside the best of either
-alone. Thresholds are chosen on the pictures they are reported on, for the cascade as for each alone.
+alone. Thresholds are chosen on the pictures they are reported on, for both as for each alone.
 """
 
 from __future__ import annotations

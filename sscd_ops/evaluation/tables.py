@@ -199,7 +199,11 @@ def _few(value: float) -> str:
 
 def notes(results: Sequence[ModelResult]) -> list[str]:
     """What a reader should know, each once."""
-    said = [note for result in results for note in result.notes]
+    said = [
+        note if all(note in other.notes for other in results) else f"{result.model}: {note}"
+        for result in results
+        for note in result.notes
+    ]
     said += [
         f"{result.model}: {_no_tail(item)}"
         for result in results
