@@ -121,7 +121,8 @@ def _fingerprint(
     "models",
     multiple=True,
     type=click.Choice([*_MODELS, "pdq"]),
-    help="Which model; several are compared on the same copies. Default: the product's.",
+    metavar="MODEL",
+    help="A model, or pdq; several are compared on the same copies. Default: the product's.",
 )
 @_model_options
 @click.option("--threshold", type=float, help="Similarity of a copy; default: the model's own.")
@@ -308,7 +309,12 @@ def _print(task: Task, results: Sequence[ModelResult], form: str) -> None:
     show_default=True,
     help="Samples read at most, from shards in a chance order; 0: all.",
 )
-@click.option("--model", type=click.Choice(_MODELS), help="Default: the product's.")
+@click.option(
+    "--model",
+    type=click.Choice(_MODELS),
+    metavar="MODEL",
+    help="Which model (docs/descriptors.md); default: the product's.",
+)
 @_model_options
 @click.option("--threshold", type=float, help="Similarity of a copy; default: the model's own.")
 @click.option(
