@@ -165,12 +165,12 @@ def nearest(
     for start in range(0, len(queries), _QUERIES):
         wide = widen(queries[start : start + _QUERIES])
         for first, block in _blocks(references):
-            similarity = (wide @ block.T).astype(np.float64)
+            similarity = wide @ block.T
             if without_self:
                 own = np.arange(start, start + len(wide)) - first
                 inside = (own >= 0) & (own < len(block))
                 similarity[np.flatnonzero(inside), own[inside]] = -np.inf
-            best.offer_block(start, np.arange(first, first + len(block)), similarity)
+            _offer(best, start, first, similarity)
         if progress is not None:
             progress.advance(len(wide))
     if progress is not None:
@@ -182,6 +182,21 @@ def nearest(
 
 
 _QUERIES, _REFERENCES = 1024, 8192
+_FEW = 0.02
+"""Below this share of cells that still matter, gathering them beats working on the whole block."""
+
+
+def _offer(best: BestMatches, start: int, first: int, similarity: NDArray[np.float32]) -> None:
+    """Take in a block of float32 similarities; after the first blocks few cells still matter."""
+    last = best.similarity[start : start + len(similarity), -1:].astype(np.float32)
+    better = similarity >= np.nextafter(last, np.float32(-np.inf))
+    if better.mean() < _FEW:
+        query, column = np.nonzero(better)
+        values = similarity[query, column].astype(np.float64)
+        best.offer(query + start, column + first, values)
+        return
+    rows = np.arange(first, first + similarity.shape[1])
+    best.offer_block(start, rows, similarity.astype(np.float64))
 
 
 def _blocks(references: NDArray[np.float16]) -> Iterator[tuple[int, NDArray[np.float32]]]:

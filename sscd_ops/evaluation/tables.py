@@ -52,7 +52,7 @@ def threshold_rows(results: Sequence[ModelResult]) -> list[Row]:
             "threshold": f"{found.threshold:.3f}",
             "recall": _share(found.recall, found.recall_interval),
             "precision": "" if found.precision is None else f"{found.precision:.4f}",
-            "false_matches": f"{found.false_matches} of {found.queries} queries",
+            "false_matches": f"{found.false_matches} by {found.queries} queries",
             "images_per_s": round(result.images_per_second),
         }
         for result in results
