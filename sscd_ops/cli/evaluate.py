@@ -187,15 +187,17 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
     _check_files(given["json_file"], given["report"], given["histogram"])
     if given["weights"] and len(models) > 1:
         raise UsageError("--weights belongs to one model: give one --model")
+    how = {name: given[name] for name in ("weights", "preprocessing", "device", "workers")}
     with _rooms() as rooms:
+        chosen = [
+            (_with_pdq(rooms, name), _fingerprint(rooms, name, **how)) for name in models or (None,)
+        ]
+        for parts, options in chosen:
+            parts.fingerprint(options)  # finds the weights: better now than after an hour's work
         task = _task(rooms, pictures, given)
         hard = _hard(rooms, task, given["hard"], given["look_alikes"])
         measuring = Measuring(given["threshold"], given["bootstrap"], given["seed"])
-        how = {name: given[name] for name in ("weights", "preprocessing", "device", "workers")}
-        results = [
-            measure(_with_pdq(rooms, name), task, _fingerprint(rooms, name, **how), measuring, hard)
-            for name in models or (None,)
-        ]
+        results = [measure(parts, task, options, measuring, hard) for parts, options in chosen]
         _print(task, results, form)
         written: dict[str, Callable[[], str]] = {
             "json_file": lambda: to_json(task, results),
@@ -221,7 +223,7 @@ def _check_files(*names: str | None) -> None:
 
 def _task(rooms: Wiring, pictures: Sequence[str], given: dict[str, Any]) -> Task:
     """The one task that the options ask for."""
-    from sscd_ops.evaluation import tasks
+    from sscd_ops.evaluation import layouts, tasks
 
     asked = [name for name in ("make_copies", "disc21", "copydays", "pairs") if given[name]]
     if len(asked) != 1:
@@ -239,9 +241,9 @@ def _task(rooms: Wiring, pictures: Sequence[str], given: dict[str, Any]) -> Task
         )
         return tasks.made_task(rooms, pictures, making, training)
     if asked == ["disc21"]:
-        return tasks.disc21_task(rooms, Path(given["disc21"]), training)
+        return layouts.disc21_task(rooms, Path(given["disc21"]), training)
     if asked == ["copydays"]:
-        return tasks.copydays_task(rooms, Path(given["copydays"]), given["distractors"], training)
+        return layouts.copydays_task(rooms, Path(given["copydays"]), given["distractors"], training)
     if not given["queries"] or not given["references"]:
         raise UsageError("--pairs needs --queries and --references")
     return tasks.pairs_task(
@@ -355,7 +357,7 @@ def try_(
 
     Example: sscd-ops try 'shards/*.tar' --sample 20000 --model sscd_disc_mixup
     """
-    from sscd_ops.evaluation import trial
+    from sscd_ops.evaluation import trial, trial_report
     from sscd_ops.images.sheets import contact_sheet
 
     if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
@@ -364,26 +366,29 @@ def try_(
     asked = trial.Trial(urls, kind, sample, threshold, seed, missing_caption == "keep")
     with _rooms() as rooms:
         report = trial.run(rooms, asked, _fingerprint(rooms, **how))
-        contact_sheet(trial.sheet_sections(report)).save(sheet)
+        contact_sheet(trial_report.sheet_sections(report)).save(sheet)
     _print_trial(report, form)
     if json_file:
-        Path(json_file).write_text(trial.to_json(report), encoding="utf-8")
+        Path(json_file).write_text(trial_report.to_json(report), encoding="utf-8")
         say(f"every number: {json_file}")
     say(f"contact sheet: {sheet}")
 
 
 def _print_trial(report: TrialReport, form: str) -> None:
-    from sscd_ops.evaluation import trial
+    from sscd_ops.evaluation import trial_report
 
-    fields = trial.fields(report)
+    fields = trial_report.fields(report)
     if form != "table":
         print_fields(fields, form)
         return
     print_fields(fields, form)
     for title, rows in (
         ("Quarantined", [{"code": c, "samples": n} for c, n in report.quarantined.items()]),
-        ("Similarity of each image to the most similar other one", trial.histogram_rows(report)),
-        ("Speed on this machine", trial.speed_rows(report)),
+        (
+            "Similarity of each image to the most similar other one",
+            trial_report.histogram_rows(report),
+        ),
+        ("Speed on this machine", trial_report.speed_rows(report)),
     ):
         if rows:
             click.echo(f"\n{title}")

@@ -7,16 +7,12 @@ left out here as well, and counted by its code. A missing caption is no fault he
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestRow
@@ -121,11 +117,11 @@ class SourceSet:
     rooms: Rooms
     options: SourceOptions
     limits: LimitsOptions
-    names: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    _shards: list[FoundShard] = field(default_factory=list)
-    _of: list[int] = field(default_factory=list)
-    _members: list[MemberRef] = field(default_factory=list)
+    names: list[str] = field(default_factory=list, init=False)
+    left_out: Counter[str] = field(default_factory=Counter, init=False)
+    _shards: list[FoundShard] = field(default_factory=list, init=False)
+    _of: list[int] = field(default_factory=list, init=False)
+    _members: list[MemberRef] = field(default_factory=list, init=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -297,9 +293,3 @@ def numbered(names: Iterable[str], what: str) -> dict[str, int]:
         if short[last] == 1:
             answer.setdefault(last, row)
     return answer
-
-
-def digests(pictures: PictureSet) -> NDArray[np.uint8]:
-    """sha256 of each file, uint8 (n, 32)."""
-    joined = b"".join(hashlib.sha256(data).digest() for data in pictures)
-    return np.frombuffer(joined, np.uint8).reshape(-1, 32)

@@ -7,12 +7,9 @@ batch without history: its funnel and its removals are those of a first night on
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -137,6 +134,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     """
     limits = LimitsOptions()
     clock = time.monotonic
+    rooms.fingerprint(options)  # finds the weights: better now than after reading it all
     started = clock()
     read = _ingest(rooms, trial, limits)
     ingested = clock()
@@ -328,113 +326,3 @@ def _kept_pairs(decided: Decided, most: int = 50) -> list[PairFound]:
         PairFound(int(matches.query[i]), int(matches.reference[i]), float(matches.similarity[i]))
         for i in order
     ]
-
-
-def sheet_sections(
-    report: TrialReport, pairs: int = 20
-) -> Sequence[tuple[str, list[tuple[bytes, bytes, str]]]]:
-    """The contact sheet: the most doubtful removals, the surest, and the nearest kept pairs."""
-
-    def shown(found: Sequence[PairFound]) -> list[tuple[bytes, bytes, str]]:
-        return [
-            (report.pictures.get(p.row), report.pictures.get(p.other), f"{p.similarity:.3f}")
-            for p in found
-        ]
-
-    near = report.removed
-    return [
-        (
-            f"Removed | witness: nearest the threshold of {report.threshold:.2f}"
-            f" ({len(near)} near copies in all)",
-            shown(near[:pairs]),
-        ),
-        ("Removed | witness: the most similar", shown(near[pairs:][-5:])),
-        ("The most similar pairs that were both kept", shown(report.kept_pairs[:pairs])),
-    ]
-
-
-# ---------------------------------------------------------------- what is said
-
-
-def fields(report: TrialReport) -> dict[str, Any]:
-    """The funnel."""
-    counts = report.counts
-    return {
-        "model": report.fingerprint,
-        "threshold": report.threshold,
-        "source_shards": f"{report.shards_read} of {report.shards_found}",
-        "read": counts.read,
-        "quarantined": counts.quarantined,
-        "removed_exact": counts.removed_exact,
-        "removed_near": counts.removed_near,
-        "kept": counts.kept,
-        "not_delivered": counts.not_delivered,
-        "removed_share": round(counts.removed / max(1, counts.read), 4),
-    }
-
-
-def histogram_rows(report: TrialReport, bar: int = 40) -> list[dict[str, Any]]:
-    """A histogram for a terminal: tenths of similarity, from 0."""
-    rows = []
-    top = max(sum(report.histogram[at : at + 5]) for at in range(0, len(report.histogram), 5)) or 1
-    for at in range(0, len(report.histogram), 5):
-        images = sum(report.histogram[at : at + 5])
-        low, high = BINS[at], BINS[min(at + 5, len(BINS) - 1)]
-        here = low <= report.threshold < high
-        rows.append(
-            {
-                "similarity": f"{low:5.2f} to {high:5.2f}",
-                "images": images,
-                "": "#" * round(bar * images / top) + (" <- threshold" if here else ""),
-            }
-        )
-    while len(rows) > 1 and not rows[0]["images"]:
-        rows.pop(0)
-    return rows
-
-
-def speed_rows(report: TrialReport) -> list[dict[str, Any]]:
-    """Images a second to expect, and what a night of a million would take.
-
-    Search is left out of the hours: its time grows with the history (docs/performance.md).
-    """
-    linear = ("ingest", "embed")
-    return [
-        {
-            "step": item.step,
-            "count": item.count,
-            "of": item.unit,
-            "per_second": round(item.per_second, 1),
-            "hours_a_million": round(1e6 / item.per_second / 3600, 2)
-            if item.step in linear and item.per_second
-            else None,
-        }
-        for item in report.times
-    ]
-
-
-def to_json(report: TrialReport) -> str:
-    """Every number."""
-    names = report.pictures.names
-
-    def pairs(found: Sequence[PairFound]) -> list[dict[str, Any]]:
-        return [
-            {"key": names[p.row], "other_key": names[p.other], "similarity": p.similarity}
-            for p in found
-        ]
-
-    document = {
-        **fields(report),
-        "runtime": report.runtime,
-        "images": report.images,
-        "quarantined_by_code": report.quarantined,
-        "shard_faults": report.shard_faults,
-        "histogram": {
-            "edges": [round(float(edge), 4) for edge in BINS],
-            "images": report.histogram,
-        },
-        "steps": speed_rows(report),
-        "removed_near_pairs": pairs(report.removed),
-        "nearest_kept_pairs": pairs(report.kept_pairs),
-    }
-    return json.dumps(document, indent=1)

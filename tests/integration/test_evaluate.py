@@ -384,3 +384,12 @@ def test_formats_hold_the_figures_alone(mine: Path) -> None:
     rows = json.loads(result.stdout)
     assert [row["severity"] for row in rows] == [1, 2, 3]
     assert np.all([row["recall"] == "1.00" for row in rows])
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--make-copies"], ["try"]])
+def test_weights_that_are_nowhere_are_told_before_anything_is_read(command: list[str]) -> None:
+    result = CliRunner().invoke(
+        main, [*command, "/nowhere", "--model", "sscd_disc_mixup", "--weights", "/nowhere.pt"]
+    )
+    assert result.exit_code == 1
+    assert "/nowhere.pt" in result.output
