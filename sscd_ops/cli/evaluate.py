@@ -96,7 +96,12 @@ def _fingerprint(
 )
 @click.option("--queries", multiple=True, metavar="URL", help="Query pictures, for --pairs.")
 @click.option("--references", multiple=True, metavar="URL", help="References, for --pairs.")
-@click.option("--distractors", multiple=True, metavar="URL", help="More references of Copydays.")
+@click.option(
+    "--distractors",
+    multiple=True,
+    metavar="URL",
+    help="More references, of which no query is a copy: for Copydays and made copies.",
+)
 @click.option(
     "--training",
     multiple=True,
@@ -146,6 +151,11 @@ def _fingerprint(
     default=2000,
     show_default=True,
     help="PICTURES taken at most; 0: all.",
+)
+@click.option(
+    "--only",
+    metavar="FILE",
+    help="Take those PICTURES alone whose names stand in this file, one a line.",
 )
 @click.option(
     "--transformation",
@@ -238,8 +248,9 @@ def _task(rooms: Wiring, pictures: Sequence[str], given: dict[str, Any]) -> Task
             given["limit"],
             given["transformations"],
             given["seed"],
+            tasks.read_names(Path(given["only"])) if given["only"] else None,
         )
-        return tasks.made_task(rooms, pictures, making, training)
+        return tasks.made_task(rooms, pictures, making, training, given["distractors"])
     if asked == ["disc21"]:
         return layouts.disc21_task(rooms, Path(given["disc21"]), training)
     if asked == ["copydays"]:

@@ -234,7 +234,7 @@ def _pictures_html(task: Task, results: Sequence[ModelResult]) -> Iterable[str]:
             "Pairs in the second part that are copies after all were counted as false: they came"
             " with the pictures."
         )
-        yield f'<img alt="pairs of pictures" src="data:image/jpeg;base64,{data}">'
+        yield f'<img alt="pairs of pictures" src="data:image/jpeg;base64,{data}"/>'
 
 
 def _pairs(task: Task, shown: Sequence[Shown]) -> list[Pair]:

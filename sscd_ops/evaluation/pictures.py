@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Protocol
@@ -166,9 +166,20 @@ def member_of(row: ManifestRow) -> MemberRef:
 
 
 def open_set(
-    rooms: Rooms, urls: Sequence[str], kind: SourceKind | None = None, limit: int = 0
+    rooms: Rooms,
+    urls: Sequence[str],
+    kind: SourceKind | None = None,
+    limit: int = 0,
+    only: Container[str] | None = None,
 ) -> SourceSet:
     """The pictures of some URLs, at most ``limit`` (0: all), in the sources' order.
+
+    Args:
+        rooms: the product's parts.
+        urls: folders, tars or patterns.
+        kind: of source; None: by the endings.
+        limit: pictures at most.
+        only: names of the pictures taken; None: all.
 
     Raises:
         UsageError: nothing is there, or none of it is a picture.
@@ -180,6 +191,8 @@ def open_set(
     for shard in find_shards(rooms, options, limits):
         for row, _ in read_samples(rooms, options, limits, shard):
             rooms.progress.advance()
+            if only is not None and row.key not in only:
+                continue
             if row.code is not None:
                 answer.left_out[row.code] += 1
                 continue

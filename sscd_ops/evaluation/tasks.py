@@ -198,6 +198,7 @@ class Making:
         outsiders: share of the pictures that are no references: their copies match nothing.
         pictures: taken of the user's, at most; 0: all.
         names: only these transformations; empty: all.
+        only: names of the pictures taken; None: all.
         seed: of the draws.
     """
 
@@ -206,17 +207,38 @@ class Making:
     pictures: int = 2000
     names: tuple[str, ...] = ()
     seed: int = 0
+    only: frozenset[str] | None = None
+
+
+def read_names(path: Path) -> frozenset[str]:
+    """Names of pictures, one a line (of a csv: its first column), with or without extension.
+
+    Raises:
+        UsageError: the file is not there, or empty.
+    """
+    try:
+        lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+        names = frozenset(_name(row[0]) for row in lines if row)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    if not names:
+        raise UsageError(f"{path}: no name in it; expected one picture a line")
+    return names
 
 
 def made_task(
-    rooms: Rooms, urls: Sequence[str], making: Making, training: Sequence[str] = ()
+    rooms: Rooms,
+    urls: Sequence[str],
+    making: Making,
+    training: Sequence[str] = (),
+    distractors: Sequence[str] = (),
 ) -> Task:
     """Copies made of a user's own pictures.
 
     The pictures (equal bytes once) are split, by their bytes and the seed, into references and
     outsiders. Every transformation in every severity is done to some references (the true pairs)
     and to as many outsiders, whose copies match nothing: so a false match is met under the same
-    edits as a true one.
+    edits as a true one. Distractors are more references that nothing was made of.
 
     Raises:
         UsageError: an unknown transformation, or too few pictures.
@@ -266,10 +288,15 @@ def made_task(
     }
     if failed:
         facts["could_not_be_copied"] = failed
+    references: PictureSet = Subset(originals, inside.tolist())
+    if distractors:
+        more = open_set(rooms, distractors)
+        references = Joined([references, more])
+        facts["distractors"] = len(more)
     return Task(
         "make-copies",
         copies,
-        Subset(originals, inside.tolist()),
+        references,
         np.array(truth, np.int64).reshape(-1, 2),
         np.array(picture, np.int64),
         kind,
@@ -281,7 +308,7 @@ def made_task(
 
 def _originals(rooms: Rooms, urls: Sequence[str], making: Making) -> tuple[Spool, dict[str, Any]]:
     """The user's pictures, equal bytes once."""
-    source = open_set(rooms, urls, limit=making.pictures)
+    source = open_set(rooms, urls, limit=making.pictures, only=making.only)
     spool = Spool()
     seen: set[bytes] = set()
     for name, data in zip(source.names, source, strict=True):

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -136,6 +137,9 @@ def test_the_report_is_one_file_a_person_can_read(made: tuple[dict[str, Any], st
     assert "an extrapolation" in html
     assert re.findall(r'src="([^"]{16})', html) == ["data:image/jpeg;"]
     assert "<script" not in html
+    body = html[html.index("<body>") : html.index("</html>")]
+    tables = ElementTree.fromstring(body).findall(".//table")  # noqa: S314 - our own output
+    assert len(tables) >= 7  # every tag is closed
     assert not re.search(r'(?:href|src)="(?!data:)', html)
 
 
@@ -158,6 +162,26 @@ def test_equal_pictures_and_seed_give_equal_numbers(mine: Path, tmp_path: Path) 
         assert run["facts"]["pictures"] == 12
         run["models"][0].pop("images_per_second")
     assert runs[0] == runs[1]
+
+
+def test_a_list_says_which_pictures_are_taken_and_distractors_join_the_references(
+    mine: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "held_out.csv"
+    listed.write_text("".join(f"k{number}.jpg,source\n" for number in range(14)))
+    more = folder(tmp_path / "d", {f"{n}.jpg": data for n, data in enumerate(some(9, 70))})
+
+    numbers = evaluated(
+        tmp_path, "--make-copies", f"{mine}/*.tar", "--each", "2", "--transformation", "jpeg",
+        "--model", "dct", "--only", listed, "--distractors", more,
+    )  # fmt: skip
+
+    facts = numbers["facts"]
+    assert facts["pictures"] == 14
+    assert facts["distractors"] == 9
+    assert numbers["references"] == facts["references"] + 9
+    assert numbers["models"][0]["false_matches"][0]["pairs"] == 14 * 13 // 2  # of one's own alone
+    assert numbers["models"][0]["variants"][0]["summary"]["accuracy_at_1"] == 1.0
 
 
 def test_training_pictures_give_whitening_and_score_normalisation(
@@ -348,6 +372,7 @@ def test_pairs_of_a_folder_and_tars(tmp_path: Path) -> None:
         (["--make-copies", "in/{date}/*.tar"], "no placeholders here"),
         (["--make-copies", "a.tar", "b"], "of several kinds"),
         (["--make-copies", "x", "--transformation", "magic"], "no transformation 'magic'"),
+        (["--make-copies", "x", "--only", "/nowhere.txt"], "/nowhere.txt: cannot be read"),
         (["--make-copies", "x", "--report", "/nowhere/r.html"], "its folder is not there"),
         (["--make-copies", "x", "--model", "dct", "--model", "pdq", "--weights", "f"], "one model"),
     ],
