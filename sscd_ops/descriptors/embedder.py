@@ -64,7 +64,7 @@ def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
         from sscd_ops.descriptors.weights import find_weights
 
         weights = find_weights(model, options.weights, cache).sha256
-    if model.architecture == "dct" and options.precision != "float32":
+    if model.name == "dct" and options.precision != "float32":
         raise ConfigError(
             f"fingerprint.precision {options.precision!r} is for networks: {model.name} has none"
         )
@@ -81,7 +81,7 @@ def _postprocessing(
     """The configured transform, if any, and that it was fitted under this very fingerprint."""
     if not options.postprocessing:
         return None
-    if model.architecture == "dct":
+    if model.name == "dct":
         raise ConfigError(
             "fingerprint.postprocessing is for networks: dct's threshold was measured without;"
             " leave it empty"

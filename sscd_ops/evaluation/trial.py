@@ -165,6 +165,9 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     images = find_images(samples, lambda _: [], ids, faults)
     decided = _decide(rooms, samples, images, descriptors, backend, threshold)
     done = clock()
+    # the decision numbers images with a faulty header too
+    row = {digest.tobytes(): number for number, digest in enumerate(digests)}
+    picture_of = np.array([row.get(d.tobytes(), -1) for d in images.digests], np.int64)
     near = nearest(descriptors, descriptors, 1, rooms.progress, without_self=True)
     counts = count(decided.outcome, read.not_delivered)
     total = counts.read
@@ -178,10 +181,10 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         shard_faults=read.faults,
         shards_read=len(read.shards),
         shards_found=read.found,
-        images=len(images.carrier),
+        images=len(pictures),
         pictures=pictures,
-        removed=_removed(decided),
-        kept_pairs=_kept_pairs(decided),
+        removed=_removed(decided, picture_of),
+        kept_pairs=_kept_pairs(decided, picture_of),
         histogram=[
             int(n) for n in np.histogram(np.clip(near.similarity, BINS[0], BINS[-1]), BINS)[0]
         ],
@@ -307,22 +310,32 @@ def _quarantined(samples: Samples, images: Images) -> dict[str, int]:
         )
         if code is not None and not shard_fault
     )
+    good = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
     for image, (fault, _) in images.faults.items():
-        codes[str(fault)] += int((images.image_of == image).sum())
+        codes[str(fault)] += int((good & (images.image_of == image)).sum())
     return dict(codes.most_common())
 
 
-def _removed(decided: Decided) -> list[PairFound]:
+def _removed(decided: Decided, picture_of: NDArray[np.int64]) -> list[PairFound]:
     gone = np.flatnonzero(decided.witness >= 0)
     order = gone[np.argsort(decided.similarity[gone], kind="stable")]
-    return [PairFound(int(i), int(decided.witness[i]), float(decided.similarity[i])) for i in order]
+    return [
+        PairFound(
+            int(picture_of[i]), int(picture_of[decided.witness[i]]), float(decided.similarity[i])
+        )
+        for i in order
+    ]
 
 
-def _kept_pairs(decided: Decided, most: int = 50) -> list[PairFound]:
+def _kept_pairs(decided: Decided, picture_of: NDArray[np.int64], most: int = 50) -> list[PairFound]:
     matches = decided.matches
     both = np.flatnonzero(decided.kept[matches.query] & decided.kept[matches.reference])
     order = both[np.argsort(-matches.similarity[both], kind="stable")][:most]
     return [
-        PairFound(int(matches.query[i]), int(matches.reference[i]), float(matches.similarity[i]))
+        PairFound(
+            int(picture_of[matches.query[i]]),
+            int(picture_of[matches.reference[i]]),
+            float(matches.similarity[i]),
+        )
         for i in order
     ]
