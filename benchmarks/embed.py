@@ -224,7 +224,7 @@ def main() -> int:
         good &= sscd(few, folder, arguments.rounds)
     finally:
         shutil.rmtree(folder)
-    return 0 if good else 1
+    return 0 if good else 3
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def main() -> int:
         drafts(network, sorted(arguments.pictures.iterdir())[: arguments.images], say)
     if arguments.write:
         keep(lines)
-    return 0 if good else 1
+    return 0 if good else 3
 
 
 if __name__ == "__main__":

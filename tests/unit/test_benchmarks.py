@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 MET, MISSED = 0, 3
 TINY = {
     "ingest_read": ["--samples", "60", "--repeats", "1"],
+    "embed": ["--images", "8", "--rounds", "1"],
     "match": ["--history", "2000", "--new", "100"],
     "leader": ["--rows", "1000"],
     "resolve": ["--samples", "2000"],
