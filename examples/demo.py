@@ -15,6 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 DEMO = Path(os.environ.get("SSCD_OPS_DEMO", ROOT / ".demo"))
+# where commands look for the embedded server of the demo's config file
+POSTGRES = DEMO / "curation" / ".sscd-ops" / "postgres"
 sys.path.insert(0, str(HERE))
 
 from airflow_local import LocalAirflow  # noqa: E402 - the folder is no package
@@ -43,7 +45,7 @@ def say(message: str) -> None:
 
 def postgres() -> dict[str, str]:
     """The embedded server with one database for the catalog, one for Airflow, one to compare."""
-    urls = embedded.ensure_running(DEMO / "postgres", ("catalog", "airflow", "fresh"))
+    urls = embedded.ensure_running(POSTGRES, ("catalog", "airflow", "fresh"))
     upgrade(urls["catalog"])
     return urls
 
@@ -101,7 +103,11 @@ def run() -> None:
         problems = show_nights(airflow, config, urls, stop=mine)
     finally:
         if mine:
-            embedded.stop(DEMO / "postgres")
+            embedded.stop(POSTGRES)
+    print(
+        f"\nAsk it: sscd-ops audit removed --config {config}\n"
+        f"        sscd-ops explain SOURCE_SHARD#KEY --config {config} --picture why.png"
+    )
     say("done; `make airflow` shows it in Airflow's UI, `make demo-clean` removes it")
     if problems:
         sys.exit(1)
@@ -195,7 +201,7 @@ def airflow_down() -> None:
     if (DEMO / "airflow").exists():
         urls = postgres()
         local_airflow(DEMO / "curation.toml", urls).stop()
-    embedded.stop(DEMO / "postgres")
+    embedded.stop(POSTGRES)
     print("stopped")
 
 

@@ -116,6 +116,18 @@ def shard_counts(conn: Connection, attempt_id: int) -> dict[int, Mapping[str, An
     }
 
 
+def faulty_shards(conn: Connection, attempt_id: int) -> int:
+    """How many source shards of an attempt have a fault of their own: truncated, empty ..."""
+    return int(
+        value(
+            conn,
+            "SELECT coalesce(sum(CAST(counts ->> 'faulty_shards' AS int)), 0)"
+            " FROM sscd_ops.source_shards WHERE attempt_id = :a",
+            a=attempt_id,
+        )
+    )
+
+
 def register_file(
     conn: Connection, shard_id: int, role: str, file: StoredFile, counts: Mapping[str, Any]
 ) -> bool:

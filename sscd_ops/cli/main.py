@@ -84,6 +84,7 @@ def run(
         "known": report.counts.known,
         "not_delivered": report.counts.not_delivered,
         "source_shards": report.source_shards,
+        "faulty_shards": report.faulty_shards,
         "skipped_shards": report.skipped_shards,
         "shards": report.shards,
         "snapshot": report.snapshot,
@@ -98,6 +99,11 @@ def run(
         print_rows(_by_source(report), form)
     if report.message:
         say(report.message)
+    if report.faulty_shards:
+        say(
+            f"{report.faulty_shards} source shards are faulty (truncated, empty ...): `sscd-ops"
+            " audit quarantined` names them and says why"
+        )
     if report.answered:
         say("nothing to do: the batch was decided before")
     if dry_run:
@@ -125,7 +131,7 @@ def _by_source(report: NightReport) -> list[dict[str, Any]]:
 
 @main.group(cls=CommandGroup)
 def db() -> None:
-    """The catalog's schema."""
+    """The catalog's schema, and the embedded server."""
 
 
 @db.command("upgrade")
@@ -156,6 +162,20 @@ def db_status(config: str | None) -> None:
     if current != head:
         say("run `sscd-ops db upgrade`")
         sys.exit(1)
+
+
+@db.command("stop")
+@config_option
+@guarded
+def db_stop(config: str | None) -> None:
+    """Stop the embedded Postgres, if it runs; the next command starts it again."""
+    from sscd_ops.catalog import embedded
+
+    with open_wiring(config) as parts:
+        home = parts.home / "postgres"
+        running = embedded.is_running(home)
+        embedded.stop(home)
+    say(f"stopped the Postgres in {home}" if running else f"none was running in {home}")
 
 
 def _add_commands() -> None:

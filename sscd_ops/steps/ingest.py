@@ -43,7 +43,10 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     missing = [shard for shard in todo if shard.manifest is None]
     if work.batch.state.is_decided or not missing:
         return StepReport("ingest", batch_id, {"shards": len(todo)}, watch.seconds, answered=True)
-    total = {"shards": 0, "samples": 0, "quarantined": 0, "not_delivered": 0, "ignored": 0}
+    total = {
+        "shards": 0, "faulty_shards": 0, "samples": 0, "quarantined": 0, "not_delivered": 0,
+        "ignored": 0,
+    }  # fmt: skip
     inspect = parts.inspector(work.options.limits)
     parts.progress.start(f"ingest {work.batch.dataset}", len(missing))
     for shard in missing:
@@ -64,7 +67,9 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
     interpreter = Interpreter(
         options.name, source_options, options.limits, shard.relative_uri, inspect
     )
-    counts = {"samples": 0, "quarantined": 0, "not_delivered": 0, "ignored": 0}
+    counts = {
+        "samples": 0, "quarantined": 0, "not_delivered": 0, "ignored": 0, "faulty_shards": 0
+    }  # fmt: skip
     ignored: dict[str, int] = {}
 
     def write(stream: BinaryIO) -> None:
@@ -108,4 +113,6 @@ def _end(
     ignored.update(end.ignored)
     if end.fault is not None:
         code, message = end.fault
+        counts["faulty_shards"] = 1
+        log.warning("source shard is faulty code=%s message=%s", code, message)
         builder.add_shard_fault(code, message)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from sscd_ops.catalog import batches
+from sscd_ops.catalog import batches, shards
 from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
@@ -29,6 +29,7 @@ class NightReport:
     counts: Counts
     by_source: dict[str, Counts]
     source_shards: int
+    faulty_shards: int
     skipped_shards: int
     shards: int
     snapshot: int | None
@@ -129,6 +130,8 @@ def _steps(
     decided = timed("resolve", lambda: resolve.run(parts, batch_id))
     for group in decided.groups:
         timed("publish", partial(publish.run, parts, batch_id, group))
+    with parts.catalog.begin() as conn:
+        faulty = shards.faulty_shards(conn, batches.read_batch(conn, batch_id).attempt_id)
     done = timed("commit", lambda: commit.run(parts, batch_id))
     return NightReport(
         batch_id,
@@ -136,6 +139,7 @@ def _steps(
         decided.counts,
         decided.by_source,
         planned.source_shards,
+        faulty,
         planned.skipped_shards,
         decided.shards,
         done.snapshot,

@@ -47,7 +47,7 @@ class LateShard:
     date: str
     """What ``--date`` takes for its night."""
     supplement: bool
-    """Whether that night has a batch already, so that only a supplement reads the file."""
+    """Whether that night is decided, so that only a supplement reads the file."""
 
 
 @dataclass(frozen=True)
@@ -288,8 +288,8 @@ def _supplement(there: list[Batch], interval: Interval) -> tuple[list[Batch], in
         return [], last.supplement + 1
     if last.supplement == 0:
         raise BatchNotRunnable(
-            f"batch {last.batch_id} of this interval is {last.state}: finish it (run without"
-            " --supplement), or abandon it, before a supplement"
+            f"batch {last.batch_id} of this interval is {last.state}: run the night without"
+            " --supplement, it reads everything that is there"
         )
     return [last], last.supplement
 
@@ -563,7 +563,8 @@ def _late(
             if not _decided_before(conn, batch):
                 return []
             owned = shards.owners(conn, batch.dataset_id, there)
-            begun = bool(batches.batches_of_interval(conn, batch.dataset_id, night))
+            there_of = batches.batches_of_interval(conn, batch.dataset_id, night)
+            begun = any(other.state.is_decided for other in there_of)
         answer += [
             LateShard(shard.uri, date_of(*cron, night), begun)
             for shard in there

@@ -95,11 +95,15 @@ def _compare_document(
 
 
 def verify_index(parts: Parts, name: str) -> list[str]:
-    """Compare every live segment and mask with the catalog; the problems found."""
+    """Compare every live segment and mask with the catalog; the problems found.
+
+    The descriptor files that segments are rebuilt from are looked at too.
+    """
     with parts.catalog.begin() as conn:
         dataset = _dataset(conn, name)
         live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
     problems: list[str] = []
+    lost: list[str] = []
     parts.progress.start(f"verify index of {name}", len(live))
     for segment in live:
         found = [p for file in segment.files.values() for p in _check(parts, file)]
@@ -108,11 +112,22 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         if not found:
             found = _open(parts, segment, dataset)
         problems += found
+        lost += [p for file in _descriptors(parts, segment) for p in _check(parts, file)]
         parts.progress.advance()
     parts.progress.done()
-    if problems:
+    if problems and not lost:
         problems.append(f"`sscd-ops index rebuild --dataset {name}` writes what is missing anew")
-    return problems
+    if lost:
+        lost.append("restore these descriptor files: without them a lost segment cannot be rebuilt")
+    return problems + lost
+
+
+def _descriptors(parts: Parts, segment: Segment) -> list[StoredFile]:
+    """The descriptor files of a segment's batch, which embed wrote."""
+    work, _ = _work_of(parts, segment)
+    with parts.catalog.begin() as conn:
+        registered = shards.shards_of(conn, work.attempt.attempt_id)
+    return [shard.descriptors for shard in registered if shard.descriptors is not None]
 
 
 def _open(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
@@ -191,6 +206,12 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     work, _ = _work_of(parts, segment)
     with parts.catalog.begin() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
+    lost = [p for file in _descriptors(parts, segment) for p in _check(parts, file)]
+    if lost:
+        raise FileMismatch(
+            f"segment {segment.segment_id} is rebuilt from the descriptor files of batch"
+            f" {work.batch.batch_id}, and they are damaged too: restore them ({lost[0]})"
+        )
     queries = load_queries(parts, work, registered)
     codes = open_backend(parts, work).codes(queries.descriptors)
     files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)

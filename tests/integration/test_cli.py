@@ -244,7 +244,8 @@ def test_run_says_what_became_of_the_night(fresh: Site) -> None:
 
     counts = {
         "read": 7, "quarantined": 1, "removed_exact": 1, "removed_near": 1, "kept": 4, "known": 0,
-        "not_delivered": 0, "source_shards": 2, "skipped_shards": 0, "shards": 1, "snapshot": 1,
+        "not_delivered": 0, "source_shards": 2, "faulty_shards": 0, "skipped_shards": 0,
+        "shards": 1, "snapshot": 1,
     }  # fmt: skip
     assert {name: ran[name] for name in counts} == counts
     assert ran["state"] == "published"
@@ -715,9 +716,12 @@ WORDS = {
     **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild")},
 }
 """What a command cannot do without."""
+ALONE = ("evaluate", "try")
+"""Commands that need no config file and no database."""
+COMMANDS = [name for path in leaves(main) if (name := " ".join(path)) not in ALONE]
 
 
-@pytest.mark.parametrize("command", [" ".join(path) for path in leaves(main)])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_says_that_its_config_is_missing(site: Site, command: str) -> None:
     arguments = (*command.split(), *WORDS.get(command, ()))
     # doctor reports it among what it finds
@@ -730,7 +734,7 @@ def test_every_command_says_that_its_config_is_missing(site: Site, command: str)
     assert "/nowhere/c.toml: cannot be read (No such file or directory)" in absent.output
 
 
-@pytest.mark.parametrize("command", [" ".join(path) for path in leaves(main)])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "db stop"])
 def test_every_command_says_that_the_database_does_not_answer(site: Site, command: str) -> None:
     nowhere = "postgresql+psycopg2://ann:geheim@127.0.0.1:1/x"
     arguments = (*command.split(), *WORDS.get(command, ()))
@@ -971,6 +975,20 @@ def test_commands_at_once_share_the_embedded_postgres_and_say_so(homeless: Site)
     assert "the guard holds batch" in said[1][1]  # it has no file
     assert "ok   database" in said[2][0]
     assert "password" not in "".join(out + err for out, err in said)
+    assert homeless("db", "stop").stderr.endswith(f"stopped the Postgres in {home}\n")
+    assert "none was running" in homeless("db", "stop").stderr
+
+
+def test_faulty_source_shards_are_counted_and_told(fresh: Site) -> None:
+    folder = fresh.folder / "in" / FIRST
+    (folder / "crawl-empty.tar").write_bytes(b"")
+    (folder / "partner-cut.tar").write_bytes((folder / "partner.tar").read_bytes()[:1024])
+
+    ran = fresh("run", "--dataset", "web", "--date", FIRST)
+
+    assert fields(ran.stdout.partition("\n\n")[0])["faulty_shards"] == "2"
+    assert "2 source shards are faulty" in ran.stderr
+    assert "audit quarantined" in ran.stderr
 
 
 def test_the_same_night_twice_at_once_is_one_night(fresh: Site) -> None:

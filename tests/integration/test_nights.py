@@ -427,6 +427,26 @@ def test_plan_names_source_shards_of_earlier_nights_that_nobody_read(world: Worl
     assert report.late == [plan.LateShard(str(late), DAYS[0], supplement=True)]
 
 
+def test_a_late_file_of_an_abandoned_night_is_read_by_running_that_night(world: World) -> None:
+    world.change(late_days=2, guard={"first_nights_max": 0.1})
+    world.put(DAYS[0], "a.tar", [pair(f"same{i}", picture(1)) for i in range(9)])
+    with pytest.raises(BatchHeld):
+        world.night(DAYS[0])
+    with world.parts() as parts:
+        manage.abandon(parts, 1, actor="ann", why="wrong feed")
+    world.change(guard={"first_nights_max": 1.0})
+    for day in DAYS[1:3]:
+        world.put(day, "a.tar", clouds(range(int(day[-1]) * 10, int(day[-1]) * 10 + 2)))
+    world.night(DAYS[1])
+
+    (late,) = world.night(DAYS[2]).late
+
+    assert (late.date, late.supplement) == (DAYS[0], False)
+    with pytest.raises(BatchNotRunnable, match="without --supplement"):
+        world.night(DAYS[0], supplement=True)
+    assert world.night(DAYS[0]).counts.read == 9
+
+
 @pytest.mark.parametrize(
     ("schedule", "nights", "missed", "date"),
     [
@@ -639,6 +659,22 @@ def test_deleted_index_files_are_named_and_rebuilt(world: World, other_world: Wo
     assert len(done) >= 3  # two segments; masks with equal bytes are one file
     assert world.views() == other_world.views()
     assert_promises(world)
+
+
+def test_lost_descriptor_files_are_named_and_a_rebuild_says_what_it_needs(world: World) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    root = world.base / "root" / DATASET
+    shutil.rmtree(root / "descriptors")
+    with world.parts() as parts:
+        problems = verify_index(parts, DATASET)
+        shutil.rmtree(root / "index")
+        with pytest.raises(FileMismatch, match=r"descriptor files of batch 1.*restore them"):
+            rebuild_index(parts, DATASET)
+
+    assert len(problems) == 3
+    assert "descriptors/" in problems[0]
+    assert "restore these descriptor files" in problems[-1]
 
 
 # ---------------------------------------------------------------- what is published
