@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,13 @@ from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.embedded import ensure_running, stop
 from sscd_ops.catalog.migrate import upgrade
 from tests.databases import fresh_database
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> None:
+    """Commands that ran in this process have set its log levels: each test begins without."""
+    for name in ("sscd_ops", "sscd_ops.wiring"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

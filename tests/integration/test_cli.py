@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 import pty
 import re
@@ -142,16 +141,6 @@ def make_site(folder: Path, url: str) -> Site:
     make_tar(folder / "in" / SECOND / "partner.tar", [pair("five", picture(6))])
     (folder / "curation.toml").write_text(CONFIG)
     return Site(folder, url)
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """Commands set the log levels of this process."""
-    loggers = [logging.getLogger(name) for name in ("sscd_ops", "sscd_ops.wiring")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture
