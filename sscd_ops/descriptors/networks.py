@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sscd_ops.descriptors.compact import SHAPES, Compact
 from sscd_ops.descriptors.inference import DTYPES, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
@@ -110,13 +111,20 @@ def gem(x: Tensor) -> Tensor:
     return x.clamp(min=_GEM_LEAST).pow(_GEM_POWER).mean(dim=(2, 3)).pow(1.0 / _GEM_POWER)
 
 
-def build(model: Model, state: Mapping[str, Tensor]) -> SSCD:
+def make(architecture: str, dimensions: int) -> nn.Module:
+    """The network of an architecture, its weights as torch makes them."""
+    if architecture in SHAPES:
+        return Compact(SHAPES[architecture], dimensions)
+    return SSCD(TRUNKS[architecture], dimensions)
+
+
+def build(model: Model, state: Mapping[str, Tensor]) -> nn.Module:
     """The model's network with these weights, in eval mode.
 
     Raises:
         ConfigError: a parameter is missing, extra or of another shape; names it.
     """
-    network = SSCD(TRUNKS[model.architecture], model.dimensions)
+    network = make(model.architecture, model.dimensions)
     wanted = network.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = sorted(wanted.keys() - state.keys() - counters)

@@ -1,8 +1,9 @@
 """Weights files: found or fetched, hashed, and read in each released format.
 
-Three formats exist (reference README, facebookresearch/sscd-copy-detection): ``classy`` and
+Three formats are released (reference README, facebookresearch/sscd-copy-detection): ``classy`` and
 ``torchvision`` are plain state dicts with other names, ``torchscript`` is a traced module of either
-structure. All become the names of ``descriptors.networks``, which are torchvision's.
+structure. All become the names of ``descriptors.networks``, which are torchvision's. What
+``sscd-ops train`` writes is ``safetensors`` with those names.
 """
 
 from __future__ import annotations
@@ -56,12 +57,17 @@ def find_weights(model: Model, location: str, cache: Path) -> Weights:
     Raises:
         WeightsUnavailable: there is no such file, or it cannot be fetched; says where to put it.
     """
+    if not (location or model.weights):
+        raise WeightsUnavailable(
+            f"fingerprint.weights is empty, and {model.name} has no published weights: train some"
+            " (`sscd-ops train`) and set it to the file"
+        )
     path = find_file(
         location or model.weights,
         cache,
         what=f"weights of {model.name}",
         setting="fingerprint.weights",
-        hint=f"; {model.name} is published at {model.weights}",
+        hint=f"; {model.name} is published at {model.weights}" if model.weights else "",
     )
     return Weights(path, _sha256(path, cache))
 
@@ -163,6 +169,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _raw_state(path: Path) -> dict[str, Tensor]:
     import torch
 
+    if _is_safetensors(path):
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -186,6 +196,13 @@ def _raw_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ConfigError(f"fingerprint.weights: {path} holds no state dict of tensors")
     return dict(state)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins as that format does: the header's length, then JSON."""
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    return len(start) == 9 and start[8:] == b"{"
 
 
 _CLASSY_BLOCK = re.compile(
