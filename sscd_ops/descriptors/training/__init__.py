@@ -1,0 +1,1 @@
+"""Training of descriptor networks: pictures, augmentation, loss, optimisers and the loop."""

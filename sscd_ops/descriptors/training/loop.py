@@ -1,0 +1,364 @@
+"""The training loop: steps, checkpoints, a log, and the finished weights."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sscd_ops.descriptors.networks import SSCD, make
+from sscd_ops.descriptors.training import parallel
+from sscd_ops.descriptors.training.batches import Batch, Part, batches, make_batch
+from sscd_ops.descriptors.training.loss import Loss, contrast, shares_source
+from sscd_ops.descriptors.training.optim import LARS, Average, learning_rate, parameter_groups
+from sscd_ops.descriptors.training.options import TrainOptions
+from sscd_ops.descriptors.training.pictures import Pictures
+from sscd_ops.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+_LOG_EVERY = 20
+_SETTLING_BATCHES = 32
+_FREE_TO_CHANGE = frozenset({"steps", "minutes", "sizes", "changes"})
+"""What a resumed run may be told anew."""
+COLUMNS = (
+    "step", "progress", "seconds", "side", "learning_rate", "loss", "info_nce", "koleo",
+    "positive", "nearest", "views_per_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``finished``: its schedule was used up, so there are final weights."""
+
+    step: int
+    seconds: float
+    loss: float
+    finished: bool
+    weights: Path | None
+
+
+def make_network(options: TrainOptions) -> nn.Module:
+    """A network with random weights; the last scale of each residual block starts at 0.
+
+    So a block starts as its shortcut (Goyal et al., 2017, section 5.1): SSCD depends on it.
+    """
+    network = make(options.trunk, options.dimensions)
+    last = "bn3" if isinstance(network, SSCD) else "bn2"
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d) and name.endswith(f".{last}"):
+            nn.init.zeros_(module.weight)
+    return network
+
+
+class Run:
+    """One training run.
+
+    Args:
+        pictures: what it trains on.
+        options: the recipe.
+        folder: gets ``checkpoint.pt``, ``log.csv`` and, at the end, ``model.safetensors``. A
+            checkpoint found there is gone on from.
+        device: where the network is.
+        part: which process of a run of several this is.
+        threads: that make views.
+        save_every: seconds between checkpoints.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        options: TrainOptions,
+        folder: Path,
+        *,
+        device: torch.device,
+        part: Part = Part(),  # noqa: B008 - frozen
+        threads: int = 1,
+        save_every: float = 300.0,
+    ) -> None:
+        if len(pictures) < options.batch:
+            raise ConfigError(
+                f"{len(pictures)} pictures are fewer than one batch of {options.batch}"
+            )
+        if options.batch % part.world:
+            raise ConfigError(f"batch {options.batch} does not divide among {part.world} processes")
+        self.pictures, self.options, self.folder = pictures, options, folder
+        self.device, self.part = device, part
+        self._threads, self._save_every = threads, save_every
+        torch.manual_seed(options.seed)
+        network = make_network(options).to(device)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if part.world > 1 and device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self.network = network
+        self.optimizer = _optimizer(network, options)
+        self.average = Average(network, options.ema)
+        self._digest = pictures.digest()
+        self.step, self.seconds = 0, 0.0
+        self.stopping = False
+        self._mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1) * 255.0
+        self._std = torch.tensor(_STD, device=device).view(1, 3, 1, 1) * 255.0
+        bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported()
+        self._bfloat16 = options.precision == "bfloat16" or (
+            options.precision == "auto" and bfloat16
+        )
+        if self._checkpoint.is_file():
+            self._resume()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def progress(self) -> float:
+        """How much of the schedule is used up, [0, 1]."""
+        share = self.step / self.options.steps
+        if self.options.minutes:
+            share = max(share, self.seconds / (60.0 * self.options.minutes))
+        return min(1.0, share)
+
+    def side(self) -> int:
+        """Pixels a side at present."""
+        return self.options.side(self.progress())
+
+    # ------------------------------------------------------------ steps
+
+    def train(self, told: Callable[[float, dict[str, float]], None] | None = None) -> Outcome:
+        """Go on until the schedule is used up or ``stopping`` is set; then save.
+
+        Args:
+            told: called after each step with the progress and what the log shows.
+        """
+        model: nn.Module = self.network
+        if self.part.world > 1:
+            model = DistributedDataParallel(self.network)
+        model.train()
+        shown: dict[str, float] = {}
+        saved = began = time.monotonic()
+        stream = batches(
+            self.pictures, self.options, self.part, self.step, self._side_at, self._threads
+        )
+        try:
+            while not self._done():
+                batch = next(stream)
+                progress = self.progress()
+                loss = self.move(model, batch, progress)
+                now = time.monotonic()
+                taken, began = now - began, now
+                self.step += 1
+                self.seconds += agreed_seconds(taken, self.device, self.part, self.options)
+                self.average.update(self.network, self.step)
+                if self.step % _LOG_EVERY == 0 or self.step == 1 or self._at_end():
+                    shown = self._shown(loss, batch, progress, taken)
+                    self._write_log(shown)
+                if told is not None:
+                    told(self.progress(), shown)
+                if now - saved > self._save_every:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            stream.close()  # type: ignore[attr-defined]
+        self.save()
+        finished = self._at_end()
+        weights = self.write_weights(self.settled()) if finished else None
+        return Outcome(self.step, self.seconds, shown.get("loss", math.nan), finished, weights)
+
+    def _at_end(self) -> bool:
+        return self.progress() >= 1.0
+
+    def _done(self) -> bool:
+        # one process's signal must end all of them at the same step
+        stop = parallel.agreed(float(self.stopping), self.device, self.part)
+        return stop > 0 or self._at_end()
+
+    def _side_at(self, step: int) -> int:
+        """Pixels a side of a batch that is begun some steps ahead."""
+        if self.options.minutes:
+            return self.side()
+        return self.options.side(step / self.options.steps)
+
+    def move(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """One step on a batch, at a share of the schedule."""
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(options.learning_rate, progress, options.warmup)
+        local = self._describe(model, batch.pixels)
+        loss = self._loss(local, torch.from_numpy(batch.shows).to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        if options.clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), options.clip)
+        self.optimizer.step()
+        return loss
+
+    def _describe(self, model: nn.Module, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pixels (n, side, side, 3) -> descriptors, float32 (n, d)."""
+        given = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        normal = ((given.float() - self._mean) / self._std).contiguous(
+            memory_format=torch.channels_last
+        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            answer: Tensor = model(normal)
+        return answer.float()
+
+    def _loss(self, local: Tensor, shows: Tensor) -> Loss:
+        everything = parallel.gathered(local, self.part)
+        with torch.no_grad():
+            all_shows = parallel.gathered(shows, self.part)
+        return contrast(
+            local,
+            everything,
+            shares_source(shows, all_shows),
+            self.part.rank * len(local),
+            temperature=self.options.temperature,
+            koleo=self.options.koleo,
+        )
+
+    # ------------------------------------------------------------ files
+
+    def _shown(self, loss: Loss, batch: Batch, progress: float, taken: float) -> dict[str, float]:
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {
+            "step": self.step,
+            "progress": round(progress, 5),
+            "seconds": round(self.seconds, 1),
+            "side": batch.pixels.shape[1],
+            "learning_rate": round(rate, 8),
+            "loss": round(float(loss.total.detach()), 5),
+            "info_nce": round(float(loss.info_nce), 5),
+            "koleo": round(float(loss.koleo), 5),
+            "positive": round(float(loss.positive), 5),
+            "nearest": round(float(loss.nearest), 5),
+            "views_per_s": round(len(batch.pixels) * self.part.world / max(taken, 1e-9), 1),
+        }
+
+    def _write_log(self, shown: dict[str, float]) -> None:
+        if self.part.rank:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as out:
+            writer = csv.DictWriter(out, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(shown)
+
+    def save(self) -> None:
+        """Write the checkpoint: tensors, numbers and words only, replaced as a whole."""
+        if self.part.rank:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / ".checkpoint.pt"
+        torch.save(
+            {
+                "options": dataclasses.asdict(self.options),
+                "pictures": self._digest,
+                "world": self.part.world,
+                "step": self.step,
+                "seconds": self.seconds,
+                "network": self.network.state_dict(),
+                "average": self.average.state,
+                "optimizer": self.optimizer.state_dict(),
+            },
+            temporary,
+        )
+        temporary.replace(self._checkpoint)
+
+    def _resume(self) -> None:
+        try:
+            found: dict[str, Any] = torch.load(
+                self._checkpoint, map_location=self.device, weights_only=True
+            )
+        except Exception as error:
+            raise ConfigError(f"{self._checkpoint} cannot be read: {error}") from error
+        if not isinstance(found, dict) or "options" not in found:
+            raise ConfigError(f"{self._checkpoint} is no checkpoint of sscd-ops train")
+        wanted = dataclasses.asdict(self.options)
+        for name, value in wanted.items():
+            if name not in _FREE_TO_CHANGE and found["options"].get(name) != value:
+                raise ConfigError(
+                    f"{self._checkpoint} was made with {name} = {found['options'].get(name)!r}, not"
+                    f" {value!r}: give that, or another folder"
+                )
+        if found["pictures"] != self._digest:
+            raise ConfigError(f"{self._checkpoint} was made with other pictures")
+        self.network.load_state_dict(found["network"])
+        self.average.state = found["average"]
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.step, self.seconds = found["step"], found["seconds"]
+        log.info("resumed step=%d seconds=%.0f", self.step, self.seconds)
+
+    @torch.no_grad()
+    def settled(self) -> dict[str, Tensor]:
+        """The averaged weights with batch-norm statistics of their own, at the last size.
+
+        Running averages are of other weights and partly of other sizes; so the statistics are taken
+        anew (Izmailov et al., UAI 2018, section 3.2).
+        """
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.average.state)
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean of all batches
+        network.train()
+        with ThreadPoolExecutor(self._threads) as pool:
+            for number in range(_SETTLING_BATCHES):
+                at = (self.pictures, self.options, self.step + number, self.options.sizes[-1])
+                self._describe(network, make_batch(*at, self.part, pool).pixels)
+        state: dict[str, Tensor] = network.state_dict()
+        return state
+
+    def write_weights(self, state: dict[str, Tensor]) -> Path | None:
+        """A state in half precision, as the product loads it."""
+        if self.part.rank:
+            return None
+        from safetensors.torch import save_file
+
+        path = self.folder / "model.safetensors"
+        halves = {
+            name: value.detach().cpu().half().contiguous()
+            for name, value in state.items()
+            if not name.endswith("num_batches_tracked")
+        }
+        temporary = path.with_name(f".{path.name}")
+        # one key: the format writes several in any order, and the file's sha256 is in fingerprints
+        said = {"trunk": self.options.trunk, "dimensions": self.options.dimensions}
+        save_file(halves, temporary, {"sscd_ops": json.dumps(said)})
+        temporary.replace(path)
+        return path
+
+
+def agreed_seconds(taken: float, device: torch.device, part: Part, options: TrainOptions) -> float:
+    """A step's seconds; by the first process's clock where the schedule depends on them."""
+    return parallel.agreed(taken, device, part) if options.minutes else taken
+
+
+def _optimizer(network: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    if options.optimizer == "lars":
+        # one group, as SSCD has it: biases and scales too
+        return LARS(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    groups = parameter_groups(network, options.weight_decay)
+    return torch.optim.AdamW(groups, options.learning_rate, betas=(0.9, 0.98), fused=True)

@@ -1,0 +1,78 @@
+"""Several processes with one device each, as ``torchrun`` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from sscd_ops.descriptors.training.batches import Part
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Part]:
+    """This process's place among the others, connected while the context lasts."""
+    if not is_launched():
+        yield Part()
+        return
+    # the first process may decode for hours; torchrun ends all of them where one dies
+    patience = timedelta(hours=24)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    try:
+        yield Part(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
+
+
+def own_device(name: str) -> torch.device:
+    """The configured device; of several GPUs the one of this process."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and is_launched():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return torch.device(name)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; the gradient of a row is summed over the processes that used it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, part: Part) -> Tensor:
+        ctx.rank, ctx.count = part.rank, len(rows)
+        found = [torch.empty_like(rows) for _ in range(part.world)]
+        distributed.all_gather(found, rows.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous()
+        distributed.all_reduce(gradient)
+        start = ctx.rank * ctx.count
+        return gradient[start : start + ctx.count], None
+
+
+def gathered(rows: Tensor, part: Part) -> Tensor:
+    """Rows of all processes in order of rank (n, ...) -> (n * world, ...), with gradients."""
+    if part.world == 1:
+        return rows
+    answer: Tensor = _Gather.apply(rows, part)  # type: ignore[no-untyped-call]
+    return answer
+
+
+def agreed(value: float, device: torch.device, part: Part) -> float:
+    """The first process's value, in all of them."""
+    if part.world == 1:
+        return value
+    told = torch.tensor([value], dtype=torch.float64, device=device)
+    distributed.broadcast(told, 0)
+    return float(told.item())

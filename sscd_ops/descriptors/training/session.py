@@ -1,0 +1,164 @@
+"""A run from pictures to weights: decode once, leave out look-alikes, train."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sscd_ops.descriptors.training import parallel
+from sscd_ops.descriptors.training.batches import Part
+from sscd_ops.descriptors.training.loop import Outcome, Run
+from sscd_ops.descriptors.training.options import TrainOptions
+from sscd_ops.descriptors.training.pictures import (
+    Pictures,
+    has_pictures,
+    look_alikes,
+    open_pictures,
+    store_pictures,
+)
+from sscd_ops.errors import ConfigError
+from sscd_ops.ports import Progress, Silence
+
+log = logging.getLogger(__name__)
+
+_TICKS = 1000
+"""Steps of the progress bar: the end of a run may be a time."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything around the recipe.
+
+    ``folder``: gets the decoded pictures, checkpoints, the log and the weights. ``exclude``: keys
+    of pictures that are not to be trained on. ``drop_similar``: similarity by ``dct`` from which a
+    picture is left out beside an earlier one, 0 for none. ``threads``: that decode and edit.
+    ``save_every``: seconds between checkpoints.
+    """
+
+    folder: Path
+    exclude: Set[str] = frozenset()
+    drop_similar: float = 0.8
+    device: str = "auto"
+    threads: int = 2
+    save_every: float = 300.0
+
+
+def train(
+    members: Callable[[], Iterable[tuple[str, bytes]]],
+    options: TrainOptions,
+    session: Session,
+    *,
+    progress: Progress,
+    say: Callable[[str], None],
+    hold: Callable[[Run], None] = lambda run: None,
+) -> Outcome:
+    """Train, or go on where the folder's checkpoint stopped.
+
+    Args:
+        members: reads key and bytes of each picture; called where they aren't stored yet.
+        options: the recipe.
+        session: everything else.
+        progress: told how far it is.
+        say: gets a sentence now and then.
+        hold: given the run before it starts, to stop it by.
+
+    Raises:
+        ConfigError: no such device, too few pictures, or a checkpoint of another run.
+    """
+    device = _checked_device(session.device)
+    with parallel.joined(device) as part:
+        alone = part.rank == 0
+        tell = say if alone else _nothing
+        pictures = _pictures(members, options, session, device, part, progress, tell)
+        run = Run(
+            pictures,
+            options,
+            session.folder,
+            device=device,
+            part=part,
+            threads=session.threads,
+            save_every=session.save_every,
+        )
+        hold(run)
+        tell(_opening(run))
+        return _followed(run, progress if alone else Silence())
+
+
+def _followed(run: Run, progress: Progress) -> Outcome:
+    """Train under a progress bar, with a line of log now and then."""
+    progress.start("train", _TICKS)
+    done = 0
+
+    def told(share: float, shown: dict[str, float]) -> None:
+        nonlocal done
+        progress.advance(int(share * _TICKS) - done)
+        done = int(share * _TICKS)
+        if shown.get("step") == run.step:
+            log.info("training %s", " ".join(f"{name}={value}" for name, value in shown.items()))
+
+    try:
+        return run.train(told)
+    finally:
+        progress.done()
+
+
+def _nothing(message: str) -> None:
+    del message
+
+
+def _opening(run: Run) -> str:
+    size = sum(weight.numel() for weight in run.network.parameters())
+    begun = f"goes on at step {run.step}" if run.step else "begins"
+    return (
+        f"{run.options.trunk}: {size / 1e6:.1f} million parameters, {len(run.pictures)} pictures,"
+        f" {run.device}, {run.part.world} process(es); {begun}"
+    )
+
+
+def _checked_device(name: str) -> torch.device:
+    device = parallel.own_device(name)
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r}: {error}") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _pictures(
+    members: Callable[[], Iterable[tuple[str, bytes]]],
+    options: TrainOptions,
+    session: Session,
+    device: torch.device,
+    part: Part,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Pictures:
+    """The decoded pictures without those left out; one process decodes, the others wait."""
+    folder, short = session.folder / "pictures", max(options.sizes)
+    if part.rank == 0 and not has_pictures(folder):
+        progress.start("decode pictures", None)
+        try:
+            store_pictures(
+                members(), folder, short=short, threads=session.threads, told=progress.advance
+            )
+        finally:
+            progress.done()
+    parallel.agreed(0.0, device, part)  # the others wait here
+    pictures = open_pictures(folder, short)
+    found = len(pictures)
+    pictures = pictures.without(
+        row for row, key in enumerate(pictures.keys) if key in session.exclude
+    )
+    excluded = found - len(pictures)
+    alike: list[int] = []
+    if session.drop_similar:
+        alike = look_alikes(pictures, session.drop_similar)
+        pictures = pictures.without(alike)
+    say(f"{found} pictures decoded, {excluded} excluded, {len(alike)} look like another")
+    return pictures

@@ -1,0 +1,252 @@
+"""Training: the loss and LARS against slow formulas, resuming to the bit, and a run that learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("cv2", reason="training needs opencv-python-headless, the extra `train`")
+
+from sscd_ops.descriptors.embedder import open_embedder
+from sscd_ops.descriptors.training import session
+from sscd_ops.descriptors.training.augment import MILD, STRONG, view
+from sscd_ops.descriptors.training.batches import Part, mixed, rows_of
+from sscd_ops.descriptors.training.loop import Run
+from sscd_ops.descriptors.training.loss import contrast, shares_source
+from sscd_ops.descriptors.training.optim import LARS, learning_rate
+from sscd_ops.descriptors.training.options import RECIPES, TrainOptions
+from sscd_ops.descriptors.training.pictures import look_alikes, open_pictures, store_pictures
+from sscd_ops.errors import ConfigError
+from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.ports import Silence
+from sscd_ops.testing import picture
+
+TINY = TrainOptions(
+    steps=6, batch=8, sizes=(32, 48), changes=(0.5,), precision="float32", mixup=0.2
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads on two busy cores wait for each other more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def members(count: int = 24) -> list[tuple[str, bytes]]:
+    """Keys and pictures."""
+    return [(f"k{number:03}", picture(number)) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Decoded pictures."""
+    path = tmp_path_factory.mktemp("pictures")
+    store_pictures(members(), path, short=48, threads=2)
+    return path
+
+
+# ---------------------------------------------------------------- loss
+
+
+def slow_loss(z: list[list[float]], shows: list[set[int]], tau: float, koleo: float) -> float:
+    """The paper's formulas, a view at a time, in plain Python."""
+
+    def dot(i: int, j: int) -> float:
+        return sum(a * b for a, b in zip(z[i], z[j], strict=True))
+
+    views = range(len(z))
+    nce = entropy = 0.0
+    for i in views:
+        positives = [j for j in views if j != i and shows[i] & shows[j]]
+        negatives = [j for j in views if not shows[i] & shows[j]]
+        below = sum(math.exp(dot(i, k) / tau) for k in negatives)
+        terms = [math.exp(dot(i, j) / tau) for j in positives]
+        if terms:
+            nce += sum(-math.log(term / (term + below)) for term in terms) / len(terms)
+        nearest = max(dot(i, k) for k in negatives)
+        entropy -= math.log(math.sqrt(max(2 - 2 * nearest, 1e-6)))
+    return nce / len(z) + koleo * entropy / len(z)
+
+
+@pytest.mark.parametrize("mix", [False, True], ids=["plain", "mixup"])
+def test_the_loss_is_the_papers(mix: bool) -> None:
+    chance = np.random.default_rng(3)
+    z = torch.nn.functional.normalize(torch.tensor(chance.standard_normal((10, 7))))
+    shows = torch.arange(5).repeat(2)[:, None].repeat(1, 2)
+    if mix:
+        shows[3, 1], shows[6, 1] = 0, 4
+
+    found = contrast(z, z, shares_source(shows, shows), 0, temperature=0.2, koleo=3.0)
+    parts = [
+        contrast(rows, z, shares_source(seen, shows), start, temperature=0.2, koleo=3.0).total
+        for start, rows, seen in ((0, z[:4], shows[:4]), (4, z[4:], shows[4:]))
+    ]
+
+    expected = slow_loss(z.tolist(), [set(row) for row in shows.tolist()], 0.2, 3.0)
+    assert float(found.total) == pytest.approx(expected, rel=1e-9)
+    assert float(0.4 * parts[0] + 0.6 * parts[1]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_lars_takes_the_step_of_its_formula() -> None:
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    optimizer = LARS([weight], lr=2.0, momentum=0.9, weight_decay=0.1, trust=0.01, eps=0.0)
+    expected, momentum = np.array([3.0, 4.0]), np.zeros(2)
+
+    for gradient in ([1.0, 0.0], [0.5, -2.0]):
+        weight.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+        g = np.array(gradient)
+        size, slope = np.linalg.norm(expected), np.linalg.norm(g)
+        momentum = 0.9 * momentum + 0.01 * size / (slope + 0.1 * size) * (g + 0.1 * expected)
+        expected = expected - 2.0 * momentum
+
+    np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-12)
+
+
+def test_the_rate_rises_falls_and_ends_at_zero() -> None:
+    rates = [learning_rate(4.8, step / 100, 0.05) for step in range(101)]
+
+    assert rates[0] == 0
+    assert rates[5] == max(rates) == pytest.approx(4.8)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+
+
+# ---------------------------------------------------------------- pictures and batches
+
+
+def test_broken_pictures_and_look_alikes_are_left_out(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image, ImageOps
+
+    mirrored = BytesIO()
+    ImageOps.mirror(Image.open(BytesIO(picture(2)))).save(mirrored, "JPEG", quality=70)
+    given = [*members(6), ("bad", picture(1)[:400]), ("again", mirrored.getvalue())]
+
+    pictures = store_pictures(given, tmp_path, short=48, threads=2)
+
+    assert pictures.keys == (*(key for key, _ in members(6)), "again")
+    assert [pictures.keys[row] for row in look_alikes(pictures, 0.8)] == ["again"]
+    assert min(pictures[0].shape[:2]) == 48
+    with pytest.raises(ConfigError, match="48 px, not 64"):
+        open_pictures(tmp_path, 64)
+
+
+def test_processes_share_each_epoch_without_overlap() -> None:
+    options = dataclasses.replace(TINY, batch=6)
+    rows = [
+        rows_of(options, 20, step, Part(rank, 2)).tolist() for step in range(3) for rank in (0, 1)
+    ]
+
+    assert all(len(part) == 3 for part in rows)
+    assert len({row for part in rows for row in part}) == 18
+
+
+def test_a_view_is_a_function_of_its_seed_and_leaves_its_picture(folder: Path) -> None:
+    pictures = open_pictures(folder, 48)
+    before = pictures[0].copy()
+
+    for strength in (MILD, STRONG):
+        for seed in range(30):
+            first, again = (
+                view(pictures[0], 32, np.random.default_rng(seed), strength, lambda: pictures[1])
+                for _ in range(2)
+            )
+            assert first.shape == (32, 32, 3)
+            np.testing.assert_array_equal(first, again)
+
+    np.testing.assert_array_equal(pictures[0], before)
+
+
+def test_mixed_views_say_what_they_show() -> None:
+    pixels = np.repeat(np.arange(8, dtype=np.uint8), 4 * 4 * 3).reshape(8, 4, 4, 3) * 30
+    shows = np.tile(np.arange(4), 2)[:, None].repeat(2, axis=1)
+
+    out, both = mixed(pixels, shows, 0.5, np.random.default_rng(1))
+
+    changed = (out != pixels).any(axis=(1, 2, 3))
+    assert changed.any()
+    assert (both[~changed & (both[:, 0] == both[:, 1])] == shows[~changed][:1]).any()
+    assert (both[changed, 1] == shows[7 - np.flatnonzero(changed), 0]).all()
+    np.testing.assert_array_equal(both[:, 0], shows[:, 0])
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(folder: Path, tmp_path: Path) -> None:
+    pictures = open_pictures(folder, 48)
+    whole = Run(pictures, TINY, tmp_path / "whole", device=torch.device("cpu"))
+    whole.train()
+    stopped = Run(pictures, TINY, tmp_path / "parts", device=torch.device("cpu"))
+
+    def stop(share: float, shown: dict[str, float]) -> None:
+        stopped.stopping = stopped.step == 4
+
+    first = stopped.train(stop)
+    resumed = Run(pictures, TINY, tmp_path / "parts", device=torch.device("cpu"))
+    second = resumed.train()
+
+    assert (first.step, first.finished, first.weights) == (4, False, None)
+    assert (second.step, second.finished) == (6, True)
+    for name, value in whole.average.state.items():
+        assert torch.equal(value, resumed.average.state[name]), name
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(ConfigError, match=r"koleo = 5\.0, not 1\.0"):
+        Run(
+            pictures,
+            dataclasses.replace(TINY, koleo=1.0),
+            tmp_path / "parts",
+            device=torch.device("cpu"),
+        )
+
+
+def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
+    options = TrainOptions(
+        steps=25,
+        batch=32,
+        sizes=(32,),
+        changes=(),
+        temperature=0.1,
+        koleo=2.0,
+        learning_rate=1e-3,
+        ema=0.8,
+    )
+    where = session.Session(tmp_path, exclude=frozenset({"k001"}), device="cpu")
+    said: list[str] = []
+
+    outcome = session.train(
+        lambda: members(34), options, where, progress=Silence(), say=said.append
+    )
+
+    log = (tmp_path / "log.csv").read_text().splitlines()
+    losses = [float(line.split(",")[5]) for line in log[1:]]
+    assert outcome.finished
+    assert losses[-1] < losses[0] - 0.5
+    assert said[0].startswith("34 pictures decoded, 1 excluded, 0 look like another")
+    found = FingerprintOptions(model="sscd_small", weights=str(outcome.weights), device="cpu")
+    with open_embedder(found, LimitsOptions(), tmp_path) as embedder:
+        (chunk,) = embedder.embed([picture(0), picture(5)])
+    np.testing.assert_allclose(np.linalg.norm(chunk.descriptors, axis=1), 1, atol=1e-4)
+
+
+def test_every_trunk_of_every_recipe_can_be_built() -> None:
+    from sscd_ops.descriptors.training.loop import make_network
+
+    for trunk, dimensions in (("small", 256), ("resnet18", 512), ("resnet50", 512)):
+        network = make_network(
+            dataclasses.replace(RECIPES["sscd"], trunk=trunk, dimensions=dimensions)
+        )  # type: ignore[arg-type]
+        with torch.inference_mode():
+            assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, dimensions)
