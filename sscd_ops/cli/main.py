@@ -179,7 +179,7 @@ def db_stop(config: str | None) -> None:
 
 
 def _add_commands() -> None:
-    from sscd_ops.cli import audit, batch, doctor, evaluate, index, snapshot
+    from sscd_ops.cli import audit, batch, doctor, evaluate, index, snapshot, train
 
     main.add_command(audit.audit)
     main.add_command(audit.explain)
@@ -188,6 +188,7 @@ def _add_commands() -> None:
     main.add_command(index.index)
     main.add_command(evaluate.evaluate)
     main.add_command(evaluate.try_)
+    main.add_command(train.train)
     main.add_command(doctor.doctor)
 
 
