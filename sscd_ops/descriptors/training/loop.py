@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,11 +45,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. ``finished``: its schedule was used up, so there are final weights."""
+    """How a run ended.
+
+    ``loss``: of the last step, None where none was left. ``finished``: the schedule was used up, so
+    there are final weights.
+    """
 
     step: int
     seconds: float
-    loss: float
+    loss: float | None
     finished: bool
     weights: Path | None
 
@@ -155,6 +158,7 @@ class Run:
             model = DistributedDataParallel(self.network)
         model.train()
         shown: dict[str, float] = {}
+        loss: Loss | None = None
         saved = began = time.monotonic()
         stream = batches(
             self.pictures, self.options, self.part, self.step, self._side_at, self._threads
@@ -182,7 +186,8 @@ class Run:
         self.save()
         finished = self._at_end()
         weights = self.write_weights(self.settled()) if finished else None
-        return Outcome(self.step, self.seconds, shown.get("loss", math.nan), finished, weights)
+        last = None if loss is None else round(float(loss.total.detach()), 5)
+        return Outcome(self.step, self.seconds, last, finished, weights)
 
     def _at_end(self) -> bool:
         return self.progress() >= 1.0
@@ -335,7 +340,7 @@ class Run:
         """A state in half precision, as the product loads it."""
         if self.part.rank:
             return None
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = self.folder / "model.safetensors"
         halves = {
@@ -346,7 +351,7 @@ class Run:
         temporary = path.with_name(f".{path.name}")
         # one key: the format writes several in any order, and the file's sha256 is in fingerprints
         said = {"trunk": self.options.trunk, "dimensions": self.options.dimensions}
-        save_file(halves, temporary, {"sscd_ops": json.dumps(said)})
+        temporary.write_bytes(save(halves, {"sscd_ops": json.dumps(said)}))
         temporary.replace(path)
         return path
 
