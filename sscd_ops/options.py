@@ -18,6 +18,8 @@ SearchName = Literal["auto", "flat", "exact", "sketch", "torch"]
 ModelName = Literal[
     "",
     "dct",
+    "sscd_small",
+    "sscd_resnet18",
     "sscd_disc_mixup",
     "sscd_disc_advanced",
     "sscd_disc_blur",
@@ -36,6 +38,7 @@ Preprocessing = Literal[
     "skew-320-draft",
     "skew-288-draft",
     "small-288-draft",
+    "skew-128",
     "grid-64-draft",
 ]
 """The names of ``images.preprocess.PRESETS``."""

@@ -60,7 +60,7 @@ def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
     if not PRESETS[preprocessing].fixed:
         minibatch = 1
     weights = ""
-    if model.architecture != "dct":
+    if model.name != "dct":
         from sscd_ops.descriptors.weights import find_weights
 
         weights = find_weights(model, options.weights, cache).sha256

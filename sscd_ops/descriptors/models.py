@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.thresholds import THRESHOLDS
 from sscd_ops.errors import ConfigError
 
+_BUNDLED = Path(__file__).parent / "weights"
+"""Weights that come with the package."""
 _BASE = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
 
 
@@ -15,7 +18,7 @@ _BASE = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
 class Model:
     """A model by its configured name.
 
-    ``weights``: published location, empty for a model without weights. ``threshold``: least
+    ``weights``: where they are published or bundled, or empty. ``threshold``: least
     similarity of a copy, measured or published (docs/descriptors.md).
     """
 
@@ -45,6 +48,17 @@ MODELS = {
     model.name: model
     for model in (
         Model("dct", f"dct-{dct.VERSION}", dct.DIMENSIONS, "grid-64-draft", 256, dct.THRESHOLD),
+        Model(
+            "sscd_small",
+            "small",
+            256,
+            "skew-128",
+            32,
+            THRESHOLDS["sscd_small"],
+            str(_BUNDLED / "sscd_small.safetensors"),
+        ),
+        # for weights trained by the user: `sscd-ops train --trunk resnet18 --dimensions 512`
+        Model("sscd_resnet18", "resnet18", 512, "skew-288", 32, THRESHOLDS["sscd_resnet18"]),
         _sscd("sscd_disc_mixup"),
         _sscd("sscd_disc_advanced"),
         _sscd("sscd_disc_blur"),

@@ -69,6 +69,8 @@ PRESETS = {
         Preset("skew-320-draft", _square(320), fixed=True, draft=320),
         Preset("skew-288-draft", _square(288), fixed=True, draft=288),
         Preset("small-288-draft", _short_edge(288), fixed=False, draft=288),
+        # the bundled network's
+        Preset("skew-128", _square(128), fixed=True),
         # the baseline: a small grid; JPEGs are scaled down while they are decoded
         Preset("grid-64-draft", _square(64), fixed=True, draft=128, filter=Resample.BOX),
     )
