@@ -705,7 +705,7 @@ WORDS = {
     **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild")},
 }
 """What a command cannot do without."""
-ALONE = ("evaluate", "try")
+ALONE = ("evaluate", "try", "train")
 """Commands that need no config file and no database."""
 COMMANDS = [name for path in leaves(main) if (name := " ".join(path)) not in ALONE]
 
