@@ -14,6 +14,7 @@ from sscd_ops.catalog import batches, shards
 from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class NightReport:
     snapshot: int | None
     answered: bool
     dry_run: bool
-    late: list[plan.LateShard] = field(default_factory=list)
+    late: list[LateShard] = field(default_factory=list)
     unpublishable: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     message: str = ""

@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import batches, decisions, shards
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.core.identities import interval_label
-from sscd_ops.core.schedule import date_of, intervals_before
 from sscd_ops.errors import (
     BatchNotRunnable,
     ConfigError,
@@ -33,21 +32,11 @@ from sscd_ops.model import (
 )
 from sscd_ops.options import DatasetOptions, FingerprintOptions, dataset_from_json, to_json
 from sscd_ops.ports import Source
+from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch
 from sscd_ops.steps.snapshots import repair_latest
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LateShard:
-    """A source shard of an earlier interval that no batch has read."""
-
-    uri: str
-    date: str
-    """What ``--date`` takes for its night."""
-    supplement: bool
-    """Whether that night is decided, so that only a supplement reads the file."""
 
 
 @dataclass(frozen=True)
@@ -129,33 +118,23 @@ def run(
     watch = Stopwatch()
     options = _options(parts, dataset)
     batch = _choose(parts, options, interval, runner, hold, supplement=supplement, dry_run=dry_run)
-    if batch.state.is_decided:
-        return _answer(parts, batch, watch, skipped=0)
-    frozen = _frozen(parts, batch)
-    sources, missing, found = _look(parts, frozen or options, interval)
-    if frozen is not None:
+    skipped: int | None = None
+    while skipped is None:
+        if batch.state.is_decided:
+            return _answer(parts, batch, watch, skipped=0)
+        seen = _look(parts, batch, options, interval)
+        if seen.missing is not None:
+            return PlanReport(
+                batch.batch_id, batch.state, [], waiting_for=seen.missing, seconds=watch.seconds
+            )
+        late = find_late(parts, batch, seen.options, seen.sources, seen.found)
+        # weights may have to be fetched: never under the lock
+        model = None if seen.is_frozen else _find_model(parts, seen.options)
         with parts.catalog.begin() as conn:
-            registered = shards.shards_of(conn, batch.attempt_id)
-        if _delivered_anew(registered, found):
-            # a new attempt follows, with the configuration of now
-            frozen = None
-            sources, missing, found = _look(parts, options, interval)
-    if missing is not None:
-        return PlanReport(
-            batch.batch_id, batch.state, [], waiting_for=missing, seconds=watch.seconds
-        )
-    options = frozen or options
-    late = _late(parts, batch, options, sources, found)
-    # weights may have to be fetched: never under the lock
-    model = None if frozen else _find_model(parts, options)
-    while True:
-        with parts.catalog.begin() as conn:
-            skipped = _register(parts, conn, batch, options, found, model)
+            skipped = _register(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):
                 return _nothing_new(parts, conn, batch, watch, skipped)
-        if skipped is not None:
-            break
-        model = _find_model(parts, options)
+            batch = batches.read_batch(conn, batch.batch_id)
     repair_latest(parts, dataset)
     report = _report(parts, batch.batch_id, watch, skipped, late)
     for shard in report.late:
@@ -178,30 +157,59 @@ def _options(parts: Parts, dataset: str) -> DatasetOptions:
 
 def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
     """The configuration the batch's attempt froze, where it has one that still counts."""
-    if not batch.attempt_id or batch.state is BatchState.ABANDONED:
-        return None
     with parts.catalog.begin() as conn:
-        attempt = batches.read_attempt(conn, batch)
-        lost = (
-            0
-            if batch.dry_run
-            else shards.lost_shards(conn, batch.dataset_id, batch.batch_id, attempt.attempt_id)
-        )
-    return None if lost else dataset_from_json(attempt.config)
+        if not _goes_on(conn, batch):
+            return None
+        return dataset_from_json(batches.read_attempt(conn, batch).config)
 
 
-def _look(
-    parts: Parts, options: DatasetOptions, interval: Interval
-) -> tuple[list[Source], str | None, list[FoundShard]]:
-    """The sources, a URL that is missing still (then nothing was listed), and what they have."""
+def _goes_on(conn: Connection, batch: Batch) -> bool:
+    """Whether the batch has an attempt that was neither abandoned nor lost a file to another."""
+    if not batch.attempt_id or batch.state is BatchState.ABANDONED:
+        return False
+    return batch.dry_run or not shards.lost_shards(
+        conn, batch.dataset_id, batch.batch_id, batch.attempt_id
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the sources have for the night, by the batch's frozen configuration or that of now."""
+
+    attempt_id: int
+    """The batch's attempt when it was looked at, 0 for none."""
+    options: DatasetOptions
+    is_frozen: bool
+    """Whether ``options`` are those of that attempt, which goes on; else a new one follows."""
+    sources: list[Source]
+    missing: str | None
+    """A URL that is waited for; then nothing was listed."""
+    found: list[FoundShard]
+
+
+def _look(parts: Parts, batch: Batch, options: DatasetOptions, interval: Interval) -> _Seen:
+    """Look by the frozen configuration while its attempt can go on, else by that of now."""
+    frozen = _frozen(parts, batch)
+    if frozen is not None:
+        seen = _list(parts, batch, frozen, interval, is_frozen=True)
+        with parts.catalog.begin() as conn:
+            registered = shards.shards_of(conn, batch.attempt_id)
+        if not _delivered_anew(registered, seen.found):
+            return seen
+    return _list(parts, batch, options, interval, is_frozen=False)
+
+
+def _list(
+    parts: Parts, batch: Batch, options: DatasetOptions, interval: Interval, *, is_frozen: bool
+) -> _Seen:
     sources = [parts.source(source, options.limits) for source in options.sources]
     for source in sources:
         missing = source.ready(interval, options.timezone)
         if missing is not None:
-            return sources, missing, []
+            return _Seen(batch.attempt_id, options, is_frozen, sources, missing, [])
     found = [shard for source in sources for shard in source.find(interval, options.timezone)]
     found.sort(key=lambda shard: (shard.source, shard.relative_uri))
-    return sources, None, found
+    return _Seen(batch.attempt_id, options, is_frozen, sources, None, found)
 
 
 def _delivered_anew(registered: Sequence[SourceShard], found: Sequence[FoundShard]) -> bool:
@@ -339,25 +347,25 @@ def _register(
     parts: Parts,
     conn: Connection,
     batch: Batch,
-    options: DatasetOptions,
-    found: Sequence[FoundShard],
+    seen: _Seen,
     model: _Model | None,
 ) -> int | None:
     """Claim and register shards under the lock; how many were skipped as read elsewhere.
 
-    None, and nothing was done, where a new attempt needs the model that the dataset takes now.
+    None, and nothing was done, where what was seen no longer holds: look again.
     """
     dataset = batches.lock_dataset(conn, batch.dataset_id)
     batch = batches.read_batch(conn, batch.batch_id)
     if batch.state.is_decided:
         return 0
-    free, skipped = _free(parts, conn, batch, found)
-    resume = bool(batch.attempt_id) and batch.state is not BatchState.ABANDONED
-    if resume and not batch.dry_run:
-        resume = not shards.lost_shards(conn, dataset.dataset_id, batch.batch_id, batch.attempt_id)
-    registered = shards.shards_of(conn, batch.attempt_id) if resume else []
-    if resume and not _delivered_anew(registered, found):
-        attempt_id = batch.attempt_id
+    if batch.attempt_id != seen.attempt_id:
+        return None
+    free, skipped = _free(parts, conn, batch, seen.found)
+    attempt_id = batch.attempt_id
+    registered = shards.shards_of(conn, attempt_id) if seen.is_frozen else []
+    if seen.is_frozen:
+        if not _goes_on(conn, batch) or _delivered_anew(registered, seen.found):
+            return None
         mine = {(s.source, s.relative_uri, s.version) for s in registered}
         free = [s for s in free if (s.source, s.relative_uri, s.version) not in mine]
         if free:
@@ -370,11 +378,10 @@ def _register(
             return None
         # an owner row left by the attempt before would keep its file from every later night
         batches.give_back_shards(conn, batch.batch_id)
-        attempt_id = _open_attempt(parts, conn, dataset, batch, options, model, skipped)
-        registered = []
+        attempt_id = _open_attempt(parts, conn, dataset, batch, seen.options, model, skipped)
     if not batch.dry_run:
         shards.claim(conn, dataset.dataset_id, batch.batch_id, attempt_id, free)
-    shards.add_shards(conn, attempt_id, _place(free, registered, options.airflow.max_tasks))
+    shards.add_shards(conn, attempt_id, _place(free, registered, seen.options.airflow.max_tasks))
     return skipped
 
 
@@ -536,48 +543,6 @@ def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) ->
 
 
 # ---------------------------------------------------------------- what it says
-
-
-def _late(
-    parts: Parts,
-    batch: Batch,
-    options: DatasetOptions,
-    sources: Sequence[Source],
-    found: Sequence[FoundShard],
-) -> list[LateShard]:
-    """Source shards of the last ``late_days`` intervals that no batch has read or is to read."""
-    cron = (options.schedule, options.timezone)
-    dated = {s.name for s in options.sources if any("{" in url for url in s.urls)}
-    seen = {shard.uri for shard in found}
-    answer: list[LateShard] = []
-    for night in intervals_before(*cron, batch.interval, options.late_days):
-        there = [
-            shard
-            for source in sources
-            if source.name in dated
-            for shard in source.find(night, options.timezone)
-            if shard.uri not in seen
-        ]
-        seen.update(shard.uri for shard in there)
-        with parts.catalog.begin() as conn:
-            if not _decided_before(conn, batch):
-                return []
-            owned = shards.owners(conn, batch.dataset_id, there)
-            there_of = batches.batches_of_interval(conn, batch.dataset_id, night)
-            begun = any(other.state.is_decided for other in there_of)
-        answer += [
-            LateShard(shard.uri, date_of(*cron, night), begun)
-            for shard in there
-            if (shard.source, shard.relative_uri, shard.version) not in owned
-        ]
-    return answer
-
-
-def _decided_before(conn: Connection, batch: Batch) -> bool:
-    """Whether the dataset decided a batch before: else everything earlier would count as late."""
-    return bool(
-        batches.batches_in_state(conn, batch.dataset_id, ("decided", "published", "unpublishable"))
-    )
 
 
 def _nothing_new(

@@ -30,6 +30,7 @@ from sscd_ops.model import BatchState, Runner
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import Source
 from sscd_ops.steps import manage, night, plan, resolve
+from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.verify import rebuild_index, verify_index
 from sscd_ops.testing import COPIES, Sample, encode, picture, plant
 from sscd_ops.wiring import Wiring
@@ -424,7 +425,7 @@ def test_plan_names_source_shards_of_earlier_nights_that_nobody_read(world: Worl
 
     report = world.night(DAYS[1])
 
-    assert report.late == [plan.LateShard(str(late), DAYS[0], supplement=True)]
+    assert report.late == [LateShard(str(late), DAYS[0], supplement=True)]
 
 
 def test_a_late_file_of_an_abandoned_night_is_read_by_running_that_night(world: World) -> None:
@@ -477,7 +478,7 @@ def test_late_files_are_looked_for_interval_by_interval(
 
         report = plan.run(parts, DATASET, second, runner=runner)
 
-    assert report.late == [plan.LateShard(str(late), date, supplement=weekly)]
+    assert report.late == [LateShard(str(late), date, supplement=weekly)]
 
 
 def test_a_source_shard_that_comes_again_gives_known_samples_no_second_verdict(
