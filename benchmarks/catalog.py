@@ -78,7 +78,7 @@ class Results:
 
     def add(self, what: str, measured: str, target: str = "", *, ok: bool = True) -> None:
         """Note and print one result."""
-        self.rows.append((what, measured, target))
+        self.rows.append((what, measured, target if ok else f"{target}: missed"))
         if not ok:
             self.missed.append(f"{what}: {measured}, target {target}")
         print(f"  {what:<62} {measured:>24}  {target}", flush=True)

@@ -65,6 +65,10 @@ class DataError(SscdOpsError):
     """Trying again cannot help: a person must look. Airflow does not retry these."""
 
 
+PUT_BACK = "put the original back and run the night again"
+"""What to do about ``SourceChanged``, for its messages."""
+
+
 class SourceChanged(DataError):
     """A source file changed or vanished between ingest and publish."""
 

@@ -388,11 +388,9 @@ def try_(
 def _print_trial(report: TrialReport, form: str) -> None:
     from sscd_ops.evaluation import trial_report
 
-    fields = trial_report.fields(report)
+    print_fields(trial_report.fields(report), form)
     if form != "table":
-        print_fields(fields, form)
         return
-    print_fields(fields, form)
     for title, rows in (
         ("Quarantined", [{"code": c, "samples": n} for c, n in report.quarantined.items()]),
         (

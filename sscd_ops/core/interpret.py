@@ -17,15 +17,16 @@ from typing import Any
 
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
-from sscd_ops.core.shard_plan import LONGEST_EXTENSION, published_extensions
+from sscd_ops.core.shard_plan import (
+    CANONICAL,
+    IMAGE_EXTENSIONS,
+    LONGEST_EXTENSION,
+    published_extensions,
+)
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import InspectImage
 
-IMAGE_EXTENSIONS = frozenset(
-    {"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2", "jfif"}
-)
-_CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 """In the text of a document: an escape that may stand for one of them."""
@@ -206,7 +207,7 @@ class Interpreter:
             raise _Quarantine(*found)
         row.width, row.height, row.format = found.width, found.height, found.format
         by_name = image.extension.rpartition(".")[2].lower()
-        by_name = _CANONICAL.get(by_name, by_name)
+        by_name = CANONICAL.get(by_name, by_name)
         if by_name != found.format:
             row.declared = by_name
         if found.fault is not None:

@@ -15,7 +15,11 @@ WRITER_VERSION = 1
 LONGEST_EXTENSION = 67
 """Bytes: behind a key of 32 hex digits and a dot, a ustar name has room for no more."""
 
-_CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
+CANONICAL = {"jpeg": "jpg", "jfif": "jpg", "tif": "tiff"}
+"""Other extensions of an image format -> the published one."""
+IMAGE_EXTENSIONS = frozenset(
+    {"jpg", "png", "webp", "avif", "gif", "bmp", "tiff", "jp2", *CANONICAL}
+)
 _MADE = ("txt", "json")
 
 
@@ -29,7 +33,7 @@ def published_extensions(extensions: Sequence[str]) -> tuple[str, ...]:
     answer = []
     for extension in extensions:
         head, dot, last = extension.lower().rpartition(".")
-        name = head + dot + _CANONICAL.get(last, last)
+        name = head + dot + CANONICAL.get(last, last)
         number = 2
         unique = name
         while unique in taken:
@@ -48,12 +52,9 @@ def form_of(extensions: Sequence[str]) -> str:
     """
     names = set(published_extensions(extensions))
     rest = sorted(names - {"txt", "json"})
-    images = [name for name in rest if name.rpartition(".")[2] in _IMAGES]
+    images = [name for name in rest if name.rpartition(".")[2] in IMAGE_EXTENSIONS]
     others = [name for name in rest if name not in images]
     return "+".join([*images, *(name for name in _MADE if name in names), *others])
-
-
-_IMAGES = frozenset({"jpg", "png", "webp", "avif", "gif", "bmp", "tiff", "jp2"})
 
 
 @dataclass(frozen=True)

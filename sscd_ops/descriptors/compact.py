@@ -32,6 +32,13 @@ SHAPES = {
 }
 
 
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """What brings a block's input to the shape of its output; None where it has it already."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
 class Block(nn.Module):
     """3x3 (strided), 3x3, and a shortcut."""
 
@@ -41,17 +48,13 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Sequential | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor (n, inputs, h, w) -> (n, outputs, h / stride, w / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
+        around = x if self.downsample is None else self.downsample(x)
         x = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(x)) + shortcut)
+        return functional.relu(self.bn2(self.conv2(x)) + around)
 
 
 class Compact(nn.Module):

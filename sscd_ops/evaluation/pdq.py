@@ -44,7 +44,9 @@ class PdqEmbedder:
         try:
             import pdqhash
         except ImportError as error:
-            raise MissingExtra("pdq needs its package: pip install pdqhash") from error
+            raise MissingExtra(
+                "pdq needs its package, which is built with a C++ compiler: pip install pdqhash"
+            ) from error
         self._compute: Any = pdqhash.compute
         digest = hashlib.sha256(b"pdq").hexdigest()
         self.fingerprint = Fingerprint("pdq", "", f"fit-{_SIDE}", "", BITS, 1, digest)

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2"}) | {
-    "jfif"
-}
+from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
+
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG", "png"),
@@ -29,7 +28,7 @@ _DEEPEST = 100
 def image_extension(path: str, data: bytes) -> str:
     """The extension of an image: its path's where that is one, else by its bytes, else ``jpg``."""
     extension = path.rpartition("/")[2].rpartition(".")[2].lower()
-    if extension in IMAGES:
+    if extension in IMAGE_EXTENSIONS:
         return extension
     for magic, found in _MAGIC:
         if data.startswith(magic):

@@ -19,7 +19,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sscd_ops.drivers import asking
-from sscd_ops.errors import ConfigError, SourceChanged
+from sscd_ops.errors import PUT_BACK, ConfigError, SourceChanged
 from sscd_ops.model import FoundShard
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "checksum")
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated", "created")
-_GONE = "put it back and run the night again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +279,7 @@ def opened(
                 yield stream
             check(lambda: _version(fs, path))
     except FileNotFoundError as error:
-        raise SourceChanged(f"{shard.uri} is gone: {_GONE}") from error
+        raise SourceChanged(f"{shard.uri} is gone: {PUT_BACK}") from error
 
 
 def _version(fs: Any, path: str) -> str:
@@ -294,7 +293,7 @@ def _check_version(shard: FoundShard, version: str) -> None:
     if version != shard.version:
         raise SourceChanged(
             f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
-            " put the original back and run the night again"
+            f" {PUT_BACK}"
         )
 
 
@@ -313,4 +312,4 @@ def content(url: str) -> bytes:
                     return stream.read()
             return bytes(fs.cat_file(path))
     except FileNotFoundError as error:
-        raise SourceChanged(f"{url} is gone: {_GONE}") from error
+        raise SourceChanged(f"{url} is gone: {PUT_BACK}") from error

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sscd_ops.errors import SourceChanged
+from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
+from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
-from sscd_ops.sources.contents import IMAGES, caption_bytes, json_bytes
+from sscd_ops.sources.contents import caption_bytes, json_bytes
 
 _BESIDE = ("txt", "json")
 _LONGEST_FIELD = 1 << 27
@@ -100,7 +101,7 @@ class FolderSource:
             seen: dict[str, int] = {}
             for file in listed:
                 extension = file.url.rpartition(".")[2].lower()
-                if extension in IMAGES:
+                if extension in IMAGE_EXTENSIONS:
                     yield self._sample(shard, file, beside, captions, seen)
                     count += 1
                     with_row += file.url[len(shard.uri) + 1 :] in captions.of
@@ -118,10 +119,7 @@ class FolderSource:
     def _unchanged(self, shard: FoundShard) -> list[files.Listed]:
         listed = files.below(shard.uri)
         if self._version(shard.uri, listed) != shard.version:
-            raise SourceChanged(
-                f"folder {shard.uri} changed since it was listed: put the original back and"
-                " run the night again"
-            )
+            raise SourceChanged(f"folder {shard.uri} changed since it was listed: {PUT_BACK}")
         return listed
 
     def _sample(
@@ -192,7 +190,7 @@ class FolderSource:
             if made is None:
                 raise SourceChanged(
                     f"{self._captions_url(shard.uri)} no longer has the row of {member.name!r}:"
-                    " put the original back and run the night again"
+                    f" {PUT_BACK}"
                 )
             yield made
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sscd_ops.errors import SourceChanged
+from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
@@ -165,17 +165,13 @@ class ParquetSource:
                 found = next(rows, None)
                 if found is None:
                     raise SourceChanged(
-                        f"{shard.uri} no longer has row {member.offset}: put the original back"
-                        " and run the night again"
+                        f"{shard.uri} no longer has row {member.offset}: {PUT_BACK}"
                     )
                 number, row = found
                 contents = dict(self._contents(row)) if number == member.offset else {}
             extension = member.name.rpartition(".")[2]
             if extension not in contents:
-                raise SourceChanged(
-                    f"{shard.uri} no longer has member {member.name!r}: put the original back"
-                    " and run the night again"
-                )
+                raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}: {PUT_BACK}")
             yield contents[extension]
 
 

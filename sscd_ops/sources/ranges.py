@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from sscd_ops.errors import SourceChanged
+from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import MemberRef
 
 _RUN = 1 << 20
@@ -38,8 +38,7 @@ def ranges(stream: BinaryIO, members: Sequence[MemberRef], uri: str) -> Iterator
             start = member.offset - first.offset
             if start + member.size > got:
                 raise SourceChanged(
-                    f"{uri} is shorter than it was, without member {member.name!r}: put the"
-                    " original back and run the night again"
+                    f"{uri} is shorter than it was, without member {member.name!r}: {PUT_BACK}"
                 )
             yield bytes(run[start : start + member.size])
         at = stop

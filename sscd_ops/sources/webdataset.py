@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from sscd_ops.drivers import asking
-from sscd_ops.errors import BrokenShard, SourceChanged
+from sscd_ops.errors import PUT_BACK, BrokenShard, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import ReadTar
@@ -110,13 +110,8 @@ class WebDatasetSource:
                         return
                     wanted = following
         except BrokenShard as broken:
-            raise SourceChanged(
-                f"{shard.uri}: {broken.message}: put the original back and run the night again"
-            ) from broken
-        raise SourceChanged(
-            f"{shard.uri} no longer has member {wanted.name!r}: put the original back"
-            " and run the night again"
-        )
+            raise SourceChanged(f"{shard.uri}: {broken.message}: {PUT_BACK}") from broken
+        raise SourceChanged(f"{shard.uri} no longer has member {wanted.name!r}: {PUT_BACK}")
 
 
 def _is_gzip(stream: BinaryIO) -> bool:

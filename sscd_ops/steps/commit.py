@@ -77,8 +77,10 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, batch_id)
         if batch.dry_run:
-            by_airflow = batch.runner is not None and batch.runner.kind == "airflow"
-            (batches.empty_dry_run if by_airflow else batches.drop_dry_run)(conn, batch_id)
+            if batch.runner is not None and batch.runner.kind == "airflow":
+                batches.empty_dry_run(conn, batch_id)
+            else:
+                batches.drop_dry_run(conn, batch_id)
             return CommitReport(batch_id, batch.state, None, seconds=watch.seconds)
     work = load_work(parts, batch_id)
     if work.batch.state is BatchState.PUBLISHED:

@@ -14,7 +14,13 @@ from sscd_ops.catalog import batches, lookups, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.manifest import read_manifest
-from sscd_ops.errors import BatchNotRunnable, FingerprintMismatch, InvariantError, SourceChanged
+from sscd_ops.errors import (
+    PUT_BACK,
+    BatchNotRunnable,
+    FingerprintMismatch,
+    InvariantError,
+    SourceChanged,
+)
 from sscd_ops.model import Fault, MemberRef, SourceShard
 from sscd_ops.ports import Embedder
 from sscd_ops.steps.parts import (
@@ -179,8 +185,7 @@ def _images(
     for member, data in zip(members, source.fetch(shard.found, members), strict=True):
         if hashlib.sha256(data).digest() != member.sha256:
             raise SourceChanged(
-                f"{shard.uri}: member {member.name!r} is no longer what ingest read: put the"
-                " original back and run the night again"
+                f"{shard.uri}: member {member.name!r} is no longer what ingest read: {PUT_BACK}"
             )
         yield data
 

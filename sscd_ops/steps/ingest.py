@@ -81,7 +81,7 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
                     counts["samples"] += 1
                     counts["quarantined"] += row.code is not None
                 else:
-                    _end(builder, item, counts, ignored)
+                    _end(builder, shard, item, counts, ignored)
 
     file = parts.store.put(f"{work.folder}/manifests", ".parquet", write)
     with parts.catalog.begin() as conn:
@@ -106,7 +106,11 @@ def _read(source: Source, shard: SourceShard, limit: int) -> Iterator[RawSample 
 
 
 def _end(
-    builder: ManifestBuilder, end: ShardEnd, counts: dict[str, int], ignored: dict[str, int]
+    builder: ManifestBuilder,
+    shard: SourceShard,
+    end: ShardEnd,
+    counts: dict[str, int],
+    ignored: dict[str, int],
 ) -> None:
     counts["not_delivered"] = end.not_delivered
     counts["ignored"] = sum(end.ignored.values())
@@ -114,5 +118,5 @@ def _end(
     if end.fault is not None:
         code, message = end.fault
         counts["faulty_shards"] = 1
-        log.warning("source shard is faulty code=%s message=%s", code, message)
+        log.warning("source shard is faulty uri=%s code=%s message=%s", shard.uri, code, message)
         builder.add_shard_fault(code, message)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sscd_ops.catalog import batches, decisions, publishing, shards
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.shard_plan import published_extensions
-from sscd_ops.errors import BatchNotRunnable, SourceChanged
+from sscd_ops.errors import PUT_BACK, BatchNotRunnable, SourceChanged
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work
 from sscd_ops.steps.resolve import numbers_of
@@ -214,7 +214,7 @@ def _checked(
         if hashlib.sha256(data).digest() != ref.sha256:
             raise SourceChanged(
                 f"{shard.uri}: member {ref.name!r} is no longer what was decided on"
-                " (sha256 differs); put the original back and run the night again"
+                f" (sha256 differs): {PUT_BACK}"
             )
         yield data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from sscd_ops.catalog import batches, decisions, publishing, shards
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import FileMismatch, SscdOpsError, UsageError
-from sscd_ops.model import Segment, StoredFile
+from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.options import dataset_from_json
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import load_queries, open_backend
@@ -112,7 +112,8 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         if not found:
             found = _open(parts, segment, dataset)
         problems += found
-        lost += [p for file in _descriptors(parts, segment) for p in _check(parts, file)]
+        work, _ = _work_of(parts, segment)
+        lost += _check_descriptors(parts, _shards_of(parts, work))
         parts.progress.advance()
     parts.progress.done()
     if problems and not lost:
@@ -122,12 +123,15 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     return problems + lost
 
 
-def _descriptors(parts: Parts, segment: Segment) -> list[StoredFile]:
-    """The descriptor files of a segment's batch, which embed wrote."""
-    work, _ = _work_of(parts, segment)
+def _shards_of(parts: Parts, work: Work) -> list[SourceShard]:
     with parts.catalog.begin() as conn:
-        registered = shards.shards_of(conn, work.attempt.attempt_id)
-    return [shard.descriptors for shard in registered if shard.descriptors is not None]
+        return shards.shards_of(conn, work.attempt.attempt_id)
+
+
+def _check_descriptors(parts: Parts, registered: Sequence[SourceShard]) -> list[str]:
+    """What is wrong with the descriptor files that embed wrote."""
+    files = [shard.descriptors for shard in registered if shard.descriptors is not None]
+    return [problem for file in files for problem in _check(parts, file)]
 
 
 def _open(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
@@ -204,9 +208,8 @@ def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
 
 def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     work, _ = _work_of(parts, segment)
-    with parts.catalog.begin() as conn:
-        registered = shards.shards_of(conn, work.attempt.attempt_id)
-    lost = [p for file in _descriptors(parts, segment) for p in _check(parts, file)]
+    registered = _shards_of(parts, work)
+    lost = _check_descriptors(parts, registered)
     if lost:
         raise FileMismatch(
             f"segment {segment.segment_id} is rebuilt from the descriptor files of batch"

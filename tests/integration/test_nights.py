@@ -538,7 +538,7 @@ def test_a_source_that_changed_before_publish_makes_the_batch_unpublishable_unti
     tar.unlink()
     with world.parts() as parts, pytest.raises(SourceChanged, match="gone") as gone:
         world.from_resolve(parts, batch_id)
-    assert "put it back and run the night again" in str(gone.value)
+    assert "put the original back and run the night again" in str(gone.value)
     assert "abandon" not in str(gone.value)
     other = world.night(DAYS[1])
 
@@ -576,7 +576,7 @@ def test_a_file_that_changed_before_embed_names_both_ways_on(world: World) -> No
         planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
         ingest.run(parts, planned.batch_id, planned.groups)
         (world.incoming / DAYS[0] / "a.tar").unlink()
-        with pytest.raises(SourceChanged, match=r"put it back.* or sscd-ops batch abandon 1 "):
+        with pytest.raises(SourceChanged, match=r"original back.* or sscd-ops batch abandon 1 "):
             embed.run(parts, planned.batch_id, planned.groups)
 
 
