@@ -156,6 +156,9 @@ class SearchBackend(Protocol):
     def codes(self, descriptors: NDArray[np.float16]) -> dict[str, NDArray[Any]]:
         """The arrays (role -> (n, ...)) this backend wants stored beside descriptors (n, d)."""
 
+    def roles(self) -> tuple[str, ...]:
+        """The roles of ``codes``."""
+
     def search(
         self,
         queries: NDArray[np.float16],
@@ -223,6 +226,15 @@ class SegmentStore(Protocol):
 
         Raises:
             FileMismatch: missing, different, or of another length.
+        """
+
+    def rebuild_codes(
+        self, folder: str, segment: Segment, backend: SearchBackend
+    ) -> dict[str, StoredFile]:
+        """Compute and write a backend's codes from the stored descriptors: role -> file.
+
+        Raises:
+            FileMismatch: the descriptors are missing or disagree with the catalog.
         """
 
 

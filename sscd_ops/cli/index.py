@@ -59,6 +59,8 @@ def index_verify(config: str | None, dataset: str) -> None:
 def index_rebuild(config: str | None, dataset: str) -> None:
     """Write missing or damaged segments and masks anew, from descriptors and the catalog.
 
+    Segments written under another search backend get the codes of the one in use.
+
     Example: sscd-ops index rebuild --config curation.toml --dataset web
     """
     from sscd_ops.steps.verify import rebuild_index

@@ -154,6 +154,10 @@ class Backend:
         """The arrays this backend wants stored beside descriptors (n, d)."""
         return self.method.codes(descriptors)
 
+    def roles(self) -> tuple[str, ...]:
+        """The roles of ``codes``."""
+        return self.method.roles()
+
     def search(
         self,
         queries: NDArray[np.float16],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Fault, Matches, Segment, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.parts import Parts, Work
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,15 @@ def search_segment(
     if segment.mask is None:
         raise BatchNotRunnable(f"segment {segment.segment_id} is in no generation")
     kept = parts.segments.read_mask(segment.mask, segment.rows)
+    lacking = [role for role in backend.roles() if role not in opened.codes]
+    if lacking:
+        log.info(
+            "segment %d has no %s: made anew at each search; `sscd-ops index rebuild --dataset %s`"
+            " stores them",
+            segment.segment_id,
+            ", ".join(lacking),
+            work.batch.dataset,
+        )
     found = backend.search(
         queries.descriptors,
         opened.descriptors,

@@ -178,7 +178,9 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
 
     A segment is built from the descriptor files of its batch, which embed wrote; a mask from the
     verdicts in the catalog. Both come out with the sha256 they had, save for search codes of
-    another release, which are registered anew.
+    another release, which are registered anew. Then segments get the codes of the backend that the
+    last batch searched with, where they were written under another one: as a history grows, `auto`
+    moves on.
 
     Raises:
         FileMismatch: a descriptor file is gone too; names the batch that must be embedded again.
@@ -195,6 +197,27 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
         if segment.mask is not None and _check(parts, segment.mask):
             _rebuild_mask(parts, name, segment)
             done.append(f"segment {segment.segment_id}: wrote its mask anew")
+    return done + _add_codes(parts, name)
+
+
+def _add_codes(parts: Parts, name: str) -> list[str]:
+    """Give every segment the codes of the last batch's backend; what was done."""
+    with parts.catalog.begin() as conn:
+        dataset = _dataset(conn, name)
+        live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
+    if not live:
+        return []
+    work, _ = _work_of(parts, live[-1])
+    backend = open_backend(parts, work)
+    done = []
+    for segment in live:
+        lacking = sorted(set(backend.roles()) - segment.files.keys())
+        if lacking:
+            written = parts.segments.rebuild_codes(f"{name}/index/segments", segment, backend)
+            with parts.catalog.begin() as conn:
+                files = {**segment.files, **written}
+                decisions.replace_segment_files(conn, segment.segment_id, files)
+            done.append(f"segment {segment.segment_id}: added {', '.join(lacking)}")
     return done
 
 

@@ -662,6 +662,31 @@ def test_deleted_index_files_are_named_and_rebuilt(world: World, other_world: Wo
     assert_promises(world)
 
 
+def test_a_rebuild_adds_the_codes_of_the_backend_in_use(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(world, planted_nights())
+    world.change(duplicates={"search": "flat"})
+    world.night(DAYS[0])
+    world.change(duplicates={"search": "exact"})
+    with caplog.at_level("INFO", logger="sscd_ops.steps.queries"):
+        world.night(DAYS[1])
+    with world.parts() as parts:
+        done = rebuild_index(parts, DATASET)
+        again = rebuild_index(parts, DATASET)
+        assert verify_index(parts, DATASET) == []
+
+    assert "segment 1 has no exact" in caplog.text
+    assert len(done) == 1
+    assert done[0].startswith("segment 1: added exact")
+    assert again == []
+    roles = world.ask("SELECT files FROM sscd_ops.segments ORDER BY segment_id")
+    assert roles[0]["files"].keys() == roles[1]["files"].keys()
+    caplog.clear()
+    world.night(DAYS[2])
+    assert "has no" not in caplog.text
+
+
 def test_lost_descriptor_files_are_named_and_a_rebuild_says_what_it_needs(world: World) -> None:
     fill(world, planted_nights())
     world.night(DAYS[0])
