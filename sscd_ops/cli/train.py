@@ -56,6 +56,11 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     ("changes", _Numbers(float), "Shares of the run at which the next size begins."),
     ("mild", click.FloatRange(0, 1), "Share of pictures one view of which is hardly edited."),
     ("mixup", click.FloatRange(0, 1), "Share of views mixed with another (mixup, cutmix)."),
+    (
+        "hard-negatives",
+        click.FloatRange(0, 1),
+        "Share of a batch chosen for looking, to the network, like another picture of it.",
+    ),
     ("temperature", click.FloatRange(0, min_open=True), "Of InfoNCE."),
     ("koleo", click.FloatRange(0), "Weight of the entropy term; above 40 it is unstable."),
     ("optimizer", click.Choice(["adamw", "lars"]), "What moves the weights."),
@@ -99,6 +104,12 @@ def _recipe_options(command: F) -> F:
     help="Keys of pictures never to train on, one a line: those to evaluate with.",
 )
 @click.option(
+    "--start",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Weights to begin with, of the same trunk; default: random ones.",
+)
+@click.option(
     "--drop-similar",
     type=click.FloatRange(0, 1),
     default=0.8,
@@ -127,6 +138,7 @@ def train(
     out: str,
     recipe: str,
     exclude: str | None,
+    start: str | None,
     drop_similar: float,
     device: str,
     threads: int,
@@ -165,6 +177,7 @@ def train(
         device=device,
         threads=threads or min(16, os.cpu_count() or 1),
         save_every=60.0 * save_every,
+        start=Path(start) if start else None,
     )
     outcome = session.train(
         lambda: _members(urls),

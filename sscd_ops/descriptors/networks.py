@@ -121,6 +121,16 @@ def build(model: Model, state: Mapping[str, Tensor]) -> nn.Module:
         ConfigError: a parameter is missing, extra or of another shape; names it.
     """
     network = make(model.architecture, model.dimensions)
+    load_strictly(network, state, f"fingerprint.weights do not fit {model.name}")
+    return network.eval()
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
+    """Put weights into a network.
+
+    Raises:
+        ConfigError: a parameter is missing, extra or of another shape; names it.
+    """
     wanted = network.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = sorted(wanted.keys() - state.keys() - counters)
@@ -133,11 +143,8 @@ def build(model: Model, state: Mapping[str, Tensor]) -> nn.Module:
     for what, names in (("missing", missing), ("extra", extra), ("of another shape", wrong)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ConfigError(
-                f"fingerprint.weights do not fit {model.name}: {what}: {', '.join(names[:3])}{more}"
-            )
+            raise ConfigError(f"{complaint}: {what}: {', '.join(names[:3])}{more}")
     network.load_state_dict({name: state.get(name, wanted[name]) for name in wanted})
-    return network.eval()
 
 
 class Network:

@@ -73,7 +73,7 @@ class Strength:
 
 
 STRONG = Strength(
-    onto=0.10,
+    onto=0.15,
     border=0.10,
     flip=0.30,
     quarter=0.05,
@@ -245,10 +245,10 @@ def border(pixels: Pixels, random: Random) -> Pixels:
 
 
 def onto(pixels: Pixels, below: Pixels, random: Random) -> Pixels:
-    """The picture, 45 to 90% of each side, upon another one, sometimes seen through."""
+    """The picture, 35 to 90% of each side, upon another one, sometimes seen through."""
     height, width = pixels.shape[:2]
     canvas = cv2.resize(below, (width, height), interpolation=cv2.INTER_AREA)
-    scale = random.uniform(0.45, 0.9)
+    scale = random.uniform(0.35, 0.9)
     wide, high = max(2, int(width * scale)), max(2, int(height * scale))
     small = cv2.resize(pixels, (wide, high), interpolation=cv2.INTER_AREA)
     x = int(random.integers(0, width - wide + 1))

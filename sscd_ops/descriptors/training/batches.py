@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from sscd_ops.descriptors.training.options import TrainOptions
 from sscd_ops.descriptors.training.pictures import Pictures
 
 _AHEAD = 2
-_ORDER, _VIEW, _MIX = 0, 1, 2
+_ORDER, _VIEW, _MIX, _HARD = 0, 1, 2, 3
 """First numbers of seeds, so that no two uses of chance share one."""
 
 
@@ -41,12 +41,32 @@ class Part:
     world: int = 1
 
 
-def rows_of(options: TrainOptions, pictures: int, step: int, part: Part) -> NDArray[np.int64]:
-    """The pictures of a step for one process: a shuffle anew each epoch, the rest dropped."""
+def rows_of(
+    options: TrainOptions,
+    pictures: int,
+    step: int,
+    part: Part,
+    near: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """The pictures of a step for one process: a shuffle anew each epoch, the rest dropped.
+
+    Args:
+        options: the run's.
+        pictures: how many there are.
+        step: of which step.
+        part: of which process.
+        near: int64 (pictures, k), the look-alikes of each. Where given, the last
+            ``hard_negatives`` of the batch give way to one of each of the first.
+    """
     each = pictures // options.batch
     epoch, place = divmod(step, each)
     order = np.random.default_rng([options.seed, _ORDER, epoch]).permutation(pictures)
     rows = order[place * options.batch : (place + 1) * options.batch]
+    hard = 0 if near is None else round(options.batch * options.hard_negatives)
+    if near is not None and hard:
+        random = np.random.default_rng([options.seed, _HARD, step])
+        seeds = np.resize(rows[:-hard] if hard < len(rows) else rows, hard)
+        rows[-hard:] = near[seeds, random.integers(near.shape[1], size=hard)]
     return rows[part.rank :: part.world].astype(np.int64)
 
 
@@ -57,9 +77,10 @@ def make_batch(
     side: int,
     part: Part,
     pool: ThreadPoolExecutor,
+    near: NDArray[np.int64] | None = None,
 ) -> Batch:
     """All views of a step for one process; copies of a picture lie ``n / views`` apart."""
-    rows = rows_of(options, len(pictures), step, part)
+    rows = rows_of(options, len(pictures), step, part, near)
 
     def one(place: int) -> NDArray[np.uint8]:
         copy, row = divmod(place, len(rows))
@@ -122,7 +143,8 @@ def batches(
     first: int,
     side_of: Callable[[int], int],
     threads: int,
-) -> Iterator[Batch]:
+    near: NDArray[np.int64] | None = None,
+) -> Generator[Batch, None, None]:
     """Batches from step ``first`` on, for ever, made ahead by other threads.
 
     Args:
@@ -132,6 +154,7 @@ def batches(
         first: the first step.
         side_of: pixels a side at a step; asked when the batch is begun.
         threads: that make views; cv2 does not hold the interpreter's lock.
+        near: look-alikes of each picture, as in ``rows_of``.
     """
     ready: queue.Queue[Batch | Exception] = queue.Queue(_AHEAD)
     ended = threading.Event()
@@ -149,7 +172,7 @@ def batches(
         try:
             with ThreadPoolExecutor(threads) as pool:
                 while not ended.is_set():
-                    put(make_batch(pictures, options, step, side_of(step), part, pool))
+                    put(make_batch(pictures, options, step, side_of(step), part, pool, near))
                     step += 1
         except Exception as error:  # noqa: BLE001 - goes to the thread that trains
             put(error)

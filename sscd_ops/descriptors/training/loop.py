@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sscd_ops.descriptors.networks import SSCD, make
+from sscd_ops.descriptors.networks import SSCD, load_strictly, make
 from sscd_ops.descriptors.training import parallel
 from sscd_ops.descriptors.training.batches import Batch, Part, batches, make_batch
+from sscd_ops.descriptors.training.hard_negatives import nearest
 from sscd_ops.descriptors.training.loss import Loss, contrast, shares_source
 from sscd_ops.descriptors.training.optim import LARS, Average, learning_rate, parameter_groups
 from sscd_ops.descriptors.training.options import TrainOptions
 from sscd_ops.descriptors.training.pictures import Pictures
+from sscd_ops.descriptors.weights import read_state
 from sscd_ops.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,9 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 _LOG_EVERY = 20
 _SETTLING_BATCHES = 32
+_LOOK_EVERY = 1_000
+"""Steps after which look-alikes are sought anew."""
+_LOOK_ALIKES = 8
 _FREE_TO_CHANGE = frozenset({"steps", "minutes", "sizes", "changes"})
 """What a resumed run may be told anew."""
 COLUMNS = (
@@ -88,6 +93,11 @@ class Run:
         part: which process of a run of several this is.
         threads: that make views.
         save_every: seconds between checkpoints.
+        start: weights to begin with, of the same network; none: random ones.
+
+    Raises:
+        ConfigError: fewer pictures than a batch, a checkpoint of another run, or ``start`` is of
+            another network.
     """
 
     def __init__(
@@ -100,6 +110,7 @@ class Run:
         part: Part = Part(),  # noqa: B008 - frozen
         threads: int = 1,
         save_every: float = 300.0,
+        start: Path | None = None,
     ) -> None:
         if len(pictures) < options.batch:
             raise ConfigError(
@@ -111,7 +122,10 @@ class Run:
         self.device, self.part = device, part
         self._threads, self._save_every = threads, save_every
         torch.manual_seed(options.seed)
-        network = make_network(options).to(device)
+        network = make_network(options)
+        if start is not None:
+            load_strictly(network, read_state(start), f"start: {start} does not fit")
+        network = network.to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if part.world > 1 and device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -120,6 +134,8 @@ class Run:
         self.average = Average(network, options.ema)
         self._digest = pictures.digest()
         self.step, self.seconds = 0, 0.0
+        self._started = start is not None
+        self._near: NDArray[np.int64] | None = None
         self.stopping = False
         self._mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1) * 255.0
         self._std = torch.tensor(_STD, device=device).view(1, 3, 1, 1) * 255.0
@@ -160,11 +176,14 @@ class Run:
         shown: dict[str, float] = {}
         loss: Loss | None = None
         saved = began = time.monotonic()
-        stream = batches(
-            self.pictures, self.options, self.part, self.step, self._side_at, self._threads
-        )
+        stream = self._stream()
         try:
             while not self._done():
+                if self._looks():  # batches made ahead knew the old ones
+                    stream.close()
+                    self._near = self.look_alikes()
+                    stream = self._stream()
+                    began = time.monotonic()
                 batch = next(stream)
                 progress = self.progress()
                 loss = self.move(model, batch, progress)
@@ -182,12 +201,38 @@ class Run:
                     self.save()
                     saved = time.monotonic()
         finally:
-            stream.close()  # type: ignore[attr-defined]
+            stream.close()
         self.save()
         finished = self._at_end()
         weights = self.write_weights(self.settled()) if finished else None
         last = None if loss is None else round(float(loss.total.detach()), 5)
         return Outcome(self.step, self.seconds, last, finished, weights)
+
+    def _stream(self) -> Generator[Batch, None, None]:
+        at = (self.part, self.step, self._side_at, self._threads, self._near)
+        return batches(self.pictures, self.options, *at)
+
+    def _looks(self) -> bool:
+        # random weights know nothing of likeness
+        due = self.step % _LOOK_EVERY == 0 and (self.step > 0 or self._started)
+        return due and self.options.hard_negatives > 0
+
+    def look_alikes(self) -> NDArray[np.int64]:
+        """What each picture looks like to the network as it is, in all processes: int64 (n, k)."""
+        k = min(_LOOK_ALIKES, len(self.pictures) - 1)
+        answer = torch.zeros((len(self.pictures), k), dtype=torch.int64, device=self.device)
+        if self.part.rank == 0:
+            random = np.random.default_rng([self.options.seed, self.step])
+            self.network.eval()
+            answer = nearest(
+                lambda pixels: self._describe(self.network, pixels),
+                self.pictures,
+                self.side(),
+                k,
+                random,
+            )
+            self.network.train()
+        return np.asarray(parallel.from_first(answer, self.part).cpu().numpy(), np.int64)
 
     def _at_end(self) -> bool:
         return self.progress() >= 1.0
@@ -286,6 +331,7 @@ class Run:
                 "network": self.network.state_dict(),
                 "average": self.average.state,
                 "optimizer": self.optimizer.state_dict(),
+                "near": None if self._near is None else torch.from_numpy(self._near),
             },
             temporary,
         )
@@ -313,6 +359,8 @@ class Run:
         self.average.state = found["average"]
         self.optimizer.load_state_dict(found["optimizer"])
         self.step, self.seconds = found["step"], found["seconds"]
+        if found.get("near") is not None:
+            self._near = found["near"].cpu().numpy()
         log.info("resumed step=%d seconds=%.0f", self.step, self.seconds)
 
     @torch.no_grad()

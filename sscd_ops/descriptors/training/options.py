@@ -21,6 +21,8 @@ class TrainOptions:
     a run is not repeatable. ``sizes``: pixels a side, one after another; ``changes``: shares
     of the schedule at which the next begins. ``mild``: share of pictures whose first view is hardly
     edited, as the original of a copy is. ``mixup``: share of views that are mixed with another.
+    ``hard_negatives``: share of a batch that is chosen for looking, to the network as it is, like
+    another picture of the batch.
     """
 
     trunk: Trunk = "small"
@@ -41,6 +43,7 @@ class TrainOptions:
     ema: float = 0.998
     mixup: float = 0.05
     mild: float = 0.7
+    hard_negatives: float = 0.0
     precision: Precision = "auto"
     seed: int = 1
 
@@ -54,7 +57,7 @@ class TrainOptions:
             raise ConfigError("sizes must be at least 32 px each, and one at least")
         if len(self.changes) != len(self.sizes) - 1 or list(self.changes) != sorted(self.changes):
             raise ConfigError("changes must be one share less than sizes, in order")
-        for name in ("warmup", "ema", "mixup", "mild"):
+        for name in ("warmup", "ema", "mixup", "mild", "hard_negatives"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1")
         if self.temperature <= 0 or self.learning_rate <= 0:

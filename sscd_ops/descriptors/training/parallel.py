@@ -69,6 +69,13 @@ def gathered(rows: Tensor, part: Part) -> Tensor:
     return answer
 
 
+def from_first(values: Tensor, part: Part) -> Tensor:
+    """The first process's tensor, in all of them; shapes must be equal."""
+    if part.world > 1:
+        distributed.broadcast(values, 0)
+    return values
+
+
 def agreed(value: float, device: torch.device, part: Part) -> float:
     """The first process's value, in all of them."""
     if part.world == 1:

@@ -36,7 +36,7 @@ class Session:
     ``folder``: gets the decoded pictures, checkpoints, the log and the weights. ``exclude``: keys
     of pictures that are not to be trained on. ``drop_similar``: similarity by ``dct`` from which a
     picture is left out beside an earlier one, 0 for none. ``threads``: that decode and edit.
-    ``save_every``: seconds between checkpoints.
+    ``save_every``: seconds between checkpoints. ``start``: weights to begin with; none: random.
     """
 
     folder: Path
@@ -45,6 +45,7 @@ class Session:
     device: str = "auto"
     threads: int = 2
     save_every: float = 300.0
+    start: Path | None = None
 
 
 def train(
@@ -82,6 +83,7 @@ def train(
             part=part,
             threads=session.threads,
             save_every=session.save_every,
+            start=session.start,
         )
         hold(run)
         tell(_opening(run))

@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 pytest.importorskip("cv2", reason="training needs opencv-python-headless, the extra `train`")
 
+import cv2
+
 from sscd_ops.descriptors.embedder import open_embedder
-from sscd_ops.descriptors.training import session
+from sscd_ops.descriptors.training import loop, session
 from sscd_ops.descriptors.training.augment import MILD, STRONG, view
 from sscd_ops.descriptors.training.batches import Part, mixed, rows_of
+from sscd_ops.descriptors.training.hard_negatives import nearest
 from sscd_ops.descriptors.training.loop import Run
 from sscd_ops.descriptors.training.loss import contrast, shares_source
 from sscd_ops.descriptors.training.optim import LARS, learning_rate
@@ -152,6 +156,34 @@ def test_processes_share_each_epoch_without_overlap() -> None:
     assert len({row for part in rows for row in part}) == 18
 
 
+def test_hard_negatives_take_the_last_places_and_are_look_alikes_of_the_first() -> None:
+    options = dataclasses.replace(TINY, hard_negatives=0.5)
+    near = np.arange(20)[:, None] * 100 + np.arange(3)  # what row r looks like: 100 r, + 1, + 2
+    rows = rows_of(options, 20, 0, Part(), near)
+    plain = rows_of(options, 20, 0, Part())
+
+    np.testing.assert_array_equal(rows[:4], plain[:4])
+    np.testing.assert_array_equal(rows[4:] // 100, plain[:4])
+    both = [rows_of(options, 20, 0, Part(rank, 2), near) for rank in (0, 1)]
+    np.testing.assert_array_equal(np.stack(both, axis=1).ravel(), rows)
+
+
+def test_the_nearest_are_those_of_a_plain_search(folder: Path) -> None:
+    pictures = open_pictures(folder, 48)
+
+    def describe(pixels: NDArray[np.uint8]) -> torch.Tensor:
+        flat = torch.from_numpy(pixels).float().flatten(1)
+        return torch.nn.functional.normalize(flat - flat.mean(dim=1, keepdim=True))
+
+    found = nearest(describe, pictures, 16, 3, np.random.default_rng(1))
+
+    squares = [cv2.resize(picture, (16, 16), interpolation=cv2.INTER_AREA) for picture in pictures]
+    ours = describe(np.stack(squares)).numpy()
+    cosine = ours @ ours.T
+    np.fill_diagonal(cosine, -2)
+    np.testing.assert_array_equal(found.numpy(), np.argsort(-cosine, axis=1)[:, :3])
+
+
 def test_a_view_is_a_function_of_its_seed_and_leaves_its_picture(folder: Path) -> None:
     pictures = open_pictures(folder, 48)
     before = pictures[0].copy()
@@ -184,17 +216,22 @@ def test_mixed_views_say_what_they_show() -> None:
 # ---------------------------------------------------------------- runs
 
 
-def test_a_resumed_run_ends_where_an_undisturbed_one_does(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hard", [0.0, 0.5])
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(
+    folder: Path, tmp_path: Path, hard: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 3)
+    tiny = dataclasses.replace(TINY, hard_negatives=hard)
     pictures = open_pictures(folder, 48)
-    whole = Run(pictures, TINY, tmp_path / "whole", device=torch.device("cpu"))
+    whole = Run(pictures, tiny, tmp_path / "whole", device=torch.device("cpu"))
     whole.train()
-    stopped = Run(pictures, TINY, tmp_path / "parts", device=torch.device("cpu"))
+    stopped = Run(pictures, tiny, tmp_path / "parts", device=torch.device("cpu"))
 
     def stop(share: float, shown: dict[str, float]) -> None:
         stopped.stopping = stopped.step == 4
 
     first = stopped.train(stop)
-    resumed = Run(pictures, TINY, tmp_path / "parts", device=torch.device("cpu"))
+    resumed = Run(pictures, tiny, tmp_path / "parts", device=torch.device("cpu"))
     second = resumed.train()
 
     assert (first.step, first.finished, first.weights) == (4, False, None)
@@ -206,10 +243,30 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(folder: Path, tmp_path
     with pytest.raises(ConfigError, match=r"koleo = 5\.0, not 1\.0"):
         Run(
             pictures,
-            dataclasses.replace(TINY, koleo=1.0),
+            dataclasses.replace(tiny, koleo=1.0),
             tmp_path / "parts",
             device=torch.device("cpu"),
         )
+
+
+def test_a_run_begins_with_the_weights_it_is_given(folder: Path, tmp_path: Path) -> None:
+    pictures = open_pictures(folder, 48)
+    cpu = torch.device("cpu")
+    (tmp_path / "first").mkdir()
+    first = Run(pictures, TINY, tmp_path / "first", device=cpu)
+    state = {name: value.half().float() for name, value in first.network.state_dict().items()}
+    weights = first.write_weights(state)
+    assert weights is not None
+
+    other = dataclasses.replace(TINY, seed=2)
+    begun = Run(pictures, other, tmp_path / "begun", device=cpu, start=weights)
+
+    for name, value in begun.network.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, state[name]), name
+    wider = dataclasses.replace(TINY, dimensions=64)
+    with pytest.raises(ConfigError, match=r"does not fit: of another shape: .*weight"):
+        Run(pictures, wider, tmp_path / "wider", device=cpu, start=weights)
 
 
 def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
