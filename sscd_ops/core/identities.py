@@ -13,6 +13,8 @@ from sscd_ops.model import Interval
 NAMESPACE = UUID("8d3f7a52-6c1e-5b0e-9c44-5ad1f0c0de21")
 """The namespace of sample ids. It never changes."""
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 _DAY = timedelta(hours=22), timedelta(hours=26)
 """A local day lasts 23 to 25 hours; some zones shift by other amounts."""
 
@@ -39,7 +41,7 @@ def sample_id(
         image_sha256: digest of the image bytes, empty without an image.
         caption_sha256: digest of the caption bytes, empty without a caption.
     """
-    name = json.dumps(
+    name = _compact(
         [
             dataset,
             source,
@@ -49,8 +51,7 @@ def sample_id(
             image_member,
             image_sha256.hex(),
             caption_sha256.hex(),
-        ],
-        separators=(",", ":"),
+        ]
     )
     # uuid.uuid5 would do the same and refuse nothing; json is ASCII, so surrogates are escaped
     digest = hashlib.sha1(NAMESPACE.bytes + name.encode("ascii"), usedforsecurity=False).digest()

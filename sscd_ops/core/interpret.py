@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from codecs import BOM_UTF8
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sscd_ops.core.identities import sample_id
@@ -45,11 +47,17 @@ def storable(text: str) -> str:
     A backslash is doubled only where something was escaped: ordinary text stays as it is, and no
     two escaped texts are alike.
     """
-    if not _UNSTORABLE.search(text):
+    if _is_storable(text):
         return text
     return _UNSTORABLE.sub(lambda m: f"\\u{ord(m.group()):04x}", text.replace("\\", "\\\\"))
 
 
+def _is_storable(text: str) -> bool:
+    # nearly all text of tars is ASCII, and that is known without looking
+    return (text.isascii() and "\x00" not in text) or not _UNSTORABLE.search(text)
+
+
+@lru_cache(maxsize=1024)
 def is_image_extension(extension: str) -> bool:
     """Whether a member of this extension (``jpg``, ``0.JPEG``) is an image."""
     return extension.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
@@ -145,7 +153,7 @@ class Interpreter:
     def _check(self, row: ManifestRow, raw: RawSample, image: Member | None) -> None:
         if raw.fault is not None:
             raise _Quarantine(*raw.fault)
-        if _UNSTORABLE.search(raw.key):
+        if not _is_storable(raw.key):
             raise _Quarantine(Fault.BAD_KEY, f"the key is not plain UTF-8: {row.key}")
         self._check_members(raw)
         if image is None:
@@ -174,19 +182,18 @@ class Interpreter:
                     f"member {member.name!r} has {member.size} bytes, at most"
                     f" {limits.max_member_bytes}",
                 )
-            if _UNSTORABLE.search(member.name):
+            if not _is_storable(member.name):
                 raise _Quarantine(
                     Fault.BAD_KEY, f"the name is not plain UTF-8: {storable(member.name)}"
                 )
         # all names, also of what publish makes: a decided batch could not be published any more
-        for extension in published_extensions([member.extension for member in raw.members]):
-            size = len(extension.encode())
-            if size > LONGEST_EXTENSION:
-                raise _Quarantine(
-                    Fault.BAD_KEY,
-                    f"extension {extension!r} has {size} bytes, at most {LONGEST_EXTENSION}"
-                    " (it begins at the first dot of a name)",
-                )
+        extension = _too_long(tuple(member.extension for member in raw.members))
+        if extension:
+            raise _Quarantine(
+                Fault.BAD_KEY,
+                f"extension {extension!r} has {len(extension.encode())} bytes, at most"
+                f" {LONGEST_EXTENSION} (it begins at the first dot of a name)",
+            )
 
     def _refuse_images(self, raw: RawSample) -> None:
         images = self._images(raw)
@@ -266,7 +273,7 @@ class Interpreter:
                 f"{len(data)} bytes, at most {self._limits.max_caption_bytes}",
             )
         try:
-            text = data.decode("utf-8-sig")
+            text = data.removeprefix(BOM_UTF8).decode()
         except UnicodeDecodeError as error:
             if _escaped_surrogate(data):
                 raise _Quarantine(
@@ -302,7 +309,7 @@ class Interpreter:
             found = _at(document, name)
             if found is not None:
                 meta[name] = found
-        row.meta = _strict_json(meta, "a metadata column", sort_keys=True, separators=(",", ":"))
+        row.meta = _strict_json(meta, "a metadata column", _COMPACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,10 +338,22 @@ def _read_json(member: Member) -> _Document:
     return _Document(member.name, json.loads(text), is_odd)
 
 
-def _strict_json(value: Any, what: str, **form: Any) -> str:
+@lru_cache(maxsize=1024)
+def _too_long(extensions: tuple[str, ...]) -> str:
+    """The first published extension that is too long for a name; empty where none is."""
+    names = published_extensions(extensions)
+    return next((name for name in names if len(name.encode()) > LONGEST_EXTENSION), "")
+
+
+# made once: json.dumps makes one for each call where it is given a form
+_PLAIN = json.JSONEncoder(allow_nan=False).encode
+_COMPACT = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":")).encode
+
+
+def _strict_json(value: Any, what: str, encode: Callable[[Any], str] = _PLAIN) -> str:
     """A value of a document as JSON in the strict sense, as jsonb takes it: without NaN."""
     try:
-        return json.dumps(value, allow_nan=False, **form)
+        return encode(value)
     except (ValueError, RecursionError) as error:
         raise _Quarantine(Fault.BAD_JSON, f"{what}: {error}") from error
 
