@@ -10,7 +10,8 @@ endif
 ifeq ($(UV_FIND_LINKS),)
 TORCH_ARGS ?= --torch-backend auto
 endif
-UV_INSTALL := .tools/bin/uv pip install -q --python .venv/bin/python
+# compiled once here: every task is a process of its own, and imports Airflow or torch
+UV_INSTALL := .tools/bin/uv pip install -q --python .venv/bin/python --compile-bytecode
 
 .venv/.stamp: requirements.lock pyproject.toml
 	@echo "Installing into .venv from requirements.lock (about 1.5 GB, half a minute to a few minutes) ..."
