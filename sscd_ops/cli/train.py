@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,16 +15,14 @@ import click
 from sscd_ops.cli.context import format_option, guarded
 from sscd_ops.cli.output import print_fields, say
 from sscd_ops.errors import MissingExtra, UsageError
-from sscd_ops.model import Interval, RawSample
-from sscd_ops.options import LimitsOptions, Settings, SourceKind, SourceOptions
+from sscd_ops.model import RawSample
+from sscd_ops.options import LimitsOptions, Settings
 
 if TYPE_CHECKING:
     from sscd_ops.descriptors.training.loop import Outcome, Run
     from sscd_ops.descriptors.training.options import TrainOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_ALWAYS = Interval(datetime(2000, 1, 1, tzinfo=UTC), datetime(2000, 1, 2, tzinfo=UTC))
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # click 8.1 is not generic
@@ -169,7 +166,7 @@ def train(
     from sscd_ops.ports import Silence
 
     options = _options(recipe, {name: value for name, value in told.items() if value is not None})
-    keys = frozenset(Path(exclude).read_text().split()) if exclude else frozenset()
+    keys = names_in(Path(exclude)) if exclude else frozenset()
     held = session.Session(
         Path(out),
         exclude=keys,
@@ -188,6 +185,22 @@ def train(
         hold=_stop_on_signals,
     )
     _print(outcome, out, form)
+
+
+def names_in(path: Path) -> frozenset[str]:
+    """The keys in a file, one a line: a key may hold spaces, commas and quotes.
+
+    Raises:
+        UsageError: the file is not UTF-8, or names nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: expected UTF-8 text, one key a line ({error})") from error
+    keys = frozenset(line.strip() for line in text.split("\n")) - {""}
+    if not keys:
+        raise UsageError(f"{path}: no key in it; expected one a line")
+    return keys
 
 
 def _print(outcome: Outcome, out: str, form: str) -> None:
@@ -232,30 +245,21 @@ def _require_packages() -> None:
 
 
 def _members(urls: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Key and bytes of the first picture of each sample."""
+    """Key and bytes of the first picture of each sample.
+
+    Raises:
+        UsageError: the URLs are of several kinds, hold placeholders, or name nothing.
+    """
+    from sscd_ops.evaluation.pictures import find_shards, source_options
     from sscd_ops.images.header import sniff
     from sscd_ops.wiring import Wiring
 
-    kinds = {_kind(url) for url in urls}
-    if len(kinds) != 1:
-        raise UsageError(f"the URLs are of several kinds ({', '.join(sorted(kinds))}): give one")
-    options = SourceOptions("pictures", kind=kinds.pop(), urls=tuple(urls))
-    source = Wiring(Settings()).source(options, LimitsOptions())
-    shards = source.find(_ALWAYS, "UTC")
-    if not shards:
-        raise UsageError(f"nothing found at {', '.join(urls)}: give 'folder/*.tar' in quotes")
-    for shard in shards:
-        for item in source.read(shard):
+    rooms, options, limits = Wiring(Settings()), source_options(urls), LimitsOptions()
+    for shard in find_shards(rooms, options, limits):
+        for item in rooms.source(options, limits).read(shard):
             if isinstance(item, RawSample):
                 found = [member.data for member in item.members if sniff(member.data)]
                 if found:
                     yield item.key, found[0]
             elif item.fault is not None:
                 say(f"{shard.uri}: {item.fault[1]}; what came before is used")
-
-
-def _kind(url: str) -> SourceKind:
-    name = url.rstrip("/").lower()
-    if name.endswith((".tar", ".tar.gz", ".tgz")):
-        return "webdataset"
-    return "parquet" if name.endswith(".parquet") else "folder"

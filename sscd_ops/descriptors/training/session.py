@@ -154,6 +154,11 @@ def _pictures(
     parallel.agreed(0.0, device, part)  # the others wait here
     pictures = open_pictures(folder, short)
     found = len(pictures)
+    if unknown := sorted(session.exclude - set(pictures.keys)):
+        say(
+            f"{len(unknown)} of {len(session.exclude)} names to exclude are of no picture decoded,"
+            f" such as {unknown[0]!r}"
+        )
     pictures = pictures.without(
         row for row, key in enumerate(pictures.keys) if key in session.exclude
     )

@@ -16,6 +16,7 @@ pytest.importorskip("cv2", reason="training needs opencv-python-headless, the ex
 
 import cv2
 
+from sscd_ops.cli.train import names_in
 from sscd_ops.descriptors.embedder import open_embedder
 from sscd_ops.descriptors.training import loop, session
 from sscd_ops.descriptors.training.augment import MILD, STRONG, view
@@ -280,7 +281,9 @@ def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
         learning_rate=1e-3,
         ema=0.8,
     )
-    where = session.Session(tmp_path, exclude=frozenset({"k001"}), device="cpu")
+    names = tmp_path / "held out"
+    names.write_text("\ufeffk001\r\n\nk000 k002\n k003\n", encoding="utf-8")
+    where = session.Session(tmp_path, exclude=names_in(names), device="cpu")
     said: list[str] = []
 
     outcome = session.train(
@@ -291,7 +294,8 @@ def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
     losses = [float(line.split(",")[5]) for line in log[1:]]
     assert outcome.finished
     assert losses[-1] < losses[0] - 0.5
-    assert said[0].startswith("34 pictures decoded, 1 excluded, 0 look like another")
+    assert said[0] == "1 of 3 names to exclude are of no picture decoded, such as 'k000 k002'"
+    assert said[1].startswith("34 pictures decoded, 2 excluded, 0 look like another")
     found = FingerprintOptions(model="sscd_small", weights=str(outcome.weights), device="cpu")
     with open_embedder(found, LimitsOptions(), tmp_path) as embedder:
         (chunk,) = embedder.embed([picture(0), picture(5)])
