@@ -50,6 +50,8 @@ _ONLY_FOR = {
     "captions_file": "folder",
 }
 """Source keys that mean something for one kind alone."""
+_LOCAL = "file://"
+"""A root or a cache of this scheme is a folder, for everything that asks which it is."""
 _PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::[^{}]*)?\}")
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -125,8 +127,8 @@ def _settings(file: Path, raw: Mapping[str, Any], *, tolerant: bool) -> Settings
         raise Wrong("storage.root", "is missing: a folder or fsspec URL for everything written")
     storage = dataclasses.replace(
         storage,
-        root=_place(base, storage.root, "storage.root"),
-        cache=_place(base, storage.cache, "storage.cache"),
+        root=_place(base, storage.root.removeprefix(_LOCAL), "storage.root"),
+        cache=_place(base, storage.cache.removeprefix(_LOCAL), "storage.cache"),
     )
     if storage.cache_bytes < 1:
         raise Wrong("storage.cache_bytes", "expected at least 1")

@@ -30,7 +30,7 @@ def open_store(options: StorageOptions) -> Store:
     Raises:
         ConfigError: a remote root without ``storage.cache``.
     """
-    root = options.root.removeprefix("file://")
+    root = options.root
     if "://" not in root:
         return LocalStore(Path(root))
     if not options.cache:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sscd_ops.config import load_settings
 from sscd_ops.errors import ConfigError
 from sscd_ops.options import DatasetOptions, dataset_from_json, to_json
+from sscd_ops.wiring import Wiring
 
 ROOT = Path(__file__).parents[2]
 
@@ -328,6 +329,18 @@ def test_a_dataset_needs_a_source(tmp_path: Path, text: str) -> None:
     assert refusal(path) == (
         "datasets.web.sources: needs at least one [[datasets.web.sources]] table"
     )
+
+
+@pytest.mark.parametrize("url", ["file:///data/x/", "file:///data/x"])
+def test_a_root_given_as_a_local_url_is_a_folder(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSCD_OPS_HOME", raising=False)
+
+    settings = load_settings(written(tmp_path, f'[storage]\nroot = "{url}"\ncache = "{url}"'))
+
+    assert settings.storage.root == settings.storage.cache == "/data/x"
+    assert Wiring(settings).home == Path("/data/x/.sscd-ops")
 
 
 def test_the_storage_root_is_needed(tmp_path: Path) -> None:
