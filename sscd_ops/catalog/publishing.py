@@ -167,7 +167,25 @@ def read_snapshot(
     )
 
 
-def kept_ids(conn: Connection, decisions: Sequence[int]) -> int:
+def ids_of_output(conn: Connection, decision_id: int, number: int) -> set[str] | None:
+    """The ids of the kept samples of one output shard; None where their month was detached."""
+    month = value(
+        conn, "SELECT month FROM sscd_ops.decisions WHERE decision_id = :x", x=decision_id
+    )
+    if month not in months(conn):
+        return None
+    found = rows(
+        conn,
+        "SELECT sample_id FROM sscd_ops.samples WHERE month = :m AND decision_id = :x"
+        " AND output_shard = :n AND verdict = 'kept'",
+        m=month,
+        x=decision_id,
+        n=number,
+    )
+    return {str(sample["sample_id"]) for sample in found}
+
+
+def count_kept(conn: Connection, decisions: Sequence[int]) -> int:
     """How many samples these decisions keep; of a month that was detached, as it was counted."""
     there = months(conn)
     counted = value(

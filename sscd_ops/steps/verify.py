@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import batches, decisions, publishing, shards
@@ -37,8 +39,10 @@ def _dataset(conn: Connection, name: str) -> Dataset:
 def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> list[str]:
     """Read every file of a snapshot and compare it with the catalog; the problems found.
 
-    Checks the snapshot's file, each shard's tar, parquet and stats by sha256, and that the kept
-    samples of its batches are in it exactly once.
+    Checks the snapshot's file, each shard's tar, parquet and stats by sha256, that each parquet
+    lists the samples that the catalog keeps in its shard, each once, and that the shards are of
+    as many samples as their batches keep. Of a month that was detached the catalog has the number
+    alone: there a parquet must list that many, none twice.
     """
     with parts.catalog.begin() as conn:
         dataset = _dataset(conn, name)
@@ -51,15 +55,41 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         problems += _compare_document(parts, name, row, live)
     parts.progress.start(f"verify snapshot {row['snapshot']}", len(live))
     for shard in live:
-        for file in files_of(shard["files"]).values():
-            problems += _check(parts, file)
+        damaged = [p for file in files_of(shard["files"]).values() for p in _check(parts, file)]
+        problems += damaged or _compare_samples(parts, shard)
         parts.progress.advance()
     parts.progress.done()
     with parts.catalog.begin() as conn:
-        kept = publishing.kept_ids(conn, sorted({shard["decision_id"] for shard in live}))
+        kept = publishing.count_kept(conn, sorted({shard["decision_id"] for shard in live}))
     listed = sum(shard["samples"] for shard in live)
     if kept != listed:
         problems.append(f"the catalog keeps {kept} samples, the snapshot lists {listed}")
+    return problems
+
+
+def _compare_samples(parts: Parts, shard: Mapping[str, Any]) -> list[str]:
+    """Whether a shard's parquet lists what the catalog keeps in the shard, each sample once."""
+    parquet = parts.store.local(files_of(shard["files"])["parquet"])
+    table = pq.read_table(parquet, columns=["sample_id"])
+    listed = Counter(table.column("sample_id").to_pylist())
+    with parts.catalog.begin() as conn:
+        kept = publishing.ids_of_output(conn, shard["decision_id"], shard["number"])
+    if kept is None:
+        kept = set(listed)
+    faults = {
+        "listed more than once": [name for name, times in listed.items() if times > 1],
+        "kept in it and not listed": kept - listed.keys(),
+        "listed and not kept in it": listed.keys() - kept,
+    }
+    problems = [
+        f"{shard['name']}: {len(names)} sample(s) {fault}, such as {min(names)}"
+        for fault, names in faults.items()
+        if names
+    ]
+    if listed.total() != shard["samples"]:
+        problems.append(
+            f"{shard['name']}: lists {listed.total()} samples, the catalog {shard['samples']}"
+        )
     return problems
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from sscd_ops.catalog import partitions, publishing
 from sscd_ops.catalog.database import Catalog
@@ -173,6 +177,40 @@ def test_snapshots_and_masks_outlive_a_month_that_was_detached(world: World) -> 
             mask.unlink()
         assert rebuild_index(parts, DATASET) == ["segment 1: wrote its mask anew"]
         assert verify_index(parts, DATASET) == []
+
+
+def test_a_lost_and_a_doubled_sample_are_found_in_a_snapshot_of_the_right_size(
+    world: World,
+) -> None:
+    """A writer's fault: catalog and files agree by sha256, and all counts fit."""
+    world.put(DAYS[0], "a.tar", clouds(range(5)))
+    world.night(DAYS[0])
+    (shard,) = world.ask("SELECT name, files FROM sscd_ops.output_shards")
+    path = world.base / "root" / shard["files"]["parquet"]["name"]
+    table = pq.read_table(path)
+    ids = table.column("sample_id").to_pylist()
+    wrong = pa.chunked_array([[ids[1], *ids[1:]]])
+    pq.write_table(table.set_column(1, "sample_id", wrong), path)
+    data = path.read_bytes()
+    file = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    changed = shard["files"] | {"parquet": shard["files"]["parquet"] | file}
+    with world.parts() as parts:
+        with parts.catalog.begin() as conn:
+            conn.execute(
+                text("UPDATE sscd_ops.output_shards SET files = CAST(:f AS jsonb)"),
+                {"f": json.dumps(changed)},
+            )
+
+        problems = verify_snapshot(parts, DATASET)
+        detach(world)
+        later = verify_snapshot(parts, DATASET)
+
+    doubled = f"{shard['name']}: 1 sample(s) listed more than once, such as {ids[1]}"
+    assert problems == [
+        doubled,
+        f"{shard['name']}: 1 sample(s) kept in it and not listed, such as {ids[0]}",
+    ]
+    assert later == [doubled]
 
 
 def detach(world: World) -> None:
