@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,6 +163,27 @@ def db_status(config: str | None) -> None:
     if current != head:
         say("run `sscd-ops db upgrade`")
         sys.exit(1)
+
+
+@db.command("detach-month")
+@click.argument("month", type=click.DateTime(["%Y-%m"]))
+@config_option
+@guarded
+def db_detach_month(month: datetime, config: str | None) -> None:
+    """Take a MONTH's samples and matches out of the catalog; print the tables they are in now.
+
+    Audit detail goes, decisions stay. The tables stay in the schema: dump them, then drop them.
+
+    Example: sscd-ops db detach-month 2026-01 --config curation.toml
+    """
+    from sscd_ops.catalog.partitions import detach_month
+
+    with open_wiring(config) as parts:
+        tables = detach_month(parts.catalog, month.date())
+    for table in tables:
+        click.echo(table)
+    if not tables:
+        say(f"{month:%Y-%m} has no partition attached")
 
 
 @db.command("stop")

@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,7 @@ from PIL import Image
 
 from sscd_ops.catalog.audit import AUDITS
 from sscd_ops.catalog.embedded import stop
+from sscd_ops.catalog.partitions import ensure_month
 from sscd_ops.cli.main import main
 from sscd_ops.config import load_settings
 from sscd_ops.core.schedule import interval_of
@@ -686,6 +688,23 @@ def test_a_bad_config_is_an_error_with_file_key_and_remedy(
         assert re.match(f"error: {re.escape(str(config))}: {said}", called.stderr)
 
 
+def test_a_month_is_detached_once_it_is_over(fresh: Site) -> None:
+    with Wiring(load_settings(fresh.config), database_url=fresh.url) as parts:
+        for name in ("samples", "matches"):
+            ensure_month(parts.catalog, date(2020, 1, 1), name)
+    today = datetime.now(UTC).strftime("%Y-%m")
+
+    detached = fresh("db", "detach-month", "2020-01")
+    again = fresh("db", "detach-month", "2020-01")
+    early = fresh("db", "detach-month", today, exit_code=2)
+    odd = fresh("db", "detach-month", "January", exit_code=2)
+
+    assert detached.stdout == "sscd_ops.samples_2020_01\nsscd_ops.matches_2020_01\n"
+    assert (again.stdout, again.stderr) == ("", "2020-01 has no partition attached\n")
+    assert f"{today} cannot be detached before" in early.stderr
+    assert "'January' does not match the format '%Y-%m'" in odd.stderr
+
+
 def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
@@ -698,6 +717,7 @@ WORDS = {
     "run": ("--dataset", "web", "--date", FIRST),
     "audit": ("runs",),
     "explain": ("a.tar#b",),
+    "db detach-month": ("2020-01",),
     "batch show": ("1",),
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
