@@ -176,7 +176,6 @@ def _empty(url: str) -> None:
     with engine.begin() as conn:
         for schema in ("curation", "sscd_ops"):
             conn.execute(sa.text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-        conn.execute(sa.text("DROP TABLE IF EXISTS public.sscd_ops_version"))
     engine.dispose()
     upgrade(url)
 

@@ -71,12 +71,6 @@ class Store(Protocol):
             FileMismatch: missing or different.
         """
 
-    def exists(self, name: str) -> bool:
-        """Whether a file of this name is there."""
-
-    def list(self, folder: str) -> list[str]:
-        """Names (relative to the root) of all files below a folder, sorted."""
-
     def delete(self, name: str) -> None:
         """Remove a file; no error where it is already gone."""
 

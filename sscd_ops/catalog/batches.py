@@ -45,17 +45,13 @@ class Attempt:
     """What plan froze. ``config`` is the JSON text of the dataset's options."""
 
     attempt_id: int
-    batch_id: int
     config: str
-    config_sha256: str
     fingerprint: str
     fingerprint_detail: dict[str, Any]
     search: str
     threshold: float
     pinned_turn: int
-    pinned_generation: int
     released: bool
-    skipped_shards: int
 
 
 def _dataset(raw: Any) -> Dataset:
@@ -293,17 +289,13 @@ def read_attempt(conn: Connection, batch: Batch) -> Attempt:
         raise BatchNotRunnable(f"batch {batch.batch_id} was not planned yet: run plan first")
     return Attempt(
         raw["attempt_id"],
-        raw["batch_id"],
         raw["config_text"],
-        raw["config_sha256"],
         raw["fingerprint"],
         raw["fingerprint_detail"],
         raw["search"],
         raw["threshold"],
         raw["pinned_turn"],
-        raw["pinned_generation"],
         raw["released_at"] is not None,
-        raw["skipped_shards"],
     )
 
 

@@ -23,8 +23,6 @@ _AT_ONCE = 10_000
 class PastBatch:
     """The counts of an earlier decision, for the guard."""
 
-    batch_id: int
-    turn: int
     counts: Counts
     sources: dict[str, Counts]
 
@@ -146,7 +144,7 @@ def recent_decisions(conn: Connection, dataset_id: int, turn: int, limit: int) -
     """The batches of the highest turns below ``turn``, newest first."""
     found = rows(
         conn,
-        "SELECT batch_id, turn, counts, decision_id FROM sscd_ops.batches"
+        "SELECT counts, decision_id FROM sscd_ops.batches"
         " WHERE dataset_id = :d AND turn < :t ORDER BY turn DESC LIMIT :n",
         d=dataset_id,
         t=turn,
@@ -159,12 +157,7 @@ def recent_decisions(conn: Connection, dataset_id: int, turn: int, limit: int) -
         x=[r["decision_id"] for r in found],
     ):
         by_source.setdefault(r["decision_id"], {})[r["source"]] = counts_of(r["counts"])
-    return [
-        PastBatch(
-            r["batch_id"], r["turn"], counts_of(r["counts"]), by_source.get(r["decision_id"], {})
-        )
-        for r in found
-    ]
+    return [PastBatch(counts_of(r["counts"]), by_source.get(r["decision_id"], {})) for r in found]
 
 
 def add_segment(
@@ -232,7 +225,6 @@ def put_in_force(
     fingerprint: str,
     fingerprint_detail: Mapping[str, Any],
     generation: int,
-    message: str,
 ) -> None:
     """Give the batch its turn. The caller holds the lock and has checked turn and generation.
 
@@ -245,12 +237,11 @@ def put_in_force(
         "UPDATE sscd_ops.batches SET state = 'decided', turn = :t, last_change = :t,"
         " decision_id = :x, month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x),"
         " counts = CAST(:c AS jsonb), plan = :p, decided_at = now(),"
-        " message = :m WHERE batch_id = :b AND decision_id IS NULL AND attempt_id = :a",
+        " message = '' WHERE batch_id = :b AND decision_id IS NULL AND attempt_id = :a",
         t=turn,
         x=decision_id,
         c=json.dumps(_counts_json(counts)),
         p=plan,
-        m=message,
         b=batch.batch_id,
         a=batch.attempt_id,
     )

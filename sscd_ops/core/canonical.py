@@ -30,7 +30,6 @@ MAX_SQUARED_NORM = 31.0
 """Squared norms above this could need more than 53 bits."""
 _PAIRS = 2048
 """Pairs gathered at once: 2 x 8 MB of float64 at 512 dimensions."""
-_ROWS = 4096
 
 
 def float32_margin(dimensions: int) -> float:
@@ -91,19 +90,6 @@ def least_product(left: Span, right: Span, floor: float, dimensions: int) -> np.
     product = np.float32(least * left[end] * off * right[end] * off)
     below: np.float32 = np.nextafter(product, np.float32(-np.inf))
     return below
-
-
-def squared_norms(descriptors: NDArray[np.float16]) -> NDArray[np.float64]:
-    """Exact squared norms of the rows of float16 (n, d): float64 (n,).
-
-    Raises:
-        InvariantError: a row is not finite, or too long for exact arithmetic.
-    """
-    out = np.empty(len(descriptors), np.float64)
-    for start in range(0, len(descriptors), _ROWS):
-        part = widen(descriptors[start : start + _ROWS]).astype(np.float64)
-        np.einsum("ij,ij->i", part, part, out=out[start : start + len(part)])
-    return _checked(out)
 
 
 def pair_similarities(

@@ -98,19 +98,6 @@ class FileSegmentStore:
             )
         return np.unpackbits(packed, count=rows).astype(np.bool_)
 
-    def verify(self, segment: Segment) -> None:
-        """Read a segment's files and mask whole and compare sha256, shapes and row counts.
-
-        Raises:
-            FileMismatch: naming the file and the remedy.
-        """
-        for file in segment.files.values():
-            self.store.verify(file)
-        self.open(segment)
-        if segment.mask is not None:
-            self.store.verify(segment.mask)
-            self.read_mask(segment.mask, segment.rows)
-
     def rebuild_codes(
         self, folder: str, segment: Segment, backend: SearchBackend
     ) -> dict[str, StoredFile]:

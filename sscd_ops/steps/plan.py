@@ -133,7 +133,7 @@ def run(
         with parts.catalog.begin() as conn:
             skipped = _register(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):
-                return _nothing_new(parts, conn, batch, watch, skipped)
+                return _nothing_new(conn, batch, watch, skipped)
             batch = batches.read_batch(conn, batch.batch_id)
     repair_latest(parts, dataset)
     report = _report(parts, batch.batch_id, watch, skipped, late)
@@ -545,9 +545,7 @@ def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) ->
 # ---------------------------------------------------------------- what it says
 
 
-def _nothing_new(
-    parts: Parts, conn: Connection, batch: Batch, watch: Stopwatch, skipped: int
-) -> PlanReport:
+def _nothing_new(conn: Connection, batch: Batch, watch: Stopwatch, skipped: int) -> PlanReport:
     """Forget the supplement just opened and answer with the interval's last batch."""
     batches.forget_empty(conn, batch.batch_id)
     last = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)[-1]

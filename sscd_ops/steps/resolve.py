@@ -342,7 +342,6 @@ def _put_in_force(
         fingerprint=work.attempt.fingerprint,
         fingerprint_detail=work.attempt.fingerprint_detail,
         generation=generation,
-        message="",
     )
     batches.add_event(
         conn,

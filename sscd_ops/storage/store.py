@@ -119,17 +119,6 @@ class LocalStore:
         if found != file.sha256:
             raise mismatch(str(path), f"has sha256 {found}, the catalog says {file.sha256}")
 
-    def exists(self, name: str) -> bool:
-        """Whether a file of this name is there."""
-        return self._path(name).exists()
-
-    def list(self, folder: str) -> list[str]:
-        """Names of all files below a folder, sorted; temporary ones too."""
-        directory = self._path(folder)
-        return sorted(
-            str(path.relative_to(self._root)) for path in directory.rglob("*") if path.is_file()
-        )
-
     def delete(self, name: str) -> None:
         """Remove a file."""
         self._path(name).unlink(missing_ok=True)
@@ -275,20 +264,6 @@ class RemoteStore:
     def verify(self, file: StoredFile) -> None:
         """Read the whole file and compare its sha256."""
         self._compare(file)
-
-    def exists(self, name: str) -> bool:
-        """Whether a file of this name is there."""
-        with self._asking(name):
-            return bool(self._fs.exists(self._path(name)))
-
-    def list(self, folder: str) -> list[str]:
-        """Names of all files below a folder, sorted."""
-        with self._asking(folder):
-            try:
-                found = self._fs.find(self._path(folder))
-            except FileNotFoundError:
-                return []
-        return sorted(str(path)[len(self._base) + 1 :] for path in found)
 
     def delete(self, name: str) -> None:
         """Remove a file."""

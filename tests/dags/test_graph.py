@@ -88,10 +88,6 @@ def test_without_a_config_the_import_error_says_where_to_put_it(monkeypatch):
     assert "SSCD_OPS_CONFIG" in error
 
 
-def rule_of(task) -> str:
-    return str(getattr(task.trigger_rule, "value", task.trigger_rule))
-
-
 def test_a_night_is_this_graph(bag):
     graph = {
         task.task_id: (

@@ -17,7 +17,6 @@ from sscd_ops.core.canonical import (
     least_product,
     pair_similarities,
     span,
-    squared_norms,
     widen,
 )
 from sscd_ops.errors import InvariantError
@@ -70,7 +69,6 @@ def test_dot_and_norms_are_what_rational_arithmetic_says(rows: np.ndarray) -> No
     dot = sum(a * b for a, b in zip(exact[0], exact[-1], strict=True))
     nn = [sum(a * a for a in row) for row in exact]
 
-    assert squared_norms(rows).tolist() == [float(value) for value in nn]
     if nn[0] and nn[-1]:
         scale = np.sqrt(float(nn[0]) * float(nn[-1]))
         found = pair_similarities(rows[:1], rows[-1:], np.array([0]), np.array([0]))[0]
@@ -104,8 +102,6 @@ def test_a_vector_that_is_not_a_unit_vector_is_refused(bad: float) -> None:
     rows[1, 3] = bad
 
     with pytest.raises(InvariantError, match="index rebuild"):
-        squared_norms(rows)
-    with pytest.raises(InvariantError):
         block_similarities(rows, rows)
     with pytest.raises(InvariantError):
         pair_similarities(rows, rows, np.array([0]), np.array([1]))
@@ -115,7 +111,7 @@ def test_a_vector_that_is_not_a_unit_vector_is_refused(bad: float) -> None:
 def test_a_float32_product_below_the_least_is_below_the_floor(
     rows: np.ndarray, floor: float
 ) -> None:
-    rows = rows[squared_norms(rows) > 0]
+    rows = rows[rows.any(axis=1)]
     if not len(rows):
         return
     wide = widen(rows)

@@ -155,18 +155,6 @@ def test_a_mask_of_another_length_is_refused(store: FileSegmentStore) -> None:
         store.read_mask(file, 81)
 
 
-def test_verify_reads_every_byte(store: FileSegmentStore, tmp_path: Path) -> None:
-    segment = replace(written(store), mask=store.write_mask("masks", np.ones(100, bool)))
-    store.verify(segment)
-    path = tmp_path / segment.files["descriptors"].name
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-    with pytest.raises(FileMismatch):
-        store.verify(segment)
-
-
 def test_rebuilt_codes_are_the_ones_that_were_lost(store: FileSegmentStore, tmp_path: Path) -> None:
     segment = written(store)
     role = next(role for role in segment.files if role.startswith("exact"))
@@ -175,7 +163,7 @@ def test_rebuilt_codes_are_the_ones_that_were_lost(store: FileSegmentStore, tmp_
     rebuilt = store.rebuild_codes(FOLDER, segment, exact())
 
     assert rebuilt == {role: segment.files[role]}
-    store.verify(segment)
+    store.store.verify(rebuilt[role])
 
 
 def test_codes_are_not_rebuilt_from_damaged_descriptors(
