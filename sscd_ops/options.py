@@ -188,7 +188,11 @@ class TurnOptions:
 
 @dataclass(frozen=True)
 class AirflowStepOptions:
-    """Where and how one step's tasks run. Empty or None: Airflow's own default."""
+    """Where and how one step's tasks run.
+
+    Empty or None: Airflow's own default; for retries, their delay and the execution timeout the one
+    of ``provider.factory``.
+    """
 
     pool: str = ""
     queue: str = ""

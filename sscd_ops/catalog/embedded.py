@@ -92,6 +92,7 @@ def ensure_running(home: Path, databases: Sequence[str] = ("catalog",)) -> dict[
         MissingExtra: the wheel with the binaries is not installed.
         ConfigError: the home belongs to another machine, or may not be reached by the server.
         CatalogUnavailable: the server does not start; the message has the end of its log.
+        UsageError: a database's name is none.
     """
     for name in databases:
         if not _DATABASE.fullmatch(name):

@@ -37,8 +37,10 @@ def upgrade(url: str) -> None:
     Two upgrades at once are fine: the second waits and finds nothing to do.
 
     Raises:
-        ConfigError: the database has a version this release does not know, or refuses the user.
-        CatalogUnavailable: the server is away, or an upgrade elsewhere takes over ten minutes.
+        ConfigError: the URL is none of Postgres, or the database has a version this release does
+            not know.
+        CatalogUnavailable: the server is away or refuses the user, or an upgrade elsewhere takes
+            over ten minutes.
     """
     from sscd_ops.catalog.database import checked_url
 

@@ -1,7 +1,7 @@
 """The verdict of every sample of a batch: exact stage, leader, faults. Pure; numpy and pyarrow.
 
-``Samples`` is what the batch's manifests say, ``History`` what earlier turns decided about its
-images, ``Decided`` the answer, image by image and sample by sample.
+``Samples`` is what the batch's manifests say, ``Images`` its distinct images and what earlier turns
+decided about them, ``Decided`` the answer, image by image and sample by sample.
 """
 
 from __future__ import annotations

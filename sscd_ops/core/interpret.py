@@ -1,7 +1,8 @@
 """What a raw sample is: its image, its caption, its metadata; or why it is quarantined. Pure.
 
 Exactly one code is given, by the first check that fails, in this order: what the reader found, the
-key, the number and size of members, the image member, the image header, the caption, the metadata.
+key, the members (how many, their sizes and names), the image member, the image header, whether JSON
+members can be read, the caption, what JSON members hold, the metadata.
 Every string of a row can be stored in Postgres, whatever the bytes were.
 """
 

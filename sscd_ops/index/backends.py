@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLAT_BELOW = 100_000
-"""Below this many rows of history the codes cost more than they save."""
+"""Below this many kept rows of history the codes cost more than they save."""
 EXACT_BELOW = 5_000_000
 SKETCH_LEAST_THRESHOLD = 0.5
 NAMES = ("flat", "exact", "sketch", "torch")
@@ -27,7 +27,7 @@ def choose(name: str, history_rows: int, threshold: float) -> str:
 
     Args:
         name: ``auto`` or a backend's name.
-        history_rows: rows in the dataset's live segments when the batch was planned.
+        history_rows: kept rows in the dataset's live segments when the batch was planned.
         threshold: the dataset's threshold, a cosine similarity.
 
     Raises:

@@ -113,6 +113,7 @@ def run(
         UsageError: no such dataset, or nothing there to supplement.
         ConfigError: a source's root changed.
         FingerprintMismatch: the configured model is not the dataset's.
+        WeightsUnavailable: the model's weights are nowhere.
         BatchNotRunnable: another live run works on this batch.
     """
     watch = Stopwatch()

@@ -154,6 +154,8 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
         BatchHeld: the guard holds it; the message has the figures and both ways on.
         MissingDescriptors: an image has no descriptor; names the embed groups to clear.
         FingerprintMismatch: the dataset took another fingerprint meanwhile.
+        BatchNotRunnable: the batch is abandoned, was not planned or matched, or lost source shards
+            to another.
         CommitConflict: others were quicker many times over (retried).
     """
     watch = Stopwatch()
