@@ -12,24 +12,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Verdict(StrEnum):
-    """What became of a sample. Exactly one per sample read."""
-
-    KEPT = "kept"
-    REMOVED = "removed"
-    QUARANTINED = "quarantined"
-    WITHDRAWN = "withdrawn"
-
-
-class Reason(StrEnum):
-    """Why a sample was removed. A quarantined sample's reason is its ``Fault``."""
-
-    EXACT = "exact"
-    NEAR = "near"
-
-
 class Fault(StrEnum):
-    """Quarantine codes. ``follows_bytes``: equal bytes get the code without another look."""
+    """Quarantine codes: reasons of quarantined samples.
+
+    ``follows_bytes``: equal bytes get the code without another look.
+    """
 
     # the picture itself: follows its bytes into later nights
     EMPTY_IMAGE = "empty_image"
