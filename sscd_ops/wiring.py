@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from sscd_ops.errors import ConfigError
+from sscd_ops.errors import ConfigError, StoreUnavailable
 from sscd_ops.model import Batch, Fingerprint, Runner
 from sscd_ops.options import FingerprintOptions, LimitsOptions, ModelName, Settings, SourceOptions
 from sscd_ops.ports import (
@@ -78,6 +79,12 @@ class Wiring:
             return Path.home() / ".sscd-ops"
         return Path(root) / ".sscd-ops"
 
+    @property
+    def _configured_url(self) -> str:
+        """The database that is named; empty: the embedded one."""
+        named = self._database_url or os.environ.get("SSCD_OPS_DATABASE_URL")
+        return named or self.settings.catalog.url
+
     @cached_property
     def database_url(self) -> str:
         """Which Postgres: a connection's, SSCD_OPS_DATABASE_URL, the file's, else the embedded one.
@@ -85,13 +92,8 @@ class Wiring:
         Raises:
             ConfigError: no URL is set and the embedded server may not be started here.
         """
-        url = (
-            self._database_url
-            or os.environ.get("SSCD_OPS_DATABASE_URL")
-            or self.settings.catalog.url
-        )
-        if url:
-            return url
+        if self._configured_url:
+            return self._configured_url
         if not self._allow_embedded:
             raise ConfigError(
                 f"{self.settings.path}: catalog.url is not set, and a task must not start the"
@@ -110,12 +112,7 @@ class Wiring:
         from sscd_ops.catalog.migrate import upgrade
 
         url = self.database_url
-        configured = (
-            self._database_url
-            or os.environ.get("SSCD_OPS_DATABASE_URL")
-            or self.settings.catalog.url
-        )
-        if not configured:
+        if not self._configured_url:
             upgrade(url)
         catalog = Catalog(url)
         catalog.check_schema()
@@ -131,6 +128,19 @@ class Wiring:
                 f"{self.settings.path}: storage.root is not set: give a folder or URL"
             )
         return open_store(self.settings.storage)
+
+    def check_storage(self) -> str:
+        """Write, read and delete a small file; answers where.
+
+        Raises:
+            SscdOpsError: it did not come back, or storage did not answer.
+        """
+        name = f".probes/{uuid.uuid4().hex}"  # its own: others may look at the same moment
+        self.store.replace(name, b"probe")
+        if self.store.read_small(name) != b"probe":
+            raise StoreUnavailable(f"{self.store.root}: what was written did not come back")
+        self.store.delete(name)
+        return f"storage root {self.store.root} can be written"
 
     @cached_property
     def segments(self) -> SegmentStore:

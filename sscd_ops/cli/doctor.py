@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from sscd_ops.cli.context import config_option, guarded
-from sscd_ops.errors import SscdOpsError, StoreUnavailable
+from sscd_ops.errors import SscdOpsError
 
 if TYPE_CHECKING:
     from sscd_ops.options import DatasetOptions
-    from sscd_ops.wiring import Wiring
 
 _PACKAGES = (
     "numpy",
@@ -96,26 +95,12 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
         return
     with Wiring(settings, allow_embedded=True) as parts:
         yield _try("database", lambda: repr(parts.catalog))
-        yield _try("storage", lambda: check_storage(parts))
+        yield _try("storage", parts.check_storage)
 
 
 def _sources(dataset: DatasetOptions) -> str:
     listed = ", ".join(f"{source.name} ({source.kind})" for source in dataset.sources)
     return f"{listed}; {dataset.schedule} {dataset.timezone}"
-
-
-def check_storage(parts: Wiring) -> str:
-    """Write, read and delete a small file; where.
-
-    Raises:
-        SscdOpsError: it did not come back, or storage did not answer.
-    """
-    name = ".doctor/probe"
-    parts.store.replace(name, b"probe")
-    if parts.store.read_small(name) != b"probe":
-        raise StoreUnavailable(f"{parts.store.root}: what was written did not come back")
-    parts.store.delete(name)
-    return f"{parts.store.root} can be written"
 
 
 def _connection(config: str, conn_id: str) -> Line:

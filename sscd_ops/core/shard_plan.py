@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WRITER_VERSION = 1
-"""Part of the plan's digest: a writer that makes other bytes gets another number."""
+"""Part of the plan's digest: whoever changes the bytes that ``steps.publish`` writes raises it."""
 
 LONGEST_EXTENSION = 67
 """Bytes: behind a key of 32 hex digits and a dot, a ustar name has room for no more."""

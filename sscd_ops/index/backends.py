@@ -69,10 +69,15 @@ def _check(name: str, threshold: float) -> None:
             + ", ".join(NAMES)
         )
     if name == "sketch" and threshold < SKETCH_LEAST_THRESHOLD:
-        raise ConfigError(
-            f"duplicates.search: sketch cannot tell copies from strangers at a threshold of"
-            f" {threshold:g}; use exact, or a threshold of {SKETCH_LEAST_THRESHOLD:g} or more"
-        )
+        raise refused_by_sketch(threshold)
+
+
+def refused_by_sketch(threshold: float) -> ConfigError:
+    """Why ``sketch`` cannot serve a threshold."""
+    return ConfigError(
+        f"duplicates.search: sketch cannot tell copies from strangers at a threshold of"
+        f" {threshold:g}; use exact, or a threshold of {SKETCH_LEAST_THRESHOLD:g} or more"
+    )
 
 
 def _method(name: str, digest: str, dimensions: int, threshold: float) -> Method:

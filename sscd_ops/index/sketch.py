@@ -21,7 +21,7 @@ import numpy as np
 
 from sscd_ops.core.best import DENSE
 from sscd_ops.core.canonical import widen
-from sscd_ops.errors import ConfigError
+from sscd_ops.index.backends import SKETCH_LEAST_THRESHOLD, refused_by_sketch
 from sscd_ops.index.flat import pairs_of
 from sscd_ops.index.near import near_pairs
 from sscd_ops.index.rotation import padded, rotation
@@ -37,7 +37,6 @@ MISS_RATE = 1e-5
 STRANGERS = 1e-3
 """Share of unrelated pairs (similarity 0) that may become candidates."""
 LENGTHS = (256, 512)
-LEAST_THRESHOLD = 0.5
 _ROWS = 4096
 
 
@@ -55,16 +54,13 @@ def radius_for(threshold: float) -> Radius:
     Raises:
         ConfigError: below .5 codes of these lengths cannot tell copies from strangers.
     """
-    if threshold >= LEAST_THRESHOLD:
+    if threshold >= SKETCH_LEAST_THRESHOLD:
         differ = acos(min(threshold, 1.0)) / pi
         for bits in LENGTHS:
             radius = _smallest_radius(bits, differ)
             if _at_most(bits, 0.5, radius) <= STRANGERS:
                 return Radius(bits, radius)
-    raise ConfigError(
-        f"duplicates.search: sketch cannot tell copies from strangers at a threshold of"
-        f" {threshold:g}; use exact, or a threshold of {LEAST_THRESHOLD:g} or more"
-    )
+    raise refused_by_sketch(threshold)
 
 
 def miss_rate(bits: int, similarity: float, radius: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -88,7 +88,7 @@ class SscdOpsHook(BaseHook):
         try:
             with self.wiring() as parts:
                 said.append(f"database answers, schema version {_schema_version(parts)}")
-                said.append(_try_to_write(parts))
+                said.append(parts.check_storage())
         except (SscdOpsError, OSError) as error:
             return False, "; ".join([*said, f"{type(error).__name__}: {error}"])
         return True, "; ".join(said)
@@ -126,12 +126,3 @@ def _schema_version(parts: Wiring) -> str:
 
     parts.catalog.check_schema()
     return str(status(parts.database_url)[0])
-
-
-def _try_to_write(parts: Wiring) -> str:
-    def write(stream: BinaryIO) -> None:
-        stream.write(b"connection test\n")
-
-    file = parts.store.put("connection-tests", ".txt", write)
-    parts.store.delete(file.name)
-    return f"storage root {parts.store.root} can be written"

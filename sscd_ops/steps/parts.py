@@ -125,6 +125,11 @@ class Work:
     options: DatasetOptions
 
     @property
+    def meta_columns(self) -> list[str]:
+        """The metadata columns of what is published: of all sources, sorted."""
+        return sorted({name for source in self.options.sources for name in source.columns})
+
+    @property
     def folder(self) -> str:
         """The dataset's folder below the storage root."""
         return self.batch.dataset

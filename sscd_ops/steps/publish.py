@@ -18,6 +18,7 @@ from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.shard_plan import published_extensions
 from sscd_ops.errors import PUT_BACK, BatchNotRunnable, SourceChanged
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
+from sscd_ops.options import PUBLISHED_COLUMNS
 from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work
 from sscd_ops.steps.resolve import numbers_of
 
@@ -102,6 +103,11 @@ def _write_shard(
     rows: Sequence[Mapping[str, Any]],
     registered: Mapping[int, SourceShard],
 ) -> dict[str, StoredFile]:
+    """Write one planned shard: tar, parquet and stats.
+
+    Names follow from the plan's digest. Whatever changes the bytes written here must raise
+    ``core.shard_plan.WRITER_VERSION``, or a retry under a new release meets its own older files.
+    """
     samples = list(_samples(parts, rows, registered))
     offsets: list[int] = []
     sizes: list[int] = []
@@ -256,15 +262,10 @@ def _table(
         "offset": pa.array(offsets, pa.int64()),
     }
     metas = [row["meta"] or {} for row in rows]
-    for name in meta_columns(work):
-        if name not in columns:
-            columns[name] = _meta_column([meta.get(name) for meta in metas])
-    return pa.table(columns)
-
-
-def meta_columns(work: Work) -> list[str]:
-    """The dataset's metadata columns: of all sources, sorted."""
-    return sorted({name for source in work.options.sources for name in source.columns})
+    published = {name: columns[name] for name in PUBLISHED_COLUMNS}
+    for name in work.meta_columns:  # none of them is a published column: config refuses that
+        published[name] = _meta_column([meta.get(name) for meta in metas])
+    return pa.table(published)
 
 
 def _meta_column(values: Sequence[Any]) -> pa.Array:

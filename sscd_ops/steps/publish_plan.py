@@ -60,7 +60,7 @@ def plan_publish(work: Work, samples: Samples, kept: NDArray[np.bool_]) -> Publi
     )
     digest = plan_digest(
         (settings.max_samples, settings.max_bytes),
-        sorted({name for source in work.options.sources for name in source.columns}),
+        work.meta_columns,
         shards,
         fixed_bytes(samples.table.column("sample_id"), 16),
         fixed_bytes(pa.chunked_array([flat.field("sha256")]), 32),
