@@ -106,7 +106,12 @@ def fit(
     kept = width if dimensions is None else dimensions
     if not 0 < kept <= width:
         raise ConfigError(f"{kept} dimensions cannot be had from {width}: ask for 1 to {width}")
-    if len(rows) < SAMPLES_A_DIMENSION * (kept if whiten else 1):
+    if not whiten and len(rows) < SAMPLES_A_DIMENSION:
+        raise ConfigError(
+            f"{len(rows)} descriptors are too few to centre: give at least {SAMPLES_A_DIMENSION}"
+            " pictures"
+        )
+    if whiten and len(rows) < SAMPLES_A_DIMENSION * kept:
         raise ConfigError(
             f"{len(rows)} descriptors are too few to fit {kept} dimensions: give at least"
             f" {SAMPLES_A_DIMENSION * kept} pictures, ask for fewer dimensions, or only centre"

@@ -92,6 +92,7 @@ def test_a_file_reads_back_and_equal_samples_give_equal_bytes(tmp_path: Path) ->
     ("rows", "asked", "message"),
     [
         (sample(100), {}, "100 descriptors are too few to fit 16 dimensions: give at least 160"),
+        (sample(9), {"whiten": False}, "9 descriptors are too few to centre: give at least 10"),
         (sample(), {"dimensions": 17}, "17 dimensions cannot be had from 16"),
         (np.repeat(sample(40), 10, 0)[:, [0] * 8 + [1] * 8] / 2, {}, "span only 2 of 16"),
     ],
