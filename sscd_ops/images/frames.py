@@ -1,7 +1,8 @@
 r"""The bytes between a decoder process and its parent.
 
 Request: count (u32), lengths (u32 each), then the pictures. Answer: for each picture a status byte,
-a length (u32) and a payload: height and width (u32 each) and RGB pixels, or ``code\nmessage``.
+a length (u32) and a payload: height and width (u32 each), RGB pixels and, where it was asked for,
+the picture's perceptual hash; or ``code\nmessage``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ _SHAPE = struct.Struct("<II")
 _COUNT = struct.Struct("<I")
 
 Decoded = NDArray[np.uint8] | tuple[Fault, str]
+"""Pixels (h, w, 3), or why there are none."""
+Answer = tuple[Decoded, bytes]
+"""That, and the perceptual hash; empty where there is none."""
 Read = Callable[[int], bytes]
 
 
@@ -39,23 +43,25 @@ def read_request(read: Read) -> list[bytes] | None:
     return [read(length) for length in lengths]
 
 
-def answer(decoded: Decoded) -> bytes:
+def answer(decoded: Decoded, hashed: bytes = b"") -> bytes:
     """An answer's bytes."""
     if isinstance(decoded, tuple):
         code, message = decoded
         body = f"{code}\n{message[:1000]}".encode("utf-8", "replace")
         return HEAD.pack(BAD, len(body)) + body
     height, width, _ = decoded.shape
-    body = _SHAPE.pack(height, width) + decoded.tobytes()
+    body = _SHAPE.pack(height, width) + decoded.tobytes() + hashed
     return HEAD.pack(GOOD, len(body)) + body
 
 
-def read_answer(read: Read) -> Decoded:
+def read_answer(read: Read) -> Answer:
     """The next answer."""
     status, length = HEAD.unpack(read(HEAD.size))
     body = read(length)
     if status == BAD:
         code, _, message = body.decode("utf-8", "replace").partition("\n")
-        return Fault(code), message
+        return (Fault(code), message), b""
     height, width = _SHAPE.unpack_from(body)
-    return np.frombuffer(body, np.uint8, offset=_SHAPE.size).reshape(height, width, 3)
+    end = _SHAPE.size + 3 * height * width
+    pixels = np.frombuffer(body, np.uint8, 3 * height * width, _SHAPE.size)
+    return pixels.reshape(height, width, 3), body[end:]

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from sscd_ops.images import frames
-from sscd_ops.images.frames import Decoded
+from sscd_ops.images.frames import Answer, Decoded
 from sscd_ops.model import Fault
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,10 @@ def default_workers() -> int:
     return max(1, min(16, len(os.sched_getaffinity(0))))
 
 
-def worker_command(preset: str) -> list[str]:
+def worker_command(preset: str, *, hashed: bool = False) -> list[str]:
     """How a decoder is started."""
-    return [sys.executable, "-m", "sscd_ops.images.worker", preset, str(os.getpid())]
+    command = [sys.executable, "-m", "sscd_ops.images.worker", preset, str(os.getpid())]
+    return [*command, "hashed"] if hashed else command
 
 
 class _Worker:
@@ -57,7 +58,7 @@ class _Worker:
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
 
-    def decode(self, images: Sequence[bytes]) -> list[Decoded]:
+    def decode(self, images: Sequence[bytes]) -> list[Answer]:
         """Decode some pictures.
 
         Raises:
@@ -154,6 +155,7 @@ class DecoderPool:
         workers: processes; 0 for one a core.
         timeout: seconds a picture may take.
         command: how a decoder is started; None for ours.
+        hashed: whether they make perceptual hashes too, for ``map_hashed``.
     """
 
     def __init__(
@@ -163,12 +165,13 @@ class DecoderPool:
         *,
         timeout: float = _TIMEOUT,
         command: Sequence[str] | None = None,
+        hashed: bool = False,
     ) -> None:
         self._count = workers or default_workers()
-        self._command = list(command) if command else worker_command(preset)
+        self._command = list(command) if command else worker_command(preset, hashed=hashed)
         self._timeout = timeout
         self._tasks: queue.Queue[tuple[int, list[bytes]] | None] = queue.Queue(2 * self._count)
-        self._answers: queue.Queue[tuple[int, list[Decoded] | BaseException]] = queue.Queue()
+        self._answers: queue.Queue[tuple[int, list[Answer] | BaseException]] = queue.Queue()
         self._threads: list[threading.Thread] = []
         self._workers: list[_Worker] = []
         self._closing = threading.Event()
@@ -202,7 +205,12 @@ class DecoderPool:
 
     def map(self, images: Iterable[bytes]) -> Iterator[Decoded]:
         """Pixels, uint8 (h, w, 3), or (code, message), one for each picture, in order."""
-        ready: dict[int, list[Decoded]] = {}
+        for decoded, _ in self.map_hashed(images):
+            yield decoded
+
+    def map_hashed(self, images: Iterable[bytes]) -> Iterator[Answer]:
+        """As ``map``, each with the picture's perceptual hash; empty where there is none."""
+        ready: dict[int, list[Answer]] = {}
         chunks = enumerate(_chunks(images))
         sent = told = 0
         more = True
@@ -234,7 +242,7 @@ class DecoderPool:
         finally:
             worker.close()
 
-    def _decode(self, worker: _Worker, images: list[bytes]) -> list[Decoded]:
+    def _decode(self, worker: _Worker, images: list[bytes]) -> list[Answer]:
         """Decode a request; where the decoder dies, each picture again, alone."""
         try:
             return worker.decode(images)
@@ -242,16 +250,14 @@ class DecoderPool:
             log.warning("a decoder died on one of %d pictures, trying each alone", len(images))
         return [self._alone(worker, image) for image in images]
 
-    def _alone(self, worker: _Worker, image: bytes) -> Decoded:
+    def _alone(self, worker: _Worker, image: bytes) -> Answer:
         if self._closing.is_set():
-            return Fault.DECODER_DIED, "the pool was closed"
+            return (Fault.DECODER_DIED, "the pool was closed"), b""
         try:
             return worker.decode([image])[0]
         except _Died:
-            return (
-                Fault.DECODER_DIED,
-                f"the decoder died or took over {self._timeout:g} s, twice, on {len(image)} bytes",
-            )
+            said = f"the decoder died or took over {self._timeout:g} s, twice, on"
+            return (Fault.DECODER_DIED, f"{said} {len(image)} bytes"), b""
 
 
 def _chunks(images: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from sscd_ops.core.perceptual import NOTHING
 from sscd_ops.images.header import open_image
 from sscd_ops.model import Fault
 
@@ -79,11 +80,22 @@ PRESETS = {
 
 def preprocess(data: bytes, preset: Preset) -> NDArray[np.uint8] | tuple[Fault, str]:
     """A picture's RGB pixels, uint8 (height, width, 3), or why it has none. Never raises."""
+    return prepare(data, preset, hashed=False)[0]
+
+
+def prepare(
+    data: bytes, preset: Preset, *, hashed: bool
+) -> tuple[NDArray[np.uint8] | tuple[Fault, str], bytes]:
+    """A picture's pixels, and its perceptual hash where that is asked for. Never raises.
+
+    The hash depends on the bytes alone, not on the preset: a picture that the preset decodes at a
+    smaller size is decoded once more for it.
+    """
     image = open_image(data)
     if isinstance(image, tuple):
-        return image
+        return image, b""
     try:
-        full = image.size
+        full = stored = image.size
         if preset.draft and image.format == "JPEG":
             image.draft("RGB", (preset.draft, preset.draft))
         as_stored = image.size
@@ -93,9 +105,31 @@ def preprocess(data: bytes, preset: Preset) -> NDArray[np.uint8] | tuple[Fault, 
         rgb = to_rgb(upright)
         # a scaled picture's sides are rounded: the size comes from those before
         resized = rgb.resize(preset.size_of(*full), preset.filter)
-        return np.asarray(resized)
+        pixels = np.asarray(resized)
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
-        return Fault.UNDECODABLE, f"{type(error).__name__}: {error}"
+        return (Fault.UNDECODABLE, f"{type(error).__name__}: {error}"), b""
+    if not hashed:
+        return pixels, b""
+    return pixels, _hash(data, None if as_stored != stored else rgb)
+
+
+def _hash(data: bytes, whole: Image.Image | None) -> bytes:
+    """The perceptual hash of a picture that was decoded whole, or else is now.
+
+    What cannot be read whole has none: it stays a picture for its descriptor.
+    """
+    # imported where asked for: most pools make none
+    from sscd_ops.images.pdq import hash_image
+
+    try:
+        if whole is None:
+            again = open_image(data)
+            if isinstance(again, tuple):
+                return NOTHING
+            whole = to_rgb(ImageOps.exif_transpose(again) or again)
+        return hash_image(whole)
+    except Exception:  # noqa: BLE001 - as above
+        return NOTHING
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -26,18 +26,18 @@ def main(arguments: list[str]) -> int:
     """Answer requests until the stream ends.
 
     Args:
-        arguments: preset, process id of the parent.
+        arguments: preset, process id of the parent, and ``hashed`` for perceptual hashes too.
     """
     die_with(int(arguments[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     from sscd_ops.images import frames
-    from sscd_ops.images.preprocess import PRESETS, preprocess
+    from sscd_ops.images.preprocess import PRESETS, prepare
 
-    preset = PRESETS[arguments[0]]
+    preset, hashed = PRESETS[arguments[0]], arguments[2:] == ["hashed"]
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while (images := frames.read_request(stdin.read)) is not None:
         for image in images:
-            stdout.write(frames.answer(preprocess(image, preset)))
+            stdout.write(frames.answer(*prepare(image, preset, hashed=hashed)))
         stdout.flush()
     return 0
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sscd_ops.images.frames import Decoded
 from sscd_ops.images.pool import DecoderPool
-from sscd_ops.images.preprocess import PRESETS, preprocess
+from sscd_ops.images.preprocess import PRESETS, prepare, preprocess
 from sscd_ops.model import Fault
 from sscd_ops.testing import encode, picture
 
@@ -33,18 +33,18 @@ import os, signal, sys, time
 from pathlib import Path
 from sscd_ops.images import preprocess, worker
 
-sound = preprocess.preprocess
+sound = preprocess.prepare
 
-def frail(data, preset):
+def frail(data, preset, *, hashed):
     died_before = Path(sys.argv[3])
     if data.endswith({DEADLY!r}) or (data.endswith({DEADLY_ONCE!r}) and not died_before.exists()):
         died_before.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if data.endswith({ENDLESS!r}):
         time.sleep(3600)
-    return sound(data, preset)
+    return sound(data, preset, hashed=hashed)
 
-preprocess.preprocess = frail
+preprocess.prepare = frail
 sys.exit(worker.main(sys.argv[1:]))
 """
 
@@ -115,6 +115,19 @@ def test_answers_come_in_the_order_of_the_pictures(workers: int) -> None:
 
     assert_same(found, alone(images))
     assert_same(again, found[:20])
+
+
+def test_hashes_come_with_their_pictures_where_they_are_asked_for() -> None:
+    images = [picture(seed) for seed in range(20)]
+    images[7] = b"no picture"
+
+    with DecoderPool(PRESET, 2, hashed=True) as pool:
+        found = list(pool.map_hashed(images))
+
+    expected = [prepare(image, PRESETS[PRESET], hashed=True) for image in images]
+    assert_same([decoded for decoded, _ in found], [decoded for decoded, _ in expected])
+    assert [row for _, row in found] == [row for _, row in expected]
+    assert [len(row) for _, row in found] == [33] * 7 + [0] + [33] * 12
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 17])
