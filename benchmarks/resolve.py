@@ -200,6 +200,8 @@ def all_kept(
         np.full(len(kept), -1, np.int64),
         np.where(kept, -np.inf, history),
         Matches(none, none, np.empty(0)),
+        np.zeros(len(kept), bool),
+        Matches(none, none, np.empty(0)),
     )
 
 

@@ -60,6 +60,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "fingerprint.workers": (0, 1024),
     "duplicates.margin": (0, 1),
     "duplicates.keep_matches": (1, 1000),
+    "duplicates.perceptual_distance": (0, 100),
+    "duplicates.perceptual_margin": (0, 100),
     "guard.max_removed_odds": (1e-3, 1e9),
     "guard.first_nights_max": (0, 1),
     "limits.max_pixels": (1, 178_956_970),  # Pillow opens nothing larger

@@ -249,11 +249,13 @@ class EmbeddedChunk:
     """Some consecutive answers of an embedder, in the order of its input.
 
     ``descriptors``: float32 (n, d), L2-normalised; rows in ``faults`` are zero.
-    ``faults``: row in this chunk -> (code, message).
+    ``faults``: row in this chunk -> (code, message). ``hashes``: uint8 (n, 33), perceptual hash and
+    quality, where they were asked for.
     """
 
     descriptors: NDArray[np.float32]
     faults: dict[int, tuple[Fault, str]]
+    hashes: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -313,7 +315,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The counts of a decision: ``read = kept + removed_exact + removed_near + quarantined``."""
+    """The counts of a decision: ``read = kept + removed_exact + removed_near + quarantined``.
+
+    ``removed_near``: every removal that is not exact, those by hash alone (``removed_perceptual``)
+    among them.
+    """
 
     read: int = 0
     kept: int = 0
@@ -322,6 +328,7 @@ class Counts:
     quarantined: int = 0
     known: int = 0
     not_delivered: int = 0
+    removed_perceptual: int = 0
 
     @property
     def removed(self) -> int:

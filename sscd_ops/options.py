@@ -144,6 +144,13 @@ class DuplicatesOptions:
     """At most this many matches are stored for an image."""
     grouping: Literal["leader"] = "leader"
     search: SearchName = "auto"
+    perceptual: Literal["auto", True, False] = "auto"
+    """Whether a perceptual hash (PDQ) is a second measure, beside the descriptor. ``auto``: where
+    the model is ``sscd_small``. Plan freezes what it comes to."""
+    perceptual_distance: int = 31
+    """Greatest Hamming distance of a copy, of 256 bits."""
+    perceptual_margin: int = 8
+    """Hash matches up to ``perceptual_distance + perceptual_margin`` are stored for the audit."""
     prefer: tuple[Preference, ...] = ("priority", "pixels", "caption_length", "bytes")
 
 

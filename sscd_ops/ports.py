@@ -142,6 +142,41 @@ class GrowingIndex(Protocol):
         """As ``SearchBackend.search``, against all rows added so far."""
 
 
+class GrowingHashes(Protocol):
+    """Perceptual hashes of the batch's kept pictures, in the order they were kept."""
+
+    def add(self, hashes: NDArray[np.uint8]) -> None:
+        """Append rows (n, 33)."""
+
+    def search(self, queries: NDArray[np.uint8], floor: float, limit: int) -> Matches:
+        """As ``HashSearch.search``, against all rows added so far."""
+
+
+class HashSearch(Protocol):
+    """Answers "all pairs >= floor" for perceptual hashes, exactly (``core.perceptual``)."""
+
+    def search(
+        self,
+        queries: NDArray[np.uint8],
+        hashes: NDArray[np.uint8],
+        kept: NDArray[np.bool_],
+        floor: float,
+        limit: int,
+    ) -> Matches:
+        """Each query's ``limit`` most similar kept rows at or above ``floor``.
+
+        Args:
+            queries: uint8 (n, 33), hash and quality.
+            hashes: uint8 (m, 33); may be a memory map.
+            kept: bool (m,); only True rows answer.
+            floor: least hash similarity of an answer.
+            limit: answers per query at most; ties go to the smaller row.
+        """
+
+    def growing(self) -> GrowingHashes:
+        """An empty index that rows can be added to."""
+
+
 class SearchBackend(Protocol):
     """Answers "all pairs >= floor" with canonical similarities (docs/search.md)."""
 

@@ -141,11 +141,14 @@ def _value(hint: Any, value: Any, key: str) -> Any:
 
 
 def _choice(options: tuple[Any, ...], value: Any, key: str) -> Any:
-    if value in options:
+    # 1 equals True
+    if any(value == option and type(value) is type(option) for option in options):
         return value
-    close = difflib.get_close_matches(str(value), options, 1)
+    names = [option for option in options if isinstance(option, str)]
+    close = difflib.get_close_matches(str(value), names, 1)
     meant = f"; did you mean {close[0]!r}?" if close else ""
-    raise Wrong(key, f"expected one of {', '.join(map(repr, options))}, not {shown(value)}{meant}")
+    said = ", ".join(repr(o) if isinstance(o, str) else str(o).lower() for o in options)
+    raise Wrong(key, f"expected one of {said}, not {shown(value)}{meant}")
 
 
 def _tuple(item: Any, value: Any, key: str) -> tuple[Any, ...]:

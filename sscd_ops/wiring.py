@@ -15,6 +15,7 @@ from sscd_ops.model import Batch, Fingerprint, Runner
 from sscd_ops.options import FingerprintOptions, LimitsOptions, ModelName, Settings, SourceOptions
 from sscd_ops.ports import (
     Embedder,
+    HashSearch,
     InspectImage,
     Progress,
     SearchBackend,
@@ -195,11 +196,19 @@ class Wiring:
 
         return default_threshold(model)
 
-    def embedder(self, options: FingerprintOptions, limits: LimitsOptions) -> Embedder:
-        """The model with its decoder processes."""
+    def default_perceptual(self, model: str) -> bool:
+        """Whether pictures are compared by perceptual hash too where the model says."""
+        from sscd_ops.descriptors.thresholds import PERCEPTUAL
+
+        return model in PERCEPTUAL
+
+    def embedder(
+        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
+    ) -> Embedder:
+        """The model with its decoder processes, which may make perceptual hashes too."""
         from sscd_ops.descriptors.embedder import open_embedder
 
-        return open_embedder(options, limits, self.weights_cache)
+        return open_embedder(options, limits, self.weights_cache, perceptual=perceptual)
 
     # ------------------------------------------------------------ search
 
@@ -218,6 +227,12 @@ class Wiring:
         return open_backend(
             name, fingerprint_digest=fingerprint, dimensions=dimensions, threshold=threshold
         )
+
+    def hash_search(self) -> HashSearch:
+        """The search for perceptual hashes."""
+        from sscd_ops.index.hamming import Hamming
+
+        return Hamming()
 
     # ------------------------------------------------------------ publishing and running
 

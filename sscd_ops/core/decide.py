@@ -21,7 +21,7 @@ from sscd_ops.core.leader import Leader
 from sscd_ops.core.preference import order
 from sscd_ops.model import Fault, Matches
 
-KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT = range(6)
+KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT, REMOVED_PERCEPTUAL = range(7)
 """Codes of ``Decided.outcome``. KNOWN samples have no row; a SHARD_FAULT is no sample."""
 
 NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY = range(4)
@@ -214,36 +214,36 @@ class Decided:
     """Verdicts.
 
     ``outcome``: int8 (n,) for samples. For images: ``kept`` bool (m,), ``witness`` int64 (m,) the
-    image of the batch it was removed for, -1 elsewhere; ``similarity`` float64 (m,).
-    ``matches``: pairs of (image, image kept before it) inside the batch.
+    image of the batch it was removed for, -1 elsewhere; ``similarity`` float64 (m,);
+    ``perceptual`` bool (m,), those that went by their hash alone. ``matches``, ``hash_matches``:
+    pairs of (image, image kept before it) inside the batch, by descriptor and by hash.
     """
 
     outcome: NDArray[np.int8]
     kept: NDArray[np.bool_]
     witness: NDArray[np.int64]
     similarity: NDArray[np.float64]
+    perceptual: NDArray[np.bool_]
     matches: Matches
+    hash_matches: Matches
 
 
-LeadBy = Callable[[NDArray[np.int64], NDArray[np.float64]], Leader]
-"""(query rows in preference order, best history similarity of each) -> the leader's answer."""
+LeadBy = Callable[[NDArray[np.int64]], Leader]
+"""Query rows in preference order -> the leader's answer."""
 
 
-def decide(
-    samples: Samples, images: Images, history: NDArray[np.float64], lead_by: LeadBy
-) -> Decided:
+def decide(samples: Samples, images: Images, lead_by: LeadBy) -> Decided:
     """Run leader over the new images and give every sample its outcome.
 
     Args:
         samples: the batch.
         images: its images; none of them undescribed.
-        history: float64 (q,), best similarity of each query among history's kept, -inf if none.
         lead_by: runs leader on query rows.
     """
     new = np.flatnonzero(images.standing == NEW)
     new = new[np.argsort(samples.rank[images.carrier[new]], kind="stable")]
     queries = images.query[new]
-    led = lead_by(queries, history[queries])
+    led = lead_by(queries)
     count = len(images.carrier)
     kept = np.zeros(count, bool)
     kept[new] = led.kept
@@ -252,11 +252,22 @@ def decide(
     similarity[new] = led.similarity
     beaten = led.witness >= 0
     witness[new[beaten]] = new[led.witness[beaten]]
-    matches = Matches(new[led.matches.query], new[led.matches.reference], led.matches.similarity)
-    return Decided(_outcomes(samples, images, kept), kept, witness, similarity, matches)
+    perceptual = np.zeros(count, bool)
+    perceptual[new] = led.perceptual
+    matches, hash_matches = (
+        Matches(new[found.query], new[found.reference], found.similarity)
+        for found in (led.matches, led.hash_matches)
+    )
+    outcome = _outcomes(samples, images, kept, perceptual)
+    return Decided(outcome, kept, witness, similarity, perceptual, matches, hash_matches)
 
 
-def _outcomes(samples: Samples, images: Images, kept: NDArray[np.bool_]) -> NDArray[np.int8]:
+def _outcomes(
+    samples: Samples,
+    images: Images,
+    kept: NDArray[np.bool_],
+    perceptual: NDArray[np.bool_],
+) -> NDArray[np.int8]:
     outcome = np.full(len(samples), QUARANTINED, np.int8)
     outcome[samples.is_known] = KNOWN
     outcome[samples.is_shard_fault] = SHARD_FAULT
@@ -264,11 +275,14 @@ def _outcomes(samples: Samples, images: Images, kept: NDArray[np.bool_]) -> NDAr
     image = images.image_of[has]
     standing = images.standing[image]
     carries = images.carrier[image] == has
+    by_hash = perceptual.copy()
+    by_hash[[i for i, row in images.known.items() if row["reason"] == "perceptual"]] = True
+    removed = np.where(by_hash[image], REMOVED_PERCEPTUAL, REMOVED_NEAR)
     answer = np.full(len(has), QUARANTINED, np.int8)
     answer[standing == IMAGE_KEPT] = REMOVED_EXACT
-    answer[standing == IMAGE_REMOVED] = REMOVED_NEAR
     fresh = standing == NEW
-    answer[fresh & ~kept[image]] = REMOVED_NEAR
+    gone = (standing == IMAGE_REMOVED) | (fresh & ~kept[image])
+    answer[gone] = removed[gone]
     answer[fresh & kept[image] & carries] = KEPT
     answer[fresh & kept[image] & ~carries] = REMOVED_EXACT
     outcome[has] = answer

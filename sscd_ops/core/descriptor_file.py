@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.model import Fault
 
 
@@ -19,12 +20,14 @@ class DescriptorFile:
     """A work list's answers.
 
     ``ids``: uint8 (n, 32), images with a descriptor. ``descriptors``: float16 (n, d), same order.
-    ``faults``: image sha256 -> (code, message), for pictures that got none.
+    ``faults``: image sha256 -> (code, message), for pictures that got none. ``hashes``: uint8
+    (n, 33), perceptual hashes (``core.perceptual``), same order; None where there are none.
     """
 
     ids: NDArray[np.uint8]
     descriptors: NDArray[np.float16]
     faults: dict[bytes, tuple[Fault, str]]
+    hashes: NDArray[np.uint8] | None = None
 
 
 def write_descriptors(
@@ -47,14 +50,21 @@ def write_descriptors(
         ]
     )
     blank = [None] * len(content.ids)
-    table = pa.table(
-        {
-            "image_sha256": digests,
-            "descriptor": descriptors,
-            "code": pa.array([*blank, *(str(c) for c, _ in content.faults.values())], pa.string()),
-            "message": pa.array([*blank, *(m for _, m in content.faults.values())], pa.string()),
-        }
-    )
+    columns = {
+        "image_sha256": digests,
+        "descriptor": descriptors,
+        "code": pa.array([*blank, *(str(c) for c, _ in content.faults.values())], pa.string()),
+        "message": pa.array([*blank, *(m for _, m in content.faults.values())], pa.string()),
+    }
+    if content.hashes is not None:
+        # the column's name says how they were made: those of another making are not found
+        columns[ROLE] = pa.concat_arrays(
+            [
+                _fixed(content.hashes.tobytes(), WIDTH, len(content.ids)),
+                pa.nulls(len(fault_ids), pa.binary(WIDTH)),
+            ]
+        )
+    table = pa.table(columns)
     metadata = {"fingerprint": fingerprint, "dimensions": str(dimensions)}
     metadata.update({f"runtime.{name}": said for name, said in sorted(runtime.items())})
     pq.write_table(
@@ -72,6 +82,9 @@ def read_descriptors(path: Path) -> DescriptorFile:
     dimensions = int(table.schema.metadata[b"dimensions"])
     found = table.filter(table.column("code").is_null())
     failed = table.filter(table.column("code").is_valid())
+    hashes = None
+    if ROLE in table.column_names:
+        hashes = fixed_bytes(found.column(ROLE), WIDTH)
     return DescriptorFile(
         fixed_bytes(found.column("image_sha256"), 32),
         fixed_bytes(found.column("descriptor"), 2 * dimensions).view("<f2"),
@@ -79,6 +92,7 @@ def read_descriptors(path: Path) -> DescriptorFile:
             row["image_sha256"]: (Fault(row["code"]), row["message"])
             for row in failed.select(["image_sha256", "code", "message"]).to_pylist()
         },
+        hashes,
     )
 
 

@@ -20,16 +20,20 @@ from sscd_ops.core.decide import (
     QUARANTINED,
     REMOVED_EXACT,
     REMOVED_NEAR,
+    REMOVED_PERCEPTUAL,
     SHARD_FAULT,
     Decided,
     Images,
     Samples,
 )
 from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.perceptual import BITS
 from sscd_ops.model import Counts, Matches
 
 _VERDICTS = pa.array(["kept", "removed", "quarantined"])
-_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2], np.int8)
+_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2, 1], np.int8)
+_REMOVED = {REMOVED_EXACT: "exact", REMOVED_NEAR: "near", REMOVED_PERCEPTUAL: "perceptual"}
+"""Reason of a removed sample, by outcome."""
 
 
 def days(day: date) -> int:
@@ -69,6 +73,7 @@ def witnesses(
     *,
     history_witness: dict[int, tuple[UUID, date]],
     threshold: float,
+    hash_threshold: float = np.nan,
     month: date,
 ) -> Witnesses:
     """Find the witness of every image that has one.
@@ -80,6 +85,7 @@ def witnesses(
         history_witness: image -> carrying sample and partition of the history's image it was
             removed for.
         threshold: the batch's.
+        hash_threshold: likewise, of hash similarity.
         month: the partition of this decision.
     """
     count = len(images.carrier)
@@ -104,7 +110,7 @@ def witnesses(
     put(beaten, images.carrier[decided.witness[beaten]])
     near = (images.standing == NEW) & ~decided.kept
     answer.similarity[near] = decided.similarity[near]
-    answer.threshold[near] = threshold
+    answer.threshold[near] = np.where(decided.perceptual[near], hash_threshold, threshold)
     for image, (sample_id, partition) in history_witness.items():
         _set(answer, image, sample_id, partition)
     for image, row in images.known.items():
@@ -152,7 +158,8 @@ def sample_rows(
     outcome = decided.outcome[rows]
     table = samples.table.take(pa.array(rows))
     image = images.image_of[rows]
-    removed = (outcome == REMOVED_EXACT) | (outcome == REMOVED_NEAR)
+    removed = np.isin(outcome, list(_REMOVED))
+    measured = removed & (outcome != REMOVED_EXACT)
     image_or_0 = np.where(removed, image, 0)
     # a removed sample shows which image it follows, also where its own header was refused
     shown = removed | table.column("width").is_valid().to_numpy(zero_copy_only=False)
@@ -185,9 +192,7 @@ def sample_rows(
                 pa.date32()
             ),
             "similarity": pa.array(witness.similarity[image_or_0], mask=~removed),
-            "threshold": _floats(
-                np.where(outcome == REMOVED_NEAR, witness.threshold[image_or_0], np.nan)
-            ),
+            "threshold": _floats(np.where(measured, witness.threshold[image_or_0], np.nan)),
             "output_shard": pa.array(number, pa.int32(), mask=number < 0),
         }
     )
@@ -208,8 +213,8 @@ def _reasons(
 ) -> tuple[pa.Array, pa.Array]:
     code = np.full(len(outcome), None, object)
     message = np.full(len(outcome), None, object)
-    code[outcome == REMOVED_EXACT] = "exact"
-    code[outcome == REMOVED_NEAR] = "near"
+    for removed, reason in _REMOVED.items():
+        code[outcome == removed] = reason
     bad = np.flatnonzero((outcome == QUARANTINED) | (outcome == SHARD_FAULT))
     subset = table.select(["code", "message"]).take(pa.array(bad))
     codes, messages = subset.column("code").to_pylist(), subset.column("message").to_pylist()
@@ -257,6 +262,7 @@ def image_rows(
     reason = np.full(len(rows), None, object)
     message = np.full(len(rows), None, object)
     reason[near] = "near"
+    reason[near & decided.perceptual[rows]] = "perceptual"
     for at in np.flatnonzero(faulty):
         fault, why = images.faults[int(rows[at])]
         reason[at], message[at] = str(fault), why
@@ -292,6 +298,7 @@ def match_rows(
     limit: int,
     decision_id: int,
     month: date,
+    by_hash: bool = False,
 ) -> pa.Table:
     """Rows of ``matches``: each new image's most similar kept images at or above the floor.
 
@@ -302,6 +309,7 @@ def match_rows(
         limit: rows of an image at most.
         decision_id: the decision.
         month: its partition.
+        by_hash: whether these are matches by hash.
     """
     image = np.concatenate([history[0], inside.query])
     earlier = np.concatenate([history[1], images.digests[inside.reference]])
@@ -318,19 +326,24 @@ def match_rows(
             "image_sha256": fixed(images.digests[image]),
             "earlier_sha256": fixed(earlier),
             "similarity": similarity,
+            "distance": pa.array(
+                np.rint((1.0 - similarity) * BITS) if by_hash else np.full(len(image), np.nan),
+                from_pandas=True,
+            ).cast(pa.int16()),
         }
     )
 
 
 def count(outcome: NDArray[np.int8], not_delivered: int) -> Counts:
     """The counts of some samples' outcomes."""
-    tally = np.bincount(outcome, minlength=6)
+    tally = np.bincount(outcome, minlength=7)
     return Counts(
-        read=int(tally[[KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED]].sum()),
+        read=int(tally[[KEPT, *_REMOVED, QUARANTINED]].sum()),
         kept=int(tally[KEPT]),
         removed_exact=int(tally[REMOVED_EXACT]),
-        removed_near=int(tally[REMOVED_NEAR]),
+        removed_near=int(tally[[REMOVED_NEAR, REMOVED_PERCEPTUAL]].sum()),
         quarantined=int(tally[QUARANTINED]),
         known=int(tally[KNOWN]),
         not_delivered=not_delivered,
+        removed_perceptual=int(tally[REMOVED_PERCEPTUAL]),
     )

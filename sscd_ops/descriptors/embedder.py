@@ -13,12 +13,13 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from sscd_ops.core.perceptual import NOTHING, WIDTH
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.models import Model, find_model
 from sscd_ops.descriptors.postprocess import Postprocessing, followed_by
 from sscd_ops.descriptors.postprocess import read as read_postprocessing
 from sscd_ops.errors import ConfigError
-from sscd_ops.images.frames import Decoded
+from sscd_ops.images.frames import Answer
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
@@ -134,8 +135,20 @@ def _fingerprint(
     )
 
 
-def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Path) -> Embedder:
+def open_embedder(
+    options: FingerprintOptions,
+    limits: LimitsOptions,
+    cache: Path,
+    *,
+    perceptual: bool = False,
+) -> Embedder:
     """The embedder of a configured model; its weights are loaded when it is entered.
+
+    Args:
+        options: the model.
+        limits: the dataset's.
+        cache: a folder for fetched weights.
+        perceptual: make perceptual hashes too.
 
     Raises:
         ConfigError: an unknown model or preprocessing.
@@ -144,7 +157,9 @@ def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Pat
     fingerprint = fingerprint_of(options, cache)
     model = find_model(options.model)
     if model.name == "dct":
-        return MinibatchEmbedder(fingerprint, lambda: (dct.describe, {}), options.workers)
+        return MinibatchEmbedder(
+            fingerprint, lambda: (dct.describe, {}), options.workers, perceptual=perceptual
+        )
 
     def load() -> Loaded:
         from sscd_ops.descriptors.networks import load_network
@@ -155,7 +170,7 @@ def open_embedder(options: FingerprintOptions, limits: LimitsOptions, cache: Pat
         describe = followed_by(network.describe, then) if then else network.describe
         return describe, network.runtime()
 
-    return MinibatchEmbedder(fingerprint, load, options.workers)
+    return MinibatchEmbedder(fingerprint, load, options.workers, perceptual=perceptual)
 
 
 class MinibatchEmbedder:
@@ -168,6 +183,7 @@ class MinibatchEmbedder:
         fingerprint: what it makes.
         load: answers the model's function, device and versions when the embedder is entered.
         workers: decoder processes, 0 for one a core.
+        perceptual: make perceptual hashes too.
     """
 
     def __init__(
@@ -175,12 +191,15 @@ class MinibatchEmbedder:
         fingerprint: Fingerprint,
         load: Callable[[], Loaded],
         workers: int,
+        *,
+        perceptual: bool = False,
     ) -> None:
         self.fingerprint = fingerprint
+        self._perceptual = perceptual
         self.dimensions = fingerprint.dimensions
         self._load = load
         self._describe: Describe | None = None
-        self._pool = DecoderPool(fingerprint.preprocessing, workers)
+        self._pool = DecoderPool(fingerprint.preprocessing, workers, hashed=perceptual)
         self._runtime: dict[str, str] = {}
 
     def __enter__(self) -> MinibatchEmbedder:
@@ -203,18 +222,19 @@ class MinibatchEmbedder:
 
     def embed(self, images: Iterable[bytes]) -> Iterator[EmbeddedChunk]:
         """Descriptors, a minibatch at a time, in input order."""
-        decoded: list[Decoded] = []
-        for picture in self._pool.map(images):
-            decoded.append(picture)
-            if len(decoded) == self.fingerprint.minibatch:
-                yield self._chunk(decoded)
-                decoded = []
-        if decoded:
-            yield self._chunk(decoded)
+        answers: list[Answer] = []
+        for answer in self._pool.map_hashed(images):
+            answers.append(answer)
+            if len(answers) == self.fingerprint.minibatch:
+                yield self._chunk(answers)
+                answers = []
+        if answers:
+            yield self._chunk(answers)
 
-    def _chunk(self, decoded: list[Decoded]) -> EmbeddedChunk:
+    def _chunk(self, answers: list[Answer]) -> EmbeddedChunk:
         if self._describe is None:
             raise RuntimeError("the embedder was not entered")
+        decoded = [item for item, _ in answers]
         faults = {row: item for row, item in enumerate(decoded) if isinstance(item, tuple)}
         good = [item for item in decoded if not isinstance(item, tuple)]
         rows = np.zeros((len(decoded), self.dimensions), np.float32)
@@ -223,7 +243,13 @@ class MinibatchEmbedder:
             pictures = [blank if isinstance(item, tuple) else item for item in decoded]
             pictures += [blank] * (self.fingerprint.minibatch - len(decoded))
             rows = self._describe(np.stack(pictures))[: len(decoded)]
-        return EmbeddedChunk(*_checked(rows, faults))
+        return EmbeddedChunk(*_checked(rows, faults), self._hashes(answers))
+
+    def _hashes(self, answers: list[Answer]) -> NDArray[np.uint8] | None:
+        if not self._perceptual:
+            return None
+        rows = b"".join(hashed or NOTHING for _, hashed in answers)
+        return np.frombuffer(rows, np.uint8).reshape(-1, WIDTH)
 
 
 def _checked(

@@ -21,3 +21,6 @@ THRESHOLDS = {
     "sscd_imagenet_blur": _SSCD,
 }
 """Measured or published (docs/descriptors.md)."""
+
+PERCEPTUAL = frozenset({"sscd_small"})
+"""Models that ``duplicates.perceptual = "auto"`` gives a perceptual hash for a second measure."""

@@ -288,10 +288,10 @@ def _decide(
 ) -> Decided:
     """The exact stage and leader of a night without history."""
 
-    def lead_by(rows: NDArray[np.int64], history: NDArray[np.float64]) -> Leader:
+    def lead_by(rows: NDArray[np.int64]) -> Leader:
         return lead(
             descriptors[rows],
-            history,
+            np.full(len(rows), -np.inf),
             threshold,
             max(-1.0, threshold - MARGIN),
             _NEIGHBOURS,
@@ -299,7 +299,7 @@ def _decide(
             progress=rooms.progress,
         )
 
-    return decide(samples, images, np.full(len(descriptors), -np.inf), lead_by)
+    return decide(samples, images, lead_by)
 
 
 def _quarantined(samples: Samples, images: Images) -> dict[str, int]:

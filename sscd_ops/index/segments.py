@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.errors import FileMismatch
 
 if TYPE_CHECKING:
@@ -161,7 +162,11 @@ def _map(path: Path, name: str) -> NDArray[Any]:
 
 def _check(what: str, arrays: dict[str, NDArray[Any]], rows: int, dimensions: int) -> None:
     """Refuse arrays that do not belong together: they are never searched."""
-    expected = {DESCRIPTORS: ((rows, dimensions), "float16"), IDS: ((rows, 32), "uint8")}
+    expected = {
+        DESCRIPTORS: ((rows, dimensions), "float16"),
+        IDS: ((rows, 32), "uint8"),
+        ROLE: ((rows, WIDTH), "uint8"),
+    }
     for role, values in arrays.items():
         shape, dtype = expected.get(role, ((rows, *values.shape[1:]), str(values.dtype)))
         if values.shape != shape or str(values.dtype) != dtype:

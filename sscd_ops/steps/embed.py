@@ -14,6 +14,7 @@ from sscd_ops.catalog import batches, lookups, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.manifest import read_manifest
+from sscd_ops.core.perceptual import WIDTH
 from sscd_ops.errors import (
     PUT_BACK,
     BatchNotRunnable,
@@ -81,7 +82,9 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
 
 
 def _open(parts: Parts, work: Work) -> Embedder:
-    embedder = parts.embedder(work.options.fingerprint, work.options.limits)
+    embedder = parts.embedder(
+        work.options.fingerprint, work.options.limits, perceptual=work.perceptual
+    )
     if embedder.fingerprint.digest != work.attempt.fingerprint:
         raise FingerprintMismatch(
             f"batch {work.batch.batch_id} was planned with"
@@ -150,12 +153,17 @@ def _embed(
     dimensions = int(work.attempt.fingerprint_detail["dimensions"])
     digests = fixed_bytes(wanted.column("image_sha256"), 32)
     out = np.zeros((len(digests), dimensions), np.float16)
+    hashes = np.zeros((len(digests), WIDTH), np.uint8) if work.perceptual else None
     failed: dict[int, tuple[Fault, str]] = {}
     done = 0
     if embedder is not None and len(digests):
         for chunk in embedder.embed(_images(parts, work, shard, wanted, digests)):
             n = len(chunk.descriptors)
             out[done : done + n] = chunk.descriptors.astype(np.float16)
+            if hashes is not None:
+                if chunk.hashes is None:
+                    raise InvariantError("the embedder made no perceptual hashes")
+                hashes[done : done + n] = chunk.hashes
             failed.update({done + row: fault for row, fault in chunk.faults.items()})
             done += n
             parts.progress.advance(n)
@@ -167,6 +175,7 @@ def _embed(
         digests[good],
         out[good],
         {digests[row].tobytes(): fault for row, fault in sorted(failed.items())},
+        None if hashes is None else hashes[good],
     )
 
 

@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core.identities import interval_label
+from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import SourceChanged
 from sscd_ops.model import Batch, Fingerprint
 from sscd_ops.options import (
@@ -24,6 +25,7 @@ from sscd_ops.options import (
 )
 from sscd_ops.ports import (
     Embedder,
+    HashSearch,
     InspectImage,
     Progress,
     SearchBackend,
@@ -70,8 +72,13 @@ class Parts(Protocol):
     def default_threshold(self, model: str) -> float:
         """The model's measured threshold."""
 
-    def embedder(self, options: FingerprintOptions, limits: LimitsOptions) -> Embedder:
-        """The model, loaded, with its decoder processes."""
+    def default_perceptual(self, model: str) -> bool:
+        """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
+
+    def embedder(
+        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
+    ) -> Embedder:
+        """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
 
     def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
         """What ``auto`` means for a history of this size."""
@@ -80,6 +87,9 @@ class Parts(Protocol):
         self, name: str, fingerprint: str, dimensions: int, threshold: float
     ) -> SearchBackend:
         """A search backend by its resolved name."""
+
+    def hash_search(self) -> HashSearch:
+        """The search for perceptual hashes."""
 
     def tar_sink(self, stream: BinaryIO) -> TarSink:
         """A writer of published tars."""
@@ -144,6 +154,24 @@ class Work:
     def floor(self) -> float:
         """The least similarity of a stored match."""
         return max(-1.0, self.attempt.threshold - self.options.duplicates.margin)
+
+    @property
+    def perceptual(self) -> bool:
+        """Whether the batch is decided by perceptual hash too."""
+        # an attempt that an older release froze has no such setting: the default, off
+        return self.options.duplicates.perceptual is True
+
+    @property
+    def hash_threshold(self) -> float:
+        """The least hash similarity of a copy."""
+        return similarity_at(self.options.duplicates.perceptual_distance)
+
+    @property
+    def hash_floor(self) -> float:
+        """The least hash similarity of a stored match."""
+        duplicates = self.options.duplicates
+        farthest = duplicates.perceptual_distance + duplicates.perceptual_margin
+        return similarity_at(min(farthest, BITS))
 
 
 def load_work(parts: Parts, batch_id: int) -> Work:

@@ -462,10 +462,15 @@ def _open_attempt(
     if threshold is None:
         threshold = parts.default_threshold(fingerprint.model)
     history = decisions.history_rows(conn, dataset.dataset_id, dataset.generation)
+    perceptual = options.duplicates.perceptual
+    if perceptual == "auto":
+        perceptual = parts.default_perceptual(fingerprint.model)
     options = dataclasses.replace(
         options,
         fingerprint=model.options,
-        duplicates=dataclasses.replace(options.duplicates, threshold=threshold),
+        duplicates=dataclasses.replace(
+            options.duplicates, threshold=threshold, perceptual=perceptual
+        ),
     )
     config = to_json(options)
     return batches.insert_attempt(

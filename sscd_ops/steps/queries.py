@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sscd_ops.catalog import batches, shards
-from sscd_ops.core.descriptor_file import read_descriptors
+from sscd_ops.core.descriptor_file import DescriptorFile, read_descriptors
+from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Fault, Matches, Segment, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
@@ -29,24 +30,27 @@ class Queries:
     """Every descriptor of a batch, in manifest order.
 
     ``ids``: uint8 (n, 32). ``descriptors``: float16 (n, d). ``faults``: sha256 -> (code, message).
-    ``digest`` names the list: it changes when source shards are appended.
+    ``digest`` names the list: it changes when source shards are appended. ``hashes``: uint8
+    (n, 33), None where the batch is decided by descriptors alone.
     """
 
     ids: NDArray[np.uint8]
     descriptors: NDArray[np.float16]
     faults: dict[bytes, tuple[Fault, str]]
     digest: str
+    hashes: NDArray[np.uint8] | None
 
 
 def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) -> Queries:
     """Read the descriptor files of a batch.
 
     Raises:
-        BatchNotRunnable: one is missing: embed first.
+        BatchNotRunnable: one is missing: embed first; or one has no perceptual hashes.
     """
     dimensions = int(work.attempt.fingerprint_detail["dimensions"])
     ids = [np.empty((0, 32), np.uint8)]
     descriptors = [np.empty((0, dimensions), np.float16)]
+    hashes = [np.empty((0, WIDTH), np.uint8)]
     faults: dict[bytes, tuple[Fault, str]] = {}
     names = hashlib.sha256()
     for shard in registered:
@@ -60,7 +64,26 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
         ids.append(content.ids)
         descriptors.append(content.descriptors)
         faults.update(content.faults)
-    return Queries(np.concatenate(ids), np.concatenate(descriptors), faults, names.hexdigest())
+        if work.perceptual:
+            hashes.append(_hashes_of(content, work, shard))
+    return Queries(
+        np.concatenate(ids),
+        np.concatenate(descriptors),
+        faults,
+        names.hexdigest(),
+        np.concatenate(hashes) if work.perceptual else None,
+    )
+
+
+def _hashes_of(content: DescriptorFile, work: Work, shard: SourceShard) -> NDArray[np.uint8]:
+    if content.hashes is None:
+        batch = work.batch.batch_id
+        raise BatchNotRunnable(
+            f"the descriptors of source shard {shard.uri} have no perceptual hashes ({ROLE}), which"
+            f" batch {batch} is decided by too: another release embedded them. Give all workers one"
+            f" release, sscd-ops batch abandon {batch} --why '...' and run the night again"
+        )
+    return content.hashes
 
 
 def open_backend(parts: Parts, work: Work) -> SearchBackend:
@@ -71,6 +94,12 @@ def open_backend(parts: Parts, work: Work) -> SearchBackend:
         int(work.attempt.fingerprint_detail["dimensions"]),
         work.attempt.threshold,
     )
+
+
+def codes_of(backend: SearchBackend, queries: Queries) -> dict[str, NDArray[Any]]:
+    """What a segment stores beside descriptors and ids: the backend's codes, and hashes."""
+    codes = backend.codes(queries.descriptors)
+    return codes if queries.hashes is None else {**codes, ROLE: queries.hashes}
 
 
 def search_segment(
@@ -90,6 +119,15 @@ def search_segment(
             ", ".join(lacking),
             work.batch.dataset,
         )
+    hashed: Matches | None = None
+    if queries.hashes is not None and ROLE in opened.codes:
+        hashed = parts.hash_search().search(
+            queries.hashes,
+            opened.codes[ROLE],
+            kept,
+            work.hash_floor,
+            work.options.duplicates.keep_matches,
+        )
     found = backend.search(
         queries.descriptors,
         opened.descriptors,
@@ -101,7 +139,7 @@ def search_segment(
     file = parts.store.put(
         f"{work.folder}/matches",
         ".parquet",
-        lambda stream: write_matches(stream, found, segment.segment_id),
+        lambda stream: write_matches(stream, found, segment.segment_id, hashed),
     )
     with parts.catalog.begin() as conn:
         batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
@@ -116,20 +154,36 @@ def search_segment(
     return file
 
 
-def write_matches(stream: BinaryIO, found: Matches, segment_id: int) -> None:
-    """Write a candidate file."""
+def write_matches(
+    stream: BinaryIO, found: Matches, segment_id: int, hashed: Matches | None = None
+) -> None:
+    """Write a candidate file: matches by descriptor, then those by hash."""
+    hashed = hashed or no_matches()
     table = pa.table(
-        {"query": found.query, "reference": found.reference, "similarity": found.similarity}
+        {
+            "query": np.concatenate([found.query, hashed.query]),
+            "reference": np.concatenate([found.reference, hashed.reference]),
+            "similarity": np.concatenate([found.similarity, hashed.similarity]),
+            "by_hash": np.arange(len(found.query) + len(hashed.query)) >= len(found.query),
+        }
     )
     metadata = {"segment": str(segment_id)}
     pq.write_table(table.replace_schema_metadata(metadata), stream, compression="none")
 
 
-def read_matches(path: Path) -> Matches:
-    """Read a candidate file."""
+def read_matches(path: Path) -> tuple[Matches, Matches]:
+    """Read a candidate file: matches by descriptor, and those by hash."""
     table = pq.read_table(path)
-    return Matches(
-        table.column("query").to_numpy(),
-        table.column("reference").to_numpy(),
-        table.column("similarity").to_numpy(),
+    columns = [table.column(name).to_numpy() for name in ("query", "reference", "similarity")]
+    by_hash = np.zeros(len(table), bool)
+    if "by_hash" in table.column_names:
+        by_hash = table.column("by_hash").to_numpy()
+    return (
+        Matches(*(values[~by_hash] for values in columns)),
+        Matches(*(values[by_hash] for values in columns)),
     )
+
+
+def no_matches() -> Matches:
+    """Not one."""
+    return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

@@ -16,11 +16,12 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import batches, decisions, publishing, shards
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import FileMismatch, SscdOpsError, UsageError
 from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.options import dataset_from_json
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.queries import load_queries, open_backend
+from sscd_ops.steps.queries import codes_of, load_queries, open_backend
 from sscd_ops.steps.snapshots import document
 
 log = logging.getLogger(__name__)
@@ -269,10 +270,10 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
             f" {work.batch.batch_id}, and they are damaged too: restore them ({lost[0]})"
         )
     queries = load_queries(parts, work, registered)
-    codes = open_backend(parts, work).codes(queries.descriptors)
+    codes = codes_of(open_backend(parts, work), queries)
     files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
-    for role in ("descriptors", "ids"):
-        if files[role].sha256 != segment.files[role].sha256:
+    for role in segment.files.keys() & {"descriptors", "ids", ROLE}:
+        if role not in files or files[role].sha256 != segment.files[role].sha256:
             raise FileMismatch(
                 f"segment {segment.segment_id}: the descriptor files of batch"
                 f" {work.batch.batch_id} give other {role} than were decided with"

@@ -27,7 +27,7 @@ from sscd_ops.core.decide import (
     find_images,
     load_samples,
 )
-from sscd_ops.core.leader import Leader, lead
+from sscd_ops.core.leader import Hashes, Leader, lead
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Witnesses
@@ -36,9 +36,20 @@ from sscd_ops.model import Counts, Matches, Segment, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
-from sscd_ops.steps.queries import Queries, load_queries, open_backend, read_matches, search_segment
+from sscd_ops.steps.queries import (
+    Queries,
+    codes_of,
+    load_queries,
+    open_backend,
+    read_matches,
+    search_segment,
+)
 
 log = logging.getLogger(__name__)
+
+
+_Pairs = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
+"""New images, digests (k, 32) of kept images of history, and their similarities."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,8 @@ class Worked:
     images: Images
     decided: Decided
     witness: Witnesses
-    history: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
+    history: _Pairs
+    hash_history: _Pairs
     shard_ids: NDArray[np.int64]
     publish: PublishPlan
     counts: Counts
@@ -110,17 +122,23 @@ class Worked:
                 month=self.month,
             ),
         )
-        yield (
-            "matches",
+        by_measure = (
+            (self.decided.matches, self.history, False),
+            (self.decided.hash_matches, self.hash_history, True),
+        )
+        matches = [
             core_rows.match_rows(
                 self.images,
-                self.decided.matches,
-                self.history,
+                inside,
+                history,
                 limit=self.keep_matches,
                 decision_id=decision_id,
                 month=self.month,
-            ),
-        )
+                by_hash=by_hash,
+            )
+            for inside, history, by_hash in by_measure
+        ]
+        yield "matches", pa.concat_tables(matches)
 
 
 def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
@@ -144,20 +162,22 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
     images = _images(parts, work, samples, queries, turn)
     _need_descriptors(work, registered, samples, images)
     backend = open_backend(parts, work)
-    best = _search_history(parts, work, backend, queries, live)
+    best, hash_best = _search_history(parts, work, backend, queries, live)
     decided = decide(
         samples,
         images,
-        best.similarity,
-        lambda rows, history: _lead(parts, work, backend, queries, rows, history),
+        lambda rows: _lead(parts, work, backend, queries, rows, best, hash_best),
     )
     month = datetime.now(UTC).date().replace(day=1)
     witness = core_rows.witnesses(
         samples,
         images,
         decided,
-        history_witness=_history_witnesses(parts, work, images, decided, best, live, turn),
+        history_witness=_history_witnesses(
+            parts, work, images, decided, best, hash_best, live, turn
+        ),
         threshold=work.attempt.threshold,
+        hash_threshold=work.hash_threshold,
         month=month,
     )
     counts, by_source = _counts(parts, work, samples, decided, registered)
@@ -171,6 +191,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         decided=decided,
         witness=witness,
         history=_history_matches(parts, images, best, live),
+        hash_history=_history_matches(parts, images, hash_best, live),
         shard_ids=np.array([s.shard_id for s in registered], np.int64),
         publish=plan_publish(work, samples, decided.outcome == KEPT),
         counts=counts,
@@ -251,7 +272,7 @@ def _need_descriptors(
 
 @dataclass(frozen=True)
 class Best:
-    """Each query's most similar kept images of history.
+    """Each query's most similar kept images of history, by one measure.
 
     ``similarity``: float64 (q,), -inf where none is at or above the floor; ``segment``, ``row``:
     int64 (q,), where the best one lies. The rest: all stored pairs.
@@ -266,29 +287,40 @@ class Best:
 
 def _search_history(
     parts: Parts, work: Work, backend: SearchBackend, queries: Queries, live: Sequence[Segment]
-) -> Best:
-    """Gather match's answers; search what it has no answer for, or an outdated one."""
+) -> tuple[Best, Best]:
+    """Gather match's answers; search what it has no answer for, or an outdated one.
+
+    Returns:
+        The best by descriptor, and by hash.
+    """
     with parts.catalog.begin() as conn:
         done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
-    query, row, similarity, segment_of = [], [], [], []
+    found: list[tuple[int, Matches]] = []
+    by_hash: list[tuple[int, Matches]] = []
     for segment in live if len(queries.ids) else ():
         if segment.mask is None:
             raise InvariantError(f"segment {segment.segment_id} has no mask")
         file = done.get((segment.segment_id, segment.mask.sha256))
         if file is None:
             file = search_segment(parts, work, backend, queries, segment)
-        found = read_matches(parts.store.local(file))
-        query.append(found.query)
-        row.append(found.reference)
-        similarity.append(found.similarity)
-        segment_of.append(np.full(len(found.query), segment.ordinal, np.int64))
-    pairs = Matches(_join(query, np.int64), _join(row, np.int64), _join(similarity, np.float64))
-    where = _join(segment_of, np.int64)
+        near, hashed = read_matches(parts.store.local(file))
+        found.append((segment.ordinal, near))
+        by_hash.append((segment.ordinal, hashed))
+    return _best(len(queries.ids), found), _best(len(queries.ids), by_hash)
+
+
+def _best(count: int, found: Sequence[tuple[int, Matches]]) -> Best:
+    """The best of what was found for so many queries, segment by segment."""
+    pairs = Matches(
+        _join([m.query for _, m in found], np.int64),
+        _join([m.reference for _, m in found], np.int64),
+        _join([m.similarity for _, m in found], np.float64),
+    )
+    where = _join([np.full(len(m.query), ordinal) for ordinal, m in found], np.int64)
     # best first; ties to the earlier segment, then the smaller row
     by = np.lexsort((pairs.reference, where, -pairs.similarity, pairs.query))
     pairs = Matches(pairs.query[by], pairs.reference[by], pairs.similarity[by])
     where = where[by]
-    count = len(queries.ids)
     best = np.full(count, -np.inf)
     segment_best = np.full(count, -1, np.int64)
     row_best = np.full(count, -1, np.int64)
@@ -309,6 +341,7 @@ def _history_witnesses(
     images: Images,
     decided: Decided,
     best: Best,
+    hash_best: Best,
     live: Sequence[Segment],
     turn: int,
 ) -> dict[int, tuple[UUID, date]]:
@@ -317,7 +350,10 @@ def _history_witnesses(
     if not len(gone):
         return {}
     queries = images.query[gone]
-    digests = _digests(parts, live, best.segment[queries], best.row[queries])
+    by_hash = decided.perceptual[gone]
+    segment = np.where(by_hash, hash_best.segment[queries], best.segment[queries])
+    row = np.where(by_hash, hash_best.row[queries], best.row[queries])
+    digests = _digests(parts, live, segment, row)
     with parts.catalog.begin() as conn:
         distinct, at = np.unique(digests.view("S32").reshape(-1), return_inverse=True)
         keys = np.frombuffer(_padded(distinct), np.uint8).reshape(-1, 32)
@@ -371,17 +407,28 @@ def _lead(
     backend: SearchBackend,
     queries: Queries,
     rows: NDArray[np.int64],
-    history: NDArray[np.float64],
+    best: Best,
+    hash_best: Best,
 ) -> Leader:
     dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    hashes = None
+    if queries.hashes is not None:
+        hashes = Hashes(
+            queries.hashes[rows],
+            hash_best.similarity[rows],
+            work.hash_threshold,
+            work.hash_floor,
+            parts.hash_search().growing(),
+        )
     return lead(
         queries.descriptors[rows],
-        history,
+        best.similarity[rows],
         work.attempt.threshold,
         work.floor,
         work.options.duplicates.keep_matches,
         backend.growing(dimensions),
         progress=parts.progress,
+        hashes=hashes,
     )
 
 
@@ -416,6 +463,6 @@ def _write_segment(
     if work.batch.dry_run:
         return {}, StoredFile("", "", 0)
     files = parts.segments.write(
-        f"{folder}/segments", queries.descriptors, queries.ids, backend.codes(queries.descriptors)
+        f"{folder}/segments", queries.descriptors, queries.ids, codes_of(backend, queries)
     )
     return files, parts.segments.write_mask(f"{folder}/masks", kept)

@@ -47,6 +47,10 @@ from tests.memory import at_most
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
 
+BOTH = {"perceptual": True, "threshold": 0.99, "perceptual_distance": 40}
+"""Two measures: re-encoded copies go by descriptor, smaller ones by hash."""
+
+
 def clouds(seeds: range, prefix: str = "c") -> list[Sample]:
     return [pair(f"{prefix}{seed:04d}", picture(seed)) for seed in seeds]
 
@@ -117,6 +121,8 @@ def test_a_published_night_answers_and_changes_nothing(world: World) -> None:
 @pytest.mark.parametrize("backend", ["exact", "torch"])
 def test_the_backend_never_matters(world: World, other_world: World, backend: str) -> None:
     fill(world, planted_nights())
+    for each in (world, other_world):
+        each.change(duplicates=BOTH)
     other_world.change(duplicates={"search": backend})
 
     for day in DAYS[:3]:
@@ -132,6 +138,8 @@ def test_tasks_workers_and_sharding_of_the_output_never_matter(
     world: World, other_world: World
 ) -> None:
     fill(world, planted_nights(), shards=5)
+    for each in (world, other_world):
+        each.change(duplicates=BOTH)
     world.change(airflow={"max_tasks": 1}, fingerprint={"workers": 1})
     other_world.change(airflow={"max_tasks": 64}, fingerprint={"workers": 3})
 
@@ -174,6 +182,7 @@ def test_leader_in_arrival_order_does_not_depend_on_how_the_stream_is_cut(
     for number, (day, samples) in enumerate(zip(DAYS, parts, strict=True)):
         world.put(day, f"{number}.tar", samples)
     for each in (world, other_world):
+        each.change(duplicates=BOTH)
         each.change(duplicates={"prefer": ()})
     other_world.change_source(urls=(f"{world.incoming}/*/*.tar",), root=str(world.incoming))
     world.change_source(root=str(world.incoming))
@@ -184,12 +193,15 @@ def test_leader_in_arrival_order_does_not_depend_on_how_the_stream_is_cut(
 
     assert other_world.verdicts() == world.verdicts()
     assert other_world.witnesses() == world.witnesses()
+    assert {"kept", "removed near", "removed perceptual"} < set(world.verdicts().values())
 
 
 def test_a_batch_that_decides_between_match_and_resolve_changes_nothing(
     world: World, other_world: World
 ) -> None:
     fill(world, planted_nights())
+    for each in (world, other_world):
+        each.change(duplicates=BOTH)
     with world.parts() as parts:
         second = world.until_match(parts, DAYS[1])
         first = world.until_match(parts, DAYS[0])
@@ -622,6 +634,7 @@ def test_the_shards_of_a_dead_run_are_taken_over(world: World) -> None:
 
 
 def test_a_dry_run_counts_and_leaves_nothing_behind(world: World, other_world: World) -> None:
+    world.change(duplicates=BOTH)
     fill(world, planted_nights())
     world.night(DAYS[0])
     before = world.views(set())
@@ -642,6 +655,7 @@ def test_a_dry_run_counts_and_leaves_nothing_behind(world: World, other_world: W
 def test_deleted_index_files_are_named_and_rebuilt(world: World, other_world: World) -> None:
     fill(world, planted_nights())
     for each in (world, other_world):
+        each.change(duplicates=BOTH)
         each.change(duplicates={"search": "exact"})
         for day in DAYS[:2]:
             each.night(day)

@@ -197,11 +197,12 @@ def assert_one_verdict_each(world: World, read: int | None) -> None:
         tally = {
             "kept": sum(row["verdict"] == "kept" for row in mine),
             "removed_exact": sum(row["reason"] == "exact" for row in mine),
-            "removed_near": sum(row["reason"] == "near" for row in mine),
+            "removed_near": sum(row["reason"] in ("near", "perceptual") for row in mine),
             "quarantined": sum(row["verdict"] == "quarantined" for row in mine),
         }
-        assert {name: run[name] for name in tally} == tally
         assert run["read"] == len(mine) == sum(tally.values())
+        tally["removed_perceptual"] = sum(row["reason"] == "perceptual" for row in mine)
+        assert {name: run[name] for name in tally} == tally
         sources = world.ask(
             "SELECT * FROM curation.run_sources WHERE batch_id = :b", b=run["batch_id"]
         )
@@ -224,11 +225,15 @@ def assert_witnesses_are_kept(world: World) -> None:
 
 
 def assert_no_kept_copies(world: World) -> None:
-    """Every pair of kept images, by brute force in float64, is below the later one's threshold."""
+    """Every pair of kept images, by brute force in float64, is below the later one's threshold.
+
+    By hash likewise, where both have one and the later one was decided by it.
+    """
+    hashes: list[tuple[int, int]] = []
     with world.parts() as parts, parts.catalog.begin() as conn:
         segments = rows(
             conn,
-            "SELECT s.files, s.rows, m.mask, a.threshold FROM sscd_ops.segments s"
+            "SELECT s.files, s.rows, m.mask, a.threshold, a.config FROM sscd_ops.segments s"
             " JOIN sscd_ops.segment_masks m USING (segment_id)"
             " JOIN sscd_ops.attempts a ON a.attempt_id = s.attempt_id"
             " JOIN sscd_ops.batches b ON b.batch_id = s.batch_id"
@@ -241,6 +246,13 @@ def assert_no_kept_copies(world: World) -> None:
             kept = parts.segments.read_mask(need_file(segment["mask"]), segment["rows"])
             vectors.append(matrix[kept])
             thresholds += [segment["threshold"]] * int(kept.sum())
+            if "pdq-1" in files:
+                farthest = segment["config"]["duplicates"]["perceptual_distance"]
+                hashes += [
+                    (int.from_bytes(row[:32].tobytes()), farthest)
+                    for row in np.load(parts.store.local(files["pdq-1"]))[kept]
+                    if row[32] >= 50
+                ]
     if not vectors:
         return
     matrix = np.concatenate(vectors)
@@ -248,6 +260,8 @@ def assert_no_kept_copies(world: World) -> None:
     similarity = matrix @ matrix.T / np.outer(norms, norms)
     later = np.tril(similarity, -1)
     assert (later.max(axis=1, initial=-1) < np.array(thresholds) + 1e-12).all()
+    for number, (code, farthest) in enumerate(hashes):
+        assert all((code ^ other).bit_count() > farthest for other, _ in hashes[:number])
 
 
 def assert_published_bytes(world: World) -> None:

@@ -150,6 +150,19 @@ def test_the_examples_are_read() -> None:
         assert load_settings(ROOT / "examples" / name).datasets
 
 
+@pytest.mark.parametrize(("said", "read"), [("true", True), ("false", False), ("'auto'", "auto")])
+def test_a_second_measure_is_on_off_or_left_to_the_model(
+    tmp_path: Path, said: str, read: object
+) -> None:
+    path = small(tmp_path)
+    path.write_text(path.read_text() + f"[datasets.web.duplicates]\nperceptual = {said}\n")
+
+    web = load_settings(path).datasets["web"]
+
+    assert web.duplicates.perceptual is read or web.duplicates.perceptual == read
+    assert dataset_from_json(to_json(web)) == web
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -237,6 +250,19 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "rest",
             "[datasets.web.guard]\nempty = 'hodl'",
             "expected one of 'hold', 'allow', not 'hodl'; did you mean 'hold'?",
+        ),
+        *(
+            (
+                "rest",
+                f"[datasets.web.duplicates]\nperceptual = {value}",
+                f"perceptual: expected one of 'auto', true, false, not {value}",
+            )
+            for value in ("1", "'on'", "0.0")
+        ),
+        (
+            "rest",
+            "[datasets.web.duplicates]\nperceptual_distance = 128",
+            "datasets.web.duplicates.perceptual_distance: expected 0 to 100, not 128",
         ),
         # out of range
         (

@@ -7,7 +7,8 @@ SELECT d.name AS dataset, b.batch_id, s.source, b.turn,
     (s.counts ->> 'quarantined')::bigint AS quarantined,
     0::bigint AS withdrawn,
     (s.counts ->> 'known')::bigint AS known,
-    (s.counts ->> 'not_delivered')::bigint AS not_delivered
+    (s.counts ->> 'not_delivered')::bigint AS not_delivered,
+    (s.counts ->> 'removed_perceptual')::bigint AS removed_perceptual
 FROM sscd_ops.batch_sources s
 JOIN sscd_ops.batches b USING (decision_id)
 JOIN sscd_ops.datasets d USING (dataset_id)
@@ -21,8 +22,9 @@ COMMENT ON COLUMN curation.run_sources.turn IS 'The batch''s turn';
 COMMENT ON COLUMN curation.run_sources.read IS 'Samples read';
 COMMENT ON COLUMN curation.run_sources.kept IS 'Samples kept';
 COMMENT ON COLUMN curation.run_sources.removed_exact IS 'Removed because their image bytes were known';
-COMMENT ON COLUMN curation.run_sources.removed_near IS 'Removed as near copies';
+COMMENT ON COLUMN curation.run_sources.removed_near IS 'Removed as near copies, removed_perceptual among them';
 COMMENT ON COLUMN curation.run_sources.quarantined IS 'Quarantined';
 COMMENT ON COLUMN curation.run_sources.withdrawn IS 'Withdrawn by the decision (none)';
 COMMENT ON COLUMN curation.run_sources.known IS 'Read again, already had a verdict';
 COMMENT ON COLUMN curation.run_sources.not_delivered IS 'Rows of the source without an image';
+COMMENT ON COLUMN curation.run_sources.removed_perceptual IS 'Of removed_near: those that only the perceptual hash called copies';

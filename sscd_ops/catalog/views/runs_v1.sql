@@ -17,7 +17,11 @@ SELECT d.name AS dataset, b.batch_id, b.interval_start, b.interval_end, b.supple
     a.fingerprint_detail ->> 'name' AS fingerprint,
     a.search, a.threshold, a.config_sha256, b.message,
     b.snapshot, b.decided_at,
-    b.runner ->> 'kind' AS runner, nullif(b.runner ->> 'run_id', '') AS run_id
+    b.runner ->> 'kind' AS runner, nullif(b.runner ->> 'run_id', '') AS run_id,
+    (b.counts ->> 'removed_perceptual')::bigint AS removed_perceptual,
+    CASE WHEN a.config -> 'duplicates' -> 'perceptual' = 'true'
+        THEN (a.config -> 'duplicates' ->> 'perceptual_distance')::integer END
+        AS perceptual_distance
 FROM sscd_ops.batches b
 JOIN sscd_ops.datasets d USING (dataset_id)
 LEFT JOIN sscd_ops.attempts a ON a.attempt_id = b.attempt_id
@@ -39,7 +43,7 @@ COMMENT ON COLUMN curation.runs.state IS 'planned, ingested, embedded, matched, 
 COMMENT ON COLUMN curation.runs.read IS 'Samples read: kept + removed_exact + removed_near + quarantined + withdrawn';
 COMMENT ON COLUMN curation.runs.kept IS 'Samples kept by the decision';
 COMMENT ON COLUMN curation.runs.removed_exact IS 'Samples removed because their image bytes were known';
-COMMENT ON COLUMN curation.runs.removed_near IS 'Samples removed because their image is a near copy';
+COMMENT ON COLUMN curation.runs.removed_near IS 'Samples removed because their image is a near copy, removed_perceptual among them';
 COMMENT ON COLUMN curation.runs.quarantined IS 'Samples quarantined';
 COMMENT ON COLUMN curation.runs.withdrawn IS 'Samples withdrawn by the decision (none)';
 COMMENT ON COLUMN curation.runs.known IS 'Samples read again that already had a verdict: no row';
@@ -60,3 +64,5 @@ COMMENT ON COLUMN curation.runs.snapshot IS 'The snapshot it made, if any';
 COMMENT ON COLUMN curation.runs.decided_at IS 'When it was decided';
 COMMENT ON COLUMN curation.runs.runner IS 'cli or airflow';
 COMMENT ON COLUMN curation.runs.run_id IS 'The DAG run, for airflow';
+COMMENT ON COLUMN curation.runs.removed_perceptual IS 'Of removed_near: those that only the perceptual hash called copies';
+COMMENT ON COLUMN curation.runs.perceptual_distance IS 'Greatest Hamming distance of a copy by perceptual hash; null: none were compared';

@@ -25,10 +25,11 @@ from sscd_ops.core.canonical import block_similarities
 from sscd_ops.core.decide import KEPT, NEW, Images, decide, find_images, load_samples
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.identities import sample_id
-from sscd_ops.core.leader import lead
+from sscd_ops.core.leader import Hashes, lead
 from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.index.backends import open_backend
+from sscd_ops.index.hamming import Hamming
 from sscd_ops.model import Fault
 
 MONTH = date(2026, 11, 1)
@@ -41,6 +42,7 @@ class Picture(NamedTuple):
 
     digest: bytes
     vector: np.ndarray
+    hash: np.ndarray
     width: int
     height: int
     bytes: int
@@ -82,6 +84,8 @@ class Rules(NamedTuple):
     threshold: float
     prefer: tuple[str, ...]
     block: int = 4096
+    farthest: int | None = None
+    """Greatest distance of a copy by hash; None: descriptors alone."""
 
 
 # ---------------------------------------------------------------- the oracle
@@ -91,6 +95,13 @@ def similarity(one: Picture, other: Picture) -> float:
     a, b = one.vector.astype(float).tolist(), other.vector.astype(float).tolist()
     dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
     return dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
+
+
+def hash_similarity(one: Picture, other: Picture) -> float:
+    if min(one.hash[32], other.hash[32]) < 50:
+        return -math.inf
+    left, right = (int.from_bytes(p.hash[:32].tobytes()) for p in (one, other))
+    return 1 - (left ^ right).bit_count() / 256
 
 
 @dataclass
@@ -157,13 +168,17 @@ class Oracle:
         """A new picture against history's kept ones, then the batch's kept before it."""
         if fault:
             return Verdict("quarantined", str(fault))
-        best, witness = -math.inf, b""
-        for other, carrier in [*self.kept, *kept]:
-            found = similarity(picture, other)
-            if found > best:
-                best, witness = found, carrier
-        if best >= self.rules.threshold:
-            return Verdict("removed", "near", witness, best, self.rules.threshold)
+        measures = [("near", similarity, self.rules.threshold)]
+        if self.rules.farthest is not None:
+            measures.append(("perceptual", hash_similarity, 1 - self.rules.farthest / 256))
+        for reason, compare, threshold in measures:
+            best, witness = -math.inf, b""
+            for other, carrier in [*self.kept, *kept]:
+                found = compare(picture, other)
+                if found > best:
+                    best, witness = found, carrier
+            if best >= threshold:
+                return Verdict("removed", reason, witness, best, threshold)
         return Verdict("kept")
 
 
@@ -177,7 +192,9 @@ class Product:
     rules: Rules
     samples: dict[bytes, Verdict] = field(default_factory=dict)
     images: dict[bytes, dict[str, Any]] = field(default_factory=dict)
-    segments: list[tuple[np.ndarray, list[bytes], np.ndarray]] = field(default_factory=list)
+    segments: list[tuple[np.ndarray, np.ndarray, list[bytes], np.ndarray]] = field(
+        default_factory=list
+    )
 
     def night(self, shards: Night) -> dict[bytes, Verdict]:
         samples = load_samples(
@@ -191,24 +208,33 @@ class Product:
         ids, faults = self.embed(samples, pictures)
         images = find_images(samples, self.lookup, ids, faults)
         assert not len(images.undescribed)
-        queries = vectors([pictures[row.tobytes()] for row in ids])
+        asked = [pictures[row.tobytes()] for row in ids]
+        queries, hashes = vectors(asked), hash_rows(asked)
         history, where = self.search(queries)
-        decided = decide(
-            samples, images, history, lambda rows, best: self.lead(queries[rows], best)
-        )
+        hash_history, hash_where = self.search_hashes(hashes)
+
+        def lead_by(rows: np.ndarray) -> Any:
+            return self.lead(queries[rows], history[rows], hashes[rows], hash_history[rows])
+
+        decided = decide(samples, images, lead_by)
         gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
+        found = {True: hash_where, False: where}
         witness = core_rows.witnesses(
             samples,
             images,
             decided,
-            history_witness={int(i): self.carrier(where[images.query[i]]) for i in gone},
+            history_witness={
+                int(i): self.carrier(found[bool(decided.perceptual[i])][images.query[i]])
+                for i in gone
+            },
             threshold=self.rules.threshold,
+            hash_threshold=1 - (self.rules.farthest or 0) / 256,
             month=MONTH,
         )
         self.register(samples, images, decided, witness)
         kept = np.zeros(len(ids), bool)
         kept[images.query[decided.kept]] = True
-        self.segments.append((queries, [row.tobytes() for row in ids], kept))
+        self.segments.append((queries, hashes, [row.tobytes() for row in ids], kept))
         table = core_rows.sample_rows(
             samples,
             images,
@@ -248,7 +274,7 @@ class Product:
         """Best similarity of each query among history's kept, and that picture; ties: earlier."""
         best = np.full(len(queries), -np.inf)
         where = [b""] * len(queries)
-        for descriptors, ids, kept in self.segments:
+        for descriptors, _, ids, kept in self.segments:
             if not len(queries) or not len(ids):
                 continue
             found = block_similarities(queries, descriptors)
@@ -259,13 +285,38 @@ class Product:
         best[best < self.rules.threshold - 0.05] = -np.inf
         return best, where
 
-    def lead(self, queries: np.ndarray, history: np.ndarray) -> Any:
+    def search_hashes(self, queries: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
+        """The same by hash, through the product's own search."""
+        best = np.full(len(queries), -np.inf)
+        where = [b""] * len(queries)
+        floor = 1 - (self.rules.farthest or 0) / 256
+        for _, hashes, ids, kept in self.segments:
+            found = Hamming().search(queries, hashes, kept, floor, 1)
+            for query, row, similar in zip(
+                found.query, found.reference, found.similarity, strict=True
+            ):
+                if similar > best[query]:
+                    best[query], where[query] = similar, ids[row]
+        return best, where
+
+    def lead(
+        self,
+        queries: np.ndarray,
+        history: np.ndarray,
+        hashes: np.ndarray,
+        hash_history: np.ndarray,
+    ) -> Any:
         backend = open_backend(
             "flat", fingerprint_digest="ab" * 32, dimensions=DIMENSIONS, threshold=0.75
         )
         threshold, block = self.rules.threshold, self.rules.block
         index = backend.growing(DIMENSIONS)
-        return lead(queries, history, threshold, threshold - 0.05, 2, index, block=block)
+        second = None
+        if self.rules.farthest is not None:
+            at = 1 - self.rules.farthest / 256
+            second = Hashes(hashes, hash_history, at, at - 8 / 256, Hamming().growing())
+        floor = threshold - 0.05
+        return lead(queries, history, threshold, floor, 2, index, block=block, hashes=second)
 
     def carrier(self, digest: bytes) -> tuple[UUID, date]:
         image = self.images[digest]
@@ -308,6 +359,15 @@ def vectors(pictures: Sequence[Picture]) -> np.ndarray:
     return np.array([p.vector for p in pictures], np.float16).reshape(-1, DIMENSIONS)
 
 
+def hash_rows(pictures: Sequence[Picture]) -> np.ndarray:
+    return np.array([p.hash for p in pictures], np.uint8).reshape(-1, 33)
+
+
+def hashed(bits: int, quality: int = 100) -> np.ndarray:
+    """A hash whose lowest bits are given, and its quality."""
+    return np.frombuffer(bits.to_bytes(32) + bytes([quality]), np.uint8)
+
+
 def verdict(row: dict[str, Any]) -> Verdict:
     assert (row["verdict"] == "quarantined") == (row["message"] is not None)
     names = ("verdict", "reason", "witness_sample_id", "similarity", "threshold")
@@ -322,6 +382,7 @@ def pictures(draw: st.DrawFn) -> list[Picture]:
     """Directions of a small grid: equal ones, mirrored ones and near ones."""
     made = []
     cell = st.sampled_from([0, 0, 1, 1, -1, 2])
+    bits = st.sampled_from([0, 1, 3, 7, 15, 0xFF00, 0xFF01, 0xFF07])
     for number in range(draw(st.integers(1, 12))):
         x, y, z = draw(st.tuples(cell, cell, cell).filter(any))
         length = math.sqrt(x * x + y * y + z * z)
@@ -330,6 +391,7 @@ def pictures(draw: st.DrawFn) -> list[Picture]:
                 # digests with equal words, and equal bytes at the ends
                 b"".join(bytes([0, (number >> bit) & 1, *bytes(6)]) for bit in range(4)),
                 np.array([x / length, y / length, z / length], np.float16),
+                hashed(draw(bits), draw(st.sampled_from([100, 100, 50, 49]))),
                 draw(st.sampled_from([20, 40])),
                 draw(st.sampled_from([20, 40])),
                 draw(st.sampled_from([100, 200])),
@@ -387,6 +449,7 @@ def heal(night: Night) -> None:
 
 
 THRESHOLDS = st.sampled_from([-0.5, 0.0, 0.5, 0.75, 0.9, 1.0])
+FARTHEST = st.sampled_from([None, 0, 1, 2])
 PREFERENCES = st.lists(
     st.sampled_from(["priority", "pixels", "caption_length", "bytes"]), unique=True
 ).map(tuple)
@@ -396,6 +459,7 @@ PREFERENCES = st.lists(
 @given(
     histories(),
     THRESHOLDS,
+    FARTHEST,
     PREFERENCES,
     st.sampled_from([1, 2, 4096]),
     st.lists(st.sampled_from([0, 0, 30]), min_size=4, max_size=4),
@@ -403,11 +467,12 @@ PREFERENCES = st.lists(
 def test_nights_are_decided_as_the_definition_says(
     nights: list[Night],
     threshold: float,
+    farthest: int | None,
     prefer: tuple[str, ...],
     block: int,
     least_sides: list[int],
 ) -> None:
-    rules = Rules(threshold, prefer, block)
+    rules = Rules(threshold, prefer, block, farthest)
     oracle, product = Oracle(rules), Product(rules)
 
     for number, night in enumerate(nights):
@@ -425,22 +490,27 @@ def test_nights_are_decided_as_the_definition_says(
             one, other = samples[sample].picture, samples[said.witness].picture
             if said.reason == "exact":
                 assert one.digest == other.digest
-            else:
+            elif said.reason == "near":
                 assert said.similarity == similarity(one, other) >= threshold
+            else:
+                assert farthest is not None
+                assert said.similarity == hash_similarity(one, other) >= 1 - farthest / 256
     kept = [samples[i].picture for i, said in product.samples.items() if said.verdict == "kept"]
     pairs = [(a, b) for i, a in enumerate(kept) for b in kept[:i]]
     assert all(similarity(a, b) < threshold for a, b in pairs)
+    if farthest is not None:
+        assert all(hash_similarity(a, b) < 1 - farthest / 256 for a, b in pairs)
 
 
 @settings(max_examples=100, deadline=None)
-@given(streams(), THRESHOLDS, st.data())
+@given(streams(), THRESHOLDS, FARTHEST, st.data())
 def test_in_order_of_arrival_one_night_or_many_decide_alike(
-    stream: list[Shard], threshold: float, data: st.DataObject
+    stream: list[Shard], threshold: float, farthest: int | None, data: st.DataObject
 ) -> None:
     heal(stream)
     cuts = data.draw(st.sets(st.integers(0, len(stream)), max_size=len(stream)))
     edges = sorted({0, len(stream), *cuts})
-    rules = Rules(threshold, ())
+    rules = Rules(threshold, (), farthest=farthest)
     single, many = Product(rules), Product(rules)
 
     single.night(stream)
@@ -458,7 +528,7 @@ def test_no_listing_order_decides(order: tuple[int, ...]) -> None:
     for number, (source, uri) in enumerate(
         [("bought", "9.tar"), ("crawl", "10.tar"), ("crawl", "9.tar")]
     ):
-        one = Picture(bytes([number]) * 32, vector, 20, 20, 100, None)
+        one = Picture(bytes([number]) * 32, vector, hashed(0), 20, 20, 100, None)
         listed.append([Sample(one, "a", None, source, uri, 0)])
     product = Product(Rules(0.75, ("pixels", "bytes")))
 
@@ -473,7 +543,7 @@ def test_no_listing_order_decides(order: tuple[int, ...]) -> None:
 def test_a_tie_goes_to_history_then_to_the_earlier() -> None:
     def at(number: int, uri: str, x: int, y: int) -> Shard:
         vector = (np.array([x, y, 0]) / math.hypot(x, y)).astype(np.float16)
-        one = Picture(bytes([number]) * 32, vector, 20, 20, 100, None)
+        one = Picture(bytes([number]) * 32, vector, hashed(0), 20, 20, 100, None)
         return [Sample(one, "a", None, "crawl", uri, 0)]
 
     early, late, between = at(0, "c.tar", 1, 0), at(1, "b.tar", 0, 1), at(2, "d.tar", 1, 1)
@@ -485,3 +555,27 @@ def test_a_tie_goes_to_history_then_to_the_earlier() -> None:
 
     assert apart.samples[between[0].id].witness == early[0].id
     assert together.samples[between[0].id].witness == late[0].id
+
+
+def test_descriptors_speak_before_hashes_and_ties_by_hash_go_to_the_earlier() -> None:
+    def at(number: int, x: int, y: int, bits: int, quality: int = 100) -> Shard:
+        vector = (np.array([x, y, 0]) / math.hypot(x, y)).astype(np.float16)
+        one = Picture(bytes([number]) * 32, vector, hashed(bits, quality), 20, 20, 100, None)
+        return [Sample(one, "a", None, "crawl", f"{number}.tar", 0)]
+
+    first, second = at(0, 1, 0, 0b0000), at(1, 0, 1, 0b1111)
+    tied, by_both, plain = at(2, -1, 0, 0b0011), at(3, 0, 1, 0b0000), at(4, 0, -1, 0b0000, 49)
+    product = Product(Rules(0.75, (), farthest=2))
+
+    product.night([first, second])
+    said = product.night([tied, by_both, plain])
+
+    # as near to both: the earlier; its descriptor is near to none
+    by_hash = Verdict("removed", "perceptual", first[0].id, 1 - 2 / 256, 1 - 2 / 256)
+    assert said[tied[0].id] == by_hash
+    # its hash is nearer to another one, but its descriptor says so first
+    assert said[by_both[0].id] == Verdict("removed", "near", second[0].id, 1.0, 0.75)
+    assert said[plain[0].id] == Verdict("kept")
+    # whoever has the same bytes later goes with it, by the same measure
+    again = [tied[0]._replace(uri="9.tar")]
+    assert product.night([again])[again[0].id] == by_hash

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import block_similarities
-from sscd_ops.core.leader import lead
+from sscd_ops.core.leader import Hashes, lead
 from sscd_ops.errors import UsageError
 from sscd_ops.index.backends import open_backend
+from sscd_ops.index.hamming import Hamming
 from tests.memory import at_most
 
 BACKENDS = ("flat", "exact", "sketch", "torch")
@@ -28,44 +29,60 @@ def unit(values: np.ndarray) -> np.ndarray:
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
 
 
-def oracle(rows, history, threshold, floor, limit):  # type: ignore[no-untyped-def]
-    """Leader as it is defined, pair by pair."""
-    pairs = block_similarities(rows, rows)
+def oracle(measures, count, limit):  # type: ignore[no-untyped-def]
+    """Leader as it is defined, pair by pair; measures are (similarity of a pair, history, ...)."""
     kept: list[int] = []
-    witness, similarity, matches = [], [], []
-    for row in range(len(rows)):
-        seen = [(float(pairs[row, k]), k) for k in kept]
-        seen.sort(key=lambda pair: (-pair[0], pair[1]))
-        matches += [(row, k, s) for s, k in seen if s >= floor][:limit]
-        best = seen[0] if seen else (-np.inf, -1)
-        if history[row] >= threshold and history[row] >= best[0]:
-            witness.append(-1)
-            similarity.append(history[row])
-        elif best[0] >= threshold:
-            witness.append(best[1])
-            similarity.append(best[0])
-        else:
-            witness.append(-1)
-            similarity.append(-np.inf)
+    verdicts, matches = [], [[] for _ in measures]
+    for row in range(count):
+        verdict = None
+        for number, (pair, history, threshold, floor) in enumerate(measures):
+            seen = [(pair(row, k), k) for k in kept]
+            seen.sort(key=lambda pair: (-pair[0], pair[1]))
+            matches[number] += [(row, k, s) for s, k in seen if s >= floor][:limit]
+            best = seen[0] if seen else (-np.inf, -1)
+            if verdict is not None:
+                continue
+            if history[row] >= threshold and history[row] >= best[0]:
+                verdict = (-1, history[row], number)
+            elif best[0] >= threshold:
+                verdict = (best[1], best[0], number)
+        if verdict is None:
             kept.append(row)
-    return kept, witness, similarity, matches
+        verdicts.append(verdict or (-1, -np.inf, 0))
+    return kept, verdicts, matches
 
 
-def check(rows, history, threshold, floor, limit, block, index) -> None:  # type: ignore[no-untyped-def]
-    kept, witness, similarity, matches = oracle(rows, history, threshold, floor, limit)
+def hash_similarity(one: np.ndarray, other: np.ndarray) -> float:
+    if min(one[32], other[32]) < 50:
+        return -np.inf
+    left, right = (int.from_bytes(row[:32].tobytes()) for row in (one, other))
+    return 1 - (left ^ right).bit_count() / 256
 
-    found = lead(rows, history, threshold, floor, limit, index, block=block)
+
+def check(rows, history, threshold, floor, limit, block, index, hashes=None) -> None:  # type: ignore[no-untyped-def]
+    pairs = block_similarities(rows, rows)
+    measures = [(lambda a, b: float(pairs[a, b]), history, threshold, floor)]
+    if hashes is not None:
+        measures.append(
+            (
+                lambda a, b: hash_similarity(hashes.rows[a], hashes.rows[b]),
+                hashes.history,
+                hashes.threshold,
+                hashes.floor,
+            )
+        )
+    kept, verdicts, matches = oracle(measures, len(rows), limit)
+
+    found = lead(rows, history, threshold, floor, limit, index, block=block, hashes=hashes)
 
     assert np.flatnonzero(found.kept).tolist() == kept
-    assert found.witness.tolist() == witness
-    assert found.similarity.tolist() == similarity
-    got = zip(
-        found.matches.query.tolist(),
-        found.matches.reference.tolist(),
-        found.matches.similarity.tolist(),
-        strict=True,
-    )
-    assert list(got) == matches
+    assert found.witness.tolist() == [witness for witness, _, _ in verdicts]
+    assert found.similarity.tolist() == [similarity for _, similarity, _ in verdicts]
+    assert found.perceptual.tolist() == [number == 1 for _, _, number in verdicts]
+    told = [found.matches, found.hash_matches][: len(measures)]
+    for reported, expected in zip(told, matches, strict=True):
+        columns = (reported.query, reported.reference, reported.similarity)
+        assert list(zip(*(c.tolist() for c in columns), strict=True)) == expected
 
 
 @st.composite
@@ -101,6 +118,63 @@ def test_leader_is_what_the_definition_says(batch, threshold, margin, limit, blo
     rows, history = batch
 
     check(rows, history, threshold, threshold - margin, limit, block, growing("flat", 16))
+
+
+def hashes_like(seed: int, count: int, spread: int) -> np.ndarray:
+    """Rows of few hashes, some bits of each turned over; some of them too plain to match."""
+    random = np.random.default_rng(seed)
+    bits = random.integers(0, 2, (random.integers(1, 6), 256), np.uint8)
+    bits = bits[random.integers(0, len(bits), count)]
+    for row in bits:
+        row[random.choice(256, random.integers(0, spread + 1), replace=False)] ^= 1
+    quality = random.choice([0, 49, 50, 100], (count, 1), p=[0.1, 0.1, 0.1, 0.7])
+    rows = np.concatenate([np.packbits(bits, axis=1), quality.astype(np.uint8)], axis=1)
+    rows[random.random(count) < 0.2] = rows[0]
+    return rows
+
+
+@st.composite
+def second_measures(draw, count):  # type: ignore[no-untyped-def]
+    """Hashes of a batch's rows, history's ties with the batch among them."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    rows = hashes_like(seed, count, draw(st.sampled_from([0, 20, 40])))
+    random = np.random.default_rng(seed)
+    history = np.full(count, -np.inf)
+    known = random.random(count) < 0.3
+    history[known] = 1 - random.choice([0, 10, 31, 32, 40], int(known.sum())) / 256
+    farthest = draw(st.sampled_from([0, 10, 31, 60]))
+    margin = draw(st.sampled_from([0, 8]))
+    return Hashes(
+        rows, history, 1 - farthest / 256, 1 - (farthest + margin) / 256, Hamming().growing()
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.data(),
+    batches(),
+    st.sampled_from([0.5, 0.75, 0.9, 1.0]),
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 7, 20, 4096]),
+)
+def test_two_measures_decide_in_one_pass_as_the_definition_says(  # type: ignore[no-untyped-def]
+    data, batch, threshold, limit, block
+) -> None:
+    rows, history = batch
+    hashes = data.draw(second_measures(len(rows)))
+
+    check(rows, history, threshold, threshold - 0.05, limit, block, growing("flat", 16), hashes)
+
+
+@pytest.mark.parametrize("block", [300, 4096])
+def test_two_measures_leave_no_seam_between_strips_and_blocks(block: int) -> None:
+    random = np.random.default_rng(3)
+    centres = random.standard_normal((150, 32))
+    rows = unit(centres[random.integers(0, 150, 1200)] + 0.7 * random.standard_normal((1200, 32)))
+    none = np.full(1200, -np.inf)
+    hashes = Hashes(hashes_like(7, 1200, 60), none, 1 - 31 / 256, 1 - 39 / 256, Hamming().growing())
+
+    check(rows, none, 0.75, 0.7, 8, block, growing("flat", 32), hashes)
 
 
 @settings(max_examples=25, deadline=None)
@@ -145,6 +219,25 @@ def test_twenty_thousand_placeholders_stay_within_bounded_memory(name: str) -> N
     assert (found.witness[1:] == 0).all()
 
 
+def test_twenty_thousand_placeholders_by_hash_stay_within_bounded_memory() -> None:
+    """Their descriptors say nothing, all their hashes the same."""
+    random = np.random.default_rng(0)
+    rows = unit(random.standard_normal((20_000, 64)))
+    none = np.full(len(rows), -np.inf)
+    hashed = np.repeat(hashes_like(8, 1, 0), len(rows), axis=0)
+    hashed[:, 32] = 100
+
+    with at_most(megabytes=300):
+        found = lead(
+            rows, none, 0.99, 0.95, 8, growing("flat", 64),
+            hashes=Hashes(hashed, none, 1 - 31 / 256, 1 - 39 / 256, Hamming().growing()),
+        )  # fmt: skip
+
+    assert found.kept.sum() == 1
+    assert found.perceptual[1:].all()
+    assert (found.witness[1:] == 0).all()
+
+
 @pytest.mark.parametrize("name", ["flat", "exact", "sketch"])
 def test_a_night_of_matches_below_the_threshold_stays_bounded(name: str) -> None:
     """Everything is at .70 to .74 of everything: all kept, and every pair is a match."""
@@ -175,6 +268,12 @@ def test_arguments_without_meaning_are_refused() -> None:
         lead(rows, np.empty(1), 0.75, 0.7, 8, growing("flat", 8))
     with pytest.raises(UsageError, match="floor"):
         lead(rows, np.empty(2), 0.75, 0.8, 8, growing("flat", 8))
+    for hashes, words in (
+        (Hashes(np.zeros((3, 33), np.uint8), np.empty(2), 0.9, 0.9, Hamming().growing()), "hashes"),
+        (Hashes(np.zeros((2, 33), np.uint8), np.empty(2), 0.8, 0.9, Hamming().growing()), "floor"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            lead(rows, np.empty(2), 0.75, 0.7, 8, growing("flat", 8), hashes=hashes)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.booleans())

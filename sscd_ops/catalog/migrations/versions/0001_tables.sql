@@ -147,7 +147,7 @@ CREATE TABLE sscd_ops.images (
     sha256          bytea NOT NULL,
     decision_id     bigint NOT NULL,
     verdict         text NOT NULL,                  -- kept | removed | quarantined
-    reason          text,                           -- near, or a fault that follows the bytes
+    reason          text,                           -- near, perceptual, or a fault that follows the bytes
     message         text,
     sample_id       uuid NOT NULL,                  -- the sample that carries it
     month           date NOT NULL,                  -- that sample's partition
@@ -200,7 +200,8 @@ CREATE TABLE sscd_ops.matches (
     decision_id     bigint NOT NULL,
     image_sha256    bytea NOT NULL,
     earlier_sha256  bytea NOT NULL,
-    similarity      double precision NOT NULL
+    similarity      double precision NOT NULL,
+    distance        smallint                        -- of the hashes, where they are what is similar
 ) PARTITION BY RANGE (month);
 CREATE INDEX matches_by_image ON sscd_ops.matches (decision_id, image_sha256);
 
