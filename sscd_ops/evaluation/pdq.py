@@ -1,4 +1,4 @@
-"""PDQ (Meta's perceptual hash) in a model's place, to be compared with in the same run.
+"""PDQ (the product's own, ``images.pdq``) in a model's place, to be compared in the same run.
 
 A hash of 256 bits becomes a vector of 256 values +-1/16, so that the cosine of two is exactly
 ``1 - Hamming distance / 128``, also in float16: ranking by it is ranking by distance. The
@@ -11,45 +11,34 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
-from sscd_ops.errors import DataError, MissingExtra
+from sscd_ops.core.perceptual import BITS, CODE, LEAST_QUALITY, ROLE
+from sscd_ops.errors import DataError
 from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.evaluation.transformations import decoded
+from sscd_ops.images.pdq import hash_image
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import FingerprintOptions, LimitsOptions, SourceOptions
-from sscd_ops.ports import InspectImage, Progress, SearchBackend, Source
+from sscd_ops.options import (
+    DuplicatesOptions,
+    FingerprintOptions,
+    LimitsOptions,
+    SourceOptions,
+)
+from sscd_ops.ports import HashSearch, InspectImage, Progress, SearchBackend, Source
 
-BITS = 256
-DISTANCE = 31
-"""Recommended greatest Hamming distance of a match."""
-LEAST_QUALITY = 50
-THRESHOLD = 1 - DISTANCE / (BITS / 2)
-_SIDE = 512
-"""Pictures are shrunk to fit it first, as ThreatExchange's Python hasher does."""
+THRESHOLD = 1 - DuplicatesOptions().perceptual_distance / (BITS / 2)
 
 
 class PdqEmbedder:
-    """Hashes as descriptors; one process. An ``Embedder``.
-
-    Raises:
-        MissingExtra: the package pdqhash is not installed.
-    """
+    """Hashes as descriptors; one process. An ``Embedder``."""
 
     dimensions = BITS
 
     def __init__(self) -> None:
-        try:
-            import pdqhash
-        except ImportError as error:
-            raise MissingExtra(
-                "pdq needs its package, which is built with a C++ compiler: pip install pdqhash"
-            ) from error
-        self._compute: Any = pdqhash.compute
-        digest = hashlib.sha256(b"pdq").hexdigest()
-        self.fingerprint = Fingerprint("pdq", "", f"fit-{_SIDE}", "", BITS, 1, digest)
+        digest = hashlib.sha256(ROLE.encode()).hexdigest()
+        self.fingerprint = Fingerprint("pdq", "", "", "", BITS, 1, digest)
 
     def __enter__(self) -> PdqEmbedder:
         return self
@@ -67,13 +56,12 @@ class PdqEmbedder:
             row = np.zeros((1, BITS), np.float32)
             faults: dict[int, tuple[Fault, str]] = {}
             try:
-                image = decoded(data)
-                image.thumbnail((_SIDE, _SIDE))
-                bits, quality = self._compute(np.asarray(image))
-                if quality < LEAST_QUALITY:
-                    faults[0] = (Fault.NO_DESCRIPTOR, f"PDQ quality {quality}: too plain")
+                hashed = hash_image(decoded(data))
+                if hashed[CODE] < LEAST_QUALITY:
+                    faults[0] = (Fault.NO_DESCRIPTOR, f"PDQ quality {hashed[CODE]}: too plain")
                 else:
-                    row[0] = (np.asarray(bits, np.float32) * 2 - 1) / 16
+                    bits = np.unpackbits(np.frombuffer(hashed, np.uint8, CODE))
+                    row[0] = (bits.astype(np.float32) * 2 - 1) / 16
             except DataError as error:
                 faults[0] = (Fault.UNDECODABLE, str(error))
             yield EmbeddedChunk(row, faults)
@@ -102,9 +90,19 @@ class WithPdq:
         """The recommended distance as a similarity."""
         return THRESHOLD
 
-    def embedder(self, options: FingerprintOptions, limits: LimitsOptions) -> PdqEmbedder:
+    def default_perceptual(self, model: str) -> bool:
+        """No second measure beside itself."""
+        return False
+
+    def embedder(
+        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
+    ) -> PdqEmbedder:
         """PDQ."""
         return PdqEmbedder()
+
+    def hash_search(self) -> HashSearch:
+        """The product's."""
+        return self._rooms.hash_search()
 
     def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
         """The product's."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sscd_ops.model import Fingerprint
 from sscd_ops.options import FingerprintOptions, LimitsOptions, SourceOptions
-from sscd_ops.ports import Embedder, InspectImage, Progress, SearchBackend, Source
+from sscd_ops.ports import Embedder, HashSearch, InspectImage, Progress, SearchBackend, Source
 
 
 class Rooms(Protocol):
@@ -26,8 +26,16 @@ class Rooms(Protocol):
     def default_threshold(self, model: str) -> float:
         """The model's measured threshold."""
 
-    def embedder(self, options: FingerprintOptions, limits: LimitsOptions) -> Embedder:
-        """The model with its decoder processes."""
+    def default_perceptual(self, model: str) -> bool:
+        """Whether pictures are compared by perceptual hash too where the model says."""
+
+    def embedder(
+        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
+    ) -> Embedder:
+        """The model with its decoder processes, which may make perceptual hashes too."""
+
+    def hash_search(self) -> HashSearch:
+        """The search for perceptual hashes."""
 
     def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
         """What ``auto`` means for a history of this size."""

@@ -216,9 +216,6 @@ def test_too_few_training_pictures_are_noted_and_the_rest_goes_on(
 
 
 def test_pdq_runs_beside_a_model_on_the_same_copies(mine: Path, tmp_path: Path) -> None:
-    pytest.importorskip(
-        "pdqhash", reason="pdqhash is not installed: an option that pip builds with a C++ compiler"
-    )
     numbers = evaluated(
         tmp_path, "--make-copies", f"{mine}/*.tar", "--each", "4", "--transformation", "jpeg",
         "--transformation", "rotate", "--model", "dct", "--model", "pdq",
