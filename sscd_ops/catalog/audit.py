@@ -14,7 +14,8 @@ from sscd_ops.catalog.sql import row, rows
 AUDITS: dict[str, tuple[str, ...]] = {
     "runs": (
         "dataset", "batch_id", "interval_start", "supplement", "state", "read", "quarantined",
-        "removed_exact", "removed_near", "kept", "known", "shards", "snapshot", "message",
+        "removed_exact", "removed_near", "removed_perceptual", "kept", "known", "shards",
+        "snapshot", "message",
     ),
     "removed": (
         "dataset", "batch_id", "source_shard", "key", "reason", "similarity",
@@ -136,7 +137,7 @@ def explain(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
         "SELECT s.*, k.shard, k.shard_key, q.message, r.witness_source, r.witness_source_shard,"
         " r.witness_key, r.witness_caption, r.witness_batch_id, r.witness_dataset,"
         " r.witness_shard, u.interval_start, u.interval_end, u.threshold AS run_threshold,"
-        " u.fingerprint, u.search"
+        " u.perceptual_distance, u.fingerprint, u.search"
         " FROM curation.samples s"
         " JOIN curation.runs u ON u.batch_id = s.batch_id"
         " LEFT JOIN curation.removed r ON r.sample_id = s.sample_id"
@@ -147,11 +148,16 @@ def explain(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
     )
 
 
-def nearest_matches(conn: Connection, sample_id: UUID, limit: int) -> list[Mapping[str, Any]]:
-    """The stored matches of a sample's image: kept images at or above the floor, nearest first."""
+def nearest_matches(
+    conn: Connection, sample_id: UUID, limit: int, *, by_hash: bool = False
+) -> list[Mapping[str, Any]]:
+    """The stored matches of a sample's image: kept images at or above the floor, nearest first.
+
+    Those by descriptor (``distance`` is null), or those by perceptual hash.
+    """
     return rows(
         conn,
-        "SELECT m.similarity, w.sample_id, w.source_shard, w.key, w.caption, w.verdict"
+        "SELECT m.similarity, m.distance, w.sample_id, w.source_shard, w.key, w.caption, w.verdict"
         " FROM curation.samples s"
         " JOIN sscd_ops.batches b ON b.batch_id = s.batch_id"
         " JOIN sscd_ops.decisions d ON d.decision_id = b.decision_id"
@@ -159,14 +165,16 @@ def nearest_matches(conn: Connection, sample_id: UUID, limit: int) -> list[Mappi
         " AND m.image_sha256 = s.image_sha256"
         " JOIN curation.samples w ON w.image_sha256 = m.earlier_sha256 AND w.verdict = 'kept'"
         " AND w.dataset = s.dataset"
-        " WHERE s.sample_id = :s ORDER BY m.similarity DESC LIMIT :n",
+        " WHERE s.sample_id = :s AND (m.distance IS NOT NULL) = :h"
+        " ORDER BY m.similarity DESC LIMIT :n",
         s=sample_id,
+        h=by_hash,
         n=limit,
     )
 
 
 def nearest_kept_pairs(conn: Connection, dataset: str, limit: int) -> list[Mapping[str, Any]]:
-    """The most similar pairs of images that were both kept."""
+    """The pairs of images most similar by descriptor that were both kept."""
     return rows(
         conn,
         "SELECT m.similarity, s.sample_id, w.sample_id AS other_id, s.key, w.key AS other_key"
@@ -177,7 +185,8 @@ def nearest_kept_pairs(conn: Connection, dataset: str, limit: int) -> list[Mappi
         " AND s.dataset = d.name"
         " JOIN curation.samples w ON w.image_sha256 = m.earlier_sha256 AND w.verdict = 'kept'"
         " AND w.dataset = d.name"
-        " WHERE d.name = :d ORDER BY m.similarity DESC, s.sample_id LIMIT :n",
+        " WHERE d.name = :d AND m.distance IS NULL"
+        " ORDER BY m.similarity DESC, s.sample_id LIMIT :n",
         d=dataset,
         n=limit,
     )

@@ -103,15 +103,16 @@ def explain(
         with parts.catalog.begin() as conn:
             found = _find(conn, sample, dataset)
             near = nearest_matches(conn, found["sample_id"], 3)
-        said = _sentence(found, near)
+            hashed = nearest_matches(conn, found["sample_id"], 3, by_hash=True)
+        said = _sentence(found, near, hashed)
         if form == "table":
             print_fields({name: found[name] for name in _SHOWN}, form)
             click.echo(f"\n{said}")
         else:
-            nearest = [{name: plain(value) for name, value in row.items()} for row in near]
+            nearest = [{name: plain(value) for name, value in row.items()} for row in near + hashed]
             print_fields({**found, "nearest": nearest, "sentence": said}, form)
         if picture:
-            _picture(parts, found, near, Path(picture))
+            _picture(parts, found, [*near, *hashed], Path(picture))
             say(f"wrote {picture}")
 
 
@@ -194,10 +195,13 @@ _SHOWN = (
     "shard",
     "fingerprint",
     "search",
+    "perceptual_distance",
 )
 
 
-def _sentence(found: Mapping[str, Any], near: list[Mapping[str, Any]]) -> str:
+def _sentence(
+    found: Mapping[str, Any], near: list[Mapping[str, Any]], hashed: list[Mapping[str, Any]]
+) -> str:
     if found["verdict"] == "quarantined":
         return f"Quarantined as {found['reason']}: {found['message']}"
     if found["verdict"] == "removed" and found["reason"] == "exact":
@@ -206,13 +210,23 @@ def _sentence(found: Mapping[str, Any], near: list[Mapping[str, Any]]) -> str:
             f"#{found['witness_key']}, which is kept."
         )
     if found["verdict"] == "removed":
+        witness = f"{found['witness_source_shard']}#{found['witness_key']}"
+        if found["reason"] == "perceptual":
+            return (
+                f"Removed: its perceptual hash is {_bits(found['similarity'])} from that of"
+                f" {witness}, which is kept; copies are up to {_bits(found['threshold'])}"
+                " apart. By descriptor it is no copy."
+            )
         return (
-            f"Removed: its image is {found['similarity']:.4f} similar to"
-            f" {found['witness_source_shard']}#{found['witness_key']}, which is kept; the threshold"
-            f" is {found['threshold']:g}."
+            f"Removed: its image is {found['similarity']:.4f} similar to {witness}, which is kept;"
+            f" the threshold is {found['threshold']:g}."
         )
     if found["verdict"] != "kept":
         return f"{str(found['verdict']).capitalize()}: {found['reason'] or 'no reason is stored'}"
+    return f"{_kept(found, near)}{_kept_by_hash(found, hashed)}"
+
+
+def _kept(found: Mapping[str, Any], near: list[Mapping[str, Any]]) -> str:
     if not near:
         return "Kept: no image kept before it came near enough to be stored as a match."
     best = near[0]
@@ -220,6 +234,30 @@ def _sentence(found: Mapping[str, Any], near: list[Mapping[str, Any]]) -> str:
         f"Kept: the most similar image kept before it, {best['source_shard']}#{best['key']}, is"
         f" {best['similarity']:.4f} similar; the threshold is {found['run_threshold']:g}."
     )
+
+
+def _kept_by_hash(found: Mapping[str, Any], hashed: list[Mapping[str, Any]]) -> str:
+    if found["perceptual_distance"] is None:
+        return ""
+    if not hashed:
+        return " By perceptual hash neither did one."
+    best = hashed[0]
+    return (
+        f" By perceptual hash the nearest is {best['source_shard']}#{best['key']},"
+        f" {_bits(best['similarity'])} away; copies are up to {found['perceptual_distance']} apart."
+    )
+
+
+def _bits(similarity: float) -> str:
+    """A hash similarity as a distance, for people."""
+    from sscd_ops.core.perceptual import BITS, distance_of
+
+    return f"{distance_of(similarity)} of {BITS} bits"
+
+
+def _shown(reason: str | None, similarity: float) -> str:
+    """How near a picture is, by the measure that says so."""
+    return _bits(similarity) if reason == "perceptual" else f"{similarity:.4f}"
 
 
 def _picture(
@@ -238,16 +276,17 @@ def _picture(
         panels.append(
             (
                 parts.sample_image(str(found["witness_sample_id"])),
-                f"witness {found['similarity']:.4f}: {found['witness_key']}",
+                f"witness {_shown(found['reason'], found['similarity'])}: {found['witness_key']}",
                 found["witness_caption"],
             )
         )
     elif near:
         best = near[0]
+        how = "near" if best["distance"] is None else "perceptual"
         panels.append(
             (
                 parts.sample_image(str(best["sample_id"])),
-                f"nearest kept {best['similarity']:.4f}: {best['key']}",
+                f"nearest kept {_shown(how, best['similarity'])}: {best['key']}",
                 best["caption"],
             )
         )

@@ -81,6 +81,7 @@ def run(
         "quarantined": report.counts.quarantined,
         "removed_exact": report.counts.removed_exact,
         "removed_near": report.counts.removed_near,
+        "removed_perceptual": report.counts.removed_perceptual,
         "kept": report.counts.kept,
         "known": report.counts.known,
         "not_delivered": report.counts.not_delivered,
@@ -124,6 +125,7 @@ def _by_source(report: NightReport) -> list[dict[str, Any]]:
             "quarantined": counts.quarantined,
             "removed_exact": counts.removed_exact,
             "removed_near": counts.removed_near,
+            "removed_perceptual": counts.removed_perceptual,
             "kept": counts.kept,
         }
         for name, counts in sorted(report.by_source.items())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from sscd_ops.core.schedule import interval_holding, next_boundary
-from sscd_ops.descriptors.thresholds import THRESHOLDS
+from sscd_ops.descriptors.thresholds import PERCEPTUAL, THRESHOLDS
 from sscd_ops.options import STEPS
 
 if TYPE_CHECKING:
@@ -54,11 +54,23 @@ def _deciding(options: DatasetOptions) -> str:
     model = options.fingerprint.model or "the dataset's own, else the product's default"
     return (
         f"Model: {model}. A picture is a copy at a similarity of at least {said}"
-        f" ({options.duplicates.grouping}, search {options.duplicates.search}); who stays:"
+        f" ({options.duplicates.grouping}, search {options.duplicates.search})"
+        f"{_by_hash(options)}; who stays:"
         f" {', '.join(options.duplicates.prefer) or 'who came first'}. The guard holds a night at"
         f" {options.guard.max_removed_odds:g} times the usual odds of removal; empty nights:"
         f" {options.guard.empty}."
     )
+
+
+def _by_hash(options: DatasetOptions) -> str:
+    """The second measure, as configured; a model that is not named here is not guessed."""
+    duplicates = options.duplicates
+    is_on = duplicates.perceptual
+    if is_on == "auto":
+        is_on = options.fingerprint.model in PERCEPTUAL
+    if not is_on:
+        return ""
+    return f", or with a perceptual hash at most {duplicates.perceptual_distance} of 256 bits away"
 
 
 def _placing(options: DatasetOptions) -> str:
