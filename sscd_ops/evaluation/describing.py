@@ -35,12 +35,14 @@ class Described:
         descriptors: float16 (n, d), L2-normalised.
         failed: picture of the set -> why it has none.
         seconds: it took.
+        hashes: uint8 (n, 33), perceptual hashes, where the embedder makes them.
     """
 
     rows: NDArray[np.int64]
     descriptors: NDArray[np.float16]
     failed: dict[int, tuple[Fault, str]] = field(default_factory=dict)
     seconds: float = 0.0
+    hashes: NDArray[np.uint8] | None = None
 
     @property
     def faults(self) -> Counter[str]:
@@ -58,6 +60,7 @@ def describe(
     count = len(pictures)
     out = np.zeros((count, embedder.dimensions), np.float16)
     failed: dict[int, tuple[Fault, str]] = {}
+    hashes: list[NDArray[np.uint8]] = []
     started = time.monotonic()
     progress.start(f"embedding {label}", count)
     done = 0
@@ -66,11 +69,19 @@ def describe(
         out[done : done + size] = chunk.descriptors.astype(np.float16)
         failed.update({done + row: fault for row, fault in chunk.faults.items()})
         done += size
+        if chunk.hashes is not None:
+            hashes.append(chunk.hashes)
         progress.advance(size)
     progress.done()
     seconds = time.monotonic() - started
     rows = np.setdiff1d(np.arange(count), list(failed))
-    return Described(rows, out[rows] if failed else out, failed, seconds)
+    return Described(
+        rows,
+        out[rows] if failed else out,
+        failed,
+        seconds,
+        np.concatenate(hashes)[rows] if hashes else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 
 from sscd_ops.core.decide import Decided, Images, Samples, decide, find_images, load_samples
 from sscd_ops.core.exact import group_images
-from sscd_ops.core.leader import Leader, lead
+from sscd_ops.core.leader import Hashes, Leader, lead
 from sscd_ops.core.manifest import ManifestBuilder, read_manifest
+from sscd_ops.core.perceptual import similarity_at
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import count
 from sscd_ops.errors import UsageError
-from sscd_ops.evaluation.describing import describe, nearest
+from sscd_ops.evaluation.describing import Described, describe, nearest
 from sscd_ops.evaluation.measuring import BINS
 from sscd_ops.evaluation.pictures import SourceSet, find_shards, read_samples, source_options
 from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.model import Counts, Fault, FoundShard, MemberRef, ShardEnd
 from sscd_ops.options import DuplicatesOptions, FingerprintOptions, LimitsOptions, SourceKind
-from sscd_ops.ports import Embedder, SearchBackend
+from sscd_ops.ports import SearchBackend
 
 MARGIN = 0.25
 """Kept pairs down to this far below the threshold are looked at."""
@@ -91,6 +92,7 @@ class TrialReport:
         shards_read, shards_found: source shards.
         pictures: the readable samples' pictures.
         removed: near copies, the least similar first, each with its witness.
+        removed_perceptual: those by perceptual hash alone, likewise.
         kept_pairs: the most similar pairs that were both kept.
         histogram: images by similarity to the most similar other image, in ``BINS``.
         times: by step.
@@ -108,6 +110,7 @@ class TrialReport:
     images: int
     pictures: SourceSet
     removed: list[PairFound]
+    removed_perceptual: list[PairFound]
     kept_pairs: list[PairFound]
     histogram: list[int]
     times: list[StepTime]
@@ -151,11 +154,14 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     pictures, digests = _pictures(rooms, trial, limits, read, samples)
     if not len(pictures):
         raise UsageError(_nothing(samples))
-    with rooms.embedder(options, limits) as embedder:
+    perceptual = rooms.default_perceptual(options.model)
+    with rooms.embedder(options, limits, perceptual=perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
-        ids, descriptors, faults = _embed(rooms, embedder, pictures, digests)
+        found = describe(embedder, pictures, rooms.progress)
         embedded = clock()
         fingerprint, runtime = embedder.fingerprint, embedder.runtime()
+    ids, descriptors = digests[found.rows], found.descriptors
+    faults = {digests[row].tobytes(): fault for row, fault in found.failed.items()}
     backend = rooms.backend(
         rooms.choose_search("auto", 0, threshold),
         fingerprint.digest,
@@ -163,7 +169,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         threshold,
     )
     images = find_images(samples, lambda _: [], ids, faults)
-    decided = _decide(rooms, samples, images, descriptors, backend, threshold)
+    decided = _decide(rooms, samples, images, found, backend, threshold)
     done = clock()
     # the decision numbers images with a faulty header too
     row = {digest.tobytes(): number for number, digest in enumerate(digests)}
@@ -183,7 +189,8 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         shards_found=read.found,
         images=len(pictures),
         pictures=pictures,
-        removed=_removed(decided, picture_of),
+        removed=_removed(decided, ~decided.perceptual, picture_of),
+        removed_perceptual=_removed(decided, decided.perceptual, picture_of),
         kept_pairs=_kept_pairs(decided, picture_of),
         histogram=[
             int(n) for n in np.histogram(np.clip(near.similarity, BINS[0], BINS[-1]), BINS)[0]
@@ -269,34 +276,32 @@ def _nothing(samples: Samples) -> str:
 # ---------------------------------------------------------------- deciding
 
 
-def _embed(
-    rooms: Rooms, embedder: Embedder, pictures: SourceSet, digests: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], dict[bytes, tuple[Fault, str]]]:
-    """Digests and descriptors of what could be decoded, and the faults of the rest."""
-    found = describe(embedder, pictures, rooms.progress)
-    failed = {digests[row].tobytes(): fault for row, fault in found.failed.items()}
-    return digests[found.rows], found.descriptors, failed
-
-
 def _decide(
     rooms: Rooms,
     samples: Samples,
     images: Images,
-    descriptors: NDArray[np.float16],
+    found: Described,
     backend: SearchBackend,
     threshold: float,
 ) -> Decided:
     """The exact stage and leader of a night without history."""
 
     def lead_by(rows: NDArray[np.int64]) -> Leader:
+        none = np.full(len(rows), -np.inf)
+        hashes = None
+        if found.hashes is not None:
+            farthest = similarity_at(DuplicatesOptions().perceptual_distance)
+            index = rooms.hash_search().growing()
+            hashes = Hashes(found.hashes[rows], none, farthest, farthest, index)
         return lead(
-            descriptors[rows],
-            np.full(len(rows), -np.inf),
+            found.descriptors[rows],
+            none,
             threshold,
             max(-1.0, threshold - MARGIN),
             _NEIGHBOURS,
-            backend.growing(descriptors.shape[1]),
+            backend.growing(found.descriptors.shape[1]),
             progress=rooms.progress,
+            hashes=hashes,
         )
 
     return decide(samples, images, lead_by)
@@ -316,8 +321,10 @@ def _quarantined(samples: Samples, images: Images) -> dict[str, int]:
     return dict(codes.most_common())
 
 
-def _removed(decided: Decided, picture_of: NDArray[np.int64]) -> list[PairFound]:
-    gone = np.flatnonzero(decided.witness >= 0)
+def _removed(
+    decided: Decided, which: NDArray[np.bool_], picture_of: NDArray[np.int64]
+) -> list[PairFound]:
+    gone = np.flatnonzero((decided.witness >= 0) & which)
     order = gone[np.argsort(decided.similarity[gone], kind="stable")]
     return [
         PairFound(

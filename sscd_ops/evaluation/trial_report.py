@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from sscd_ops.core.perceptual import distance_of
 from sscd_ops.evaluation.measuring import BINS
 from sscd_ops.evaluation.trial import PairFound, TrialReport
 from sscd_ops.images.sheets import Pair, Section
@@ -21,6 +22,14 @@ def sheet_sections(report: TrialReport, pairs: int = 20) -> Sequence[Section]:
         ]
 
     near = report.removed
+    by_hash = [
+        (
+            report.pictures.get(p.row),
+            report.pictures.get(p.other),
+            f"{distance_of(p.similarity)} bits",
+        )
+        for p in report.removed_perceptual[:pairs]
+    ]
     return [
         (
             f"Removed | witness: nearest the threshold of {report.threshold:.2f}"
@@ -28,6 +37,17 @@ def sheet_sections(report: TrialReport, pairs: int = 20) -> Sequence[Section]:
             shown(near[:pairs]),
         ),
         ("Removed | witness: the most similar", shown(near[pairs:][-5:])),
+        *(
+            [
+                (
+                    "Removed by perceptual hash alone | witness: the farthest"
+                    f" ({len(report.removed_perceptual)} in all)",
+                    by_hash,
+                )
+            ]
+            if by_hash
+            else []
+        ),
         ("The most similar pairs that were both kept", shown(report.kept_pairs[:pairs])),
     ]
 
@@ -43,6 +63,7 @@ def fields(report: TrialReport) -> dict[str, Any]:
         "quarantined": counts.quarantined,
         "removed_exact": counts.removed_exact,
         "removed_near": counts.removed_near,
+        "removed_perceptual": counts.removed_perceptual,
         "kept": counts.kept,
         "not_delivered": counts.not_delivered,
         "removed_share": round(counts.removed / max(1, counts.read), 4),
@@ -111,6 +132,7 @@ def to_json(report: TrialReport) -> str:
         },
         "steps": speed_rows(report),
         "removed_near_pairs": pairs(report.removed),
+        "removed_perceptual_pairs": pairs(report.removed_perceptual),
         "nearest_kept_pairs": pairs(report.kept_pairs),
     }
     return json.dumps(document, indent=1)

@@ -14,7 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from sscd_ops.cli.main import main
+from sscd_ops.evaluation import trial, trial_report
+from sscd_ops.options import FingerprintOptions, Settings
 from sscd_ops.testing import COPIES, Sample, make_tar, plant
+from sscd_ops.wiring import Wiring
 from tests.integration.world import World, pair
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.jpg"))
@@ -74,6 +77,37 @@ def test_the_funnel_is_that_of_a_first_night(
     assert {(row["key"], row["similarity"]) for row in removed} == {
         (found["key"], found["similarity"]) for found in numbers["removed_near_pairs"]
     }
+
+
+class ByHash(Wiring):
+    """Every model with a second measure, so that no network is needed."""
+
+    def default_perceptual(self, model: str) -> bool:
+        return True
+
+
+def test_a_try_decides_by_hash_where_a_night_does(tmp_path: Path, world: World) -> None:
+    world.wiring = ByHash
+    world.change(duplicates={"threshold": 0.9995})
+    url = tars(tmp_path / "in", samples())
+    for shard in range(3):
+        world.put(DAY, f"{shard:05}.tar", samples()[shard::3])
+
+    counts = world.night(DAY).counts
+    with ByHash(Settings()) as rooms:
+        asked = trial.Trial((url,), threshold=0.9995)
+        report = trial.run(rooms, asked, FingerprintOptions(model="dct"))
+        numbers = json.loads(trial_report.to_json(report))
+        sections = trial_report.sheet_sections(report)
+
+    assert report.counts == counts
+    assert counts.removed_perceptual > 0
+    removed = world.ask("SELECT * FROM curation.removed WHERE reason = 'perceptual'")
+    assert {(row["key"], row["similarity"]) for row in removed} == {
+        (found["key"], found["similarity"]) for found in numbers["removed_perceptual_pairs"]
+    }
+    by_hash = [pairs for heading, pairs in sections if "by perceptual hash alone" in heading]
+    assert len(by_hash[0]) == len(removed)
 
 
 def test_planted_copies_are_found_and_broken_ones_named(
