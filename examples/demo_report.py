@@ -14,6 +14,7 @@ from plant_copies import Planted
 from sscd_ops.catalog.audit import nearest_kept_pairs
 from sscd_ops.catalog.sql import rows
 from sscd_ops.cli.output import plain, print_rows
+from sscd_ops.core.perceptual import distance_of
 from sscd_ops.images.sheets import contact_sheet
 from sscd_ops.testing import COPIES
 from sscd_ops.wiring import Wiring
@@ -133,7 +134,7 @@ def draw_sheet(
 ) -> None:
     """Removed beside witness; planted and missed; the most similar pairs that were both kept."""
     how = {f.planted.key: f.planted.transformation for f in found}
-    near = [row for row in removed if row["reason"] == "near"]
+    near = [row for row in removed if row["reason"] != "exact"]
     ids = _ids(parts)
     sections = [
         (
@@ -142,7 +143,7 @@ def draw_sheet(
                 (
                     str(row["sample_id"]),
                     str(row["witness_sample_id"]),
-                    f"{row['similarity']:.3f} {how.get(row['key'], '')}",
+                    f"{_measured(row)} {how.get(row['key'], '')}",
                 )
                 for row in near
             ],
@@ -172,6 +173,13 @@ def draw_sheet(
         for name, pairs in sections
     ]
     contact_sheet(shown).save(path)
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    """How near a removed picture is to its witness, by the measure that removed it."""
+    if row["reason"] == "perceptual":
+        return f"{distance_of(row['similarity'])} bits"
+    return f"{row['similarity']:.3f}"
 
 
 def _ids(parts: Wiring) -> dict[str, str]:
