@@ -21,7 +21,7 @@ import numpy as np
 
 from sscd_ops.core.best import BestMatches, Tile, rerank
 from sscd_ops.core.canonical import block_similarities, widen
-from sscd_ops.core.perceptual import hash_similarities
+from sscd_ops.core.perceptual import BITS, distance_of, hash_distances, hash_similarities
 from sscd_ops.errors import UsageError
 from sscd_ops.model import Matches
 from sscd_ops.ports import Silence
@@ -224,8 +224,10 @@ class _ByHash:
             self.best.offer(found.query + start, kept[found.reference], found.similarity)
 
     def against(self, at: int, end: int, kept: NDArray[np.int64]) -> None:
-        similarity = hash_similarities(self.rows[at:end], self.rows[kept])
-        self.best.offer_block(at, kept, similarity)
+        distance = hash_distances(self.rows[at:end], self.rows[kept])
+        query, reference = np.nonzero(distance <= distance_of(self.best.floor))
+        similarity = 1.0 - distance[query, reference] / BITS
+        self.best.offer(query + at, kept[reference], similarity)
 
     def within(self, at: int, end: int) -> NDArray[np.float64]:
         rows = self.rows[at:end]

@@ -25,6 +25,8 @@ WIDTH = CODE + 1
 """Bytes of a row: the hash, then the quality."""
 LEAST_QUALITY = 50
 """Below it a picture has too little in it to be told from others (ThreatExchange's advice)."""
+FAR = 2 * BITS
+"""The distance of what may not match: beyond any other."""
 NOTHING = bytes(WIDTH)
 """The row of a picture that cannot be hashed: quality 0."""
 
@@ -50,14 +52,23 @@ def codes_of(hashes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(hashes[:, :CODE])
 
 
+def hash_distances(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Hamming distances of two blocks of rows, uint16 (n, m); ``FAR`` where either is not fit."""
+    shape = (len(left), len(right))
+    ours, theirs = (codes_of(rows).view(np.uint64) for rows in (left, right))
+    distance = np.zeros(shape, np.uint16)
+    # a word at a time, in buffers made once: fresh ones cost more than the arithmetic
+    differ, count = np.empty(shape, np.uint64), np.empty(shape, np.uint8)
+    for word in range(CODE // 8):
+        np.bitwise_xor(ours[:, word, None], theirs[None, :, word], out=differ)
+        np.bitwise_count(differ, out=count)
+        distance += count
+    distance[~are_fit(left)] = FAR
+    distance[:, ~are_fit(right)] = FAR
+    return distance
+
+
 def hash_similarities(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Similarities of two blocks of rows, float64 (n, m); -inf where either is not fit."""
-    words = [codes_of(rows).view(np.uint64) for rows in (left, right)]
-    distance = np.zeros((len(left), len(right)), np.uint16)
-    for word in range(CODE // 8):
-        # a word at a time: the block is never there four times over
-        distance += np.bitwise_count(words[0][:, word, None] ^ words[1][None, :, word])
-    similarity = 1.0 - distance / BITS
-    similarity[~are_fit(left)] = -np.inf
-    similarity[:, ~are_fit(right)] = -np.inf
-    return similarity
+    distance = hash_distances(left, right)
+    return np.where(distance == FAR, -np.inf, 1.0 - distance / BITS)

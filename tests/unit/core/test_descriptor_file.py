@@ -1,0 +1,56 @@
+"""What embed writes reads back, with perceptual hashes and without."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from sscd_ops.core.descriptor_file import DescriptorFile, read_descriptors, write_descriptors
+from sscd_ops.model import Fault
+
+
+def written(path: Path, content: DescriptorFile) -> Path:
+    stream = io.BytesIO()
+    write_descriptors(stream, content, fingerprint="ab" * 32, runtime={"device": "cpu"})
+    path.write_bytes(stream.getvalue())
+    return path
+
+
+def some(count: int, *, hashed: bool) -> DescriptorFile:
+    random = np.random.default_rng(0)
+    return DescriptorFile(
+        random.integers(0, 256, (count, 32), np.uint8),
+        random.standard_normal((count, 5)).astype(np.float16),
+        {bytes(31) + b"1": (Fault.UNDECODABLE, "cut"), bytes(32): (Fault.NO_DESCRIPTOR, "plain")},
+        random.integers(0, 256, (count, 33), np.uint8) if hashed else None,
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_descriptor_file_reads_back(tmp_path: Path, count: int, hashed: bool) -> None:
+    content = some(count, hashed=hashed)
+
+    read = read_descriptors(written(tmp_path / "a.parquet", content))
+
+    np.testing.assert_array_equal(read.ids, content.ids)
+    np.testing.assert_array_equal(read.descriptors, content.descriptors)
+    assert read.faults == content.faults
+    if content.hashes is None:
+        assert read.hashes is None
+    else:
+        np.testing.assert_array_equal(read.hashes, content.hashes)
+
+
+def test_hashes_of_another_making_are_not_taken_for_ours(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", some(3, hashed=True))
+    table = pq.read_table(path)
+    names = [f"{name}0" if name == "pdq-1" else name for name in table.column_names]
+    renamed = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(renamed, path)
+
+    assert read_descriptors(path).hashes is None
