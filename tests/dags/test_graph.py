@@ -216,6 +216,29 @@ def test_the_page_says_the_model_s_threshold_or_the_config_s():
     assert "similarity of at least 0.8 (" in doc_md(Settings("x.toml"), web)
 
 
+@pytest.mark.parametrize(
+    ("model", "perceptual", "is_said"),
+    [
+        ("sscd_small", "auto", True),
+        ("sscd_disc_mixup", "auto", False),
+        ("sscd_disc_mixup", True, True),
+        ("sscd_small", False, False),
+    ],
+)
+def test_the_page_names_the_second_measure_where_there_is_one(model, perceptual, is_said):
+    from sscd_ops.options import DatasetOptions, DuplicatesOptions, FingerprintOptions, Settings
+    from sscd_ops.provider.doc_md import doc_md
+
+    web = DatasetOptions(
+        "web",
+        fingerprint=FingerprintOptions(model=model),
+        duplicates=DuplicatesOptions(perceptual=perceptual, perceptual_distance=20),
+    )
+
+    said = "or with a perceptual hash at most 20 of 256 bits away" in doc_md(Settings("x"), web)
+    assert said is is_said
+
+
 def test_a_faulty_dataset_becomes_one_task_that_fails_with_the_reason(bag):
     from airflow.sdk.exceptions import AirflowFailException
 
