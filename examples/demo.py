@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+COMMAND = Path(sys.executable).with_name("sscd-ops")
 DEMO = Path(os.environ.get("SSCD_OPS_DEMO", ROOT / ".demo"))
 # where commands look for the embedded server of the demo's config file
 POSTGRES = DEMO / "curation" / ".sscd-ops" / "postgres"
@@ -105,8 +106,9 @@ def run() -> None:
         if mine:
             embedded.stop(POSTGRES)
     print(
-        f"\nAsk it: sscd-ops audit removed --config {config}\n"
-        f"        sscd-ops explain SOURCE_SHARD#KEY --config {config} --picture why.png"
+        f"\nAsk it: {COMMAND} audit removed --config {config}\n"
+        f"        {COMMAND} audit quarantined --config {config}\n"
+        f"        {COMMAND} explain SOURCE_SHARD#KEY --config {config} --picture why.png"
     )
     say("done; `make airflow` shows it in Airflow's UI, `make demo-clean` removes it")
     if problems:
@@ -151,7 +153,7 @@ def rerun_fresh(config: Path, url: str, wanted: dict[str, str]) -> list[str]:
     fresh = DEMO / "fresh.toml"
     fresh.write_text(text, encoding="utf-8")
     _empty(url)
-    command = [str(Path(sys.executable).with_name("sscd-ops")), "run", "--config", str(fresh)]
+    command = [str(COMMAND), "run", "--config", str(fresh)]
     for night in NIGHTS:
         subprocess.run(
             [*command, "--dataset", "demo", "--date", night],
@@ -209,7 +211,7 @@ def clean() -> None:
     if DEMO.exists():
         airflow_down()
         shutil.rmtree(DEMO)
-    print(f"removed {DEMO}")
+    print(f"removed {DEMO}; .venv and .tools stay")
 
 
 COMMANDS = {"run": run, "clean": clean, "airflow": airflow_up, "airflow-down": airflow_down}

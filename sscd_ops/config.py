@@ -285,10 +285,10 @@ def _zones() -> list[str]:
 
 def _check_numbers(options: DatasetOptions, key: str) -> None:
     threshold = options.duplicates.threshold
-    if threshold is not None and not -1 < threshold <= 1:
+    if threshold is not None and not 0 < threshold <= 1:
         raise Wrong(
             f"{key}.duplicates.threshold",
-            f"expected a cosine similarity above -1 and at most 1, not {threshold:g}",
+            f"expected a cosine similarity above 0 and at most 1, not {threshold:g}",
         )
     for path, allowed in _RANGES.items():
         value: Any = options

@@ -122,6 +122,19 @@ def _uuid(raw: UUID | str) -> UUID:
     return raw if isinstance(raw, UUID) else UUID(raw)
 
 
+def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
+    """The files of the published shard that holds a sample, or None."""
+    return row(
+        conn,
+        "SELECT o.files FROM sscd_ops.samples s"
+        " JOIN sscd_ops.batches b ON b.decision_id = s.decision_id"
+        " JOIN sscd_ops.output_shards o ON o.decision_id = b.decision_id AND o.plan = b.plan"
+        " AND o.number = s.output_shard"
+        " WHERE s.sample_id = :s AND s.verdict = 'kept' AND o.snapshot_from IS NOT NULL",
+        s=sample_id,
+    )
+
+
 def sample_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
     """Source shard, position and batch of a sample with a verdict, or None."""
     return row(

@@ -32,6 +32,17 @@ def owners(
     return {(r["source"], r["relative_uri"], r["version"]): r["batch_id"] for r in answer}
 
 
+def has_read(conn: Connection, dataset_id: int, source: str) -> bool:
+    """Whether some batch of the dataset owns a file of this source."""
+    found = value(
+        conn,
+        "SELECT EXISTS (SELECT FROM sscd_ops.shard_owners WHERE dataset_id = :d AND source = :s)",
+        d=dataset_id,
+        s=source,
+    )
+    return bool(found)
+
+
 def claim(
     conn: Connection,
     dataset_id: int,

@@ -47,7 +47,10 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"url {url!r}: {error}") from error
+        raise ConfigError(
+            f"url {url!r}: {error}. Storage behind URLs needs its fsspec driver: s3fs (s3://),"
+            " gcsfs (gs://), adlfs (az://), aiohttp with requests (https://)"
+        ) from error
     return fs, str(path)
 
 

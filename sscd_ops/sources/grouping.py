@@ -54,7 +54,7 @@ class Grouper:
         self._seen[key] = occurrence + 1
         fault = None
         if occurrence:
-            fault = (Fault.DUPLICATE_KEY, f"the key came {occurrence} times before in this shard")
+            fault = (Fault.DUPLICATE_KEY, "the key came before in this shard")
         self._open = RawSample(key, occurrence, [], fault)
         self._extensions = set()
         self._dropped = 0

@@ -102,7 +102,7 @@ class ParquetSource:
         occurrence = seen.get(key, 0)
         seen[key] = occurrence + 1
         if occurrence and fault is None:
-            fault = (Fault.DUPLICATE_KEY, f"the key came {occurrence} times before in this file")
+            fault = (Fault.DUPLICATE_KEY, "the key came before in this file")
         limit = self._limits.max_member_bytes
         members = [
             Member(

@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import pyarrow.parquet as pq
+
 from sscd_ops.catalog import batches, lookups, shards
+from sscd_ops.catalog.sql import files_of
 from sscd_ops.core.manifest import read_manifest
-from sscd_ops.errors import DataError, SourceChanged
+from sscd_ops.errors import DataError, SourceChanged, StoreUnavailable
 from sscd_ops.model import MemberRef
 from sscd_ops.options import DatasetOptions, dataset_from_json
 from sscd_ops.steps.parts import Parts
 
 
 def sample_image(parts: Parts, sample_id: str) -> bytes:
-    """A sample's image bytes, read from its source.
+    """A sample's image bytes, read from its source, or from its published shard where that is gone.
 
     Raises:
-        DataError: there is no such sample, it has no image, or its source is gone.
+        DataError: there is no such sample, it has no image, or its source is gone and it was not
+            published.
     """
     with parts.catalog.begin() as conn:
         found = lookups.sample_place(conn, UUID(sample_id))
@@ -37,7 +41,33 @@ def sample_image(parts: Parts, sample_id: str) -> bytes:
     rows = [r for r in manifest.to_pylist() if r["position"] == found["position"]]
     if not rows or rows[0]["image_member"] is None:
         raise DataError(f"sample {sample_id} has no image")
-    return _fetch(parts, options, shard, rows[0])
+    try:
+        return _fetch(parts, options, shard, rows[0])
+    except (DataError, StoreUnavailable) as error:
+        published = _published(parts, sample_id)
+        if published is None:
+            raise DataError(
+                f"{error}; sample {sample_id} was not published, so its picture is nowhere else"
+            ) from error
+        return published
+
+
+def _published(parts: Parts, sample_id: str) -> bytes | None:
+    """The image as published: by its offset in the tar, which the parquet beside it knows."""
+    with parts.catalog.begin() as conn:
+        found = lookups.published_place(conn, UUID(sample_id))
+    if found is None:
+        return None
+    files = files_of(found["files"])
+    table = pq.read_table(
+        parts.store.local(files["parquet"]),
+        columns=["offset", "bytes"],
+        filters=[("sample_id", "=", sample_id)],
+    )
+    place = table.to_pylist()[0]
+    with parts.store.local(files["tar"]).open("rb") as tar:
+        tar.seek(place["offset"])
+        return tar.read(place["bytes"])
 
 
 def _fetch(parts: Parts, options: DatasetOptions, shard: Any, place: Mapping[str, Any]) -> bytes:
@@ -49,4 +79,4 @@ def _fetch(parts: Parts, options: DatasetOptions, shard: Any, place: Mapping[str
         if hashlib.sha256(data).digest() != member.sha256:
             raise SourceChanged(f"{shard.uri}: member {member.name!r} is another one than was read")
         return data
-    raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}: put the original back")
+    raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}")

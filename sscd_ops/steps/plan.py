@@ -337,7 +337,8 @@ def _take_over(parts: Parts, batch: Batch, runner: Runner) -> None:
     doubt = "" if alive else " (it cannot be asked from here, so it counts as alive)"
     raise BatchNotRunnable(
         f"batch {batch.batch_id} belongs to {batch.runner}, which is still running{doubt}:"
-        f" clear that run, or end it and `sscd-ops batch abandon {batch.batch_id} --why ...`"
+        " wait for it (in Airflow: or clear that run). If it is gone: `sscd-ops batch abandon"
+        f" {batch.batch_id} --why ...`"
     )
 
 
@@ -494,18 +495,26 @@ def _open_attempt(
 def _with_roots(
     parts: Parts, conn: Connection, dataset: Dataset, batch: Batch, options: DatasetOptions
 ) -> DatasetOptions:
-    """The options with every source's root spelt out; it is stored at the first real plan."""
+    """The options with every source's root spelt out; it is stored at the first real plan.
+
+    A source that no file was read of yet may still move: nothing is relative to its root.
+    """
     roots = {source.name: parts.source_root(source) for source in options.sources}
     for name, root in roots.items():
         stored = dataset.roots.get(name)
-        if stored is not None and stored != root:
+        if (
+            stored is not None
+            and stored != root
+            and shards.has_read(conn, dataset.dataset_id, name)
+        ):
             raise ConfigError(
                 f"{parts.settings.path}: datasets.{options.name}.sources {name!r}: root was"
                 f" {stored!r} and would now be {root!r}; identities are relative to it. Set"
                 f" root = {stored!r}, or give the source a new name"
             )
-    if not batch.dry_run and not roots.keys() <= dataset.roots.keys():
-        batches.set_roots(conn, dataset.dataset_id, {**roots, **dataset.roots})
+    known = {**dataset.roots, **roots}
+    if not batch.dry_run and known != dataset.roots:
+        batches.set_roots(conn, dataset.dataset_id, known)
     return dataclasses.replace(
         options,
         sources=tuple(
@@ -534,7 +543,15 @@ def _fingerprint_options(
                 model.precision if model.precision != "float32" else own.get("precision", "float32")
             ),
         )
-    return dataclasses.replace(model, model=parts.default_model())
+    chosen = parts.default_model()
+    log.info(
+        "dataset %s gets the default model %s with its threshold, and keeps it: to choose another,"
+        " name it under [datasets.%s.fingerprint] before the first night is decided",
+        options.name,
+        chosen,
+        options.name,
+    )
+    return dataclasses.replace(model, model=chosen)
 
 
 def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) -> None:

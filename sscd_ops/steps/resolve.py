@@ -221,7 +221,7 @@ def _try(parts: Parts, work: Work) -> float | None:
         released = batches.read_attempt(conn, batch).released
         reasons = [] if released else _guard(conn, work, dataset, worked)
         if reasons:
-            message = _held_message(work, reasons)
+            message = _held_message(work, reasons, worked)
             _hold(conn, work, worked, message)
         else:
             _put_in_force(conn, work, dataset, worked, decision_id)
@@ -297,12 +297,16 @@ def _guard(conn: Connection, work: Work, dataset: Dataset, worked: Worked) -> li
     )
 
 
-def _held_message(work: Work, reasons: Sequence[str]) -> str:
+def _held_message(work: Work, reasons: Sequence[str], worked: Worked) -> str:
     batch = work.batch.batch_id
+    if worked.counts.read == 0:
+        urls = [f"{s.name} ({', '.join(s.urls)})" for s in work.options.sources]
+        reasons = [*reasons, f"no sample was found under the urls of {'; '.join(urls)}"]
     return (
         f"the guard holds batch {batch}: {'; '.join(reasons)}. If it is right as it is:"
         f" sscd-ops batch release {batch} --why '...', then clear resolve (or run it again)."
-        f" If not: sscd-ops batch abandon {batch} --why '...', mend the data, run the night again"
+        f" If not: sscd-ops batch abandon {batch} --why '...', mend data or configuration, run the"
+        " night again (until then the batch keeps the configuration that it was planned with)"
     )
 
 

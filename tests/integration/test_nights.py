@@ -31,6 +31,7 @@ from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import Source
 from sscd_ops.steps import manage, night, plan, resolve
 from sscd_ops.steps.late import LateShard
+from sscd_ops.steps.pictures import sample_image
 from sscd_ops.steps.verify import rebuild_index, verify_index
 from sscd_ops.testing import COPIES, Sample, encode, picture, plant
 from sscd_ops.wiring import Wiring
@@ -335,6 +336,41 @@ def test_a_changed_root_is_refused(world: World) -> None:
 
     with pytest.raises(ConfigError, match="root was"):
         world.night(DAYS[1])
+
+
+def test_a_root_that_no_file_was_read_under_may_be_mended(world: World) -> None:
+    """A mistyped URL that matched nothing must not bind the dataset to its folder."""
+    fill(world, planted_nights())
+    right = world.options.sources[0].urls
+    world.change(guard={"empty": "hold"})
+    world.change_source(urls=tuple(url.replace("incoming", "incomming") for url in right))
+    with pytest.raises(BatchHeld, match=r"no sample was found under the urls of crawl .*incomming"):
+        world.night(DAYS[0])
+
+    world.change_source(urls=right)
+    with world.parts() as parts:
+        manage.abandon(parts, 1, actor="ann", why="a mistyped url")
+    report = world.night(DAYS[0])
+
+    assert report.state == "published"
+    assert_promises(world)
+
+
+def test_a_picture_is_shown_from_its_published_shard_where_its_source_is_gone(
+    world: World,
+) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    kept = world.ask("SELECT sample_id, image_sha256 FROM curation.kept")
+    removed = world.ask("SELECT sample_id FROM curation.removed")
+    shutil.rmtree(world.incoming)
+
+    with world.parts() as parts:
+        for row in kept:
+            data = sample_image(parts, str(row["sample_id"]))
+            assert hashlib.sha256(data).digest() == bytes(row["image_sha256"])
+        with pytest.raises(DataError, match="was not published"):
+            sample_image(parts, str(removed[0]["sample_id"]))
 
 
 # ---------------------------------------------------------------- the guard

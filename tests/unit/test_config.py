@@ -270,7 +270,7 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "[datasets.web.duplicates]\nthreshold = 1.01",
             "datasets.web.duplicates.threshold: expected a cosine",
         ),
-        ("rest", "[datasets.web.duplicates]\nthreshold = -1", "above -1 and at most 1, not -1"),
+        ("rest", "[datasets.web.duplicates]\nthreshold = 0", "above 0 and at most 1, not 0"),
         ("rest", "[datasets.web.duplicates]\nthreshold = nan", "expected a number, not nan"),
         (
             "rest",
