@@ -6,6 +6,7 @@ import importlib
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -87,7 +88,10 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
         return
     yield "config", settings.path, True
     for name in sorted(settings.datasets):
-        yield f"dataset {name}", _sources(settings.datasets[name]), True
+        dataset = settings.datasets[name]
+        yield f"dataset {name}", _sources(dataset), True
+        for problem in _problems(dataset):
+            yield f"dataset {name}", problem, False
     for message in settings.faulty.values():
         yield "dataset", message.removeprefix(f"{settings.path}: "), False
     if conn_id:
@@ -101,6 +105,32 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
 def _sources(dataset: DatasetOptions) -> str:
     listed = ", ".join(f"{source.name} ({source.kind})" for source in dataset.sources)
     return f"{listed}; {dataset.schedule} {dataset.timezone}"
+
+
+def _problems(dataset: DatasetOptions) -> Iterator[str]:
+    """What its first night would stop at, as far as that shows without reading or fetching."""
+    from sscd_ops.sources.files import filesystem
+
+    for source in dataset.sources:
+        for url in source.urls:
+            try:
+                filesystem(url)
+            except SscdOpsError as error:
+                yield f"source {source.name}: {error}"
+    fingerprint = dataset.fingerprint
+    if fingerprint.device.startswith("cuda") and not _has_cuda(fingerprint.device):
+        yield f"fingerprint.device is {fingerprint.device!r}: there is no such device"
+    weights = fingerprint.weights
+    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
+        yield f"fingerprint.weights: no file {weights}"
+
+
+def _has_cuda(device: str) -> bool:
+    if not _version("torch"):
+        return False
+    import torch
+
+    return torch.cuda.device_count() > (torch.device(device).index or 0)
 
 
 def _connection(config: str, conn_id: str) -> Line:

@@ -609,6 +609,21 @@ def test_doctor_names_each_problem_and_goes_on(site: Site, tmp_path: Path) -> No
     assert "geheim" not in printed
 
 
+def test_doctor_says_what_the_next_night_would_stop_at(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "bad.toml"
+    model = 'model = "sscd_small"\nweights = "nowhere.safetensors"\ndevice = "cuda:99"'
+    config.write_text(
+        CONFIG.replace('model = "dct"', model).replace("urls = [", 'urls = ["nosuch://bucket/x", ')
+    )
+
+    printed = site("doctor", "--config", config, exit_code=1).stdout
+
+    bad = [line for line in printed.splitlines() if line.startswith("BAD")]
+    assert any("url 'nosuch://bucket/x'" in line and "s3fs (s3://)" in line for line in bad)
+    assert any("fingerprint.weights: no file" in line for line in bad)
+    assert any("fingerprint.device is 'cuda:99': there is no such device" in line for line in bad)
+
+
 def test_doctor_tests_a_connection_of_airflow(site: Site, tmp_path: Path) -> None:
     where = site.url.partition("://")[2]
     airflow = {
