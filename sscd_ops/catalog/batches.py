@@ -212,6 +212,23 @@ def _runner_json(runner: Runner) -> str:
     return json.dumps({"kind": runner.kind, "dag_id": runner.dag_id, "run_id": runner.run_id})
 
 
+def is_there(conn: Connection, batch_id: int) -> bool:
+    """Whether there is a batch of this number: a needless one is forgotten."""
+    return bool(
+        value(conn, "SELECT EXISTS (SELECT FROM sscd_ops.batches WHERE batch_id = :b)", b=batch_id)
+    )
+
+
+def set_ready(conn: Connection, batch_id: int, ready: bool) -> None:
+    """Say whether the batch's data is there: later ones do not wait for one that waits itself."""
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET ready = :r WHERE batch_id = :b AND ready <> :r",
+        r=ready,
+        b=batch_id,
+    )
+
+
 def bind_runner(conn: Connection, batch_id: int, runner: Runner) -> None:
     """Say who runs the batch from now on."""
     run(
@@ -234,6 +251,7 @@ def insert_attempt(
     threshold: float,
     dataset: Dataset,
     skipped_shards: int,
+    label: str,
 ) -> int:
     """Open the batch's next attempt, pinned to the dataset's last turn and generation."""
     if not batch.dry_run:
@@ -267,8 +285,9 @@ def insert_attempt(
     run(
         conn,
         "UPDATE sscd_ops.batches SET attempt_id = :a, state = 'planned', ready = true,"
-        " waiting_set = NULL, waiting_since = NULL, message = '' WHERE batch_id = :b",
+        " waiting_set = NULL, waiting_since = NULL, message = '', label = :l WHERE batch_id = :b",
         a=attempt_id,
+        l=label,
         b=batch.batch_id,
     )
     return attempt_id
@@ -410,6 +429,18 @@ def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
 # ---------------------------------------------------------------- events
 
 
+def is_told(conn: Connection, batch_id: int, kind: str) -> bool:
+    """Whether the batch has an event of this kind since it came to its turn."""
+    found = value(
+        conn,
+        "SELECT EXISTS (SELECT FROM sscd_ops.events e JOIN sscd_ops.batches b USING (batch_id)"
+        " WHERE b.batch_id = :b AND e.kind = :k AND e.at >= b.waiting_since)",
+        b=batch_id,
+        k=kind,
+    )
+    return bool(found)
+
+
 def add_event(
     conn: Connection,
     dataset_id: int,
@@ -473,6 +504,8 @@ def forget_empty(conn: Connection, batch_id: int) -> None:
         "UPDATE sscd_ops.batches SET attempt_id = NULL, dry_run = true WHERE batch_id = :b",
         b=batch_id,
     )
+    # what somebody did to it (an abandoned supplement, planned again) stays on record
+    run(conn, "UPDATE sscd_ops.events SET batch_id = NULL WHERE batch_id = :b", b=batch_id)
     drop_dry_run(conn, batch_id)
 
 

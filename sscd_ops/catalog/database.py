@@ -71,7 +71,10 @@ class Catalog:
             # Compiling a plan over dozens of partitions costs more than the queries here.
             "jit": "off",
         }
-        self.engine = self._make_engine(application_name, pool_pre_ping=True)
+        # every statement is written for this isolation, whatever the server's default is
+        self.engine = self._make_engine(
+            application_name, pool_pre_ping=True, isolation_level="READ COMMITTED"
+        )
         self._sessions = self._make_engine(
             f"{application_name} session", poolclass=NullPool, isolation_level="AUTOCOMMIT"
         )

@@ -214,6 +214,16 @@ def replace_segment_files(
     )
 
 
+def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, StoredFile]) -> None:
+    """Name further files of a segment; those of others stay."""
+    run(
+        conn,
+        "UPDATE sscd_ops.segments SET files = files || CAST(:f AS jsonb) WHERE segment_id = :s",
+        f=files_json(files),
+        s=segment_id,
+    )
+
+
 def put_in_force(
     conn: Connection,
     batch: Batch,

@@ -92,13 +92,15 @@ def detach_month(catalog: Catalog, month: date) -> list[str]:
     with catalog.direct(lock_timeout=60.0) as conn:
         for table in MONTHLY:
             parent, name, *_ = _names(table, first)
-            state = _attachment(conn, name)
-            if state is None:
-                continue
-            # Waits for those who read the parent, without keeping new ones out.
-            how = "FINALIZE" if state else "CONCURRENTLY"
-            conn.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {name} {how}")
-            detached.append(name)
+            # a detach that was killed keeps every other one of the table from beginning
+            for pending in _pending(conn, parent):
+                conn.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE")
+                if pending == name:
+                    detached.append(name)
+            if _is_attached(conn, name):
+                # Waits for those who read the parent, without keeping new ones out.
+                conn.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {name} CONCURRENTLY")
+                detached.append(name)
     return detached
 
 
@@ -137,13 +139,24 @@ def _exists(conn: Connection, name: str) -> bool:
     return found.first() is not None
 
 
-def _attachment(conn: Connection, name: str) -> bool | None:
-    """None: not attached; True: a detach was begun and must be finished."""
+def _pending(conn: Connection, parent: str) -> list[str]:
+    """Partitions whose detach was begun and must be finished."""
     found = conn.execute(
-        text("SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(:n)"),
-        {"n": name},
-    ).scalar()
-    return None if found is None else bool(found)
+        text(
+            "SELECT n.nspname || '.' || c.relname FROM pg_inherits i"
+            " JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE i.inhparent = to_regclass(:p) AND i.inhdetachpending"
+        ),
+        {"p": parent},
+    )
+    return [str(name) for name in found.scalars()]
+
+
+def _is_attached(conn: Connection, name: str) -> bool:
+    found = conn.execute(
+        text("SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass(:n)"), {"n": name}
+    )
+    return found.scalar() is not None
 
 
 def _after(first: date) -> date:

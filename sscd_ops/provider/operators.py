@@ -325,8 +325,8 @@ class SscdCommitOperator(CommitLineage, _BatchOperator):
 
         with self.parts() as parts:
             report = commit.run(parts, int(self.batch_id))
+            self.finish(context, report)
             self._announce(parts, context, report)
-        self.finish(context, report)
 
     def _announce(self, parts: Wiring, context: Context, report: Any) -> None:
         """Emit the event once; a task that dies before its end emits it with the retry.

@@ -52,11 +52,12 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
                 f"batch {batch_id} is {batch.state}: what is decided cannot be abandoned; run"
                 " its night again to publish it, or with --supplement to read files that came later"
             )
-        batches.abandon(conn, batch)
-        batches.add_event(
-            conn, batch.dataset_id, "abandoned", actor=actor, why=why, batch_id=batch_id
-        )
-        decisions.give_up(conn, batch)
+        if batch.state is not BatchState.ABANDONED:  # else: asked again, after a kill
+            batches.abandon(conn, batch)
+            batches.add_event(
+                conn, batch.dataset_id, "abandoned", actor=actor, why=why, batch_id=batch_id
+            )
+            decisions.give_up(conn, batch)
     with parts.catalog.begin() as conn:
         # of a try that was held or died; without the lock, as they may be many
         decisions.delete_lost(conn, batch)

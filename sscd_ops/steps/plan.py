@@ -125,6 +125,8 @@ def run(
             return _answer(parts, batch, watch, skipped=0)
         seen = _look(parts, batch, options, interval)
         if seen.missing is not None:
+            with parts.catalog.begin() as conn:
+                batches.set_ready(conn, batch.batch_id, False)
             return PlanReport(
                 batch.batch_id, batch.state, [], waiting_for=seen.missing, seconds=watch.seconds
             )
@@ -135,7 +137,12 @@ def run(
             skipped = _register(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):
                 return _nothing_new(conn, batch, watch, skipped)
-            batch = batches.read_batch(conn, batch.batch_id)
+            there = batches.is_there(conn, batch.batch_id)
+            batch = batches.read_batch(conn, batch.batch_id) if there else batch
+        if not there:  # another try of this very run found nothing to read and forgot it
+            batch = _choose(
+                parts, options, interval, runner, hold, supplement=supplement, dry_run=dry_run
+            )
     repair_latest(parts, dataset)
     report = _report(parts, batch.batch_id, watch, skipped, late)
     for shard in report.late:
@@ -260,7 +267,7 @@ def _choose(
             there = _dry_run_of(conn, dataset_id, interval, runner)
             number = 0
         elif supplement:
-            there, number = _supplement(there, interval)
+            there, number = _supplement(parts, there, interval)
         else:
             there, number = there[:1], 0
         if there:
@@ -285,13 +292,17 @@ def _choose(
         return batches.read_batch(conn, batch_id)
 
 
-def _supplement(there: list[Batch], interval: Interval) -> tuple[list[Batch], int]:
+def _supplement(parts: Parts, there: list[Batch], interval: Interval) -> tuple[list[Batch], int]:
     """The supplement to resume as a list of one, or an empty list and the next number."""
     if not there:
         raise UsageError(
             f"the interval starting {interval.start.isoformat()} has no batch yet:"
             " run it without --supplement first"
         )
+    for batch in there[1:]:
+        # decided by a run that died before it published: nobody else would
+        if batch.state is BatchState.DECIDED and parts.is_alive(batch) is False:
+            return [batch], batch.supplement
     last = there[-1]
     if last.state.is_decided:
         return [], last.supplement + 1
@@ -357,6 +368,8 @@ def _register(
     None, and nothing was done, where what was seen no longer holds: look again.
     """
     dataset = batches.lock_dataset(conn, batch.dataset_id)
+    if not batches.is_there(conn, batch.batch_id):
+        return None
     batch = batches.read_batch(conn, batch.batch_id)
     if batch.state.is_decided:
         return 0
@@ -366,6 +379,7 @@ def _register(
     attempt_id = batch.attempt_id
     registered = shards.shards_of(conn, attempt_id) if seen.is_frozen else []
     if seen.is_frozen:
+        batches.set_ready(conn, batch.batch_id, True)
         if not _goes_on(conn, batch) or _delivered_anew(registered, seen.found):
             return None
         mine = {(s.source, s.relative_uri, s.version) for s in registered}
@@ -489,6 +503,7 @@ def _open_attempt(
         threshold=threshold,
         dataset=dataset,
         skipped_shards=skipped,
+        label=interval_label(batch.interval, options.timezone),
     )
 
 
@@ -569,9 +584,11 @@ def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) ->
 
 
 def _nothing_new(conn: Connection, batch: Batch, watch: Stopwatch, skipped: int) -> PlanReport:
-    """Forget the supplement just opened and answer with the interval's last batch."""
+    """Forget the supplement just opened; answer with a batch to be published yet, or the last."""
     batches.forget_empty(conn, batch.batch_id)
-    last = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)[-1]
+    there = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)
+    unfinished = (BatchState.DECIDED, BatchState.UNPUBLISHABLE)
+    last = next((other for other in there if other.state in unfinished), there[-1])
     log.info("nothing new for the interval batch=%s skipped=%s", last.batch_id, skipped)
     return PlanReport(
         last.batch_id,
@@ -597,8 +614,16 @@ def _report(
         batch = batches.read_batch(conn, batch_id)
         registered = shards.shards_of(conn, batch.attempt_id)
         stuck = batches.batches_in_state(conn, batch.dataset_id, ("unpublishable",))
+        decided = batches.batches_in_state(conn, batch.dataset_id, ("decided",))
     for other in stuck:
         log.warning("batch is unpublishable batch=%s message=%s", other.batch_id, other.message)
+    for other in decided:
+        if other.batch_id != batch_id and parts.is_alive(other) is False:
+            log.warning(
+                "batch was decided by a run that ended before it was published: run it again"
+                " batch=%s interval=%s supplement=%s",
+                *(other.batch_id, other.interval.start.isoformat(), other.supplement),
+            )
     return PlanReport(
         batch_id,
         batch.state,

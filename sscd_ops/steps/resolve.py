@@ -21,7 +21,13 @@ from sscd_ops.catalog.batches import Dataset
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.partitions import ensure_month
 from sscd_ops.core.guard import check
-from sscd_ops.errors import BatchHeld, BatchNotRunnable, CommitConflict, FingerprintMismatch
+from sscd_ops.errors import (
+    BatchHeld,
+    BatchNotRunnable,
+    CommitConflict,
+    FingerprintMismatch,
+    StaleAttempt,
+)
 from sscd_ops.model import Batch, BatchState, Counts, Runner, StoredFile
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
 from sscd_ops.steps.working import Worked, work_out
@@ -133,7 +139,9 @@ def leave_unasked(
 def _note_not_awaited(parts: Parts, batch_id: int, others: Sequence[WaitFor]) -> None:
     """Write the event that the batch decides although these could not be asked any longer."""
     with parts.catalog.begin() as conn:
-        batch = batches.read_batch(conn, batch_id)
+        batch = batches.lock_batch(conn, batch_id)
+        if batches.is_told(conn, batch_id, "turn_not_awaited"):
+            return  # by an earlier try
         batches.add_event(
             conn,
             batch.dataset_id,
@@ -165,13 +173,18 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
         batches.hold_resolve_lock(session, batch_id)
         work = load_work(parts, batch_id)
         if work.batch.state.is_decided:
+            _delete_lost(parts, work)
             return _answer(parts, work, watch)
         if work.batch.state in (BatchState.ABANDONED, BatchState.HELD):
             _refuse(work.batch)
         if work.batch.dry_run:
             return _dry(parts, work, watch)
         for _ in range(_TRIES):
-            lock_seconds = _try(parts, work)
+            try:
+                lock_seconds = _try(parts, work)
+            except StaleAttempt:
+                _delete_lost(parts, work)
+                raise
             now = load_work(parts, batch_id)
             if lock_seconds is not None:
                 return _with_times(_answer(parts, now, watch), watch.seconds, lock_seconds)
@@ -210,9 +223,11 @@ def _try(parts: Parts, work: Work) -> float | None:
     with parts.catalog.begin() as conn:
         now = batches.lock_dataset(conn, work.batch.dataset_id)
         batch = batches.lock_batch(conn, work.batch.batch_id)
-        if batch.state.is_decided or decisions.is_lost(conn, decision_id):
+        if batch.state.is_decided:
             return None
         batches.require_attempt(conn, batch.batch_id, work.attempt.attempt_id)
+        if decisions.is_lost(conn, decision_id):
+            return None
         if batch.state is BatchState.HELD:
             _refuse(batch)
         if (now.next_turn, now.generation) != (dataset.next_turn, dataset.generation):

@@ -246,8 +246,7 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
         if lacking:
             written = parts.segments.rebuild_codes(f"{name}/index/segments", segment, backend)
             with parts.catalog.begin() as conn:
-                files = {**segment.files, **written}
-                decisions.replace_segment_files(conn, segment.segment_id, files)
+                decisions.add_segment_files(conn, segment.segment_id, written)
             done.append(f"segment {segment.segment_id}: added {', '.join(lacking)}")
     return done
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 
+_FRESH = 60.0
+"""Seconds in which a copy that was asked for is opened: it is not trimmed before."""
 _ABANDONED = 86_400.0
 """Seconds without a write after which a download counts as given up."""
 
@@ -74,10 +76,10 @@ class FileCache:
                 continue
             copies.append((found.st_mtime, found.st_size, path))
         total = sum(size for _, size, _ in copies)
-        for _, size, path in sorted(copies):
+        for used, size, path in sorted(copies):
             if total <= self._max_bytes:
                 return
-            if path != keep:
+            if path != keep and time.time() - used > _FRESH:
                 # a process that mapped it keeps its bytes
                 path.unlink(missing_ok=True)
                 total -= size
