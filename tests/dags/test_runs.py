@@ -341,6 +341,36 @@ def test_a_commit_that_dies_before_its_mark_tells_of_the_snapshot_once(site, mon
     assert events("deferred")[0].extra["snapshot"] == 1
 
 
+def test_a_commit_whose_report_is_not_taken_tells_of_the_snapshot_with_its_retry(site, monkeypatch):
+    """Airflow drops the event of a try that fails, so it comes after all else that can fail."""
+    from sscd_ops.provider import curation_dags
+    from sscd_ops.provider.operators import SscdCommitOperator
+
+    site.put("2026-11-09", "00000.tar", 900)
+    before = [event.extra["snapshot"] for event in events()]
+    finish = SscdCommitOperator.finish
+    tries: list[int] = []
+
+    def lost_once(self: Any, context: Any, report: Any) -> None:
+        tries.append(report.batch_id)
+        if len(tries) == 1:
+            raise CatalogUnavailable("the API server did not answer")
+        finish(self, context, report)
+
+    monkeypatch.setattr(SscdCommitOperator, "finish", lost_once)
+    soon = {"retry_delay": timedelta(seconds=0.1), "retry_exponential_backoff": 0.0}
+    dags = curation_dags(site.config, {"commit": soon})
+
+    ended = run(9, {"date": "2026-11-09"}, dag=dags["curate_demo"])
+
+    (newest,) = site.ask(
+        "SELECT max(snapshot) AS snapshot FROM curation.snapshots WHERE dataset = 'demo'"
+    )
+    assert ended["run"] == "success"
+    assert len(tries) == 2
+    assert [event.extra["snapshot"] for event in events()] == [*before, newest["snapshot"]]
+
+
 def test_without_deferring_a_night_waits_for_data_and_turn_by_rescheduling(site):
     """A run that never registers its night is waited for once, or it could block for ever."""
     from airflow.models.taskinstance import TaskInstance

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -14,7 +16,9 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import lookups
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import detach_month, ensure_month, months
-from sscd_ops.errors import UsageError
+from sscd_ops.errors import CatalogUnavailable, UsageError
+from tests.integration.test_nights import DAYS, clouds
+from tests.integration.world import World, assert_promises
 
 JANUARY, FEBRUARY = date(2026, 1, 1), date(2026, 2, 1)
 
@@ -272,3 +276,63 @@ def test_a_month_that_batches_still_need_is_not_detached(catalog: Catalog, state
 def test_a_month_that_is_not_over_is_not_detached(catalog: Catalog) -> None:
     with pytest.raises(UsageError, match="cannot be detached before"):
         detach_month(catalog, datetime.now(UTC).date() - timedelta(days=1))
+
+
+# ---------------------------------------------------------------- a detach that was killed
+
+
+def kill_a_detach(catalog: Catalog, month: date) -> None:
+    """End a detach while it waits for a reader of samples: Postgres keeps that month pending."""
+    for each in (JANUARY, FEBRUARY):
+        for table in ("samples", "matches"):
+            ensure_month(catalog, each, table)
+    with ThreadPoolExecutor() as pool, catalog.read() as reader:
+        run(reader, "SELECT count(*) FROM sscd_ops.samples")
+        detach: Future[list[str]] = pool.submit(detach_month, catalog, month)
+        deadline = time.monotonic() + 20
+        while not pending(catalog):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with catalog.begin() as conn:
+            run(
+                conn,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE query LIKE 'ALTER TABLE%DETACH%' AND datname = current_database()"
+                " AND pid <> pg_backend_pid()",
+            )
+        with pytest.raises(CatalogUnavailable):
+            detach.result()
+    assert pending(catalog) == [f"sscd_ops.samples_{month:%Y_%m}"]
+
+
+def pending(catalog: Catalog) -> list[str]:
+    with catalog.read() as conn:
+        return list(
+            run(
+                conn, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhdetachpending"
+            ).scalars()
+        )
+
+
+@pytest.mark.parametrize("month", [JANUARY, FEBRUARY], ids=["its_own", "another"])
+def test_a_detach_that_was_killed_is_finished_by_the_next_of_whichever_month(
+    catalog: Catalog, month: date
+) -> None:
+    kill_a_detach(catalog, JANUARY)
+
+    detached = detach_month(catalog, month)
+
+    assert detached == [f"sscd_ops.{table}_{month:%Y_%m}" for table in ("samples", "matches")]
+    assert pending(catalog) == []
+
+
+def test_nights_go_on_beside_a_detach_that_was_killed(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(5)))
+    world.put(DAYS[1], "a.tar", clouds(range(3, 8), prefix="d"))
+    with world.parts() as parts:
+        kill_a_detach(parts.catalog, JANUARY)
+
+    for day in DAYS[:2]:
+        world.night(day)
+
+    assert_promises(world, read=10)

@@ -87,7 +87,7 @@ def test_three_nights_keep_every_promise(world: World) -> None:
 
 
 def test_a_remote_root_holds_the_same_files(world: World, other_world: World) -> None:
-    """Behind a URL, read through a cache that holds one file at a time."""
+    """Behind a URL, read through a cache that is smaller than any file."""
     nights = {day: clouds(range(i * 6, i * 6 + 10)) for i, day in enumerate(DAYS[:2])}
     read = fill(world, nights, shards=1)
     remote = f"memory://{other_world.base}"

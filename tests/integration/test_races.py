@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +17,12 @@ import pytest
 from sscd_ops.catalog import batches, shards
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.errors import CommitConflict, InvariantError, SourceChanged, StaleAttempt
-from sscd_ops.model import Runner
-from sscd_ops.steps import commit, ingest, manage, plan, publish, resolve
+from sscd_ops.model import Runner, StoredFile
+from sscd_ops.options import StorageOptions
+from sscd_ops.steps import commit, ingest, manage, match, plan, publish, resolve
 from sscd_ops.steps.parts import StepReport
 from sscd_ops.steps.resolve import ResolveReport
+from sscd_ops.storage.cache import FileCache
 from sscd_ops.storage.store import LocalStore
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
@@ -220,6 +225,103 @@ def test_planning_takes_no_number_of_a_dataset_that_is_there(world: World) -> No
     ]
 
 
+# ---------------------------------------------------------------- another default of isolation
+
+
+@pytest.fixture
+def isolated(world: World, request: pytest.FixtureRequest) -> World:
+    """A world whose database begins transactions at another level, as its owner may set it."""
+    with world.parts() as parts, parts.catalog.begin() as conn:
+        name = parts.catalog.engine.url.database
+        conn.exec_driver_sql(
+            f"ALTER DATABASE {name} SET default_transaction_isolation = '{request.param}'"
+        )
+    return world
+
+
+def wait_until_somebody_waits(world: World) -> None:
+    """Until a statement waits for a lock that another transaction has."""
+    waiting = (
+        "SELECT 1 AS x FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    )
+    deadline = time.monotonic() + 20
+    while not world.ask(waiting):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("isolated", ["repeatable read", "serializable"], indirect=True)
+def test_a_shard_appended_while_resolve_waits_for_the_lock_is_never_lost(
+    isolated: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cleared plan has the lock and appends b.tar: resolve must see it once it has the lock."""
+    world = isolated
+    world.put(DAYS[0], "a.tar", clouds(range(6)))
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+    world.put(DAYS[0], "b.tar", clouds(range(20, 26)))
+    appended = threading.Event()
+    add_shards, write_rows = shards.add_shards, resolve._write_rows
+
+    def append() -> None:
+        with world.parts() as other:
+            runner = Runner("airflow", "curate_web", f"run-{DAYS[0]}")
+            plan.run(other, DATASET, interval(DAYS[0]), runner=runner)
+
+    def adds(*given: Any) -> None:
+        add_shards(*given)
+        appended.set()
+        wait_until_somebody_waits(world)
+
+    with ThreadPoolExecutor() as pool, world.parts() as parts:
+        planned: list[Future[None]] = []
+
+        def writes(*given: Any) -> int:
+            number = write_rows(*given)
+            if not planned:
+                planned.append(pool.submit(append))
+                assert appended.wait(60)
+            return number
+
+        monkeypatch.setattr(shards, "add_shards", adds)
+        monkeypatch.setattr(resolve, "_write_rows", writes)
+        with pytest.raises(CommitConflict, match="source shards were added"):
+            resolve.run(parts, batch)
+        planned[0].result()
+        monkeypatch.undo()
+        world.until_match(parts, DAYS[0])
+        world.from_resolve(parts, batch)
+
+    assert_promises(world, read=12)
+
+
+@pytest.mark.parametrize("isolated", ["repeatable read"], indirect=True)
+def test_two_commands_that_plan_one_night_at_once_have_one_batch(isolated: World) -> None:
+    """The second waits for the lock while the first registers the night."""
+    world = isolated
+    world.put(DAYS[0], "a.tar", clouds(range(6)))
+    registered = threading.Event()
+
+    def hold(batch_id: int) -> None:
+        registered.set()
+        wait_until_somebody_waits(world)
+
+    def planned(hold: Callable[[int], None] | None = None) -> int:
+        with world.parts() as parts:
+            runner = Runner("cli")
+            return plan.run(parts, DATASET, interval(DAYS[0]), runner=runner, hold=hold).batch_id
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(planned, hold)
+        assert registered.wait(60)
+        second = planned()
+
+    assert second == first.result()
+    world.night(DAYS[0])
+    assert_promises(world, read=6)
+
+
 # ---------------------------------------------------------------- tasks side by side
 
 
@@ -355,6 +457,24 @@ def test_an_abandoned_night_that_is_planned_again_is_not_waited_for(world: World
         assert resolve.arrive(parts, second)[0] == []
 
 
+def test_a_night_that_waits_for_its_data_again_is_not_waited_for(world: World) -> None:
+    """Its feed takes the marker away to deliver anew, and plan is cleared."""
+    world.change_source(ready=f"{world.incoming}/{{date}}/_SUCCESS")
+    for number, day in enumerate(DAYS[:2]):
+        world.put(day, "a.tar", clouds(range(number * 10, number * 10 + 3)))
+        (world.incoming / day / "_SUCCESS").touch()
+    with world.parts() as parts:
+        parts._ask_airflow = lambda runner: True
+        world.until_match(parts, DAYS[0])
+        (world.incoming / DAYS[0] / "_SUCCESS").unlink()
+        runner = Runner("airflow", "curate_web", f"run-{DAYS[0]}")
+        again = plan.run(parts, DATASET, interval(DAYS[0]), runner=runner)
+        assert again.waiting_for is not None
+        second = world.until_match(parts, DAYS[1])
+
+        assert resolve.arrive(parts, second)[0] == []
+
+
 def test_the_newest_pointer_stands_though_storage_hung_longer_than_a_transaction_may(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,3 +501,37 @@ def test_the_newest_pointer_stands_though_storage_hung_longer_than_a_transaction
     latest = world.base / "root" / DATASET / "snapshots" / "latest.json"
     assert json.loads(latest.read_text())["snapshot"] == 2
     assert_promises(world)
+
+
+def test_two_match_tasks_of_one_host_do_not_trim_each_others_copies(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have been given the path of a copy, and neither has opened it, in a full cache."""
+    world.storage = StorageOptions(
+        f"memory://{world.base}", str(world.base / "cache"), cache_bytes=1
+    )
+    for number, day in enumerate(DAYS[:2]):
+        world.put(day, "a.tar", clouds(range(number * 20, number * 20 + 5)))
+        world.night(day)
+    world.put(DAYS[2], "a.tar", clouds(range(40, 45)))
+    with monkeypatch.context() as patch, world.parts() as parts:
+        patch.setattr(match, "run", lambda *given: None)
+        batch = world.until_match(parts, DAYS[2])
+    both = threading.Barrier(2)
+    waited: set[str] = set()
+    real = FileCache.get
+
+    def get(self: FileCache, file: StoredFile, download: Callable[[Path], None]) -> Path:
+        path = real(self, file, download)
+        name = threading.current_thread().name
+        if file.name.endswith(".npy") and name not in waited:
+            waited.add(name)
+            both.wait(30)
+        return path
+
+    monkeypatch.setattr(FileCache, "get", get)
+    said = side_by_side(
+        world, [lambda parts, part=part: match.run(parts, batch, part, 2) for part in range(2)]
+    )
+
+    assert [type(answer) for answer in said] == [StepReport] * 2, said

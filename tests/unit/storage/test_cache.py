@@ -30,6 +30,18 @@ def test_the_copies_used_longest_ago_go_first(tmp_path: Path) -> None:
     assert [path.exists() for path in (first, second, third)] == [False, True, True]
 
 
+def test_a_copy_that_was_just_asked_for_is_there_to_be_opened(tmp_path: Path) -> None:
+    """By another task of this host, while this one fills the cache."""
+    cache = FileCache(tmp_path, 250)
+    asked, new = copy(cache, b"a" * 200), copy(cache, b"b" * 200)
+    assert asked.exists()
+    os.utime(asked, (time.time() - 120, time.time() - 120))
+
+    newest = copy(cache, b"c" * 200)
+
+    assert [path.exists() for path in (asked, new, newest)] == [False, True, True]
+
+
 def test_what_a_killed_download_left_goes_and_a_live_one_stays(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, 1000)
     dead, live = tmp_path / ".tmp-1", tmp_path / ".tmp-2"

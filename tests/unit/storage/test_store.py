@@ -199,10 +199,10 @@ def test_a_copy_is_fetched_once(tmp_path: Path) -> None:
 def test_the_cache_keeps_to_its_size_and_drops_what_was_longest_unused(tmp_path: Path) -> None:
     store = remote(tmp_path, cache_bytes=250)
     files = [store.put("web", ".x", writes(bytes([n]) * 100)) for n in range(3)]
-    for age, file in zip((30, 20), files, strict=False):
-        path = store.local(file)
+    paths = [store.local(file) for file in files[:2]]
+    mapped = paths[1].open("rb")
+    for age, path in zip((300, 200), paths, strict=True):
         os.utime(path, (path.stat().st_atime - age, path.stat().st_mtime - age))
-    mapped = store.local(files[1]).open("rb")
     store.local(files[0])  # now the second is the least recently used
 
     store.local(files[2])
