@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -31,8 +32,15 @@ DEFAULT_MODEL: ModelName = "dct"
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 (n, h, w, 3) -> float32 (n, d), rows L2-normalised or zero."""
-Loaded = tuple[Describe, dict[str, str]]
+Begun = Callable[[], NDArray[np.float32]]
+"""Waits for descriptors that were begun: float32 (n, d)."""
+Begin = Callable[[NDArray[np.uint8]], Begun]
+"""Begins to describe uint8 (n, h, w, 3), on a device that works by itself."""
+Loaded = tuple[Begin, dict[str, str]]
 """A model's function, and its device and versions."""
+
+_AHEAD = 1
+"""Minibatches a device works on while the next one is decoded and put together."""
 
 
 def default_threshold(model: str) -> float:
@@ -158,7 +166,7 @@ def open_embedder(
     model = find_model(options.model)
     if model.name == "dct":
         return MinibatchEmbedder(
-            fingerprint, lambda: (dct.describe, {}), options.workers, perceptual=perceptual
+            fingerprint, lambda: (at_once(dct.describe), {}), options.workers, perceptual=perceptual
         )
 
     def load() -> Loaded:
@@ -167,10 +175,19 @@ def open_embedder(
         network = load_network(model, options, cache)
         plain = dataclasses.replace(options, postprocessing="")
         then = _postprocessing(model, options, fingerprint_of(plain, cache), cache)
-        describe = followed_by(network.describe, then) if then else network.describe
-        return describe, network.runtime()
+        return followed_by(network.begin, then) if then else network.begin, network.runtime()
 
     return MinibatchEmbedder(fingerprint, load, options.workers, perceptual=perceptual)
+
+
+def at_once(describe: Describe) -> Begin:
+    """A model that is done when it is asked."""
+
+    def begin(pixels: NDArray[np.uint8]) -> Begun:
+        rows = describe(pixels)
+        return lambda: rows
+
+    return begin
 
 
 class MinibatchEmbedder:
@@ -198,13 +215,13 @@ class MinibatchEmbedder:
         self._perceptual = perceptual
         self.dimensions = fingerprint.dimensions
         self._load = load
-        self._describe: Describe | None = None
+        self._begin: Begin | None = None
         self._pool = DecoderPool(fingerprint.preprocessing, workers, hashed=perceptual)
         self._runtime: dict[str, str] = {}
 
     def __enter__(self) -> MinibatchEmbedder:
         self._pool.__enter__()
-        self._describe, self._runtime = self._load()
+        self._begin, self._runtime = self._load()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -222,28 +239,43 @@ class MinibatchEmbedder:
 
     def embed(self, images: Iterable[bytes]) -> Iterator[EmbeddedChunk]:
         """Descriptors, a minibatch at a time, in input order."""
+        waiting: deque[Callable[[], EmbeddedChunk]] = deque()
+        for answers in self._minibatches(images):
+            waiting.append(self._begun(answers))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()
+
+    def _minibatches(self, images: Iterable[bytes]) -> Iterator[list[Answer]]:
         answers: list[Answer] = []
         for answer in self._pool.map_hashed(images):
             answers.append(answer)
             if len(answers) == self.fingerprint.minibatch:
-                yield self._chunk(answers)
+                yield answers
                 answers = []
         if answers:
-            yield self._chunk(answers)
+            yield answers
 
-    def _chunk(self, answers: list[Answer]) -> EmbeddedChunk:
-        if self._describe is None:
+    def _begun(self, answers: list[Answer]) -> Callable[[], EmbeddedChunk]:
+        if self._begin is None:
             raise RuntimeError("the embedder was not entered")
         decoded = [item for item, _ in answers]
         faults = {row: item for row, item in enumerate(decoded) if isinstance(item, tuple)}
         good = [item for item in decoded if not isinstance(item, tuple)]
-        rows = np.zeros((len(decoded), self.dimensions), np.float32)
+        nothing = np.zeros((len(decoded), self.dimensions), np.float32)
+        begun: Begun | None = None
         if good:
             blank = np.zeros_like(good[0])
             pictures = [blank if isinstance(item, tuple) else item for item in decoded]
             pictures += [blank] * (self.fingerprint.minibatch - len(decoded))
-            rows = self._describe(np.stack(pictures))[: len(decoded)]
-        return EmbeddedChunk(*_checked(rows, faults), self._hashes(answers))
+            begun = self._begin(np.stack(pictures))
+
+        def ended() -> EmbeddedChunk:
+            rows = nothing if begun is None else begun()[: len(decoded)]
+            return EmbeddedChunk(*_checked(rows, faults), self._hashes(answers))
+
+        return ended
 
     def _hashes(self, answers: list[Answer]) -> NDArray[np.uint8] | None:
         if not self._perceptual:

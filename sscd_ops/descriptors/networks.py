@@ -24,7 +24,7 @@ from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -171,14 +171,39 @@ class Network:
         name = torch.cuda.get_device_name(self._device) if cuda else "cpu"
         return {"device": name, "torch": torch.__version__, "precision": self._precision}
 
-    @torch.inference_mode()
     def describe(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """RGB pixels, uint8 (n, h, w, 3) -> descriptors, float32 (n, d)."""
-        pictures = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)
+        return self.begin(pixels)()
+
+    @torch.inference_mode()
+    def begin(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to describe RGB pixels, uint8 (n, h, w, 3).
+
+        On a GPU copies go through pinned memory and nothing here waits for them, so that the next
+        minibatch is decoded meanwhile.
+
+        Returns:
+            Waits for the descriptors, float32 (n, d).
+        """
+        cuda = self._device.type == "cuda"
+        given = torch.from_numpy(pixels)
+        given = given.pin_memory() if cuda else given
+        pictures = given.to(self._device, non_blocking=cuda).permute(0, 3, 1, 2)
         normal = ((pictures.float() / 255.0 - self._mean) / self._std).to(DTYPES[self._precision])
-        answer = self._network(normal.contiguous(memory_format=torch.channels_last))
-        out: NDArray[np.float32] = answer.float().cpu().numpy()
-        return out
+        answer: Tensor = self._network(normal.contiguous(memory_format=torch.channels_last)).float()
+        if not cuda:
+            rows: NDArray[np.float32] = answer.numpy()
+            return lambda: rows
+        out = torch.empty(answer.shape, dtype=answer.dtype, pin_memory=True)
+        out.copy_(answer, non_blocking=True)
+        done = torch.cuda.current_stream(self._device).record_event()
+
+        def wait() -> NDArray[np.float32]:
+            done.synchronize()
+            waited: NDArray[np.float32] = out.numpy()
+            return waited
+
+        return wait
 
 
 def load_network(model: Model, options: FingerprintOptions, cache: Path) -> Network:

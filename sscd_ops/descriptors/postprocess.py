@@ -189,10 +189,15 @@ def read(path: Path, model: str, dimensions: int) -> Postprocessing:
 
 
 def followed_by(
-    describe: Callable[[NDArray[np.uint8]], NDArray[np.float32]], then: Postprocessing
-) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    begin: Callable[[NDArray[np.uint8]], Callable[[], NDArray[np.float32]]], then: Postprocessing
+) -> Callable[[NDArray[np.uint8]], Callable[[], NDArray[np.float32]]]:
     """A model's function with a transform after it."""
-    return lambda pixels: then.apply(describe(pixels))
+
+    def both(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        begun = begin(pixels)
+        return lambda: then.apply(begun())
+
+    return both
 
 
 def _safetensors() -> Any:

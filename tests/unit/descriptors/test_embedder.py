@@ -6,10 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from sscd_ops.descriptors import dct
-from sscd_ops.descriptors.embedder import open_embedder
+from sscd_ops.descriptors.embedder import (
+    Begun,
+    MinibatchEmbedder,
+    fingerprint_of,
+    open_embedder,
+)
 from sscd_ops.descriptors.models import find_model
 from sscd_ops.model import Fault
 from sscd_ops.options import FingerprintOptions, LimitsOptions
@@ -73,3 +79,27 @@ def test_neither_neighbours_nor_workers_change_a_row(tmp_path: Path) -> None:
 
     np.testing.assert_array_equal(turned[::-1], rows)
     np.testing.assert_array_equal(single, rows[4:5])
+
+
+def test_one_minibatch_is_on_the_device_while_the_next_is_decoded(tmp_path: Path) -> None:
+    fingerprint = fingerprint_of(FingerprintOptions(model="dct", minibatch=4), tmp_path)
+    told: list[str] = []
+
+    def begin(pixels: NDArray[np.uint8]) -> Begun:
+        number = sum(line.startswith("begin") for line in told)
+        told.append(f"begin {number}")
+        rows = dct.describe(pixels)
+
+        def wait() -> NDArray[np.float32]:
+            told.append(f"wait {number}")
+            return rows
+
+        return wait
+
+    images = [picture(seed) for seed in range(10)]
+    with MinibatchEmbedder(fingerprint, lambda: (begin, {}), 1) as embedder:
+        chunks = list(embedder.embed(images))
+
+    assert told == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "wait 2"]
+    expected, _ = embed(images, 4, tmp_path)
+    np.testing.assert_array_equal(np.concatenate([c.descriptors for c in chunks]), expected)
