@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, decisions, publishing, shards
+from sscd_ops.catalog import batches, decisions, publishing, shards, sql
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.partitions import ensure_month
@@ -266,6 +266,8 @@ def _write_rows(parts: Parts, work: Work, worked: Worked) -> int:
     for table in ("samples", "matches"):
         ensure_month(parts.catalog, worked.month, table)
     with parts.catalog.begin() as conn:
+        # no lock is held here, and millions of rows take their time between two COPYs
+        sql.run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
         decision_id = decisions.open_decision(conn, work.batch, worked.month)
         for table, rows in worked.rows(decision_id):
             parts.progress.start(f"write {table}", None)
