@@ -40,6 +40,7 @@ from sscd_ops.model import Interval, SourceShard
 from sscd_ops.options import DatasetOptions, LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.sources import open_source
 from sscd_ops.steps import publish
+from sscd_ops.steps.parts import Work
 from sscd_ops.storage.store import open_store
 from sscd_ops.storage.tar_read import read_tar
 from sscd_ops.storage.tar_write import TarWriter
@@ -92,7 +93,9 @@ def product(home: Path, per_tar: int) -> int:
         source=lambda options, limits: open_source(options, limits, read_tar),
     )
     dataset = DatasetOptions("bench", sources=(options,), limits=limits)
-    work: Any = SimpleNamespace(options=dataset, batch=SimpleNamespace(dataset="bench"))
+    batch: Any = SimpleNamespace(dataset="bench")
+    attempt: Any = None
+    work = Work(batch, attempt, dataset)
     written = 0
     for shard, rows in _planned(home, per_tar):
         name = f"bench/shards/{shard.ordinal:05d}.tar"
