@@ -68,7 +68,8 @@ def print_report(parts: Wiring, dataset: str, planted: Sequence[Planted], sheet:
         runs = rows(
             conn,
             "SELECT interval_start::date AS night, read, quarantined,"
-            " removed_exact AS exact_copies, removed_near AS near_copies, kept, shards, snapshot"
+            " removed_exact AS exact_copies, removed_near AS near_copies,"
+            " removed_perceptual AS of_them_by_hash, kept, shards, snapshot"
             " FROM curation.runs"
             " WHERE dataset = :d ORDER BY turn",
             d=dataset,

@@ -27,7 +27,7 @@ from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
 from sscd_ops.options import FingerprintOptions, LimitsOptions, ModelName
 from sscd_ops.ports import Embedder
 
-DEFAULT_MODEL: ModelName = "dct"
+DEFAULT_MODEL: ModelName = "sscd_small"
 """The model of a dataset that names none and has no decided batch yet."""
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
