@@ -1,8 +1,8 @@
-"""Run every benchmark and keep the last result in docs/performance.md (`make bench`).
+"""Run the benchmarks and keep the last result of each in docs/performance.md (`make bench`).
 
 Each is a process of its own, so that none inherits another's memory or threads; it ends with 0
 where its targets are met, 3 where one is missed. Neither a miss nor a crash ends the run: the exit
-code says so at the end, and a run with a crash is not kept.
+code says so at the end, and of a crash nothing is kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def machine() -> str:
 def main() -> int:
     """Run the benchmarks named as arguments, or all; 1 if one missed a target or crashed."""
     wanted = sys.argv[1:] or list(BENCHMARKS)
-    parts = [f"{datetime.now(UTC):%Y-%m-%d}, {machine()}\n"]
     missed = failed = 0
     for name in wanted:
         start = time.monotonic()
@@ -56,24 +55,24 @@ def main() -> int:
         said = {0: "Targets met", 3: "Targets missed"}.get(done.returncode, "FAILED")
         missed += said == "Targets missed"
         failed += said == "FAILED"
-        text = (
-            f"### {name}\n\n```\n{done.stdout.strip()}\n```\n\n"
-            f"{said}; {time.monotonic() - start:.0f} s.\n"
-        )
+        when = f"{time.monotonic() - start:.0f} s; {datetime.now(UTC):%Y-%m-%d}, {machine()}"
+        text = f"### {name}\n\n```\n{done.stdout.strip()}\n```\n\n{said}; {when}.\n"
         print(text, flush=True)
-        parts.append(text)
-    if wanted == list(BENCHMARKS) and not failed:
-        keep("\n".join(parts))
+        if said != "FAILED":
+            keep(name, text)
     return 1 if missed or failed else 0
 
 
-def keep(result: str) -> None:
-    """Put the result between the page's marks."""
+def keep(name: str, text: str) -> None:
+    """Put a benchmark's result between the page's marks, in the order of ``BENCHMARKS``."""
     page = PAGE.read_text(encoding="utf-8")
     head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{result}\n{END}{tail}", encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    last, _, tail = rest.partition(END)
+    found = re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", last, re.MULTILINE | re.DOTALL)
+    results = {title: f"### {title}\n{body}".strip() + "\n" for title, body in found}
+    results[name] = text
+    kept = "\n".join(results[title] for title in BENCHMARKS if title in results)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{kept}\n{END}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.model import Interval, Matches, Runner
 from sscd_ops.options import (
     DatasetOptions,
+    FingerprintOptions,
     GuardOptions,
     Settings,
     SourceOptions,
@@ -221,6 +222,7 @@ def main() -> int:
             start=date(2026, 11, 1),
             late_days=0,
             sources=(SourceOptions("s", urls=(f"{base}/in/{{date}}/*.tar",), columns=("url",)),),
+            fingerprint=FingerprintOptions("dct"),
             guard=GuardOptions(first_nights_max=1.0),
         )
         settings = Settings("bench", StorageOptions(str(base / "root")), datasets={"big": options})

@@ -14,7 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """One run. The defaults are ``sscd_small``'s, which was ended by the clock before 128 px.
+    """One run. The defaults are those of ``sscd_small``'s first stage, which the clock ended.
 
     ``batch``: pictures a step over all processes, each seen ``views`` times. ``minutes``: when set,
     the schedule follows the time spent instead of the steps, and ends when either is used up; such
