@@ -205,7 +205,7 @@ def keep(lines: list[str]) -> None:
 def main() -> int:
     """Print the tables; 0 if every target was met."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--pictures", type=Path, help="large JPEGs for the decoding presets")
     parser.add_argument("--write", action="store_true")
