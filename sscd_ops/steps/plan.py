@@ -559,7 +559,7 @@ def _fingerprint_options(
             ),
         )
     chosen = parts.default_model()
-    log.info(
+    log.warning(
         "dataset %s gets the default model %s with its threshold, and keeps it: to choose another,"
         " name it under [datasets.%s.fingerprint] before the first night is decided",
         options.name,
