@@ -329,15 +329,17 @@ class SscdCommitOperator(CommitLineage, _BatchOperator):
             self._announce(parts, context, report)
 
     def _announce(self, parts: Wiring, context: Context, report: Any) -> None:
-        """Emit the event once; a task that dies before its end emits it with the retry.
+        """Emit the event; a try that dies before its end emits it with the retry.
 
-        A snapshot that another run or a command made is not this run's to announce.
+        Airflow drops the event of a try that does not end well, and the mark says nothing of that:
+        so it keeps a clear silent, and a retry announces again (at least once). A snapshot that
+        another run or a command made is not this run's to announce.
         """
         from sscd_ops.provider.nights import runner_of
         from sscd_ops.steps import commit
         from sscd_ops.steps import parts as step_parts
 
-        if report.snapshot is None or report.announced:
+        if report.snapshot is None or (report.announced and not _is_retry(context, self.retries)):
             return
         batch = step_parts.load_work(parts, int(self.batch_id)).batch
         if not report.made_now and batch.runner != runner_of(context):
@@ -367,6 +369,13 @@ class SscdFaultyOperator(BaseOperator):
         """Fail."""
         with as_airflow():
             raise ConfigError(self.message)
+
+
+def _is_retry(context: Context, retries: int | None) -> bool:
+    """Whether a try before this one failed since the task was begun, or begun anew by a clear."""
+    ti = context["ti"]
+    # a clear leaves try numbers going up, and allows as many retries on top of them
+    return ti.try_number > ti.max_tries - (retries or 0) + 1
 
 
 def _is_true(value: bool | str) -> bool:

@@ -371,6 +371,35 @@ def test_a_commit_whose_report_is_not_taken_tells_of_the_snapshot_with_its_retry
     assert [event.extra["snapshot"] for event in events()] == [*before, newest["snapshot"]]
 
 
+def test_a_commit_that_dies_after_its_mark_tells_of_the_snapshot_with_its_retry(site, monkeypatch):
+    """The mark is no proof that Airflow took the event; a clear is silent all the same."""
+    from sscd_ops.provider import curation_dags
+    from sscd_ops.steps import commit
+
+    site.put("2026-11-10", "00000.tar", 910)
+    before = len(events())
+    mark = commit.mark_announced
+    tries: list[int] = []
+
+    def killed_once(parts: Any, batch_id: int) -> None:
+        mark(parts, batch_id)
+        tries.append(batch_id)
+        if len(tries) == 1:
+            raise CatalogUnavailable("the worker was lost")
+
+    monkeypatch.setattr(commit, "mark_announced", killed_once)
+    soon = {"retry_delay": timedelta(seconds=0.1), "retry_exponential_backoff": 0.0}
+    dags = curation_dags(site.config, {"commit": soon})
+
+    first = run(10, {"date": "2026-11-10"}, dag=dags["curate_demo"])
+    told = len(events())
+    again = run(10, {"date": "2026-11-10"}, dag=dags["curate_demo"])
+
+    assert first["run"] == again["run"] == "success"
+    assert len(tries) == 2, "the retry announces again, the cleared run does not"
+    assert told == len(events()) == before + 1
+
+
 def test_without_deferring_a_night_waits_for_data_and_turn_by_rescheduling(site):
     """A run that never registers its night is waited for once, or it could block for ever."""
     from airflow.models.taskinstance import TaskInstance
