@@ -101,6 +101,17 @@ def give_up(conn: Connection, batch: Batch) -> None:
     )
 
 
+def has_others(conn: Connection, batch_id: int) -> bool:
+    """Whether the batch has decisions that are not in force: of tries that died, or are at work."""
+    found = value(
+        conn,
+        "SELECT EXISTS (SELECT FROM sscd_ops.decisions d JOIN sscd_ops.batches b USING (batch_id)"
+        " WHERE b.batch_id = :b AND d.decision_id IS DISTINCT FROM b.decision_id)",
+        b=batch_id,
+    )
+    return bool(found)
+
+
 def is_lost(conn: Connection, decision_id: int) -> bool:
     """Whether a decision was given up by another process. The caller holds the dataset's lock."""
     stands = "SELECT 1 FROM sscd_ops.decisions WHERE decision_id = :x AND NOT lost"

@@ -173,7 +173,7 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
         batches.hold_resolve_lock(session, batch_id)
         work = load_work(parts, batch_id)
         if work.batch.state.is_decided:
-            _delete_lost(parts, work)
+            _delete_left(parts, work)
             return _answer(parts, work, watch)
         if work.batch.state in (BatchState.ABANDONED, BatchState.HELD):
             _refuse(work.batch)
@@ -276,6 +276,14 @@ def _write_rows(parts: Parts, work: Work, worked: Worked) -> int:
         decisions.add_sources(conn, decision_id, worked.by_source)
         publishing.add_plan(conn, decision_id, worked.plan, worked.planned)
     return decision_id
+
+
+def _delete_left(parts: Parts, work: Work) -> None:
+    """Delete what dead tries of a decided batch left; where nothing is, no lock is taken."""
+    with parts.catalog.begin() as conn:
+        left = decisions.has_others(conn, work.batch.batch_id)
+    if left:
+        _delete_lost(parts, work)
 
 
 def _delete_lost(parts: Parts, work: Work) -> None:

@@ -93,3 +93,28 @@ def test_rows_of_a_zombie_that_dies_after_its_batch_was_decided_go_with_the_next
 
     assert left(world) == {}
     assert_promises(world)
+
+
+def test_rows_that_a_zombie_wrote_after_an_abandon_go_with_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died before it could find out that its attempt was over."""
+    fill(world, planted_nights())
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+    real = resolve._write_rows
+
+    def write_rows(*given: Any) -> Any:
+        with world.parts() as other:
+            manage.abandon(other, batch, actor="ann", why="wrong feed")
+        real(*given)
+        raise Killed
+
+    monkeypatch.setattr(resolve, "_write_rows", write_rows)
+    with world.parts() as parts, pytest.raises(Killed):
+        resolve.run(parts, batch)
+    assert left(world) != {}
+    with world.parts() as parts:
+        manage.abandon(parts, batch, actor="ann", why="wrong feed")
+
+    assert left(world) == {}
