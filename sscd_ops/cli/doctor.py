@@ -130,7 +130,11 @@ def _has_cuda(device: str) -> bool:
         return False
     import torch
 
-    return torch.cuda.device_count() > (torch.device(device).index or 0)
+    try:
+        number = torch.device(device).index or 0
+    except RuntimeError:  # no name of a device
+        return False
+    return torch.cuda.device_count() > number
 
 
 def _connection(config: str, conn_id: str) -> Line:

@@ -19,7 +19,7 @@ from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.models import Model, find_model
 from sscd_ops.descriptors.postprocess import Postprocessing, followed_by
 from sscd_ops.descriptors.postprocess import read as read_postprocessing
-from sscd_ops.errors import ConfigError
+from sscd_ops.errors import ConfigError, MissingExtra
 from sscd_ops.images.frames import Answer
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
@@ -161,6 +161,7 @@ def open_embedder(
     Raises:
         ConfigError: an unknown model or preprocessing.
         WeightsUnavailable: the weights are nowhere.
+        MissingExtra: on entering, a network without torch installed.
     """
     fingerprint = fingerprint_of(options, cache)
     model = find_model(options.model)
@@ -170,7 +171,13 @@ def open_embedder(
         )
 
     def load() -> Loaded:
-        from sscd_ops.descriptors.networks import load_network
+        try:
+            from sscd_ops.descriptors.networks import load_network
+        except ModuleNotFoundError as error:
+            raise MissingExtra(
+                f"model {model.name} needs {error.name}: pip install 'sscd-ops[cpu]' or"
+                " 'sscd-ops[gpu]' on every worker that embeds"
+            ) from error
 
         network = load_network(model, options, cache)
         plain = dataclasses.replace(options, postprocessing="")

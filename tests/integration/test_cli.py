@@ -609,9 +609,12 @@ def test_doctor_names_each_problem_and_goes_on(site: Site, tmp_path: Path) -> No
     assert "geheim" not in printed
 
 
-def test_doctor_says_what_the_next_night_would_stop_at(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:first"])
+def test_doctor_says_what_the_next_night_would_stop_at(
+    site: Site, tmp_path: Path, device: str
+) -> None:
     config = tmp_path / "bad.toml"
-    model = 'model = "sscd_small"\nweights = "nowhere.safetensors"\ndevice = "cuda:99"'
+    model = f'model = "sscd_small"\nweights = "nowhere.safetensors"\ndevice = "{device}"'
     config.write_text(
         CONFIG.replace('model = "dct"', model).replace("urls = [", 'urls = ["nosuch://bucket/x", ')
     )
@@ -621,7 +624,7 @@ def test_doctor_says_what_the_next_night_would_stop_at(site: Site, tmp_path: Pat
     bad = [line for line in printed.splitlines() if line.startswith("BAD")]
     assert any("url 'nosuch://bucket/x'" in line and "s3fs (s3://)" in line for line in bad)
     assert any("fingerprint.weights: no file" in line for line in bad)
-    assert any("fingerprint.device is 'cuda:99': there is no such device" in line for line in bad)
+    assert any(f"fingerprint.device is '{device}': there is no such device" in line for line in bad)
 
 
 def test_doctor_tests_a_connection_of_airflow(site: Site, tmp_path: Path) -> None:

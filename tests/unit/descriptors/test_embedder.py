@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sscd_ops.descriptors.embedder import (
     open_embedder,
 )
 from sscd_ops.descriptors.models import find_model
+from sscd_ops.errors import MissingExtra
 from sscd_ops.model import Fault
 from sscd_ops.options import FingerprintOptions, LimitsOptions
 from sscd_ops.testing import encode, picture
@@ -103,3 +105,16 @@ def test_one_minibatch_is_on_the_device_while_the_next_is_decoded(tmp_path: Path
     assert told == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "wait 2"]
     expected, _ = embed(images, 4, tmp_path)
     np.testing.assert_array_equal(np.concatenate([c.descriptors for c in chunks]), expected)
+
+
+def test_a_network_without_torch_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "sscd_ops.descriptors.networks", raising=False)
+    options = FingerprintOptions(model="sscd_small", workers=1)
+    embedder = open_embedder(options, LimitsOptions(), tmp_path)
+
+    with pytest.raises(MissingExtra, match=r"sscd_small needs torch: pip install .*cpu"):
+        embedder.__enter__()
+    embedder.__exit__(None, None, None)
