@@ -15,7 +15,7 @@ is bounded by the block and the strip, whatever the data: 20,000 near-identical 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -185,10 +185,7 @@ class _Descriptors:
         self._wide = np.empty((0, 0), np.float32)
 
     def begin(self, start: int, stop: int, kept: NDArray[np.int64]) -> None:
-        if len(kept):
-            rows = self.descriptors[start:stop]
-            found = self._index.search(rows, self.best.floor, self.best.limit)
-            self.best.offer(found.query + start, kept[found.reference], found.similarity)
+        _offer_kept(self.best, self._index, self.descriptors[start:stop], start, kept)
         self._start, self._wide = start, widen(self.descriptors[start:stop])
 
     def against(self, at: int, end: int, kept: NDArray[np.int64]) -> None:
@@ -219,9 +216,7 @@ class _ByHash:
         self._index = hashes.index
 
     def begin(self, start: int, stop: int, kept: NDArray[np.int64]) -> None:
-        if len(kept):
-            found = self._index.search(self.rows[start:stop], self.best.floor, self.best.limit)
-            self.best.offer(found.query + start, kept[found.reference], found.similarity)
+        _offer_kept(self.best, self._index, self.rows[start:stop], start, kept)
 
     def against(self, at: int, end: int, kept: NDArray[np.int64]) -> None:
         distance = hash_distances(self.rows[at:end], self.rows[kept])
@@ -235,6 +230,19 @@ class _ByHash:
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         self._index.add(self.rows[rows])
+
+
+def _offer_kept(
+    best: BestMatches,
+    index: GrowingIndex | GrowingHashes,
+    rows: NDArray[Any],
+    start: int,
+    kept: NDArray[np.int64],
+) -> None:
+    """Offer a block's pairs with what the index holds: the rows kept before it."""
+    if len(kept):
+        found = index.search(rows, best.floor, best.limit)
+        best.offer(found.query + start, kept[found.reference], found.similarity)
 
 
 class _Run:
