@@ -36,10 +36,10 @@ from benchmarks.night import pictures
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.embedder import open_embedder
 from sscd_ops.descriptors.models import MODELS
-from sscd_ops.descriptors.networks import load_network
+from sscd_ops.descriptors.networks import load_networks
 from sscd_ops.images.pool import DecoderPool, default_workers
 from sscd_ops.images.preprocess import PRESETS, preprocess
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.storage.tar_read import read_tar
 from sscd_ops.testing import make_tar
 
@@ -114,7 +114,7 @@ def stages(
     pixels = np.stack([preprocess(data, preset) for data in images[: model.minibatch]])
     pool = DecoderPool(model.preprocessing)
     pool.__enter__()
-    embedder = open_embedder(options, LimitsOptions(), folder)
+    embedder = open_embedder(options, folder)
     embedder.__enter__()
     for opened in (pool.map(images[:64]), embedder.embed(images[:64])):
         list(opened)  # decoders are up, and memory is had
@@ -175,7 +175,7 @@ def sscd(tars: list[Path], folder: Path, rounds: int) -> bool:
                 done += len(rows.cpu().numpy())
         return done
 
-    ready = load_network(MODELS["sscd_disc_mixup"], options, folder)
+    (ready,) = load_networks(MODELS["sscd_disc_mixup"], options, folder)
     works, opened = stages(options, ready.describe, tars, folder)
     works["straightforward"] = straightforward
     found = best(works, rounds)

@@ -25,7 +25,7 @@ from PIL import Image
 from sscd_ops.catalog import embedded
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.descriptors.embedder import open_embedder
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.storage.tar_read import read_tar
 from sscd_ops.testing import make_tar
 
@@ -93,7 +93,7 @@ def bare(folder: Path, cache: Path) -> float:
                 for entry in read_tar(stream, gz=False, max_member_bytes=1 << 28)
                 if entry.name.endswith(".jpg")
             ]
-    with open_embedder(FingerprintOptions("dct"), LimitsOptions(), cache) as embedder:
+    with open_embedder(FingerprintOptions("dct"), cache) as embedder:
         list(embedder.embed(images[:64]))  # the decoders are up
         start = time.perf_counter()
         for _ in embedder.embed(images):

@@ -39,6 +39,7 @@ Preprocessing = Literal[
     "skew-288-draft",
     "small-288-draft",
     "skew-128",
+    "skew-160",
     "grid-64-draft",
 ]
 """The names of ``images.preprocess.PRESETS``."""
@@ -127,7 +128,7 @@ class FingerprintOptions:
     minibatch: int = 0
     """0: the model's default. Part of the fingerprint."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` ... Not part of the fingerprint."""
+    """``auto``, ``cpu``, ``cuda``; several with commas, ``cuda:all``. Not of the fingerprint."""
     workers: int = 0
     """Decoder processes; 0: one per core, at most 16. Not part of the fingerprint."""
 

@@ -202,13 +202,11 @@ class Wiring:
 
         return model in PERCEPTUAL
 
-    def embedder(
-        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
-    ) -> Embedder:
+    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> Embedder:
         """The model with its decoder processes, which may make perceptual hashes too."""
         from sscd_ops.descriptors.embedder import open_embedder
 
-        return open_embedder(options, limits, self.weights_cache, perceptual=perceptual)
+        return open_embedder(options, self.weights_cache, perceptual=perceptual)
 
     # ------------------------------------------------------------ search
 

@@ -118,23 +118,26 @@ def _problems(dataset: DatasetOptions) -> Iterator[str]:
             except SscdOpsError as error:
                 yield f"source {source.name}: {error}"
     fingerprint = dataset.fingerprint
-    if fingerprint.device.startswith("cuda") and not _has_cuda(fingerprint.device):
+    if fingerprint.device not in ("auto", "cpu") and not _has(fingerprint.device):
         yield f"fingerprint.device is {fingerprint.device!r}: there is no such device"
     weights = fingerprint.weights
     if weights and "://" not in weights and not Path(weights).expanduser().is_file():
         yield f"fingerprint.weights: no file {weights}"
 
 
-def _has_cuda(device: str) -> bool:
+def _has(device: str) -> bool:
     if not _version("torch"):
         return False
     import torch
 
+    from sscd_ops.descriptors.networks import devices
+
     try:
-        number = torch.device(device).index or 0
+        named = devices(device)
     except RuntimeError:  # no name of a device
         return False
-    return torch.cuda.device_count() > number
+    gpus = [one.index or 0 for one in named if one.type == "cuda"]
+    return max(gpus, default=-1) < torch.cuda.device_count()
 
 
 def _connection(config: str, conn_id: str) -> Line:

@@ -66,7 +66,11 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     ("weight-decay", click.FloatRange(0), "Not of biases and scales, save with lars."),
     ("clip", click.FloatRange(0), "Greatest norm of the gradient; 0: any."),
     ("ema", click.FloatRange(0, 1), "Decay of the averaged weights, which are the result."),
-    ("precision", click.Choice(["auto", "float32", "bfloat16"]), "auto: bfloat16 where it can."),
+    (
+        "precision",
+        click.Choice(["auto", "float32", "bfloat16"]),
+        "auto: bfloat16 where the processor has it.",
+    ),
     ("seed", click.IntRange(0), "Of everything random."),
 )
 
@@ -156,7 +160,7 @@ def train(
     measure its threshold.
 
     On several GPUs (batch norms see all of them; N must divide --batch):
-    torchrun --nproc-per-node N --no-python sscd-ops train ...
+    torchrun --nproc-per-node N --no-python -- sscd-ops train ...
 
     Example: sscd-ops train 'photos/*.tar' --out run1 --minutes 120 --exclude heldout.txt
     """

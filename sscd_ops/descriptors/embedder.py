@@ -7,8 +7,10 @@ import hashlib
 import json
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -24,7 +26,7 @@ from sscd_ops.images.frames import Answer
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import FingerprintOptions, LimitsOptions, ModelName
+from sscd_ops.options import FingerprintOptions, ModelName
 from sscd_ops.ports import Embedder
 
 DEFAULT_MODEL: ModelName = "sscd_small"
@@ -36,11 +38,16 @@ Begun = Callable[[], NDArray[np.float32]]
 """Waits for descriptors that were begun: float32 (n, d)."""
 Begin = Callable[[NDArray[np.uint8]], Begun]
 """Begins to describe uint8 (n, h, w, 3), on a device that works by itself."""
-Loaded = tuple[Begin, dict[str, str]]
-"""A model's function, and its device and versions."""
 
-_AHEAD = 1
-"""Minibatches a device works on while the next one is decoded and put together."""
+
+class Loaded(NamedTuple):
+    """A model ready to describe.
+
+    ``begins``: its function on each device; minibatches go round. ``runtime``: device and versions.
+    """
+
+    begins: Sequence[Begin]
+    runtime: dict[str, str]
 
 
 def default_threshold(model: str) -> float:
@@ -145,7 +152,6 @@ def _fingerprint(
 
 def open_embedder(
     options: FingerprintOptions,
-    limits: LimitsOptions,
     cache: Path,
     *,
     perceptual: bool = False,
@@ -154,7 +160,6 @@ def open_embedder(
 
     Args:
         options: the model.
-        limits: the dataset's.
         cache: a folder for fetched weights.
         perceptual: make perceptual hashes too.
 
@@ -167,22 +172,27 @@ def open_embedder(
     model = find_model(options.model)
     if model.name == "dct":
         return MinibatchEmbedder(
-            fingerprint, lambda: (at_once(dct.describe), {}), options.workers, perceptual=perceptual
+            fingerprint,
+            lambda: Loaded([at_once(dct.describe)], {}),
+            options.workers,
+            perceptual=perceptual,
         )
 
     def load() -> Loaded:
         try:
-            from sscd_ops.descriptors.networks import load_network
+            from sscd_ops.descriptors.networks import load_networks
         except ModuleNotFoundError as error:
             raise MissingExtra(
                 f"model {model.name} needs {error.name}: pip install 'sscd-ops[cpu]' or"
                 " 'sscd-ops[gpu]' on every worker that embeds"
             ) from error
 
-        network = load_network(model, options, cache)
+        networks = load_networks(model, options, cache)
         plain = dataclasses.replace(options, postprocessing="")
         then = _postprocessing(model, options, fingerprint_of(plain, cache), cache)
-        return followed_by(network.begin, then) if then else network.begin, network.runtime()
+        begins = [followed_by(one.begin, then) if then else one.begin for one in networks]
+        devices = {"devices": str(len(networks))} if len(networks) > 1 else {}
+        return Loaded(begins, networks[0].runtime() | devices)
 
     return MinibatchEmbedder(fingerprint, load, options.workers, perceptual=perceptual)
 
@@ -205,7 +215,7 @@ class MinibatchEmbedder:
 
     Args:
         fingerprint: what it makes.
-        load: answers the model's function, device and versions when the embedder is entered.
+        load: answers the model when the embedder is entered.
         workers: decoder processes, 0 for one a core.
         perceptual: make perceptual hashes too.
     """
@@ -222,13 +232,13 @@ class MinibatchEmbedder:
         self._perceptual = perceptual
         self.dimensions = fingerprint.dimensions
         self._load = load
-        self._begin: Begin | None = None
+        self._begins: Sequence[Begin] = ()
         self._pool = DecoderPool(fingerprint.preprocessing, workers, hashed=perceptual)
         self._runtime: dict[str, str] = {}
 
     def __enter__(self) -> MinibatchEmbedder:
         self._pool.__enter__()
-        self._begin, self._runtime = self._load()
+        self._begins, self._runtime = self._load()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -245,11 +255,16 @@ class MinibatchEmbedder:
         }
 
     def embed(self, images: Iterable[bytes]) -> Iterator[EmbeddedChunk]:
-        """Descriptors, a minibatch at a time, in input order."""
+        """Descriptors, a minibatch at a time, in input order.
+
+        Every device works on one while the next one is decoded and put together.
+        """
+        if not self._begins:
+            raise RuntimeError("the embedder was not entered")
         waiting: deque[Callable[[], EmbeddedChunk]] = deque()
-        for answers in self._minibatches(images):
-            waiting.append(self._begun(answers))
-            if len(waiting) > _AHEAD:
+        for answers, begin in zip(self._minibatches(images), cycle(self._begins), strict=False):
+            waiting.append(self._begun(answers, begin))
+            if len(waiting) > len(self._begins):
                 yield waiting.popleft()()
         while waiting:
             yield waiting.popleft()()
@@ -264,9 +279,7 @@ class MinibatchEmbedder:
         if answers:
             yield answers
 
-    def _begun(self, answers: list[Answer]) -> Callable[[], EmbeddedChunk]:
-        if self._begin is None:
-            raise RuntimeError("the embedder was not entered")
+    def _begun(self, answers: list[Answer], begin: Begin) -> Callable[[], EmbeddedChunk]:
         decoded = [item for item, _ in answers]
         faults = {row: item for row, item in enumerate(decoded) if isinstance(item, tuple)}
         good = [item for item in decoded if not isinstance(item, tuple)]
@@ -276,7 +289,7 @@ class MinibatchEmbedder:
             blank = np.zeros_like(good[0])
             pictures = [blank if isinstance(item, tuple) else item for item in decoded]
             pictures += [blank] * (self.fingerprint.minibatch - len(decoded))
-            begun = self._begin(np.stack(pictures))
+            begun = begin(np.stack(pictures))
 
         def ended() -> EmbeddedChunk:
             rows = nothing if begun is None else begun()[: len(decoded)]

@@ -206,22 +206,44 @@ class Network:
         return wait
 
 
-def load_network(model: Model, options: FingerprintOptions, cache: Path) -> Network:
-    """The configured model with its weights.
+def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> list[Network]:
+    """The configured model with its weights, once for each device.
 
     Raises:
         WeightsUnavailable: the weights are nowhere.
-        ConfigError: they don't fit, or there is no such device.
+        ConfigError: they don't fit, there is no such device, or devices are of several kinds.
     """
     weights = find_weights(model, options.weights, cache)
     network = build(model, read_state(weights.path))
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     # equal pictures must give equal numbers on equal hardware
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    complaint = f"fingerprint.device {options.device!r}"
     try:
-        return Network(network, torch.device(name), options.precision)
+        found = [Network(network, one, options.precision) for one in devices(options.device)]
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"fingerprint.device {options.device!r}: {error}") from error
+        raise ConfigError(f"{complaint}: {error}") from error
+    kinds = sorted({one.runtime()["device"] for one in found})
+    if len(kinds) != 1:
+        raise ConfigError(
+            f"{complaint}: devices of several kinds ({', '.join(kinds)}) give numbers"
+            " that depend on where a picture went: take equal ones"
+        )
+    return found
+
+
+def devices(name: str) -> list[torch.device]:
+    """Where a model runs: ``auto`` (the first GPU, else the CPU), or names with commas between.
+
+    ``cuda:all`` is every GPU this process sees.
+
+    Raises:
+        RuntimeError: no name of a device, or no GPU for ``cuda:all``.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda:all":
+        if not torch.cuda.device_count():
+            raise RuntimeError("this process sees no GPU")
+        name = ",".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return [torch.device(one.strip()) for one in name.split(",")]

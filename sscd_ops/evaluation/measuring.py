@@ -35,7 +35,7 @@ from sscd_ops.evaluation.tail import FalseMatches, false_matches, find_peaks
 from sscd_ops.evaluation.tasks import Task
 from sscd_ops.evaluation.transformations import BY_NAME, Kind
 from sscd_ops.model import Matches
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.ports import Embedder
 
 BINS = np.linspace(-0.2, 1.0, 61)
@@ -161,7 +161,7 @@ def measure(
     threshold = measuring.threshold
     if threshold is None:
         threshold = rooms.default_threshold(options.model)
-    with rooms.embedder(options, LimitsOptions()) as embedder:
+    with rooms.embedder(options) as embedder:
         run = _Run(rooms, task, embedder)
         result = run.result(threshold, measuring)
         backend = rooms.backend("flat", embedder.fingerprint.digest, embedder.dimensions, threshold)

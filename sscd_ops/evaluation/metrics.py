@@ -280,7 +280,7 @@ def summarise(
     point = operating_point(curve, 0.9)
     intervals: list[Interval | None] = [None, None, None]
     if replicates:
-        intervals = list(_intervals(scored, positive, ranks, replicates, seed))
+        intervals = list(_intervals(scored, ranks, replicates, seed))
     return Summary(
         micro_ap(curve),
         intervals[0],
@@ -293,14 +293,12 @@ def summarise(
     )
 
 
-def _intervals(
-    scored: Scored,
-    positive: NDArray[np.bool_],
-    ranks: NDArray[np.int64],
-    replicates: int,
-    seed: int,
-) -> list[Interval]:
-    """Intervals of uAP, R@P90 and accuracy@1; the ranking is sorted once."""
+def weighted_curve(scored: Scored) -> Callable[[Weights], Curve]:
+    """The curve under any weights of the pictures, for ``bootstrap``; the ranking is sorted once.
+
+    Equal scores are not told apart: a weighted curve has a point inside a run of them.
+    """
+    positive = scored.positive
     order = ranking(scored.score, positive)
     score, hit = scored.score[order], positive[order]
     of_prediction = scored.picture[scored.query[order]]
@@ -312,6 +310,19 @@ def _intervals(
         total = drawn[of_truth].sum()
         precision = np.divide(hits, shown, out=np.zeros(len(hits)), where=shown > 0)
         return Curve(precision, hits / total if total else np.zeros(len(hits)), score)
+
+    return curve
+
+
+def _intervals(
+    scored: Scored,
+    ranks: NDArray[np.int64],
+    replicates: int,
+    seed: int,
+) -> list[Interval]:
+    """Intervals of uAP, R@P90 and accuracy@1."""
+    curve = weighted_curve(scored)
+    of_truth = scored.picture[scored.truth[:, 0]]
 
     def recall(drawn: Weights) -> float:
         point = operating_point(curve(drawn), 0.9)

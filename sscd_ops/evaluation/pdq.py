@@ -94,9 +94,7 @@ class WithPdq:
         """No second measure beside itself."""
         return False
 
-    def embedder(
-        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
-    ) -> PdqEmbedder:
+    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> PdqEmbedder:
         """PDQ."""
         return PdqEmbedder()
 

@@ -29,9 +29,7 @@ class Rooms(Protocol):
     def default_perceptual(self, model: str) -> bool:
         """Whether pictures are compared by perceptual hash too where the model says."""
 
-    def embedder(
-        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
-    ) -> Embedder:
+    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> Embedder:
         """The model with its decoder processes, which may make perceptual hashes too."""
 
     def hash_search(self) -> HashSearch:

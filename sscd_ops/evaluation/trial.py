@@ -155,7 +155,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     if not len(pictures):
         raise UsageError(_nothing(samples))
     perceptual = rooms.default_perceptual(options.model)
-    with rooms.embedder(options, limits, perceptual=perceptual) as embedder:
+    with rooms.embedder(options, perceptual=perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
         found = describe(embedder, pictures, rooms.progress)
         embedded = clock()

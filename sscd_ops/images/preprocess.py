@@ -70,8 +70,9 @@ PRESETS = {
         Preset("skew-320-draft", _square(320), fixed=True, draft=320),
         Preset("skew-288-draft", _square(288), fixed=True, draft=288),
         Preset("small-288-draft", _short_edge(288), fixed=False, draft=288),
-        # the bundled network's
+        # for the small network: its pictures were 128 px on the short side
         Preset("skew-128", _square(128), fixed=True),
+        Preset("skew-160", _square(160), fixed=True),
         # the baseline: a small grid; JPEGs are scaled down while they are decoded
         Preset("grid-64-draft", _square(64), fixed=True, draft=128, filter=Resample.BOX),
     )

@@ -82,9 +82,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
 
 
 def _open(parts: Parts, work: Work) -> Embedder:
-    embedder = parts.embedder(
-        work.options.fingerprint, work.options.limits, perceptual=work.perceptual
-    )
+    embedder = parts.embedder(work.options.fingerprint, perceptual=work.perceptual)
     if embedder.fingerprint.digest != work.attempt.fingerprint:
         raise FingerprintMismatch(
             f"batch {work.batch.batch_id} was planned with"

@@ -75,9 +75,7 @@ class Parts(Protocol):
     def default_perceptual(self, model: str) -> bool:
         """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
 
-    def embedder(
-        self, options: FingerprintOptions, limits: LimitsOptions, *, perceptual: bool = False
-    ) -> Embedder:
+    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> Embedder:
         """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
 
     def choose_search(self, name: str, history_rows: int, threshold: float) -> str:

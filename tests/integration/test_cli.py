@@ -609,7 +609,7 @@ def test_doctor_names_each_problem_and_goes_on(site: Site, tmp_path: Path) -> No
     assert "geheim" not in printed
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "cuda:first"])
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:first", "cpu,cuda:99"])
 def test_doctor_says_what_the_next_night_would_stop_at(
     site: Site, tmp_path: Path, device: str
 ) -> None:

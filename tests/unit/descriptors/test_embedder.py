@@ -7,20 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.embedder import (
+    Begin,
     Begun,
+    Loaded,
     MinibatchEmbedder,
     fingerprint_of,
     open_embedder,
 )
 from sscd_ops.descriptors.models import find_model
-from sscd_ops.errors import MissingExtra
+from sscd_ops.errors import ConfigError, MissingExtra
 from sscd_ops.model import Fault
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import encode, picture
 
 
@@ -28,7 +31,7 @@ def embed(images: list[bytes], minibatch: int, cache: Path, workers: int = 2):  
     """All rows, and faults by row."""
     options = FingerprintOptions(model="dct", minibatch=minibatch, workers=workers)
     rows, faults, done = [], {}, 0
-    with open_embedder(options, LimitsOptions(), cache) as embedder:
+    with open_embedder(options, cache) as embedder:
         for chunk in embedder.embed(images):
             rows.append(chunk.descriptors)
             faults.update({done + row: fault for row, fault in chunk.faults.items()})
@@ -99,12 +102,64 @@ def test_one_minibatch_is_on_the_device_while_the_next_is_decoded(tmp_path: Path
         return wait
 
     images = [picture(seed) for seed in range(10)]
-    with MinibatchEmbedder(fingerprint, lambda: (begin, {}), 1) as embedder:
+    with MinibatchEmbedder(fingerprint, lambda: Loaded([begin], {}), 1) as embedder:
         chunks = list(embedder.embed(images))
 
     assert told == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "wait 2"]
     expected, _ = embed(images, 4, tmp_path)
     np.testing.assert_array_equal(np.concatenate([c.descriptors for c in chunks]), expected)
+
+
+def test_minibatches_go_round_the_devices_and_come_back_in_order(tmp_path: Path) -> None:
+    fingerprint = fingerprint_of(FingerprintOptions(model="dct", minibatch=2), tmp_path)
+    told: list[str] = []
+
+    def on(device: str) -> Begin:
+        def begin(pixels: NDArray[np.uint8]) -> Begun:
+            told.append(f"begin {device}")
+            rows = dct.describe(pixels)
+
+            def wait() -> NDArray[np.float32]:
+                told.append(f"wait {device}")
+                return rows
+
+            return wait
+
+        return begin
+
+    images = [picture(seed) for seed in range(10)]
+    with MinibatchEmbedder(fingerprint, lambda: Loaded([on("a"), on("b")], {}), 1) as embedder:
+        chunks = list(embedder.embed(images))
+
+    # both have work while a third is put together
+    assert told[:4] == ["begin a", "begin b", "begin a", "wait a"]
+    assert told.count("begin a") == 3
+    expected, _ = embed(images, 2, tmp_path)
+    np.testing.assert_array_equal(np.concatenate([c.descriptors for c in chunks]), expected)
+
+
+def test_a_network_on_two_devices_gives_the_numbers_of_one(tmp_path: Path) -> None:
+    images = [picture(seed) for seed in range(7)]
+    rows = []
+    for device in ("cpu", "cpu, cpu"):
+        options = FingerprintOptions(model="sscd_small", minibatch=2, device=device, workers=1)
+        with open_embedder(options, tmp_path) as embedder:
+            rows.append(np.concatenate([c.descriptors for c in embedder.embed(images)]))
+            said = embedder.runtime().get("devices")
+    np.testing.assert_array_equal(*rows)
+    assert said == "2"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cpu,nowhere", "cuda:all"])
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str) -> None:
+    if device == "cuda:all" and torch.cuda.is_available():
+        pytest.skip("there are GPUs")
+    options = FingerprintOptions(model="sscd_small", device=device, workers=1)
+    embedder = open_embedder(options, tmp_path)
+
+    with pytest.raises(ConfigError, match=f"fingerprint.device '{device}': "):
+        embedder.__enter__()
+    embedder.__exit__(None, None, None)
 
 
 def test_a_network_without_torch_says_what_to_install(
@@ -113,7 +168,7 @@ def test_a_network_without_torch_says_what_to_install(
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "sscd_ops.descriptors.networks", raising=False)
     options = FingerprintOptions(model="sscd_small", workers=1)
-    embedder = open_embedder(options, LimitsOptions(), tmp_path)
+    embedder = open_embedder(options, tmp_path)
 
     with pytest.raises(MissingExtra, match=r"sscd_small needs torch: pip install .*cpu"):
         embedder.__enter__()

@@ -12,7 +12,7 @@ from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.descriptors.models import find_model
 from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, gem
 from sscd_ops.errors import ConfigError
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import picture
 
 MIXUP = find_model("sscd_disc_mixup")
@@ -72,7 +72,7 @@ def test_one_config_line_with_a_path_is_enough(network: SSCD, tmp_path: Path) ->
     )
     pictures = [picture(seed) for seed in range(4)]
 
-    with open_embedder(options, LimitsOptions(), tmp_path) as embedder:
+    with open_embedder(options, tmp_path) as embedder:
         chunks = list(embedder.embed([*pictures, b"no picture"]))
         again = list(embedder.embed([pictures[3]]))
 

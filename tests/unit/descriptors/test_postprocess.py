@@ -14,7 +14,7 @@ from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.descriptors.networks import SSCD, TRUNKS
 from sscd_ops.errors import ConfigError, WeightsUnavailable
 from sscd_ops.model import Fingerprint
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import picture
 
 PLAIN = Fingerprint("sscd_disc_mixup", "ab", "skew-320", "", 16, 32, "d1" * 32)
@@ -132,7 +132,7 @@ def test_an_embedder_applies_what_its_fingerprint_names(tmp_path: Path) -> None:
         "sscd_disc_mixup", weights=str(weights), minibatch=2, workers=1, device="cpu"
     )
     pictures = [picture(seed) for seed in range(2)]
-    with open_embedder(plain, LimitsOptions(), tmp_path) as embedder:
+    with open_embedder(plain, tmp_path) as embedder:
         (chunk,) = embedder.embed(pictures)
     before = fingerprint_of(plain, tmp_path)
     fitted = postprocess.fit(
@@ -145,7 +145,7 @@ def test_an_embedder_applies_what_its_fingerprint_names(tmp_path: Path) -> None:
     options = FingerprintOptions(**{**vars(plain), "postprocessing": str(path)})
 
     fingerprint = fingerprint_of(options, tmp_path)
-    with open_embedder(options, LimitsOptions(), tmp_path) as embedder:
+    with open_embedder(options, tmp_path) as embedder:
         (whitened,) = embedder.embed([*pictures[:1], b"bad"])
 
     assert fingerprint.digest != before.digest

@@ -16,7 +16,7 @@ from sscd_ops.descriptors.models import find_model
 from sscd_ops.descriptors.networks import build
 from sscd_ops.descriptors.weights import read_state
 from sscd_ops.errors import ConfigError
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import picture
 
 ROOT = Path(__file__).parents[3]
@@ -49,7 +49,7 @@ def test_the_file_is_small_half_precision_and_loads_strictly() -> None:
 def test_it_describes_as_it_did_when_it_was_measured(tmp_path: Path) -> None:
     options = FingerprintOptions(model="sscd_small", device="cpu")
 
-    with open_embedder(options, LimitsOptions(), tmp_path) as embedder:
+    with open_embedder(options, tmp_path) as embedder:
         (chunk,) = embedder.embed([picture(3)])
 
     assert fingerprint_of(options, tmp_path).dimensions == 256

@@ -22,13 +22,13 @@ from sscd_ops.descriptors.training import loop, session
 from sscd_ops.descriptors.training.augment import MILD, STRONG, view
 from sscd_ops.descriptors.training.batches import Part, mixed, rows_of
 from sscd_ops.descriptors.training.hard_negatives import nearest
-from sscd_ops.descriptors.training.loop import Run
+from sscd_ops.descriptors.training.loop import Run, gains_by_bfloat16
 from sscd_ops.descriptors.training.loss import contrast, shares_source
 from sscd_ops.descriptors.training.optim import LARS, learning_rate
 from sscd_ops.descriptors.training.options import RECIPES, TrainOptions
 from sscd_ops.descriptors.training.pictures import look_alikes, open_pictures, store_pictures
 from sscd_ops.errors import ConfigError
-from sscd_ops.options import FingerprintOptions, LimitsOptions
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.ports import Silence
 from sscd_ops.testing import picture
 
@@ -297,7 +297,7 @@ def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
     assert said[0] == "1 of 3 names to exclude are of no picture decoded, such as 'k000 k002'"
     assert said[1].startswith("34 pictures decoded, 2 excluded, 0 look like another")
     found = FingerprintOptions(model="sscd_small", weights=str(outcome.weights), device="cpu")
-    with open_embedder(found, LimitsOptions(), tmp_path) as embedder:
+    with open_embedder(found, tmp_path) as embedder:
         (chunk,) = embedder.embed([picture(0), picture(5)])
     np.testing.assert_allclose(np.linalg.norm(chunk.descriptors, axis=1), 1, atol=1e-4)
 
@@ -311,3 +311,21 @@ def test_every_trunk_of_every_recipe_can_be_built() -> None:
         )  # type: ignore[arg-type]
         with torch.inference_mode():
             assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, dimensions)
+
+
+@pytest.mark.parametrize(
+    ("flags", "gains"),
+    [
+        ("avx512f avx512_vnni", False),
+        ("avx512_vnni amx_bf16 amx_tile", True),
+        ("avx512_bf16", True),
+    ],
+)
+def test_auto_takes_bfloat16_only_of_a_cpu_that_has_it(
+    tmp_path: Path, flags: str, gains: bool
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+
+    assert gains_by_bfloat16(torch.device("cpu"), cpuinfo) is gains
+    assert not gains_by_bfloat16(torch.device("cpu"), tmp_path / "none")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sscd_ops.evaluation.cascade import combine
+from sscd_ops.evaluation.cascade import beside_second, combine
 from sscd_ops.evaluation.metrics import PRECISIONS, Scored
 from tests.unit.evaluation.predictions import make
 
@@ -52,6 +52,37 @@ def test_no_pair_of_thresholds_finds_more(seed: int, again: int, levels: int) ->
             assert point.recall >= max(alone, default=0.0)
             assert point.precision is not None
             assert point.precision >= wanted
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from([0, 1, 4]))
+@settings(max_examples=60, deadline=None)
+def test_beside_a_fixed_second_threshold_no_threshold_of_the_first_finds_more(
+    seed: int, again: int, levels: int
+) -> None:
+    one, other = scored(seed, 1.5, levels), scored(again, 2.5, levels)
+    true = {(int(q), int(r)) for q, r in one.truth}
+    firsts, seconds = (
+        {(int(q), int(r)): float(s) for q, r, s in zip(x.query, x.reference, x.score, strict=True)}
+        for x in (one, other)
+    )
+    fixed = float(np.median(other.score))
+    there = {pair for pair, score in seconds.items() if score >= fixed}
+
+    def union(threshold: float) -> set[tuple[int, int]]:
+        return there | {pair for pair, score in firsts.items() if score >= threshold}
+
+    for wanted in (0.9, 0.5, 0.2):
+        found = beside_second((one, other), fixed, wanted)
+        fine = [
+            called
+            for called in map(union, firsts.values())
+            if called > there and len(called & true) >= wanted * len(called)
+        ]
+        if found is None:
+            assert not fine
+        else:
+            assert len(union(found) & true) >= wanted * len(union(found))
+            assert len(union(found)) == max(map(len, fine))
 
 
 def test_measures_that_err_on_different_pictures_gain_by_each_other() -> None:
