@@ -6,9 +6,10 @@ product's embedder, from tars; and for SSCD the straightforward script: tarfile,
 of a worker a core, TorchScript, minibatches of 32. On a CPU (a) and (b) share the cores, so (c) is
 bounded by 1 / (1/a + 1/b), and the target is nine tenths of that; on a GPU they do not: nine tenths
 of min(a, b). SSCD has random weights of ``sscd_disc_mixup``'s architecture. Also: how much of a
-large float32 matrix product's rate the network reaches.
+large matrix product's rate, on that device in that precision, the network's forward pass reaches
+(MFU); and the bundled ``sscd_small`` without and with the perceptual hashes it has by default.
 
-Run: ``python -m benchmarks.embed [--images N] [--rounds N]``.
+Run: ``python -m benchmarks.embed [--images N] [--rounds N] [--precision P]``.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from benchmarks.networks import MEAN, STD, measured_network
 from benchmarks.night import pictures
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.embedder import open_embedder
+from sscd_ops.descriptors.inference import DTYPES
 from sscd_ops.descriptors.models import MODELS
 from sscd_ops.descriptors.networks import load_networks
 from sscd_ops.images.pool import DecoderPool, default_workers
 from sscd_ops.images.preprocess import PRESETS, preprocess
-from sscd_ops.options import FingerprintOptions
+from sscd_ops.options import FingerprintOptions, Precision
 from sscd_ops.storage.tar_read import read_tar
 from sscd_ops.testing import make_tar
 
@@ -151,13 +153,45 @@ def report(name: str, found: dict[str, float], *, gpu: bool) -> bool:
     return met
 
 
-def sscd(tars: list[Path], folder: Path, rounds: int) -> bool:
+def baseline(tars: list[Path], folder: Path, rounds: int) -> bool:
+    """`dct`."""
+    works, opened = stages(FingerprintOptions("dct"), dct.describe, tars, folder)
+    found = best(works, rounds)
+    close(opened)
+    return report("dct", found, gpu=False)
+
+
+def small(tars: list[Path], folder: Path, rounds: int) -> bool:
+    """The bundled model; and what its decoders lose by making hashes too."""
+    options = FingerprintOptions("sscd_small")
+    (ready,) = load_networks(MODELS["sscd_small"], options, folder)
+    works, opened = stages(options, ready.describe, tars, folder)
+    hashing = open_embedder(options, folder, perceptual=True)
+    hashing.__enter__()
+    works["with hashes"] = lambda: sum(
+        len(chunk.descriptors) for chunk in hashing.embed(images_of(tars))
+    )
+    found = best(works, rounds)
+    close([*opened, hashing])
+    side = MODELS["sscd_small"].preprocessing
+    good = report(f"sscd_small, {side}", found, gpu=torch.cuda.is_available())
+    print(f"  with hashes {found['with hashes'] / found['end to end']:.2f} of that")
+    return good
+
+
+def close(opened: list[object]) -> None:
+    """Stop decoders."""
+    for part in opened:
+        part.__exit__(None, None, None)  # type: ignore[attr-defined]
+
+
+def sscd(tars: list[Path], folder: Path, rounds: int, precision: Precision) -> bool:
     """The SSCD architecture with random weights, beside the straightforward script."""
     seen = [preprocess(data, PRESETS["skew-288"]) for data in pictures(8)]
     network = measured_network(np.stack(seen)[:, 96:192, 96:192])
     weights = folder / "random.pt"
     torch.save(network.state_dict(), weights)
-    options = FingerprintOptions("sscd_disc_mixup", weights=str(weights))
+    options = FingerprintOptions("sscd_disc_mixup", weights=str(weights), precision=precision)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and what was released
         script = torch.jit.trace(network, torch.zeros(1, 3, 64, 64))
@@ -179,12 +213,11 @@ def sscd(tars: list[Path], folder: Path, rounds: int) -> bool:
     works, opened = stages(options, ready.describe, tars, folder)
     works["straightforward"] = straightforward
     found = best(works, rounds)
-    for part in opened:
-        part.__exit__(None, None, None)  # type: ignore[attr-defined]
-    good = report("sscd_disc_mixup at 320 px", found, gpu=gpu)
-    if not gpu:
-        share = flops(network) * found["forward"] / matrix_rate()
-        print(f"  the network runs at {share:.2f} of a large float32 matrix product's rate")
+    close(opened)
+    good = report(f"sscd_disc_mixup at 320 px, {precision}", found, gpu=gpu)
+    device = torch.device("cuda" if gpu else "cpu")
+    share = flops(network) * found["forward"] / matrix_rate(device, DTYPES[precision])
+    print(f"  the network runs at {share:.2f} of a large {precision} matrix product's rate (MFU)")
     return good
 
 
@@ -195,13 +228,16 @@ def flops(network: torch.nn.Module) -> int:
     return int(counter.get_total_flops())
 
 
-def matrix_rate(side: int = 2048) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating point operations a second of a square product, best of five."""
-    x = torch.rand(side, side)
+    side = 8192 if device.type == "cuda" else 2048
+    x = torch.rand(side, side, device=device).to(dtype)
     times = []
     for _ in range(5):
         start = time.perf_counter()
         x @ x
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
     return float(2 * side**3 / min(times))
 
@@ -209,19 +245,19 @@ def matrix_rate(side: int = 2048) -> float:
 def main() -> int:
     """Print the rates; 0 if every target was met."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=192, help="for SSCD; dct takes ten times")
+    parser.add_argument(
+        "--images", type=int, default=192, help="for SSCD; the small ones take ten times"
+    )
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--precision", choices=list(DTYPES), default="float32", help="of SSCD")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="bench-embed-"))
     try:
         many = write_tars(folder / "many", 10 * arguments.images)
-        works, opened = stages(FingerprintOptions("dct"), dct.describe, many, folder)
-        found = best(works, arguments.rounds)
-        for part in opened:
-            part.__exit__(None, None, None)  # type: ignore[attr-defined]
-        good = report("dct", found, gpu=False)
+        good = baseline(many, folder, arguments.rounds)
+        good &= small(many, folder, arguments.rounds)
         few = write_tars(folder / "few", arguments.images)
-        good &= sscd(few, folder, arguments.rounds)
+        good &= sscd(few, folder, arguments.rounds, arguments.precision)
     finally:
         shutil.rmtree(folder)
     return 0 if good else 3

@@ -52,6 +52,7 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     ("sizes", _Numbers(int), "Pixels a side, one after another."),
     ("changes", _Numbers(float), "Shares of the run at which the next size begins."),
     ("mild", click.FloatRange(0, 1), "Share of pictures one view of which is hardly edited."),
+    ("edits", click.Choice(["wide", "paper"]), "How often and how far views are edited."),
     ("mixup", click.FloatRange(0, 1), "Share of views mixed with another (mixup, cutmix)."),
     (
         "hard-negatives",
@@ -95,7 +96,7 @@ def _recipe_options(command: F) -> F:
     type=click.Choice(["small", "sscd"]),
     default="small",
     show_default=True,
-    help="small: sscd_small's own. sscd: the paper's (ResNet-50, 224 px, 4096 pictures a step).",
+    help="small: sscd_small's own. sscd: the paper's (ResNet-50, 224 px, 4096 a step).",
 )
 @_recipe_options
 @click.option(

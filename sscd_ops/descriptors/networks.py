@@ -218,6 +218,8 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> lis
     # equal pictures must give equal numbers on equal hardware
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    # on by default: a "float32" convolution would have ten bits of mantissa
+    torch.backends.cudnn.allow_tf32 = False
     complaint = f"fingerprint.device {options.device!r}"
     try:
         found = [Network(network, one, options.precision) for one in devices(options.device)]

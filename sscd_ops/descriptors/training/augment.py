@@ -113,6 +113,30 @@ MILD = Strength(
     jpeg_least=50,
 )
 
+PAPER = Strength(
+    onto=0.0,
+    border=0.0,
+    flip=0.50,
+    quarter=0.05,
+    turn=0.05,
+    text=0.10,
+    shapes=0.20,
+    crop=1.0,
+    crop_area=0.08,
+    jitter=0.80,
+    colour=0.80,
+    grey=0.20,
+    gamma=0.0,
+    blur=0.50,
+    pixelate=0.0,
+    noise=0.0,
+    jpeg=0.20,
+    jpeg_least=0,
+)
+"""Rates and crops of SSCD's ``advanced`` augmentations (Pizzi et al., CVPR 2022, section 3.4; the
+reference code's transforms/settings.py); what a single edit does is this module's."""
+STRENGTHS = {"wide": STRONG, "paper": PAPER}
+
 
 def view(pixels: Pixels, side: int, random: Random, strength: Strength, other: Other) -> Pixels:
     """One random copy of a picture, uint8 (side, side, 3).

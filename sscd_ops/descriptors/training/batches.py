@@ -91,7 +91,7 @@ def make_batch(
         def other() -> NDArray[np.uint8]:
             return pictures[int(random.integers(len(pictures)))]
 
-        strength = augment.MILD if mild else augment.STRONG
+        strength = augment.MILD if mild else augment.STRENGTHS[options.edits]
         return augment.view(pictures[int(rows[row])], side, random, strength, other)
 
     views = list(pool.map(one, range(options.views * len(rows)), chunksize=16))

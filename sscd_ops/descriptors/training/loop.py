@@ -358,12 +358,13 @@ class Run:
             raise ConfigError(f"{self._checkpoint} cannot be read: {error}") from error
         if not isinstance(found, dict) or "options" not in found:
             raise ConfigError(f"{self._checkpoint} is no checkpoint of sscd-ops train")
-        wanted = dataclasses.asdict(self.options)
-        for name, value in wanted.items():
-            if name not in _FREE_TO_CHANGE and found["options"].get(name) != value:
+        # a field that came later had its default before
+        made = dataclasses.asdict(TrainOptions()) | found["options"]
+        for name, value in dataclasses.asdict(self.options).items():
+            if name not in _FREE_TO_CHANGE and made[name] != value:
                 raise ConfigError(
-                    f"{self._checkpoint} was made with {name} = {found['options'].get(name)!r}, not"
-                    f" {value!r}: give that, or another folder"
+                    f"{self._checkpoint} was made with {name} = {made[name]!r}, not {value!r}:"
+                    " give that, or another folder"
                 )
         if found["pictures"] != self._digest:
             raise ConfigError(f"{self._checkpoint} was made with other pictures")

@@ -10,6 +10,7 @@ from sscd_ops.errors import ConfigError
 Trunk = Literal["small", "resnet18", "resnet50"]
 Optimizer = Literal["adamw", "lars"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Edits = Literal["wide", "paper"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class TrainOptions:
     the schedule follows the time spent instead of the steps, and ends when either is used up; such
     a run is not repeatable. ``sizes``: pixels a side, one after another; ``changes``: shares
     of the schedule at which the next begins. ``mild``: share of pictures whose first view is hardly
-    edited, as the original of a copy is. ``mixup``: share of views that are mixed with another.
+    edited, as the original of a copy is. ``edits``: how often the other views are edited, and how
+    far (``augment.STRENGTHS``). ``mixup``: share of views that are mixed with another.
     ``hard_negatives``: share of a batch that is chosen for looking, to the network as it is, like
     another picture of the batch.
     """
@@ -43,6 +45,7 @@ class TrainOptions:
     ema: float = 0.998
     mixup: float = 0.05
     mild: float = 0.7
+    edits: Edits = "wide"
     hard_negatives: float = 0.0
     precision: Precision = "auto"
     seed: int = 1
@@ -70,8 +73,7 @@ class TrainOptions:
 
 RECIPES = {
     "small": TrainOptions(),
-    # Pizzi et al., CVPR 2022, sections 3.5 and 4.1, for a training set of a million pictures; the
-    # crops of descriptors.training.augment keep more than the paper's
+    # Pizzi et al., CVPR 2022, sections 3.5 and 4.1, for a training set of a million pictures
     "sscd": TrainOptions(
         trunk="resnet50",
         dimensions=512,
@@ -87,5 +89,6 @@ RECIPES = {
         clip=0.0,
         ema=0.0,
         mild=0.0,
+        edits="paper",
     ),
 }

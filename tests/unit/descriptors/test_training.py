@@ -19,7 +19,7 @@ import cv2
 from sscd_ops.cli.train import names_in
 from sscd_ops.descriptors.embedder import open_embedder
 from sscd_ops.descriptors.training import loop, session
-from sscd_ops.descriptors.training.augment import MILD, STRONG, view
+from sscd_ops.descriptors.training.augment import MILD, STRENGTHS, view
 from sscd_ops.descriptors.training.batches import Part, mixed, rows_of
 from sscd_ops.descriptors.training.hard_negatives import nearest
 from sscd_ops.descriptors.training.loop import Run, gains_by_bfloat16
@@ -189,7 +189,7 @@ def test_a_view_is_a_function_of_its_seed_and_leaves_its_picture(folder: Path) -
     pictures = open_pictures(folder, 48)
     before = pictures[0].copy()
 
-    for strength in (MILD, STRONG):
+    for strength in (MILD, *STRENGTHS.values()):
         for seed in range(30):
             first, again = (
                 view(pictures[0], 32, np.random.default_rng(seed), strength, lambda: pictures[1])
