@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,14 +17,17 @@ from sscd_ops.errors import ConfigError, InvariantError
 from sscd_ops.index import int8
 from sscd_ops.index.backends import choose, open_backend
 from sscd_ops.index.scan import Backend
+from sscd_ops.index.torch_backend import Torch
 from sscd_ops.model import Matches
 from tests.memory import at_most
 
-NAMES = ("flat", "exact", "sketch", "torch")
+NAMES = ("flat", "exact", "sketch", "torch", "torch in float16")
 DIGEST = "ab" * 32
 
 
 def backend(name: str, dimensions: int, threshold: float = 0.75) -> Backend:
+    if name == "torch in float16":  # as on a GPU
+        return Backend(Torch("cpu", torch.float16))
     return open_backend(name, fingerprint_digest=DIGEST, dimensions=dimensions, threshold=threshold)
 
 
@@ -78,7 +82,7 @@ def test_a_backend_finds_what_brute_force_finds(name: str, dimensions: int) -> N
     st.sampled_from([0.0, 0.2, 1.0, 5.0]),
     st.integers(1, 9),
 )
-@pytest.mark.parametrize("name", ["flat", "exact", "torch"])
+@pytest.mark.parametrize("name", ["flat", "exact", "torch", "torch in float16"])
 def test_any_floor_and_any_data_give_every_pair(
     name, seed, dimensions, floor, spread, limit
 ) -> None:  # type: ignore[no-untyped-def]
