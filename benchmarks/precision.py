@@ -149,7 +149,7 @@ def compare(network: nn.Module, pixels: NDArray[np.uint8], say: Callable[[str], 
 def drafts(network: nn.Module, files: list[Path], say: Callable[[str], None]) -> None:
     """Agreement and decoding speed of presets that let the decoder scale."""
     ready = prepared(network, "float32")
-    for name in ("skew-320", "small-288"):
+    for name in ("skew-320", "skew-288", "small-288"):
         crops: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
         spent, sizes = [0.0, 0.0], 0
         for path in files:
