@@ -6,12 +6,13 @@ these is above their median. The quality counts the gradients of the grid: a pla
 and its bits are noise. Written after the description (facebook/ThreatExchange, pdq, "hashing.pdf");
 docs/decisions/0008-pdq-of-our-own.md says why, and how near the results are.
 
-Blur and sampling are linear, and rows and columns apart, so both are one small matrix for each
-side: two products instead of eight passes over the picture.
+Shrinking, blur and sampling are linear, and rows and columns apart, so all three are one small
+matrix for each side: two products instead of ten passes over the picture.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -43,23 +44,38 @@ def hash_image(image: Image.Image) -> bytes:
     factor = max(image.size) // (2 * _FIT)
     if factor > 1:  # by whole factors first: quick, and a large picture is never there in floats
         image = image.reduce(factor)
-    grey = image.convert("F")
-    grey.thumbnail((_FIT, _FIT))
-    code, quality = hash_luminance(np.asarray(grey))
+    code, quality = hash_luminance(np.asarray(image.convert("F")), shrunk(*image.size))
     return code + bytes([quality])
 
 
-def hash_luminance(luminance: NDArray[np.float32]) -> tuple[bytes, int]:
+def shrunk(width: int, height: int) -> tuple[int, int]:
+    """The size of a picture shrunk to fit 512 x 512, as Pillow chooses it: nearest in aspect."""
+    if max(width, height) <= _FIT:
+        return width, height
+    aspect = width / height
+    if width < height:
+        lower = max(1, math.floor(_FIT * aspect))
+        return min((lower, lower + 1), key=lambda n: abs(aspect - n / _FIT)), _FIT
+    lower = max(1, math.floor(_FIT / aspect))
+    return _FIT, min((lower, lower + 1), key=lambda n: abs(aspect - _FIT / n))
+
+
+def hash_luminance(
+    luminance: NDArray[np.float32], size: tuple[int, int] | None = None
+) -> tuple[bytes, int]:
     """PDQ of a grey picture.
 
     Args:
         luminance: float32 (height, width), 0 to 255; at least 5 pixels a side.
+        size: (width, height) to shrink it to first; none: as it is.
 
     Returns:
         The hash, 32 bytes (as hexadecimal it is PDQ's usual form), and the quality, 0 to 100.
     """
     height, width = luminance.shape
-    grid = (_sampling(height) @ luminance @ _sampling(width).T).astype(np.float64)
+    to_width, to_height = size or (width, height)
+    rows, columns = _sampling(height, to_height), _sampling(width, to_width)
+    grid = (rows @ luminance @ columns.T).astype(np.float64)
     transformed = (_DCT @ grid @ _DCT.T).ravel()
     median = np.partition(transformed, len(transformed) // 2 - 1)[len(transformed) // 2 - 1]
     # the last frequency's bit comes first in the usual form
@@ -86,15 +102,57 @@ def _dct() -> NDArray[np.float64]:
 _DCT = _dct()
 
 
-@lru_cache(maxsize=128)
-def _sampling(side: int) -> NDArray[np.float32]:
-    """Two passes of the box filter along a side, and of the result 64 samples: (64, side)."""
+@lru_cache(maxsize=64)
+def _sampling(side: int, to: int) -> NDArray[np.float32]:
+    """A side shrunk to another, two passes of the box filter along it, 64 samples: (64, side)."""
+    sample, at, weight = _samples(to)
+    out = np.zeros((GRID, side))
+    if side == to:
+        out[sample, at] = weight
+        return out.astype(np.float32)
+    first, weights = _bicubic(side, to)
+    pixel = np.clip(first[at, None] + np.arange(weights.shape[1]), 0, side - 1)
+    np.add.at(out, (sample[:, None], pixel), weight[:, None] * weights[at])
+    return out.astype(np.float32)
+
+
+@lru_cache(maxsize=512)
+def _samples(side: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Two passes of the box filter along a side, and of the result 64 samples.
+
+    Returns:
+        Sample, pixel and weight of all that is not 0, each (k,).
+    """
     window = -(-side // _WINDOWS)
     after = (window + 2) // 2
-    box = np.zeros((side, side))
-    for row in range(side):
+    pixels = np.arange(side)
+
+    def passed(rows: NDArray[np.int64]) -> NDArray[np.float64]:
         # the mean of what lies inside: the window is cut off at the borders
-        start, stop = max(0, row + after - window), min(side, row + after)
-        box[row, start:stop] = 1.0 / (stop - start)
+        inside = (pixels >= rows[:, None] + after - window) & (pixels < rows[:, None] + after)
+        return np.asarray(inside / inside.sum(axis=1, keepdims=True))
+
     sampled = ((np.arange(GRID) + 0.5) * side / GRID).astype(np.int64)
-    return np.asarray(box[sampled] @ box, np.float32)
+    reached = np.unique(np.clip(sampled[:, None] + np.arange(after - window, after), 0, side - 1))
+    twice = passed(sampled)[:, reached] @ passed(reached)
+    sample, at = np.nonzero(twice)
+    return sample, at, twice[sample, at]
+
+
+def _bicubic(side: int, to: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pillow's antialiased bicubic filter (a = -1/2, Keys 1981), from a side to a smaller one.
+
+    Returns:
+        For each pixel of the answer the first pixel it is made of (to,), which may lie before the
+        side's, and weights (to, taps), 0 for what lies outside.
+    """
+    scale = side / to
+    centre = (np.arange(to) + 0.5) * scale
+    first = np.floor(centre - 2 * scale + 0.5).astype(np.int64)
+    last = np.floor(centre + 2 * scale + 0.5).astype(np.int64)
+    at = first[:, None] + np.arange(int((last - first).max()))
+    x = np.abs((at - centre[:, None] + 0.5) / scale)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    weights[(at < 0) | (at >= side) | (at >= last[:, None])] = 0
+    return first, weights / weights.sum(axis=1, keepdims=True)

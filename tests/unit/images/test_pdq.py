@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from sscd_ops.core.perceptual import LEAST_QUALITY, NOTHING
-from sscd_ops.images.pdq import hash_image, hash_luminance
+from sscd_ops.images.pdq import hash_image, hash_luminance, shrunk
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import Fault
 from sscd_ops.testing import encode, picture, plant
@@ -55,6 +57,24 @@ def test_pictures_are_shrunk_nearly_as_the_reference_hasher_shrinks_them() -> No
 
     assert np.mean(distances) <= 0.5
     assert max(distances) <= 4
+
+
+@given(st.integers(5, 1500), st.integers(5, 1500), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_shrinking_in_the_matrix_is_shrinking_by_pillow(width: int, height: int, seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 9), np.uint8)
+    grey = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert("F")
+    by_pillow = grey.copy()
+    by_pillow.thumbnail((512, 512), reducing_gap=None)
+
+    found = hash_luminance(np.asarray(grey), shrunk(width, height))
+
+    assert shrunk(width, height) == by_pillow.size
+    if min(by_pillow.size) < 64:
+        return  # stretched to 64 samples, frequencies are alike: the median falls among equals
+    expected = hash_luminance(np.asarray(by_pillow))
+    assert apart(found[0], expected[0]) <= 2
+    assert abs(found[1] - expected[1]) <= 1
 
 
 def test_the_hash_depends_on_the_picture_alone_whatever_it_is_decoded_for() -> None:
