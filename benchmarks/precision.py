@@ -1,14 +1,16 @@
 """One network run in each way there is: cosine to the plain float32 one on real pictures; speed.
 
 Ways: plain (contiguous, batch norms apart, float32: the reference), channels_last, folded (what the
-product runs), torch.compile, autocast in bfloat16 and float16, and the product's bfloat16 and
-float16 (convolutions in it, pooling and projection in float32). Then, with ``--pictures``, the
-faster decoding presets beside theirs, by the middle of each picture through the same network.
+product runs), torch.compile, OpenVINO where installed, autocast in bfloat16 and float16, and the
+product's bfloat16 and float16 (convolutions in it, pooling and projection in float32). Then, with
+``--pictures``, the faster decoding presets beside theirs, by the middle of each picture through the
+same network.
 
 Pictures: ``pairs/images`` and ``train/*.tar`` below SSCD_OPS_TEST_DATA, resized to a square. The
 decoding presets need a folder of large JPEGs: a decoder only scales what is at least twice the
 target. The network is ``benchmarks.networks.measured_network``, so no released weights are needed;
-its projection is centred, so that the cosine is of what tells pictures apart.
+its projection is centred, so that the cosine is of what tells pictures apart. A second table is of
+``sscd_small`` with its own weights, at its own size.
 
 Run: ``SSCD_OPS_TEST_DATA=FOLDER python -m benchmarks.precision [--images N] [--size S]
 [--pictures FOLDER] [--write]``; ``--write`` puts the tables into docs/descriptors.md. Speeds mean
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import os
 import shutil
 import sys
@@ -34,8 +37,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.__main__ import ROOT, machine
-from benchmarks.networks import measured_network, normalised
+from benchmarks.networks import MEAN, STD, measured_network, normalised
 from sscd_ops.descriptors.inference import DTYPES, folded, prepared
+from sscd_ops.descriptors.models import MODELS
+from sscd_ops.descriptors.networks import build
+from sscd_ops.descriptors.weights import read_state
 from sscd_ops.images.preprocess import PRESETS, Preset, preprocess
 
 PAGE = ROOT / "docs" / "descriptors.md"
@@ -46,6 +52,7 @@ TARGETS = {
     "channels_last": 0.9999,
     "folded": 0.9999,
     "compiled": 0.9999,
+    "openvino": 0.9999,
     "autocast bfloat16": 0.999,
     "autocast float16": 0.999,
     "bfloat16": 0.999,
@@ -91,10 +98,25 @@ def ways(network: nn.Module) -> dict[str, Forward]:
     if shutil.which("g++") or shutil.which("clang++"):
         compiled = torch.compile(copy.deepcopy(network).to(memory_format=nhwc))
         found["compiled"] = lambda x: compiled(x.contiguous(memory_format=nhwc))
+    if importlib.util.find_spec("openvino"):
+        found["openvino"] = _by_openvino(network)
     for name in ("bfloat16", "float16"):
         found[f"autocast {name}"] = _autocast(plain_last, DTYPES[name])
         found[name] = _prepared(network, name)
     return found
+
+
+def _by_openvino(network: nn.Module) -> Forward:
+    from sscd_ops.descriptors.openvino_engine import OpenVino
+
+    engine = OpenVino(network)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        # it takes pixels, as the embedder has them
+        pixels = ((x * STD + MEAN) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return torch.from_numpy(engine.describe(pixels.contiguous().numpy()))
+
+    return forward
 
 
 def _autocast(network: nn.Module, dtype: torch.dtype) -> Forward:
@@ -124,10 +146,12 @@ def run(forward: Forward, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32
     return np.concatenate(rows), MINIBATCH / float(np.quantile(seconds, 0.25))
 
 
-def compare(network: nn.Module, pixels: NDArray[np.uint8], say: Callable[[str], None]) -> bool:
+def compare(
+    name_of: str, network: nn.Module, pixels: NDArray[np.uint8], say: Callable[[str], None]
+) -> bool:
     """The table of ways; whether every target was met."""
     good, wanted, base = True, None, 1.0
-    say(f"{len(pixels) // MINIBATCH * MINIBATCH} pictures at {pixels.shape[1]} px, ResNet-50")
+    say(f"{len(pixels) // MINIBATCH * MINIBATCH} pictures at {pixels.shape[1]} px, {name_of}")
     say(f"{'way':18} {'least cosine':>13} {'mean':>9} {'target':>7} {'images/s':>9} {'ratio':>6}")
     for name, forward in ways(network).items():
         rows, speed = run(forward, pixels)
@@ -224,7 +248,11 @@ def main() -> int:
     preset = Preset(f"skew-{side}", lambda width, height: (side, side), fixed=True)
     pixels = decoded(pictures(Path(base)), preset, arguments.images)
     network = measured_network(pixels[:: max(1, len(pixels) // 32)])
-    good = compare(network, pixels, say)
+    good = compare("ResNet-50", network, pixels, say)
+    small = MODELS["sscd_small"]
+    pixels = decoded(pictures(Path(base)), PRESETS[small.preprocessing], arguments.images)
+    say("")
+    good &= compare(small.name, build(small, read_state(Path(small.weights))), pixels, say)
     if arguments.pictures:
         drafts(network, sorted(arguments.pictures.iterdir())[: arguments.images], say)
     if arguments.write:

@@ -44,6 +44,7 @@ Preprocessing = Literal[
 ]
 """The names of ``images.preprocess.PRESETS``."""
 Precision = Literal["float32", "bfloat16", "float16"]
+Engine = Literal["torch", "openvino"]
 PUBLISHED_COLUMNS = (
     "key",
     "sample_id",
@@ -129,6 +130,8 @@ class FingerprintOptions:
     """0: the model's default. Part of the fingerprint."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``; several with commas, ``cuda:all``. Not of the fingerprint."""
+    engine: Engine = "torch"
+    """What runs the network; ``openvino`` on CPUs in float32. Not part of the fingerprint."""
     workers: int = 0
     """Decoder processes; 0: one per core, at most 16. Not part of the fingerprint."""
 

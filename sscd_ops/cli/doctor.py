@@ -120,6 +120,8 @@ def _problems(dataset: DatasetOptions) -> Iterator[str]:
     fingerprint = dataset.fingerprint
     if fingerprint.device not in ("auto", "cpu") and not _has(fingerprint.device):
         yield f"fingerprint.device is {fingerprint.device!r}: there is no such device"
+    if fingerprint.engine == "openvino" and not _version("openvino"):
+        yield "fingerprint.engine is 'openvino': pip install 'sscd-ops[openvino]'"
     weights = fingerprint.weights
     if weights and "://" not in weights and not Path(weights).expanduser().is_file():
         yield f"fingerprint.weights: no file {weights}"

@@ -84,11 +84,27 @@ def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
         raise ConfigError(
             f"fingerprint.precision {options.precision!r} is for networks: {model.name} has none"
         )
+    if options.engine == "openvino":
+        _check_openvino(options, model, preprocessing)
     plain = _fingerprint(model, weights, preprocessing, minibatch, options.precision)
     then = _postprocessing(model, options, plain, cache)
     if then is None:
         return plain
     return _fingerprint(model, weights, preprocessing, minibatch, options.precision, then)
+
+
+def _check_openvino(options: FingerprintOptions, model: Model, preprocessing: str) -> None:
+    wrong = ""
+    if model.name == "dct":
+        wrong = "is for networks: dct has none"
+    elif options.precision != "float32":
+        wrong = f"has float32 alone, not {options.precision}"
+    elif options.device not in ("auto", "cpu"):
+        wrong = f"runs on CPUs, not on device {options.device!r}"
+    elif not PRESETS[preprocessing].fixed:
+        wrong = f"takes pictures of one size, which {preprocessing} does not make"
+    if wrong:
+        raise ConfigError(f"fingerprint.engine 'openvino' {wrong}: leave engine out, or change it")
 
 
 def _postprocessing(

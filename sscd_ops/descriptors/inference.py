@@ -12,7 +12,7 @@ import copy
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 if TYPE_CHECKING:
@@ -23,6 +23,27 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class Normalised(nn.Module):
+    """Levels 0 to 255, (n, 3, h, w) -> float32 with ImageNet's mean and deviation taken out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The arithmetic of torchvision's ``ToTensor`` and ``Normalize``."""
+        normal: Tensor = (pictures.float() / 255.0 - self.mean) / self.std
+        return normal
 
 
 def folded(network: nn.Module) -> nn.Module:

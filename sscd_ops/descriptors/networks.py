@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -17,17 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sscd_ops.descriptors.compact import SHAPES, Compact, shortcut
-from sscd_ops.descriptors.inference import DTYPES, prepared
+from sscd_ops.descriptors.inference import DTYPES, Normalised, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
-from sscd_ops.errors import ConfigError
+from sscd_ops.errors import ConfigError, MissingExtra
 from sscd_ops.options import FingerprintOptions, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 _GEM_POWER = 3.0
 _GEM_LEAST = 1e-6
 
@@ -162,8 +160,7 @@ class Network:
         self._device = device
         self._precision: Precision = precision
         self._network = prepared(network, precision).to(device)
-        self._mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
+        self._normalised = Normalised().to(device)
 
     def runtime(self) -> dict[str, str]:
         """Device and versions."""
@@ -189,7 +186,7 @@ class Network:
         given = torch.from_numpy(pixels)
         given = given.pin_memory() if cuda else given
         pictures = given.to(self._device, non_blocking=cuda).permute(0, 3, 1, 2)
-        normal = ((pictures.float() / 255.0 - self._mean) / self._std).to(DTYPES[self._precision])
+        normal = self._normalised(pictures).to(DTYPES[self._precision])
         answer: Tensor = self._network(normal.contiguous(memory_format=torch.channels_last)).float()
         if not cuda:
             rows: NDArray[np.float32] = answer.numpy()
@@ -206,15 +203,38 @@ class Network:
         return wait
 
 
-def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> list[Network]:
+class Runs(Protocol):
+    """A network ready to run."""
+
+    def runtime(self) -> dict[str, str]:
+        """Device and versions."""
+
+    def describe(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """RGB pixels, uint8 (n, h, w, 3) -> descriptors, float32 (n, d)."""
+
+    def begin(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to describe them; what it answers waits for the descriptors."""
+
+
+def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Sequence[Runs]:
     """The configured model with its weights, once for each device.
 
     Raises:
         WeightsUnavailable: the weights are nowhere.
         ConfigError: they don't fit, there is no such device, or devices are of several kinds.
+        MissingExtra: the engine is not installed.
     """
     weights = find_weights(model, options.weights, cache)
     network = build(model, read_state(weights.path))
+    if options.engine == "openvino":
+        try:
+            from sscd_ops.descriptors.openvino_engine import OpenVino
+        except ModuleNotFoundError as error:
+            raise MissingExtra(
+                f"fingerprint.engine = 'openvino' needs {error.name}: pip install"
+                " 'sscd-ops[openvino]' on every worker that embeds, or leave engine out"
+            ) from error
+        return [OpenVino(network)]
     # equal pictures must give equal numbers on equal hardware
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
