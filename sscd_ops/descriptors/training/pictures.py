@@ -72,6 +72,7 @@ def store_pictures(
     short: int,
     threads: int,
     told: Callable[[int], None] = lambda _: None,
+    taken: Callable[[str], None] = lambda _: None,
 ) -> Pictures:
     """Decode pictures into ``folder`` and open them; broken and tiny ones are left out.
 
@@ -81,6 +82,7 @@ def store_pictures(
         short: pixels of the short side they are shrunk to; smaller ones stay as they are.
         threads: that decode.
         told: called with the number of pictures done, one by one.
+        taken: called with the key of each picture that could be decoded; may raise to end it.
 
     Raises:
         ConfigError: none of them could be decoded.
@@ -89,16 +91,20 @@ def store_pictures(
     keys: list[str] = []
     sizes: list[tuple[int, int]] = []
     temporary = folder / ".pictures.u8"
-    with temporary.open("wb") as out:
-        for key, pixels in _decoded(members, short, threads):
-            told(1)
-            if pixels is not None:
-                keys.append(key)
-                sizes.append((pixels.shape[0], pixels.shape[1]))
-                out.write(pixels.tobytes())
-    if not keys:
-        temporary.unlink()
-        raise ConfigError("no picture could be decoded: is this the right URL?")
+    try:
+        with temporary.open("wb") as out:
+            for key, pixels in _decoded(members, short, threads):
+                told(1)
+                if pixels is not None:
+                    taken(key)
+                    keys.append(key)
+                    sizes.append((pixels.shape[0], pixels.shape[1]))
+                    out.write(pixels.tobytes())
+        if not keys:
+            raise ConfigError("no picture could be decoded: is this the right URL?")
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # may be many gigabytes
+        raise
     temporary.replace(folder / "pictures.u8")
     note = folder / ".pictures.json"
     note.write_text(json.dumps({"short": short, "keys": keys, "sizes": sizes}))
@@ -168,6 +174,19 @@ def shrink(data: bytes, short: int) -> Pixels | None:
     return np.asarray(rgb)
 
 
+def check_comparable(count: int) -> None:
+    """Refuse a number of pictures that ``look_alikes`` could not compare.
+
+    Raises:
+        ConfigError: there are too many to compare each with each.
+    """
+    if count > _MOST_COMPARED:
+        raise ConfigError(
+            f"more than {_MOST_COMPARED:,} pictures are too many to be compared with each other:"
+            " remove copies with a run of sscd-ops, and give --drop-similar 0"
+        )
+
+
 def look_alikes(pictures: Pictures, least: float) -> list[int]:
     """Rows of pictures that look like an earlier one, also mirrored: to be left out.
 
@@ -180,11 +199,7 @@ def look_alikes(pictures: Pictures, least: float) -> list[int]:
     Raises:
         ConfigError: there are too many pictures to compare each with each.
     """
-    if len(pictures) > _MOST_COMPARED:
-        raise ConfigError(
-            f"{len(pictures)} pictures are too many to be compared with each other:"
-            " remove copies with a run of sscd-ops first and leave --drop-similar out"
-        )
+    check_comparable(len(pictures))
     plain, mirrored = _dct(pictures, mirror=False), _dct(pictures, mirror=True)
     kept = np.zeros(len(pictures), bool)
     gone = []

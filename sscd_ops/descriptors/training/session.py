@@ -15,6 +15,7 @@ from sscd_ops.descriptors.training.loop import Outcome, Run
 from sscd_ops.descriptors.training.options import TrainOptions
 from sscd_ops.descriptors.training.pictures import (
     Pictures,
+    check_comparable,
     has_pictures,
     look_alikes,
     open_pictures,
@@ -143,11 +144,25 @@ def _pictures(
 ) -> Pictures:
     """The decoded pictures without those left out; one process decodes, the others wait."""
     folder, short = session.folder / "pictures", max(options.sizes)
+    comparable = 0
+
+    def taken(key: str) -> None:
+        """Too many to compare are told before hours of decoding, not after them."""
+        nonlocal comparable
+        comparable += key not in session.exclude
+        if session.drop_similar:
+            check_comparable(comparable)
+
     if part.rank == 0 and not has_pictures(folder):
         progress.start("decode pictures", None)
         try:
             store_pictures(
-                members(), folder, short=short, threads=session.threads, told=progress.advance
+                members(),
+                folder,
+                short=short,
+                threads=session.threads,
+                told=progress.advance,
+                taken=taken,
             )
         finally:
             progress.done()

@@ -19,6 +19,7 @@ import cv2
 from sscd_ops.cli.train import names_in
 from sscd_ops.descriptors.embedder import open_embedder
 from sscd_ops.descriptors.training import loop, session
+from sscd_ops.descriptors.training import pictures as stored
 from sscd_ops.descriptors.training.augment import MILD, STRENGTHS, view
 from sscd_ops.descriptors.training.batches import Part, mixed, rows_of
 from sscd_ops.descriptors.training.hard_negatives import nearest
@@ -145,6 +146,29 @@ def test_broken_pictures_and_look_alikes_are_left_out(tmp_path: Path) -> None:
     assert min(pictures[0].shape[:2]) == 48
     with pytest.raises(ConfigError, match="48 px, not 64"):
         open_pictures(tmp_path, 64)
+
+
+def test_too_many_to_compare_are_told_while_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of decoding would be lost, and the remedy must be one that helps."""
+    monkeypatch.setattr(stored, "_MOST_COMPARED", 8)
+    read: list[str] = []
+
+    def reading() -> Iterator[tuple[str, bytes]]:
+        for key, data in members(60):
+            read.append(key)
+            yield key, data
+
+    where = session.Session(tmp_path, exclude={"k003"}, device="cpu", threads=1)
+    with pytest.raises(ConfigError, match=r"more than 8 pictures .* give --drop-similar 0"):
+        session.train(reading, TINY, where, progress=Silence(), say=lambda _: None)
+
+    assert 10 <= len(read) < 30  # the excluded one does not count
+    assert list((tmp_path / "pictures").iterdir()) == []
+    store_pictures(members(9), tmp_path / "pictures", short=48, threads=1)
+    with pytest.raises(ConfigError, match="give --drop-similar 0"):
+        look_alikes(open_pictures(tmp_path / "pictures", 48), 0.8)
 
 
 def test_processes_share_each_epoch_without_overlap() -> None:
