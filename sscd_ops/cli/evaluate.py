@@ -148,14 +148,13 @@ def _fingerprint(
 @click.option(
     "--limit",
     type=click.IntRange(0),
-    default=2000,
-    show_default=True,
-    help="PICTURES taken at most; 0: all.",
+    help="PICTURES taken at most; 0: all. Default: 2000, with --only all that it names.",
 )
 @click.option(
     "--only",
     metavar="FILE",
-    help="Take those PICTURES alone whose names stand in this file, one a line.",
+    help="Take those PICTURES alone whose names stand in this file: one a line, or a csv's first"
+    " column.",
 )
 @click.option(
     "--transformation",

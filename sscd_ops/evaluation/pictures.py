@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Protocol
@@ -112,6 +112,7 @@ class SourceSet:
     Attributes:
         names: the samples' keys.
         left_out: quarantine code -> samples.
+        unknown: of the names that were asked for, those no sample has; known when all was read.
     """
 
     rooms: Rooms
@@ -119,6 +120,7 @@ class SourceSet:
     limits: LimitsOptions
     names: list[str] = field(default_factory=list, init=False)
     left_out: Counter[str] = field(default_factory=Counter, init=False)
+    unknown: list[str] = field(default_factory=list, init=False)
     _shards: list[FoundShard] = field(default_factory=list, init=False)
     _of: list[int] = field(default_factory=list, init=False)
     _members: list[MemberRef] = field(default_factory=list, init=False)
@@ -170,7 +172,7 @@ def open_set(
     urls: Sequence[str],
     kind: SourceKind | None = None,
     limit: int = 0,
-    only: Container[str] | None = None,
+    only: Set[str] | None = None,
 ) -> SourceSet:
     """The pictures of some URLs, at most ``limit`` (0: all), in the sources' order.
 
@@ -187,12 +189,15 @@ def open_set(
     limits = LimitsOptions()
     options = source_options(urls, kind)
     answer = SourceSet(rooms, options, limits)
+    seen: set[str] = set()
     rooms.progress.start(f"reading {urls[0]}", None)
     for shard in find_shards(rooms, options, limits):
         for row, _ in read_samples(rooms, options, limits, shard):
             rooms.progress.advance()
-            if only is not None and row.key not in only:
-                continue
+            if only is not None:
+                if row.key is None or row.key not in only:
+                    continue
+                seen.add(row.key)
             if row.code is not None:
                 answer.left_out[row.code] += 1
                 continue
@@ -201,7 +206,14 @@ def open_set(
                 break
         if limit and len(answer) >= limit:
             break
+    else:
+        answer.unknown = sorted((only or set()) - seen)
     rooms.progress.done()
+    if only and len(answer.unknown) == len(only):
+        raise UsageError(
+            f"{', '.join(urls)}: no picture has any of the {len(only)} names given by --only, such"
+            f" as {answer.unknown[0]!r}: names are keys, or paths below the folder"
+        )
     if not len(answer):
         codes = ", ".join(f"{code} {count}" for code, count in answer.left_out.items())
         raise UsageError(f"no picture in {', '.join(urls)} ({codes or 'no samples'})")

@@ -31,6 +31,8 @@ from sscd_ops.evaluation.pictures import (
 from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.evaluation.transformations import BY_NAME, Kind, kinds, make_copy
 
+MOST_PICTURES = 2000
+"""Taken of a user's own, where neither a number nor a list is given."""
 NEIGHBOURS = 10
 """References predicted for each query, as SSCD's evaluation does (500,000 of 50,000 queries)."""
 
@@ -196,7 +198,7 @@ class Making:
     Attributes:
         each: copies of references, and as many of outsiders, for every transformation and severity.
         outsiders: share of the pictures that are no references: their copies match nothing.
-        pictures: taken of the user's, at most; 0: all.
+        pictures: taken of the user's, at most, 0: all; None: all that ``only`` names, else some.
         names: only these transformations; empty: all.
         only: names of the pictures taken; None: all.
         seed: of the draws.
@@ -204,23 +206,36 @@ class Making:
 
     each: int = 40
     outsiders: float = 0.3
-    pictures: int = 2000
+    pictures: int | None = None
     names: tuple[str, ...] = ()
     seed: int = 0
     only: frozenset[str] | None = None
+
+    @property
+    def limit(self) -> int:
+        """Pictures taken at most; 0: all. A list means all of its pictures."""
+        if self.pictures is not None:
+            return self.pictures
+        return MOST_PICTURES if self.only is None else 0
 
 
 def read_names(path: Path) -> frozenset[str]:
     """Names of pictures, one a line (of a csv: its first column), with or without extension.
 
+    A first line that begins with ``key`` is a header.
+
     Raises:
-        UsageError: the file is not there, or empty.
+        UsageError: the file is not there, no text, or empty.
     """
     try:
-        lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
-        names = frozenset(_name(row[0]) for row in lines if row)
+        rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: expected UTF-8 text, one name a line ({error})") from error
+    if rows and rows[0][0].strip() == "key":
+        del rows[0]
+    names = frozenset(_name(row[0]) for row in rows) - {""}
     if not names:
         raise UsageError(f"{path}: no name in it; expected one picture a line")
     return names
@@ -308,7 +323,7 @@ def made_task(
 
 def _originals(rooms: Rooms, urls: Sequence[str], making: Making) -> tuple[Spool, dict[str, Any]]:
     """The user's pictures, equal bytes once."""
-    source = open_set(rooms, urls, limit=making.pictures, only=making.only)
+    source = open_set(rooms, urls, limit=making.limit, only=making.only)
     spool = Spool()
     seen: set[bytes] = set()
     for name, data in zip(source.names, source, strict=True):
@@ -317,6 +332,11 @@ def _originals(rooms: Rooms, urls: Sequence[str], making: Making) -> tuple[Spool
             seen.add(digest)
             spool.add(name, data)
     facts: dict[str, Any] = {"pictures": len(spool)}
+    if making.only is not None:
+        facts["names_listed"] = len(making.only)
+    if source.unknown:
+        facts["names_of_no_picture"] = len(source.unknown)
+        facts["such_as"] = source.unknown[0]
     if len(source) > len(spool):
         facts["equal_bytes"] = len(source) - len(spool)
     if source.left_out:

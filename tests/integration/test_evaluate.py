@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sscd_ops.cli.main import main
+from sscd_ops.evaluation import tasks
 from sscd_ops.evaluation.transformations import TRANSFORMATIONS, Kind, make_copy
 from sscd_ops.testing import make_tar, picture
 from tests.integration.world import pair
@@ -182,6 +183,35 @@ def test_a_list_says_which_pictures_are_taken_and_distractors_join_the_reference
     assert numbers["references"] == facts["references"] + 9
     assert numbers["models"][0]["false_matches"][0]["pairs"] == 14 * 13 // 2  # of one's own alone
     assert numbers["models"][0]["variants"][0]["summary"]["accuracy_at_1"] == 1.0
+
+
+def test_a_list_is_taken_whole_and_its_unknown_names_are_counted(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "MOST_PICTURES", 15)
+    listed = tmp_path / "held_out.csv"
+    names = [f"k{number}" for number in range(20)] + ["broken", "k77", "k99"]
+    listed.write_text("key,split\n" + "".join(f"{name},test\n" for name in names))
+    words = ("--make-copies", f"{mine}/*.tar", "--each", "1", "--transformation", "jpeg")
+    words += ("--model", "dct")
+
+    whole = evaluated(tmp_path, *words, "--only", listed)["facts"]
+    cut = evaluated(tmp_path, *words, "--only", listed, "--limit", "12")["facts"]
+    unlisted = evaluated(tmp_path, *words)["facts"]
+
+    assert (whole["pictures"], whole["left_out"]) == (20, {"not_an_image": 1})
+    assert (whole["names_listed"], whole["names_of_no_picture"], whole["such_as"]) == (23, 2, "k77")
+    assert cut["pictures"] == 12
+    assert "names_of_no_picture" not in cut  # not all was read, so nobody knows
+    assert unlisted["pictures"] == 15 - unlisted.get("equal_bytes", 0)
+
+
+def test_a_list_of_other_pictures_is_told_in_a_sentence(mine: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "blobs.csv"
+    listed.write_text("test,ahorst,026731d\n")
+    result = call("--make-copies", f"{mine}/*.tar", "--model", "dct", "--only", listed)
+    assert result.exit_code == 2
+    assert "no picture has any of the 1 names given by --only, such as 'test'" in result.output
 
 
 def test_training_pictures_give_whitening_and_score_normalisation(

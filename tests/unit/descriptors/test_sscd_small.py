@@ -16,6 +16,7 @@ from sscd_ops.descriptors.models import find_model
 from sscd_ops.descriptors.networks import build
 from sscd_ops.descriptors.weights import read_state
 from sscd_ops.errors import ConfigError
+from sscd_ops.evaluation.tasks import read_names
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import picture
 
@@ -71,12 +72,21 @@ def test_no_source_is_both_trained_on_and_held_out() -> None:
     )
 
 
+def test_the_held_out_list_can_be_evaluated_on() -> None:
+    names = read_names(CARD / "sscd_small_heldout.csv")
+
+    assert names == {row["key"] for row in table("sscd_small_heldout.csv")}
+
+
 @pytest.mark.skipif(not DATA, reason="SSCD_OPS_TEST_DATA names no folder with the pictures")
 def test_the_held_out_list_is_all_of_its_sources_pictures() -> None:
     with gzip.open(Path(DATA) / "train" / "index.csv.gz", "rt", newline="") as stream:
         index = list(csv.DictReader(stream))
-    held = {row["git_blob"] for row in table("sscd_small_heldout.csv")}
+    listed = table("sscd_small_heldout.csv")
+    held = {row["git_blob"] for row in listed}
 
+    key = {row["git_blob"]: row["key"] for row in index}
+    assert all(key[row["git_blob"]] == row["key"] for row in listed)
     out = {row["source"] for row in index if row["git_blob"] in held}
     trained = {row["source"] for row in index if row["git_blob"] not in held}
 
