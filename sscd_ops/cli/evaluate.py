@@ -148,7 +148,8 @@ def _fingerprint(
 @click.option(
     "--limit",
     type=click.IntRange(0),
-    help="PICTURES taken at most; 0: all. Default: 2000, with --only all that it names.",
+    help="PICTURES taken at most, of shards drawn by --seed; 0: all. Default: 2000, with --only all"
+    " that it names.",
 )
 @click.option(
     "--only",

@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import IO, Protocol
+
+import numpy as np
 
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestRow
@@ -173,15 +176,17 @@ def open_set(
     kind: SourceKind | None = None,
     limit: int = 0,
     only: Set[str] | None = None,
+    seed: int = 0,
 ) -> SourceSet:
-    """The pictures of some URLs, at most ``limit`` (0: all), in the sources' order.
+    """The pictures of some URLs in the sources' order; under a limit, of shards drawn by chance.
 
     Args:
         rooms: the product's parts.
         urls: folders, tars or patterns.
         kind: of source; None: by the endings.
-        limit: pictures at most.
+        limit: pictures at most; 0: all.
         only: names of the pictures taken; None: all.
+        seed: of the order in which shards are read under a limit.
 
     Raises:
         UsageError: nothing is there, or none of it is a picture.
@@ -189,25 +194,13 @@ def open_set(
     limits = LimitsOptions()
     options = source_options(urls, kind)
     answer = SourceSet(rooms, options, limits)
-    seen: set[str] = set()
+    found = find_shards(rooms, options, limits)
+    # the first shards may all be of one kind of picture, so which are read is drawn
+    order = np.random.default_rng(seed).permutation(len(found)) if limit else np.arange(len(found))
     rooms.progress.start(f"reading {urls[0]}", None)
-    for shard in find_shards(rooms, options, limits):
-        for row, _ in read_samples(rooms, options, limits, shard):
-            rooms.progress.advance()
-            if only is not None:
-                if row.key is None or row.key not in only:
-                    continue
-                seen.add(row.key)
-            if row.code is not None:
-                answer.left_out[row.code] += 1
-                continue
-            answer.add(shard, row.key or "", member_of(row))
-            if limit and len(answer) >= limit:
-                break
-        if limit and len(answer) >= limit:
-            break
-    else:
-        answer.unknown = sorted((only or set()) - seen)
+    taken = islice(_readable(answer, found, order.tolist(), only), limit or None)
+    for number, key, member in sorted(taken, key=lambda picture: picture[0]):
+        answer.add(found[number], key, member)
     rooms.progress.done()
     if only and len(answer.unknown) == len(only):
         raise UsageError(
@@ -218,6 +211,27 @@ def open_set(
         codes = ", ".join(f"{code} {count}" for code, count in answer.left_out.items())
         raise UsageError(f"no picture in {', '.join(urls)} ({codes or 'no samples'})")
     return answer
+
+
+def _readable(
+    into: SourceSet, found: Sequence[FoundShard], order: Iterable[int], only: Set[str] | None
+) -> Iterator[tuple[int, str, MemberRef]]:
+    """Shard, key and image of the pictures wanted; what is left out goes ``into`` the set's counts.
+
+    Names that no sample has are known, and written down, when all shards were read to their end.
+    """
+    seen: set[str | None] = set()
+    for number in order:
+        for row, _ in read_samples(into.rooms, into.options, into.limits, found[number]):
+            into.rooms.progress.advance()
+            if only is not None and row.key not in only:
+                continue
+            seen.add(row.key)
+            if row.code is None:
+                yield number, row.key or "", member_of(row)
+            else:
+                into.left_out[row.code] += 1
+    into.unknown = sorted((only or set()) - seen)
 
 
 class Spool:

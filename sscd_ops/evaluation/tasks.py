@@ -323,7 +323,7 @@ def made_task(
 
 def _originals(rooms: Rooms, urls: Sequence[str], making: Making) -> tuple[Spool, dict[str, Any]]:
     """The user's pictures, equal bytes once."""
-    source = open_set(rooms, urls, limit=making.limit, only=making.only)
+    source = open_set(rooms, urls, limit=making.limit, only=making.only, seed=making.seed)
     spool = Spool()
     seen: set[bytes] = set()
     for name, data in zip(source.names, source, strict=True):

@@ -14,8 +14,11 @@ from click.testing import CliRunner, Result
 
 from sscd_ops.cli.main import main
 from sscd_ops.evaluation import tasks
+from sscd_ops.evaluation.pictures import open_set
 from sscd_ops.evaluation.transformations import TRANSFORMATIONS, Kind, make_copy
+from sscd_ops.options import Settings
 from sscd_ops.testing import make_tar, picture
+from sscd_ops.wiring import Wiring
 from tests.integration.world import pair
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.jpg"))
@@ -183,6 +186,25 @@ def test_a_list_says_which_pictures_are_taken_and_distractors_join_the_reference
     assert numbers["references"] == facts["references"] + 9
     assert numbers["models"][0]["false_matches"][0]["pairs"] == 14 * 13 // 2  # of one's own alone
     assert numbers["models"][0]["variants"][0]["summary"]["accuracy_at_1"] == 1.0
+
+
+def test_a_limit_takes_shards_that_the_seed_draws(tmp_path: Path) -> None:
+    for name in "abcdef":
+        make_tar(
+            tmp_path / f"{name}.tar",
+            [(f"{name}{n}", {"jpg": picture(n, 64, 48)}) for n in range(4)],
+        )
+    rooms, urls = Wiring(Settings()), [f"{tmp_path}/*.tar"]
+
+    def taken(seed: int, limit: int) -> list[str]:
+        return open_set(rooms, urls, limit=limit, seed=seed).names
+
+    drawn = [taken(seed, 6) for seed in range(6)]
+    assert drawn == [taken(seed, 6) for seed in range(6)]
+    assert all(len(names) == 6 and names == sorted(names) for names in drawn)
+    assert {name[0] for names in drawn for name in names} == set("abcdef")
+    # where all is taken the seed moves nothing
+    assert taken(0, 24) == taken(1, 0) == open_set(rooms, urls).names
 
 
 def test_a_list_is_taken_whole_and_its_unknown_names_are_counted(
