@@ -205,7 +205,7 @@ def notes(results: Sequence[ModelResult]) -> list[str]:
         for note in result.notes
     ]
     said += [
-        f"{result.model}: {_no_tail(item)}"
+        f"{result.model}: {no_tail(item)}"
         for result in results
         for item in result.false_matches
         if not item.by_size
@@ -213,13 +213,20 @@ def notes(results: Sequence[ModelResult]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def _no_tail(item: FalseMatches) -> str:
+def no_tail(item: FalseMatches) -> str:
+    """Why nothing is foretold at a threshold."""
     if item.measured:
         return (
             f"at {item.threshold:.3f} over {item.observed} of {item.pairs} pairs of different"
             " pictures match: too many to speak of a tail"
         )
-    return f"{item.pairs} pairs of different pictures are too few to fit a tail"
+    few = f"{item.pairs} pairs of different pictures are too few to fit a tail"
+    if item.too_few:
+        few += (
+            f": its {item.peaks} peaks would be {item.peaks / item.pairs:.1%} of them; give"
+            f" {item.pictures_needed} pictures or more"
+        )
+    return few
 
 
 def _share(value: float, interval: Interval | None) -> str:

@@ -15,6 +15,8 @@ many pairs.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,8 @@ PEAKS = 1000
 _FEW_PEAKS = 200
 """... but not fewer than these."""
 _LEAST_PEAKS = 50
+_MOST_SHARE = 0.05
+"""Of all pairs that may be peaks: beyond it they are not a tail, but what most pairs look like."""
 SIZES = (10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
 
 
@@ -165,6 +169,7 @@ class FalseMatches:
         observed: pairs seen at or above it.
         pairs: pairs looked at.
         pictures: pictures they came from.
+        peaks: the most similar of the pairs, which a tail is fitted to.
         tail: what was fitted; None: too few pairs to fit anything.
         by_size: (history, expected false matches a new picture, lower, upper), 95%.
         measured: the threshold lies among what was seen (below u): counted, not fitted.
@@ -174,9 +179,20 @@ class FalseMatches:
     observed: int
     pairs: int
     pictures: int
+    peaks: int
     tail: Tail | None
     by_size: list[tuple[int, float, float, float]]
     measured: bool
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the peaks are so many of the pairs that they are no tail."""
+        return self.peaks > _MOST_SHARE * self.pairs
+
+    @property
+    def pictures_needed(self) -> int:
+        """Of how many pictures the fewest peaks are a tail, roughly."""
+        return math.ceil(math.sqrt(2 * _FEW_PEAKS / _MOST_SHARE))
 
 
 def false_matches(
@@ -186,12 +202,22 @@ def false_matches(
 
     Below the lowest peak nothing can be said from the peaks; the caller asks at thresholds above.
     """
-    ones = np.ones(len(peaks.similarity))
-    observed = int((peaks.similarity >= threshold).sum())
-    tail = fit(peaks.similarity, ones, peaks.pairs) if peaks.pairs else None
-    measured = bool(len(peaks.similarity)) and threshold <= float(peaks.similarity[-1])
-    if tail is None or measured:
-        return FalseMatches(threshold, observed, peaks.pairs, peaks.pictures, tail, [], measured)
+    count = len(peaks.similarity)
+    answer = FalseMatches(
+        threshold,
+        int((peaks.similarity >= threshold).sum()),
+        peaks.pairs,
+        peaks.pictures,
+        count,
+        tail=None,
+        by_size=[],
+        measured=count > 0 and threshold <= float(peaks.similarity[-1]),
+    )
+    if answer.too_few:
+        return answer
+    tail = fit(peaks.similarity, np.ones(count), peaks.pairs)
+    if tail is None or answer.measured:
+        return dataclasses.replace(answer, tail=tail)
     rng = np.random.default_rng(seed)
     shares = []
     for _ in range(replicates):
@@ -205,4 +231,4 @@ def false_matches(
     low, high = np.quantile(shares or [tail.above(threshold)], (0.025, 0.975))
     middle = tail.above(threshold)
     rows = [(size, size * middle, size * float(low), size * float(high)) for size in SIZES]
-    return FalseMatches(threshold, observed, peaks.pairs, peaks.pictures, tail, rows, measured)
+    return dataclasses.replace(answer, tail=tail, by_size=rows)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sscd_ops.evaluation import tail
+from sscd_ops.evaluation.tables import no_tail
 from sscd_ops.evaluation.tail import false_matches, find_peaks, fit
 
 
@@ -103,6 +104,25 @@ def test_strangers_are_foretold_within_the_stated_bounds() -> None:
     assert expected < 40 * seen
     # ten times the history, ten times the strangers
     assert answer.by_size[1][1] == pytest.approx(10 * expected)
+
+
+def directions(count: int, seed: int = 5) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, 16))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.mark.parametrize(("pictures", "foretold"), [(89, False), (91, True)])
+def test_most_of_the_pairs_are_no_tail(pictures: int, foretold: bool) -> None:
+    """A fit wants 200 peaks: over a twentieth of the pairs of fewer than 90 pictures."""
+    answer = false_matches(find_peaks(directions(pictures)), 0.97, replicates=20)
+
+    assert answer.peaks == 200
+    assert bool(answer.by_size) is (answer.tail is not None) is foretold
+    if not foretold:
+        assert no_tail(answer) == (
+            "3916 pairs of different pictures are too few to fit a tail: its 200 peaks would be"
+            " 5.1% of them; give 90 pictures or more"
+        )
 
 
 def test_a_threshold_among_the_peaks_is_no_tail() -> None:
