@@ -80,7 +80,7 @@ class AtThreshold:
 
     threshold: float
     recall: float
-    recall_interval: Interval
+    recall_interval: Interval | None
     precision: float | None
     false_matches: int
     queries: int
@@ -308,7 +308,7 @@ class _Run:
             weight = drawn[of_truth]
             return float((weight * found).sum() / weight.sum()) if weight.sum() else recall
 
-        interval = (recall, recall)
+        interval = None
         if measuring.replicates:
             pictures = int(self.task.picture.max(initial=-1)) + 1
             interval = bootstrap(

@@ -139,7 +139,9 @@ def tail_rows(results: Sequence[ModelResult]) -> list[Row]:
                 "seen": f"{item.observed} of {item.pairs} pairs",
             }
             for size, middle, low, high in item.by_size:
-                row[_SIZE_NAMES[size]] = f"{_few(middle)} ({_few(low)}-{_few(high)})"
+                row[_SIZE_NAMES[size]] = _few(middle)
+                if low is not None and high is not None:
+                    row[_SIZE_NAMES[size]] += f" ({_few(low)}-{_few(high)})"
             rows.append(row)
     return rows
 

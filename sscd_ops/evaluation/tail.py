@@ -171,7 +171,8 @@ class FalseMatches:
         pictures: pictures they came from.
         peaks: the most similar of the pairs, which a tail is fitted to.
         tail: what was fitted; None: too few pairs to fit anything.
-        by_size: (history, expected false matches a new picture, lower, upper), 95%.
+        by_size: (history, expected false matches a new picture, lower, upper), 95%; without draws
+            there is no lower and upper.
         measured: the threshold lies among what was seen (below u): counted, not fitted.
     """
 
@@ -181,7 +182,7 @@ class FalseMatches:
     pictures: int
     peaks: int
     tail: Tail | None
-    by_size: list[tuple[int, float, float, float]]
+    by_size: list[tuple[int, float, float | None, float | None]]
     measured: bool
 
     @property
@@ -228,7 +229,7 @@ def false_matches(
         again = fit(peaks.similarity, drawn[peaks.first] * drawn[peaks.second], peaks.pairs)
         if again is not None:
             shares.append(again.above(threshold))
-    low, high = np.quantile(shares or [tail.above(threshold)], (0.025, 0.975))
+    low, high = np.quantile(shares, (0.025, 0.975)).tolist() if shares else (None, None)
     middle = tail.above(threshold)
-    rows = [(size, size * middle, size * float(low), size * float(high)) for size in SIZES]
+    rows = [(size, size * middle, low and size * low, high and size * high) for size in SIZES]
     return dataclasses.replace(answer, tail=tail, by_size=rows)

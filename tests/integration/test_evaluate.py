@@ -189,6 +189,23 @@ def test_a_list_says_which_pictures_are_taken_and_distractors_join_the_reference
     assert numbers["models"][0]["variants"][0]["summary"]["accuracy_at_1"] == 1.0
 
 
+def test_without_draws_no_interval_is_made_up(tmp_path: Path) -> None:
+    pictures = folder(tmp_path / "p", {f"{n}.jpg": data for n, data in enumerate(some(100))})
+    file = tmp_path / "e.json"
+    result = call(
+        "--make-copies", pictures, "--model", "dct", "--each", "3", "--transformation", "crop",
+        "--look-alikes", "0", "--bootstrap", "0", "--json", file,
+    )  # fmt: skip
+
+    model = json.loads(file.read_text())["models"][0]
+    assert model["at_threshold"]["recall_interval"] is None
+    by_size = model["false_matches"][0]["by_size"]
+    assert [item["history"] for item in by_size] == [10**k for k in range(4, 10)]
+    assert all(item["expected"] > 0 for item in by_size)
+    assert all(item["low"] is item["high"] is None for item in by_size)
+    assert not re.search(r"\([\d.,e+-]+\)", result.output)
+
+
 def test_a_limit_takes_shards_that_the_seed_draws(tmp_path: Path) -> None:
     for name in "abcdef":
         make_tar(

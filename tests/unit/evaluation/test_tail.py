@@ -125,6 +125,12 @@ def test_most_of_the_pairs_are_no_tail(pictures: int, foretold: bool) -> None:
         )
 
 
+def test_without_draws_there_is_no_interval() -> None:
+    answer = false_matches(find_peaks(directions(120)), 0.97, replicates=0)
+    assert len(answer.by_size) == len(tail.SIZES)
+    assert all((low, high) == (None, None) for _, _, low, high in answer.by_size)
+
+
 def test_a_threshold_among_the_peaks_is_no_tail() -> None:
     rows = np.ones((40, 4), np.float16) / 2
     rows[:, 0] += np.linspace(0, 0.1, 40).astype(np.float16)
