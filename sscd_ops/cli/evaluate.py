@@ -298,7 +298,10 @@ def _print(task: Task, results: Sequence[ModelResult], form: str) -> None:
         ("Ranking (95% intervals over pictures)", tables.variant_rows(results)),
         ("At the model's threshold", tables.threshold_rows(results)),
         ("Two measures together", tables.cascade_rows(tables.cascades(results))),
-        ("Recall at that threshold (* never shown in training)", tables.grid_rows(results)),
+        (
+            "Recall at that threshold (* edits that sscd-ops train never shows)",
+            tables.grid_rows(results),
+        ),
         ("Look-alikes wrongly merged", tables.hard_rows(results)),
         ("False matches a new picture, by history: an extrapolation", tables.tail_rows(results)),
     ):

@@ -161,8 +161,8 @@ def _kinds_html(results: Sequence[ModelResult]) -> Iterable[str]:
     yield "<h2>Recall by transformation</h2>"
     yield _paragraph(
         "Share of copies with a similarity to their original at or above the model's threshold;"
-        " severities from the mildest to the hardest. A star marks transformations that training"
-        " never shows."
+        " severities from the mildest to the hardest. A star marks edits that sscd-ops train"
+        " never shows to a model; other models may have seen them, or none at all."
     )
     for result in results:
         if len(results) > 1:

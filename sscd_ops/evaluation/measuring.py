@@ -55,7 +55,7 @@ class KindResult:
     """One transformation in one severity.
 
     Attributes:
-        kind: which; unseen: never shown in training.
+        kind: which; unseen: `sscd-ops train` never shows it.
         queries: copies of references.
         recall: share with a similarity at or above the model's threshold, with its 95% interval.
         at_precision: precision (``0.99``) -> share at or above the score where all predictions

@@ -50,7 +50,7 @@ class Transformation:
         strengths: one for each severity, mildest first; what the number means is the edit's
             (of ``turn``: two angles, neither harder).
         edit: RGB picture -> RGB picture; None: the bytes stay as they are.
-        unseen: never shown in training.
+        unseen: never shown by `sscd-ops train`.
         encode: (strength) -> Pillow format and its save options.
     """
 

@@ -140,6 +140,9 @@ def test_the_report_is_one_file_a_person_can_read(made: tuple[dict[str, Any], st
     html = made[1]
     assert html.count("<svg") == 2
     assert "an extrapolation" in html
+    assert "never shown in training" not in html + made[2]  # dct and PDQ know no training
+    assert "sscd-ops train never shows" in html
+    assert "(* edits that sscd-ops train never shows)" in made[2]
     assert re.findall(r'src="([^"]{16})', html) == ["data:image/jpeg;"]
     assert "<script" not in html
     body = html[html.index("<body>") : html.index("</html>")]
