@@ -15,6 +15,7 @@ from sscd_ops.errors import UsageError
 from sscd_ops.options import (
     FingerprintOptions,
     ModelName,
+    Precision,
     Preprocessing,
     Settings,
     SourceKind,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MODELS = [name for name in get_args(ModelName) if name]
+_HOW = ("weights", "preprocessing", "postprocessing", "precision", "device", "workers")
+"""The options of ``_model_options``."""
 _KINDS = click.Choice(get_args(SourceKind))
 _URLS = "URLs, folders or 'patterns/*.tar' (in quotes)"
 
@@ -48,6 +51,18 @@ def _model_options(command: F) -> F:
             "--preprocessing",
             type=click.Choice([name for name in get_args(Preprocessing) if name]),
             help="Default: the model's.",
+        ),
+        click.option(
+            "--postprocessing",
+            metavar="FILE",
+            help="Fitted centring or whitening (docs/descriptors.md): a path or URL.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(get_args(Precision)),
+            default="float32",
+            show_default=True,
+            help="Of the network's convolutions.",
         ),
         click.option("--weights", metavar="FILE", help="Weights of the model: a path or URL."),
     ):
@@ -68,6 +83,8 @@ def _fingerprint(
     model: str | None,
     weights: str | None,
     preprocessing: str | None,
+    postprocessing: str | None,
+    precision: str,
     device: str,
     workers: int,
 ) -> FingerprintOptions:
@@ -75,6 +92,8 @@ def _fingerprint(
         model=model or rooms.default_model(),  # type: ignore[arg-type]  # a choice of _MODELS
         weights=weights or "",
         preprocessing=preprocessing or "",  # type: ignore[arg-type]  # likewise
+        postprocessing=postprocessing or "",
+        precision=precision,  # type: ignore[arg-type]  # likewise
         device=device,
         workers=workers,
     )
@@ -195,9 +214,10 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
     from sscd_ops.evaluation.tables import to_json
 
     _check_files(given["json_file"], given["report"], given["histogram"])
-    if given["weights"] and len(models) > 1:
-        raise UsageError("--weights belongs to one model: give one --model")
-    how = {name: given[name] for name in ("weights", "preprocessing", "device", "workers")}
+    for name in ("weights", "postprocessing"):
+        if given[name] and len(models) > 1:
+            raise UsageError(f"--{name} belongs to one model: give one --model")
+    how = {name: given[name] for name in _HOW}
     with _rooms() as rooms:
         chosen = [
             (_with_pdq(rooms, name), _fingerprint(rooms, name, **how)) for name in models or (None,)

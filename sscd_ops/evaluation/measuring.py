@@ -164,6 +164,11 @@ def measure(
     with rooms.embedder(options) as embedder:
         run = _Run(rooms, task, embedder)
         result = run.result(threshold, measuring)
+        if options.postprocessing and measuring.threshold is None:
+            result.notes.append(
+                f"{options.model}'s threshold was measured without postprocessing, which moves"
+                " every similarity: choose one by the precisions here, and give --threshold"
+            )
         backend = rooms.backend("flat", embedder.fingerprint.digest, embedder.dimensions, threshold)
         for item in hard:
             described = describe(embedder, item.pictures, rooms.progress, item.name)

@@ -132,11 +132,16 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     """Try the product on some samples.
 
     Raises:
-        UsageError: nothing is there, or no sample of it is usable.
+        UsageError: nothing is there, no sample of it is usable, or no threshold is known.
         WeightsUnavailable: the model's weights are nowhere.
     """
     limits = LimitsOptions()
     clock = time.monotonic
+    if options.postprocessing and trial.threshold is None:  # a night refuses it likewise
+        raise UsageError(
+            f"give --threshold: none was measured for {options.model} with postprocessing; sscd-ops"
+            " evaluate helps to choose it"
+        )
     rooms.fingerprint(options)  # finds the weights: better now than after reading it all
     started = clock()
     read = _ingest(rooms, trial, limits)

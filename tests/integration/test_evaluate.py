@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sscd_ops.cli.main import main
+from sscd_ops.descriptors import postprocess
+from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.evaluation import tasks
 from sscd_ops.evaluation.pictures import open_set
 from sscd_ops.evaluation.transformations import TRANSFORMATIONS, Kind, make_copy
-from sscd_ops.options import Settings
+from sscd_ops.options import FingerprintOptions, Settings
 from sscd_ops.testing import make_tar, picture
 from sscd_ops.wiring import Wiring
 from tests.integration.world import pair
@@ -226,6 +228,60 @@ def test_a_limit_takes_shards_that_the_seed_draws(tmp_path: Path) -> None:
     assert {name[0] for names in drawn for name in names} == set("abcdef")
     # where all is taken the seed moves nothing
     assert taken(0, 24) == taken(1, 0) == open_set(rooms, urls).names
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that whitens sscd_small in bfloat16 to 4 dimensions."""
+    base = tmp_path_factory.mktemp("fitted")
+    options = FingerprintOptions("sscd_small", precision="bfloat16", device="cpu", workers=1)
+    with open_embedder(options, base) as embedder:
+        rows = np.concatenate([chunk.descriptors for chunk in embedder.embed(some(60))])
+        found = postprocess.fit(rows, embedder.fingerprint, whiten=True, dimensions=4)
+    postprocess.write(found, base / "w.safetensors")
+    return base / "w.safetensors"
+
+
+def test_postprocessing_and_precision_are_those_asked_for(
+    mine: Path, tmp_path: Path, fitted: Path
+) -> None:
+    words = (
+        "--make-copies", mine / "a.tar", "--each", "2", "--transformation", "jpeg",
+        "--model", "sscd_small", "--device", "cpu", "--postprocessing", fitted,
+    )  # fmt: skip
+
+    precise = ("--precision", "bfloat16")
+    [model] = evaluated(tmp_path, *words, *precise)["models"]
+    [chosen] = evaluated(tmp_path, *words, *precise, "--threshold", "0.9")["models"]
+    refused = call(*words)  # it was fitted to descriptors of another precision
+
+    options = FingerprintOptions(
+        "sscd_small", precision="bfloat16", postprocessing=str(fitted), device="cpu"
+    )
+    assert model["fingerprint"] == str(fingerprint_of(options, tmp_path))
+    assert model["variants"][0]["summary"]["accuracy_at_1"] == 1.0
+    said = "sscd_small's threshold was measured without postprocessing"
+    assert any(said in note for note in model["notes"])
+    assert not any(said in note for note in chosen["notes"])
+    assert refused.exit_code == 2
+    assert "fit it with the same model, weights, preprocessing" in refused.output
+
+
+def test_try_decides_after_postprocessing_by_the_threshold_given(
+    mine: Path, tmp_path: Path, fitted: Path
+) -> None:
+    words = ["try", f"{mine}/a.tar", "--missing-caption", "keep", "--device", "cpu"]
+    words += ["--model", "sscd_small", "--precision", "bfloat16", "--postprocessing", str(fitted)]
+    words += ["--sheet", str(tmp_path / "s.png")]
+
+    refused = CliRunner().invoke(main, words)
+    tried = CliRunner().invoke(main, [*words, "--threshold", "0.99", "--format", "json"])
+
+    assert refused.exit_code == 2
+    assert (
+        "give --threshold: none was measured for sscd_small with postprocessing" in refused.output
+    )
+    assert tried.exit_code == 0, tried.output
 
 
 def test_a_list_is_taken_whole_and_its_unknown_names_are_counted(
@@ -445,6 +501,10 @@ def test_pairs_of_a_folder_and_tars(tmp_path: Path) -> None:
         (["--make-copies", "a.tar", "b"], "of several kinds"),
         (["--make-copies", "x", "--transformation", "magic"], "no transformation 'magic'"),
         (["--make-copies", "x", "--only", "/nowhere.txt"], "/nowhere.txt: cannot be read"),
+        (
+            ["--make-copies", "x", "--model", "dct", "--model", "pdq", "--postprocessing", "f"],
+            "one",
+        ),
         (["--make-copies", "x", "--report", "/nowhere/r.html"], "its folder is not there"),
         (["--make-copies", "x", "--model", "dct", "--model", "pdq", "--weights", "f"], "one model"),
     ],
