@@ -52,7 +52,7 @@ MODELS = {
             "sscd_small",
             "small",
             256,
-            "skew-128",
+            "skew-160",
             32,
             THRESHOLDS["sscd_small"],
             str(_BUNDLED / "sscd_small.safetensors"),

@@ -20,7 +20,7 @@ from sscd_ops.descriptors.compact import SHAPES, Compact, shortcut
 from sscd_ops.descriptors.inference import DTYPES, Normalised, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
-from sscd_ops.errors import ConfigError, MissingExtra
+from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions, Precision
 
 if TYPE_CHECKING:
@@ -227,13 +227,8 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Seq
     weights = find_weights(model, options.weights, cache)
     network = build(model, read_state(weights.path))
     if options.engine == "openvino":
-        try:
-            from sscd_ops.descriptors.openvino_engine import OpenVino
-        except ModuleNotFoundError as error:
-            raise MissingExtra(
-                f"fingerprint.engine = 'openvino' needs {error.name}: pip install"
-                " 'sscd-ops[openvino]' on every worker that embeds, or leave engine out"
-            ) from error
+        from sscd_ops.descriptors.openvino_engine import OpenVino
+
         return [OpenVino(network)]
     # equal pictures must give equal numbers on equal hardware
     torch.backends.cudnn.benchmark = False

@@ -6,16 +6,17 @@ configuration names it.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sscd_ops.descriptors.inference import Normalised, folded
+from sscd_ops.errors import MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +27,13 @@ class OpenVino:
 
     Args:
         network: with float32 weights; it is copied.
+
+    Raises:
+        MissingExtra: the package is not installed.
     """
 
     def __init__(self, network: nn.Module) -> None:
+        self._openvino = _package()
         self._network = _OfPixels(folded(network))
         self._compiled: Any = None
         self._shape: tuple[int, ...] = ()
@@ -38,7 +43,7 @@ class OpenVino:
         return {
             "device": "cpu",
             "torch": torch.__version__,
-            "openvino": openvino.__version__,
+            "openvino": self._openvino.__version__,
             "precision": "float32",
         }
 
@@ -55,6 +60,7 @@ class OpenVino:
         return lambda: rows
 
     def _compile(self, pixels: NDArray[np.uint8]) -> Any:
+        openvino = self._openvino
         # a moving shape would choose its kernels by what came before
         with warnings.catch_warnings():
             # it reads networks through torch's tracer, which torch calls deprecated
@@ -68,8 +74,23 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 else, where the CPU has it
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # every task of a host would take the same cores
         }
         return openvino.Core().compile_model(model, "CPU", settings)
+
+
+def _package() -> Any:
+    # At every import it reports to its maker over the network, unless this package is missing: a
+    # night calls nobody that its configuration does not name.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"fingerprint.engine = 'openvino' needs {error.name}: pip install"
+            " 'sscd-ops[openvino]' on every worker that embeds, or leave engine out"
+        ) from error
+    return openvino
 
 
 class _OfPixels(nn.Module):
