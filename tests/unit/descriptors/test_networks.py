@@ -10,7 +10,7 @@ import torch
 
 from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.descriptors.models import find_model
-from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, gem
+from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, gem, load_networks
 from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import picture
@@ -83,3 +83,28 @@ def test_one_config_line_with_a_path_is_enough(network: SSCD, tmp_path: Path) ->
     assert chunks[1].faults[1][0] == "not_an_image"
     # the same picture, in another place of another minibatch
     assert np.array_equal(again[0].descriptors[0], rows[3])
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (6, 2), (16, 5)])
+def test_the_bundled_model_leaves_cores_to_its_decoders_and_gives_them_back(
+    tmp_path: Path, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    torch.set_num_threads(cores)
+    try:
+        (under_test,) = load_networks(
+            find_model("sscd_small"), FingerprintOptions("sscd_small", device="cpu"), tmp_path
+        )
+        inner = under_test._network.conv1.forward  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            under_test._network.conv1,  # type: ignore[attr-defined]
+            "forward",
+            lambda x: (seen.append(torch.get_num_threads()), inner(x))[1],
+        )
+        under_test.describe(np.zeros((1, 160, 160, 3), np.uint8))
+
+        assert seen == [expected]
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
