@@ -7,11 +7,11 @@ transformations trained on. References are all held-out pictures. One run, equal
 ``docs/models/sscd_small_lookalikes.csv`` names those that are not different from each other: shots
 of one object in one place (``burst``, whole folders of their repositories), one picture in two
 frames or editions (``same_picture``), and two shots of one scene (``one_scene``). The main columns
-are without bursts and with the first of each other group; every figure is given with all of them
-too. Bursts are a set of hard negatives of their own.
+are without bursts and with the first of each other group; rankings, the two measures together and
+the thresholds of nights are given with all of them too. Bursts are a set of hard negatives.
 
 Run: ``SSCD_OPS_TEST_DATA=FOLDER python -m benchmarks.held_out [--weights FILE] [--write]`` where
-FOLDER has ``train/*.tar`` and ``train/index.csv.gz``; about a quarter of an hour on 2 cores.
+FOLDER has ``train/*.tar`` and ``train/index.csv.gz``; about five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Held:
 
 
 def load(data: Path, lists: Path, limit: int, trained_like: int) -> Held:
-    """Read the pictures and make the copies, in two processes."""
+    """Read the pictures and make the copies, in a process a core."""
     with (lists / "sscd_small_heldout.csv").open(newline="") as stream:
         split = {row["git_blob"]: row["split"] for row in csv.DictReader(stream)}
     with gzip.open(data / "train" / "index.csv.gz", "rt", newline="") as stream:

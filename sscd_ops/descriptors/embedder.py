@@ -104,7 +104,9 @@ def _check_openvino(options: FingerprintOptions, model: Model, preprocessing: st
     elif not PRESETS[preprocessing].fixed:
         wrong = f"takes pictures of one size, which {preprocessing} does not make"
     if wrong:
-        raise ConfigError(f"fingerprint.engine 'openvino' {wrong}: leave engine out, or change it")
+        raise ConfigError(
+            f"fingerprint.engine 'openvino' {wrong}: leave engine out, or change that"
+        )
 
 
 def _postprocessing(

@@ -216,15 +216,13 @@ class Network:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many of torch's threads inside; 0: as they are."""
+    """So many of torch's threads inside, and all of them again after: a night searches too."""
     before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
-        if count:
-            torch.set_num_threads(before)
+        torch.set_num_threads(before)
 
 
 class Runs(Protocol):

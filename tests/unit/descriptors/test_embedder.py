@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -86,55 +87,45 @@ def test_neither_neighbours_nor_workers_change_a_row(tmp_path: Path) -> None:
     np.testing.assert_array_equal(single, rows[4:5])
 
 
-def test_one_minibatch_is_on_the_device_while_the_next_is_decoded(tmp_path: Path) -> None:
-    fingerprint = fingerprint_of(FingerprintOptions(model="dct", minibatch=4), tmp_path)
-    told: list[str] = []
+def device(name: str, told: list[str]) -> Begin:
+    """A model on a device that tells when a minibatch is begun and when it is waited for."""
+    number = itertools.count()
 
     def begin(pixels: NDArray[np.uint8]) -> Begun:
-        number = sum(line.startswith("begin") for line in told)
-        told.append(f"begin {number}")
+        which = f"{name}{next(number)}"
+        told.append(f"begin {which}")
         rows = dct.describe(pixels)
 
         def wait() -> NDArray[np.float32]:
-            told.append(f"wait {number}")
+            told.append(f"wait {which}")
             return rows
 
         return wait
 
-    images = [picture(seed) for seed in range(10)]
-    with MinibatchEmbedder(fingerprint, lambda: Loaded([begin], {}), 1) as embedder:
-        chunks = list(embedder.embed(images))
-
-    assert told == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "wait 2"]
-    expected, _ = embed(images, 4, tmp_path)
-    np.testing.assert_array_equal(np.concatenate([c.descriptors for c in chunks]), expected)
+    return begin
 
 
-def test_minibatches_go_round_the_devices_and_come_back_in_order(tmp_path: Path) -> None:
-    fingerprint = fingerprint_of(FingerprintOptions(model="dct", minibatch=2), tmp_path)
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ("a", ["begin a0", "begin a1", "wait a0", "begin a2", "wait a1", "wait a2"]),
+        # both have work while a third is put together
+        ("ab", ["begin a0", "begin b0", "begin a1", "wait a0", "wait b0", "wait a1"]),
+    ],
+)
+def test_devices_work_while_the_next_minibatch_is_decoded_and_rows_stay_in_order(
+    tmp_path: Path, names: str, order: list[str]
+) -> None:
+    fingerprint = fingerprint_of(FingerprintOptions(model="dct", minibatch=4), tmp_path)
     told: list[str] = []
-
-    def on(device: str) -> Begin:
-        def begin(pixels: NDArray[np.uint8]) -> Begun:
-            told.append(f"begin {device}")
-            rows = dct.describe(pixels)
-
-            def wait() -> NDArray[np.float32]:
-                told.append(f"wait {device}")
-                return rows
-
-            return wait
-
-        return begin
+    loaded = Loaded([device(name, told) for name in names], {})
 
     images = [picture(seed) for seed in range(10)]
-    with MinibatchEmbedder(fingerprint, lambda: Loaded([on("a"), on("b")], {}), 1) as embedder:
+    with MinibatchEmbedder(fingerprint, lambda: loaded, 1) as embedder:
         chunks = list(embedder.embed(images))
 
-    # both have work while a third is put together
-    assert told[:4] == ["begin a", "begin b", "begin a", "wait a"]
-    assert told.count("begin a") == 3
-    expected, _ = embed(images, 2, tmp_path)
+    assert told == order
+    expected, _ = embed(images, 4, tmp_path)
     np.testing.assert_array_equal(np.concatenate([c.descriptors for c in chunks]), expected)
 
 
@@ -151,9 +142,10 @@ def test_a_network_on_two_devices_gives_the_numbers_of_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cpu,nowhere", "cuda:all"])
-def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str) -> None:
-    if device == "cuda:all" and torch.cuda.is_available():
-        pytest.skip("there are GPUs")
+def test_a_device_that_is_not_there_is_named(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     options = FingerprintOptions(model="sscd_small", device=device, workers=1)
     embedder = open_embedder(options, tmp_path)
 

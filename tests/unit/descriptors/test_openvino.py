@@ -18,11 +18,12 @@ from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import picture
 
 # looked for, not imported: only the product's own import keeps the package's reports off
-pytestmark = pytest.mark.skipif(
-    find_spec("openvino") is None, reason="the extra openvino is not installed"
+needs_openvino = pytest.mark.skipif(
+    find_spec("openvino") is None, reason="needs the extra: pip install 'sscd-ops[openvino]'"
 )
 
 
+@needs_openvino
 def test_the_bundled_model_gives_the_rows_that_torch_gives(tmp_path: Path) -> None:
     images = [picture(seed) for seed in range(7)]
     images[3] = b"no picture"
@@ -42,6 +43,7 @@ def test_the_bundled_model_gives_the_rows_that_torch_gives(tmp_path: Path) -> No
     assert sys.modules["openvino_telemetry"] is None
 
 
+@needs_openvino
 def test_a_large_network_agrees_and_keeps_what_it_answered() -> None:
     torch.manual_seed(0)
     network = make("resnet50", 512).eval()

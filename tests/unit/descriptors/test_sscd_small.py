@@ -78,7 +78,9 @@ def test_the_held_out_list_can_be_evaluated_on() -> None:
     assert names == {row["key"] for row in table("sscd_small_heldout.csv")}
 
 
-@pytest.mark.skipif(not DATA, reason="SSCD_OPS_TEST_DATA names no folder with the pictures")
+@pytest.mark.skipif(
+    not DATA, reason="needs the training pictures: SSCD_OPS_TEST_DATA names no folder"
+)
 def test_the_held_out_list_is_all_of_its_sources_pictures() -> None:
     with gzip.open(Path(DATA) / "train" / "index.csv.gz", "rt", newline="") as stream:
         index = list(csv.DictReader(stream))
