@@ -29,38 +29,62 @@ def ask(sql: str, **given: Any) -> Any:
     return row and row[0]
 
 
-NEXT_NIGHT = """
+A_NIGHT = """
 SELECT {} FROM sscd_ops.batches b JOIN sscd_ops.datasets d USING (dataset_id)
 WHERE d.name = %(name)s AND b.interval_start = %(start)s
 """
 
 
-def wait_until(condition: str, context: Any, then: float) -> None:
-    """Sleep until the following night's batch is that far, then a little longer."""
+STANDS_BEFORE_ITS_TURN = "waiting_since IS NOT NULL OR turn IS NOT NULL"
+
+
+def wait_until(day: int, condition: str, context: Any, then: float = 0.0) -> None:
+    """Sleep until the batch of that day of the month is that far, then a little longer."""
     run = context["dag_run"]
     name = run.dag_id.removeprefix("curate_")
-    start = run.data_interval_start + timedelta(days=1)
+    start = run.data_interval_start.replace(day=day)
     first = True
     for _ in range(300):
-        if ask(NEXT_NIGHT.format(condition), name=name, start=start):
+        if ask(A_NIGHT.format(condition), name=name, start=start):
             if not first:
                 time.sleep(then)
             return
         first = False
         time.sleep(0.3)
-    raise TimeoutError(f"the night after {start} never came so far")
+    raise TimeoutError(f"the night of {start} never came so far")
+
+
+def day_of(context: Any) -> int:
+    """Day of the month of a run of a backfill, 0 of any other run."""
+    run = context["dag_run"]
+    return int(run.data_interval_start.day) if run.run_type == "backfill" else 0
 
 
 def earlier_of_first_pair(context: Any) -> None:
     """Night 1 decides only after night 2 stood before its turn (or decided, without the wait)."""
-    if context["dag_run"].data_interval_start.day == 1:
-        wait_until("waiting_since IS NOT NULL OR turn IS NOT NULL", context, 2.0)
+    if day_of(context) == 1:
+        wait_until(2, STANDS_BEFORE_ITS_TURN, context, then=2.0)
 
 
 def earlier_of_second_pair(context: Any) -> None:
     """Night 3 registers itself only after night 4 could decide."""
-    if context["dag_run"].data_interval_start.day == 3:
-        wait_until("state NOT IN ('planned', 'ingested', 'embedded')", context, 4.0)
+    if day_of(context) == 3:
+        wait_until(4, "state NOT IN ('planned', 'ingested', 'embedded')", context, then=4.0)
+
+
+def let_the_nightly_run_between(context: Any) -> None:
+    """A backfill of nights 1 to 4, two at a time, beside a nightly run of night 5.
+
+    Night 5 stands before its turn when 1 and 2 are under way; night 3 starts before 2 has decided,
+    so that an earlier night is under way at every moment; and 3 waits for what 5 decides.
+    """
+    waits = {
+        1: (5, STANDS_BEFORE_ITS_TURN),
+        2: (3, "true"),
+        3: (5, "turn IS NOT NULL"),
+    }
+    if day_of(context) in waits:
+        wait_until(*waits[day_of(context)], context)
 
 
 def take_a_while(context: Any) -> None:
@@ -117,5 +141,6 @@ slow = {"resolve": earlier_of_first_pair, "plan": earlier_of_second_pair}
 dags(("forward",), slow)
 dags(("nowait",), slow, operators={"resolve": DecidesAtOnce})
 dags(("backwards", "calm", "killed", "week"), {})
-dags(("beside", "ten"), {"embed": take_a_while})
+dags(("beside",), {"embed": let_the_nightly_run_between})
+dags(("ten",), {"embed": take_a_while})
 dags(("shared",), {"embed": fail_once})
