@@ -174,6 +174,7 @@ def train(
     keys = names_in(Path(exclude)) if exclude else frozenset()
     held = session.Session(
         Path(out),
+        urls=urls,
         exclude=keys,
         drop_similar=drop_similar,
         device=device,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from sscd_ops.descriptors.compact import SHAPES, Compact, shortcut
 from sscd_ops.descriptors.inference import DTYPES, Normalised, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
-from sscd_ops.errors import ConfigError
+from sscd_ops.errors import ConfigError, TransientError
 from sscd_ops.options import FingerprintOptions, Precision
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Seq
     Raises:
         WeightsUnavailable: the weights are nowhere.
         ConfigError: they don't fit, there is no such device, or devices are of several kinds.
+        TransientError: the device has no memory left.
         MissingExtra: the engine is not installed.
     """
     weights = find_weights(model, options.weights, cache)
@@ -252,6 +253,8 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Seq
         from sscd_ops.descriptors.openvino_engine import OpenVino
 
         return [OpenVino(network)]
+    if options.engine != "torch":
+        assert_never(options.engine)
     # equal pictures must give equal numbers on equal hardware
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -263,6 +266,9 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Seq
             Network(network, one, options.precision, _share(model, one))
             for one in devices(options.device)
         ]
+    except torch.OutOfMemoryError as error:
+        # another process may have the memory now and not later
+        raise TransientError(f"{complaint}: {error}") from error
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"{complaint}: {error}") from error
     kinds = sorted({one.runtime()["device"] for one in found})

@@ -8,7 +8,7 @@ _SSCD = 0.75
 THRESHOLDS = {
     # chosen on half of 300 pictures, reported on the other half: benchmarks/dct_threshold.py
     "dct": 0.50,
-    # SSCD's own; 99.7% precision or more on copies of held-out pictures: docs/models/sscd_small.md
+    # 99.7% precision or more on validation pictures, less among charts: docs/models/sscd_small.md
     "sscd_small": 0.75,
     # a guess, for weights trained by the user, until `sscd-ops evaluate` has measured theirs
     "sscd_resnet18": 0.75,

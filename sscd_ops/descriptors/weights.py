@@ -136,9 +136,14 @@ def _download(url: str, path: Path, what: str, setting: str) -> None:
 
 
 def _sha256(path: Path, cache: Path) -> str:
-    """The file's sha256, remembered by path, size and time: hashing 100 MB takes a while."""
+    """The file's sha256, remembered by path, size, times and inode: hashing 100 MB takes a while.
+
+    Images built to be reproducible have one mtime for all files, and trained weights one size; the
+    time of the last change to the inode can't be set.
+    """
     found = path.stat()
-    key = hashlib.sha256(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}".encode())
+    facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_dev, found.st_ino)
+    key = hashlib.sha256(f"{path.absolute()} {facts}".encode())
     note = cache / ".sha256" / key.hexdigest()
     with contextlib.suppress(OSError):
         remembered = note.read_text()
@@ -170,9 +175,15 @@ def _raw_state(path: Path) -> dict[str, Tensor]:
     import torch
 
     if _is_safetensors(path):
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return dict(load_file(path))
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ConfigError(
+                f"fingerprint.weights: {path} is no whole safetensors file: {error}"
+            ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(

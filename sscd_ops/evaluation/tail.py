@@ -32,6 +32,8 @@ _FEW_PEAKS = 200
 _LEAST_PEAKS = 50
 _MOST_SHARE = 0.05
 """Of all pairs that may be peaks: beyond it they are not a tail, but what most pairs look like."""
+_ROWS, _COLUMNS = 512, 2048
+"""Of a tile of similarities."""
 SIZES = (10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
 
 
@@ -81,19 +83,25 @@ def find_peaks(
     floor = -np.inf
     kept: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
     pairs = 0
-    for start in range(0, len(chosen), 512):
-        rows = chosen[start : start + 512]
-        similarity = (widen(descriptors[rows]) @ widen(descriptors).T).astype(np.float64)
-        # each pair once: with a later picture of the sample, or with any picture outside it
-        once = ~taken[None, :] | (rows[:, None] < np.arange(count)[None, :])
-        if apart is not None:
-            once &= apart[rows][:, None] != apart[None, :]
-        pairs += int(once.sum())
-        one, other = np.nonzero(once & (similarity > floor))
-        kept.append((rows[one], other, similarity[one, other]))
-        kept = [_best(kept, most)]
-        if len(kept[0][2]) == most:
-            floor = float(kept[0][2].min())
+    # tiles, so that memory does not grow with the references
+    for first_column in range(0, count, _COLUMNS):
+        columns = np.arange(first_column, min(count, first_column + _COLUMNS))
+        others = widen(descriptors[columns]).T
+        for start in range(0, len(chosen), _ROWS):
+            rows = chosen[start : start + _ROWS]
+            similarity = widen(descriptors[rows]) @ others
+            # each pair once: with a later picture of the sample, or with any picture outside it
+            once = ~taken[columns][None, :] | (rows[:, None] < columns[None, :])
+            if apart is not None:
+                once &= apart[rows][:, None] != apart[columns][None, :]
+            pairs += int(once.sum())
+            one, other = np.nonzero(once & (similarity > floor))
+            if len(one) == 0:
+                continue
+            kept.append((rows[one], columns[other], similarity[one, other].astype(np.float64)))
+            kept = [_best(kept, most)]
+            if len(kept[0][2]) == most:
+                floor = float(kept[0][2].min())
     first, second, found = kept[0] if kept else (np.empty(0, int), np.empty(0, int), np.empty(0))
     few = max(_FEW_PEAKS, min(most, pairs // 1000))
     return Peaks(first[:few], second[:few], found[:few], pairs, count)

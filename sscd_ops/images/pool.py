@@ -175,6 +175,9 @@ class DecoderPool:
         self._threads: list[threading.Thread] = []
         self._workers: list[_Worker] = []
         self._closing = threading.Event()
+        # of the pool's life: answers to requests of an iterator that was given up must not be
+        # taken for the next one's
+        self._sent = 0
 
     def __enter__(self) -> DecoderPool:
         for number in range(self._count):
@@ -204,29 +207,34 @@ class DecoderPool:
         self._workers.clear()
 
     def map(self, images: Iterable[bytes]) -> Iterator[Decoded]:
-        """Pixels, uint8 (h, w, 3), or (code, message), one for each picture, in order."""
+        """Pixels, uint8 (h, w, 3), or (code, message), one for each picture, in order.
+
+        One iterator at a time; one that is given up may be followed by another.
+        """
         for decoded, _ in self.map_hashed(images):
             yield decoded
 
     def map_hashed(self, images: Iterable[bytes]) -> Iterator[Answer]:
         """As ``map``, each with the picture's perceptual hash; empty where there is none."""
         ready: dict[int, list[Answer]] = {}
-        chunks = enumerate(_chunks(images))
-        sent = told = 0
+        chunks = _chunks(images)
+        first = told = self._sent
         more = True
-        while more or told < sent:
-            while more and sent - told < 3 * self._count:
+        while more or told < self._sent:
+            while more and self._sent - told < 3 * self._count:
                 chunk = next(chunks, None)
                 if chunk is None:
                     more = False
                     break
-                self._tasks.put(chunk)
-                sent += 1
+                self._tasks.put((self._sent, chunk))
+                self._sent += 1
             while told in ready:
                 yield from ready.pop(told)
                 told += 1
-            if told < sent and told not in ready:
+            if told < self._sent and told not in ready:
                 number, decoded = self._answers.get()
+                if number < first:
+                    continue
                 if isinstance(decoded, BaseException):
                     raise decoded
                 ready[number] = decoded

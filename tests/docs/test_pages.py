@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sscd_ops.config import load_settings
+from sscd_ops.descriptors.models import MODELS
 from sscd_ops.model import Fault
 from sscd_ops.options import (
     STEPS,
@@ -174,7 +175,23 @@ def test_toml_blocks_are_good_settings(tmp_path: Path) -> None:
             load_settings(written)
 
 
-# ---------------------------------------------------------------- codes, Python
+# ---------------------------------------------------------------- models, codes, Python
+
+
+def test_the_table_of_models_says_what_they_are() -> None:
+    text = (ROOT / "docs" / "descriptors.md").read_text()
+    rows = re.findall(
+        r"^\| (`\w+`[^|]*)\|[^|]*\| (\d+) \| `([\w-]+)` \| ([\d.]+)", text, re.MULTILINE
+    )
+    said = {}
+    for names, dimensions, preprocessing, threshold in rows:
+        full, *suffixes = re.findall(r"`(\w+)`", names)
+        for name in (full, *(full.rpartition("_")[0] + suffix for suffix in suffixes)):
+            said[name] = (int(dimensions), preprocessing, float(threshold))
+    assert said == {
+        name: (model.dimensions, model.preprocessing, model.threshold)
+        for name, model in MODELS.items()
+    }
 
 
 def test_every_quarantine_code_is_explained() -> None:

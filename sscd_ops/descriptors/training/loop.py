@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,7 @@ class Run:
         self._digest = pictures.digest()
         self.step, self.seconds = 0, 0.0
         self._started = start is not None
+        self._start = sha256(start.read_bytes()).hexdigest() if start is not None else ""
         self._near: NDArray[np.int64] | None = None
         self.stopping = False
         self._mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1) * 255.0
@@ -337,6 +339,7 @@ class Run:
             {
                 "options": dataclasses.asdict(self.options),
                 "pictures": self._digest,
+                "start": self._start,
                 "world": self.part.world,
                 "step": self.step,
                 "seconds": self.seconds,
@@ -368,6 +371,11 @@ class Run:
                 )
         if found["pictures"] != self._digest:
             raise ConfigError(f"{self._checkpoint} was made with other pictures")
+        if found.get("start", self._start) != self._start:
+            raise ConfigError(
+                f"{self._checkpoint} began with other weights: give the same --start, or another"
+                " folder"
+            )
         self.network.load_state_dict(found["network"])
         self.average.state = found["average"]
         self.optimizer.load_state_dict(found["optimizer"])

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sscd_ops.descriptors import dct
 from sscd_ops.errors import ConfigError
@@ -71,6 +71,7 @@ def store_pictures(
     *,
     short: int,
     threads: int,
+    urls: Sequence[str] = (),
     told: Callable[[int], None] = lambda _: None,
     taken: Callable[[str], None] = lambda _: None,
 ) -> Pictures:
@@ -81,6 +82,7 @@ def store_pictures(
         folder: gets ``pictures.u8`` (raw pixels) and ``pictures.json``.
         short: pixels of the short side they are shrunk to; smaller ones stay as they are.
         threads: that decode.
+        urls: where they are from, noted for ``has_pictures``.
         told: called with the number of pictures done, one by one.
         taken: called with the key of each picture that could be decoded; may raise to end it.
 
@@ -107,14 +109,28 @@ def store_pictures(
         raise
     temporary.replace(folder / "pictures.u8")
     note = folder / ".pictures.json"
-    note.write_text(json.dumps({"short": short, "keys": keys, "sizes": sizes}))
+    told_of = {"short": short, "urls": list(urls), "keys": keys, "sizes": sizes}
+    note.write_text(json.dumps(told_of))
     note.replace(folder / "pictures.json")
     return open_pictures(folder, short)
 
 
-def has_pictures(folder: Path) -> bool:
-    """Whether ``store_pictures`` was completed there."""
-    return (folder / "pictures.json").is_file()
+def has_pictures(folder: Path, urls: Sequence[str] = ()) -> bool:
+    """Whether ``store_pictures`` was completed there.
+
+    Raises:
+        ConfigError: it was, with other URLs.
+    """
+    note = folder / "pictures.json"
+    if not note.is_file():
+        return False
+    found = json.loads(note.read_text()).get("urls")
+    if urls and found and found != list(urls):
+        raise ConfigError(
+            f"{folder} holds the pictures of {' '.join(found)}, not of {' '.join(urls)}:"
+            " give another --out folder, or those URLs"
+        )
+    return True
 
 
 def open_pictures(folder: Path, short: int) -> Pictures:
@@ -158,7 +174,7 @@ def shrink(data: bytes, short: int) -> Pixels | None:
     try:
         if image.format == "JPEG":
             image.draft("RGB", (2 * short, 2 * short))
-        rgb = to_rgb(image)
+        rgb = to_rgb(ImageOps.exif_transpose(image) or image)
     except Exception:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return None
     width, height = rgb.size

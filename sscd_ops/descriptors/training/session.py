@@ -34,13 +34,15 @@ _TICKS = 1000
 class Session:
     """Everything around the recipe.
 
-    ``folder``: gets the decoded pictures, checkpoints, the log and the weights. ``exclude``: keys
-    of pictures that are not to be trained on. ``drop_similar``: similarity by ``dct`` from which a
+    ``folder``: gets the decoded pictures, checkpoints, the log and the weights. ``urls``: what the
+    pictures are read from, as given: a folder holds those of one list. ``exclude``: keys of
+    pictures that are not to be trained on. ``drop_similar``: similarity by ``dct`` from which a
     picture is left out beside an earlier one, 0 for none. ``threads``: that decode and edit.
     ``save_every``: seconds between checkpoints. ``start``: weights to begin with; none: random.
     """
 
     folder: Path
+    urls: tuple[str, ...] = ()
     exclude: Set[str] = frozenset()
     drop_similar: float = 0.8
     device: str = "auto"
@@ -69,7 +71,8 @@ def train(
         hold: given the run before it starts, to stop it by.
 
     Raises:
-        ConfigError: no such device, too few pictures, or a checkpoint of another run.
+        ConfigError: no such device, too few pictures, no picture of a name to exclude, pictures of
+            other URLs in the folder, or a checkpoint of another run.
     """
     device = _checked_device(session.device)
     with parallel.joined(device) as part:
@@ -153,7 +156,7 @@ def _pictures(
         if session.drop_similar:
             check_comparable(comparable)
 
-    if part.rank == 0 and not has_pictures(folder):
+    if part.rank == 0 and not has_pictures(folder, session.urls):
         progress.start("decode pictures", None)
         try:
             store_pictures(
@@ -161,6 +164,7 @@ def _pictures(
                 folder,
                 short=short,
                 threads=session.threads,
+                urls=session.urls,
                 told=progress.advance,
                 taken=taken,
             )
@@ -169,7 +173,13 @@ def _pictures(
     parallel.agreed(0.0, device, part)  # the others wait here
     pictures = open_pictures(folder, short)
     found = len(pictures)
-    if unknown := sorted(session.exclude - set(pictures.keys)):
+    unknown = sorted(session.exclude - set(pictures.keys))
+    if unknown and len(unknown) == len(session.exclude):
+        raise ConfigError(
+            f"--exclude: none of its {len(unknown)} names, such as {unknown[0]!r}, is the key of a"
+            " picture: expected one key a line"
+        )
+    if unknown:
         say(
             f"{len(unknown)} of {len(session.exclude)} names to exclude are of no picture decoded,"
             f" such as {unknown[0]!r}"

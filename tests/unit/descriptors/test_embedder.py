@@ -52,6 +52,30 @@ def test_numbers_of_dct_change_with_its_version_alone() -> None:
     assert not dct.describe(np.full_like(grid, 128) + (grid > 253)).any()
 
 
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [
+        (
+            FingerprintOptions(model="dct"),
+            "740cb2f1058c05f729454fbfb7a1a4a1304cf2c60b2c180373e538a0bcb8a57f",
+        ),
+        (
+            FingerprintOptions(model="sscd_small"),
+            "02e5de52ffcb2b67ac82a5c1131b9ce9128ef5d563211adb9eb0e7be3efe02d9",
+        ),
+        (
+            FingerprintOptions(model="sscd_small", precision="bfloat16"),
+            "d91dc8f268849045f3085505b26e1ac515f2e50a5de33d55602fa847e516c0e2",
+        ),
+    ],
+)
+def test_the_digest_of_a_fingerprint_stays(
+    options: FingerprintOptions, digest: str, tmp_path: Path
+) -> None:
+    """Where it changes, every dataset there is would be refused under its next run."""
+    assert fingerprint_of(options, tmp_path).digest == digest
+
+
 @pytest.mark.parametrize("minibatch", [1, 4, 32])
 def test_a_bad_picture_costs_its_row_and_no_minibatch(minibatch: int, tmp_path: Path) -> None:
     good = [picture(i) for i in range(22)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 pytest.importorskip("cv2", reason="training needs opencv-python-headless, the extra `train`")
 
@@ -27,7 +29,12 @@ from sscd_ops.descriptors.training.loop import Run, gains_by_bfloat16
 from sscd_ops.descriptors.training.loss import contrast, shares_source
 from sscd_ops.descriptors.training.optim import LARS, learning_rate
 from sscd_ops.descriptors.training.options import RECIPES, TrainOptions
-from sscd_ops.descriptors.training.pictures import look_alikes, open_pictures, store_pictures
+from sscd_ops.descriptors.training.pictures import (
+    look_alikes,
+    open_pictures,
+    shrink,
+    store_pictures,
+)
 from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.ports import Silence
@@ -289,9 +296,42 @@ def test_a_run_begins_with_the_weights_it_is_given(folder: Path, tmp_path: Path)
     for name, value in begun.network.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(value, state[name]), name
+    begun.save()
+    with pytest.raises(ConfigError, match="began with other weights"):
+        Run(pictures, other, tmp_path / "begun", device=cpu)
     wider = dataclasses.replace(TINY, dimensions=64)
     with pytest.raises(ConfigError, match=r"does not fit: of another shape: .*weight"):
         Run(pictures, wider, tmp_path / "wider", device=cpu, start=weights)
+
+
+def test_a_folder_goes_on_with_its_own_urls_alone(tmp_path: Path) -> None:
+    def train(*urls: str, exclude: frozenset[str] = frozenset()) -> None:
+        where = session.Session(
+            tmp_path, urls=urls, exclude=exclude, drop_similar=0, device="cpu", threads=1
+        )
+        session.train(
+            lambda: members(9), TINY, where, progress=Silence(), say=lambda _: None, hold=stop
+        )
+
+    def stop(run: Run) -> None:
+        run.stopping = True
+
+    train("a/*.tar", "b/*.tar")
+    train("a/*.tar", "b/*.tar")
+    with pytest.raises(ConfigError, match=r"holds the pictures of a/\*.tar b/\*.tar, not of c/"):
+        train("c/*.tar")
+    with pytest.raises(ConfigError, match=r"none of its 1 names, such as 'key,split', is the key"):
+        train("a/*.tar", "b/*.tar", exclude=frozenset({"key,split"}))
+
+
+def test_turned_pictures_are_stored_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    data = io.BytesIO()
+    Image.new("RGB", (400, 200), "red").save(data, "JPEG", exif=exif)
+    pixels = shrink(data.getvalue(), 50)
+    assert pixels is not None
+    assert pixels.shape == (100, 50, 3)
 
 
 def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,3 +106,25 @@ def test_a_file_of_no_known_format_says_what_to_do_in_one_line(data: bytes, tmp_
     assert "delete it" in message
     assert "\n" not in message
     assert "weights_only" not in message
+
+
+def test_half_a_safetensors_file_says_so(tmp_path: Path) -> None:
+    whole = Path(find_model("sscd_small").weights).read_bytes()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(ConfigError, match="no whole safetensors file") as error:
+        read_state(path)
+
+    assert str(path) in str(error.value)
+
+
+def test_other_weights_of_the_same_size_and_time_have_their_own_digest(tmp_path: Path) -> None:
+    path, new = tmp_path / "w.pt", tmp_path / "new.pt"
+    digests = []
+    for letter in (b"a", b"b"):
+        new.write_bytes(letter * 1000)
+        os.utime(new, (0, 0))
+        new.replace(path)
+        digests.append(find_weights(MIXUP, str(path), tmp_path).sha256)
+    assert digests == [hashlib.sha256(letter * 1000).hexdigest() for letter in (b"a", b"b")]

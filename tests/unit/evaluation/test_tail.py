@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,8 @@ def test_peaks_are_the_most_similar_of_all_pairs(
     monkeypatch: pytest.MonkeyPatch, queries: int
 ) -> None:
     monkeypatch.setattr(tail, "_FEW_PEAKS", 30)
+    monkeypatch.setattr(tail, "_ROWS", 16)
+    monkeypatch.setattr(tail, "_COLUMNS", 25)
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((90, 12))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
@@ -82,6 +86,17 @@ def test_peaks_are_the_most_similar_of_all_pairs(
         assert np.allclose(peaks.similarity, best, atol=1e-5)
     else:
         assert len(chosen) <= 40
+
+
+def test_memory_does_not_grow_with_the_references() -> None:
+    """40,000 pictures: all of them at once would take over a gigabyte."""
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((40_000, 8)).astype(np.float16)
+    tracemalloc.start()
+    find_peaks(rows, queries=512)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 << 20
 
 
 def test_strangers_are_foretold_within_the_stated_bounds() -> None:

@@ -74,6 +74,15 @@ def assert_same(found: Sequence[Decoded], expected: Sequence[Decoded]) -> None:
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_pool_goes_on_after_an_iterator_that_was_given_up() -> None:
+    dark, light = [shade(10)] * 200, [shade(200)] * 40
+    with DecoderPool(PRESET, 2) as pool:
+        given_up = pool.map(dark)
+        next(given_up)
+        given_up.close()  # type: ignore[attr-defined]
+        assert_same(list(pool.map(light)), alone(light))
+
+
 def decoders(parent: int) -> set[int]:
     """Decoder processes whose parent is this one."""
     return {pid for pid in everyone() if "sscd_ops.images.worker" in command(pid, parent)}
