@@ -214,8 +214,8 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
     from sscd_ops.evaluation.tables import to_json
 
     _check_files(given["json_file"], given["report"], given["histogram"])
-    for name in ("weights", "postprocessing"):
-        if given[name] and len(models) > 1:
+    for name in ("weights", "postprocessing", "threshold"):
+        if given[name] is not None and len(models) > 1:
             raise UsageError(f"--{name} belongs to one model: give one --model")
     how = {name: given[name] for name in _HOW}
     with _rooms() as rooms:

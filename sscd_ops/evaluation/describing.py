@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import pair_similarities, widen
+from sscd_ops.core.leader import Hashes
+from sscd_ops.core.perceptual import similarity_at
 from sscd_ops.errors import UsageError
 from sscd_ops.evaluation.pictures import PictureSet
 from sscd_ops.model import Fault, Matches
-from sscd_ops.ports import Embedder, Progress
+from sscd_ops.options import DuplicatesOptions
+from sscd_ops.ports import Embedder, HashSearch, Progress
 
 BACKGROUND_NEIGHBOURS = 3
 """Neighbours in the background set whose mean similarity is a query's bias (SSCD: 1.00[0,2])."""
@@ -82,6 +85,18 @@ def describe(
         seconds,
         np.concatenate(hashes)[rows] if hashes else None,
     )
+
+
+def hashes_without_history(hashes: NDArray[np.uint8], search: HashSearch) -> Hashes:
+    """Leader's second measure, as a dataset's defaults have it, for a night that is the first.
+
+    Args:
+        hashes: uint8 (n, 33).
+        search: opens the index.
+    """
+    farthest = similarity_at(DuplicatesOptions().perceptual_distance)
+    none = np.full(len(hashes), -np.inf)
+    return Hashes(hashes, none, farthest, farthest, search.growing())
 
 
 @dataclass(frozen=True)

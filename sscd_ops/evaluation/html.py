@@ -215,7 +215,8 @@ def _hard_html(results: Sequence[ModelResult]) -> Iterable[str]:
         yield "<h2>Look-alikes that are no copies</h2>"
         yield _paragraph(
             "Share that would wrongly be removed: of the pictures that had an earlier one of their"
-            " group before them, those that the leader would drop at the model's threshold."
+            " group before them, those that the leader would drop at the model's threshold. With"
+            " hashes: by both measures, as nights with the model decide by default."
         )
         yield _table(rows)
 

@@ -2,7 +2,8 @@
 
 A set is a list of groups; the pictures of a group look alike. What counts is the share that the
 product's own leader would wrongly merge: pictures removed, of those that had an earlier one of
-their group before them. Sets are given (``--hard NAME=URL``), or made from the pictures at hand:
+their group before them; by the model alone and, where nights compare perceptual hashes too, by
+both. Sets are given (``--hard NAME=URL``), or made from the pictures at hand:
 
 * ``pages``, ``charts``, ``slides``: one template with other text or numbers;
 * ``colour_variants``: a product in other colours (the picture with its hues turned);
@@ -19,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from sscd_ops.core.leader import lead
+from sscd_ops.core.leader import Hashes, lead
 from sscd_ops.errors import DataError
-from sscd_ops.evaluation.describing import Described
+from sscd_ops.evaluation.describing import Described, hashes_without_history
 from sscd_ops.evaluation.metrics import Interval, wilson
 from sscd_ops.evaluation.pictures import PictureSet, Spool
 from sscd_ops.evaluation.transformations import chance_of, decoded, encoded
-from sscd_ops.ports import SearchBackend
+from sscd_ops.ports import HashSearch, SearchBackend
 
 _TEXT = (
     "market growth water river history figure energy school city model result study number river"
@@ -53,8 +54,10 @@ class HardResult:
         made: made here, not given.
         pictures: with a descriptor.
         could: pictures with an earlier one of their group before them.
-        merged: those of them that leader removed.
+        merged: those of them that leader removed by the descriptors.
         interval: 95%, of the share merged.
+        merged_by_night: those that it removed by the descriptors or the perceptual hashes, where a
+            night with this model compares both by default; else None.
     """
 
     name: str
@@ -63,6 +66,7 @@ class HardResult:
     could: int
     merged: int
     interval: Interval
+    merged_by_night: int | None = None
 
     @property
     def share(self) -> float:
@@ -109,24 +113,44 @@ def made(pictures: PictureSet, count: int = 24, seed: int = 0) -> list[HardSet]:
 
 
 def judge(
-    hard: HardSet, described: Described, threshold: float, backend: SearchBackend
+    hard: HardSet,
+    described: Described,
+    threshold: float,
+    backend: SearchBackend,
+    hash_search: HashSearch | None = None,
 ) -> HardResult:
-    """Run leader over a set, in order, and count what it would remove."""
+    """Run leader over a set, in order, and count what it would remove.
+
+    Args:
+        hard: the set.
+        described: its descriptors, and hashes where a night would compare them.
+        threshold: least similarity of a copy.
+        backend: search among descriptors.
+        hash_search: among hashes, where there are any.
+    """
     rows = len(described)
-    led = lead(
-        described.descriptors,
-        np.full(rows, -np.inf),
-        threshold,
-        threshold,
-        1,
-        backend.growing(described.descriptors.shape[1]),
-    )
+
+    def kept(hashes: Hashes | None = None) -> NDArray[np.bool_]:
+        return lead(
+            described.descriptors,
+            np.full(rows, -np.inf),
+            threshold,
+            threshold,
+            1,
+            backend.growing(described.descriptors.shape[1]),
+            hashes=hashes,
+        ).kept
+
     group = hard.group[described.rows]
     later = np.ones(rows, bool)
     later[np.unique(group, return_index=True)[1]] = False
-    merged = int((~led.kept & later).sum())
+    merged = int((~kept() & later).sum())
     could = int(later.sum())
-    return HardResult(hard.name, hard.made, rows, could, merged, wilson(merged, could))
+    by_night = None
+    if described.hashes is not None and hash_search is not None:
+        hashes = hashes_without_history(described.hashes, hash_search)
+        by_night = int((~kept(hashes) & later).sum())
+    return HardResult(hard.name, hard.made, rows, could, merged, wilson(merged, could), by_night)
 
 
 # ---------------------------------------------------------------- what is made

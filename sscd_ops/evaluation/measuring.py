@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -169,11 +169,20 @@ def measure(
                 f"{options.model}'s threshold was measured without postprocessing, which moves"
                 " every similarity: choose one by the precisions here, and give --threshold"
             )
+    if hard:
+        result.hard.extend(_judged(rooms, options, threshold, hard))
+    return result
+
+
+def _judged(
+    rooms: Rooms, options: FingerprintOptions, threshold: float, hard: Sequence[HardSet]
+) -> Iterator[HardResult]:
+    """Sets of look-alikes, hashed as well where a night with the model would."""
+    with rooms.embedder(options, perceptual=rooms.default_perceptual(options.model)) as embedder:
         backend = rooms.backend("flat", embedder.fingerprint.digest, embedder.dimensions, threshold)
         for item in hard:
             described = describe(embedder, item.pictures, rooms.progress, item.name)
-            result.hard.append(judge(item, described, threshold, backend))
-        return result
+            yield judge(item, described, threshold, backend, rooms.hash_search())
 
 
 class _Run:

@@ -15,10 +15,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sscd_ops.core.perceptual import BITS, CODE, LEAST_QUALITY, ROLE
-from sscd_ops.errors import DataError
 from sscd_ops.evaluation.rooms import Rooms
-from sscd_ops.evaluation.transformations import decoded
-from sscd_ops.images.pdq import hash_image
+from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
 from sscd_ops.options import (
     DuplicatesOptions,
@@ -28,6 +26,8 @@ from sscd_ops.options import (
 )
 from sscd_ops.ports import HashSearch, InspectImage, Progress, SearchBackend, Source
 
+_WHOLE = PRESETS["skew-128"]
+"""Any preset that decodes a picture whole: the hash does not depend on it."""
 THRESHOLD = 1 - DuplicatesOptions().perceptual_distance / (BITS / 2)
 
 
@@ -55,15 +55,14 @@ class PdqEmbedder:
         for data in images:
             row = np.zeros((1, BITS), np.float32)
             faults: dict[int, tuple[Fault, str]] = {}
-            try:
-                hashed = hash_image(decoded(data))
-                if hashed[CODE] < LEAST_QUALITY:
-                    faults[0] = (Fault.NO_DESCRIPTOR, f"PDQ quality {hashed[CODE]}: too plain")
-                else:
-                    bits = np.unpackbits(np.frombuffer(hashed, np.uint8, CODE))
-                    row[0] = (bits.astype(np.float32) * 2 - 1) / 16
-            except DataError as error:
-                faults[0] = (Fault.UNDECODABLE, str(error))
+            pixels, hashed = prepare(data, _WHOLE, hashed=True)  # as a decoder of a night does
+            if isinstance(pixels, tuple):
+                faults[0] = pixels
+            elif hashed[CODE] < LEAST_QUALITY:
+                faults[0] = (Fault.NO_DESCRIPTOR, f"PDQ quality {hashed[CODE]}: too plain")
+            else:
+                bits = np.unpackbits(np.frombuffer(hashed, np.uint8, CODE))
+                row[0] = (bits.astype(np.float32) * 2 - 1) / 16
             yield EmbeddedChunk(row, faults)
 
 

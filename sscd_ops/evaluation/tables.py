@@ -113,6 +113,7 @@ def _severity(result: ModelResult, severity: int, *, several: bool) -> str:
 
 def hard_rows(results: Sequence[ModelResult]) -> list[Row]:
     """Look-alikes that the model would wrongly merge."""
+    any_hashed = any(item.merged_by_night is not None for r in results for item in r.hard)
     return [
         {
             "model": result.model,
@@ -122,6 +123,7 @@ def hard_rows(results: Sequence[ModelResult]) -> list[Row]:
             "could_merge": item.could,
             "wrongly_merged": item.merged,
             "share": _share(item.share, item.interval),
+            **({"with_hashes": item.merged_by_night} if any_hashed else {}),
         }
         for result in results
         for item in result.hard

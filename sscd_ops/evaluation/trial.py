@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 from sscd_ops.core.decide import Decided, Images, Samples, decide, find_images, load_samples
 from sscd_ops.core.exact import group_images
-from sscd_ops.core.leader import Hashes, Leader, lead
+from sscd_ops.core.leader import Leader, lead
 from sscd_ops.core.manifest import ManifestBuilder, read_manifest
-from sscd_ops.core.perceptual import similarity_at
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import count
 from sscd_ops.errors import UsageError
-from sscd_ops.evaluation.describing import Described, describe, nearest
+from sscd_ops.evaluation.describing import (
+    Described,
+    describe,
+    hashes_without_history,
+    nearest,
+)
 from sscd_ops.evaluation.measuring import BINS
 from sscd_ops.evaluation.pictures import SourceSet, find_shards, read_samples, source_options
 from sscd_ops.evaluation.rooms import Rooms
@@ -295,9 +299,7 @@ def _decide(
         none = np.full(len(rows), -np.inf)
         hashes = None
         if found.hashes is not None:
-            farthest = similarity_at(DuplicatesOptions().perceptual_distance)
-            index = rooms.hash_search().growing()
-            hashes = Hashes(found.hashes[rows], none, farthest, farthest, index)
+            hashes = hashes_without_history(found.hashes[rows], rooms.hash_search())
         return lead(
             found.descriptors[rows],
             none,

@@ -254,6 +254,9 @@ def test_postprocessing_and_precision_are_those_asked_for(
     [model] = evaluated(tmp_path, *words, *precise)["models"]
     [chosen] = evaluated(tmp_path, *words, *precise, "--threshold", "0.9")["models"]
     refused = call(*words)  # it was fitted to descriptors of another precision
+    two = call(
+        "--make-copies", mine / "a.tar", "--model", "dct", "--model", "pdq", "--threshold", "1"
+    )
 
     options = FingerprintOptions(
         "sscd_small", precision="bfloat16", postprocessing=str(fitted), device="cpu"
@@ -265,6 +268,8 @@ def test_postprocessing_and_precision_are_those_asked_for(
     assert not any(said in note for note in chosen["notes"])
     assert refused.exit_code == 2
     assert "fit it with the same model, weights, preprocessing" in refused.output
+    assert two.exit_code == 2
+    assert "--threshold belongs to one model" in two.output
 
 
 def test_try_decides_after_postprocessing_by_the_threshold_given(

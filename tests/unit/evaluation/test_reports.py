@@ -14,6 +14,7 @@ from sscd_ops.evaluation.lookalikes import HardSet, given, judge, made
 from sscd_ops.evaluation.pictures import Spool
 from sscd_ops.evaluation.tables import _few
 from sscd_ops.index.backends import open_backend
+from sscd_ops.index.hamming import Hamming
 from sscd_ops.testing import picture
 
 
@@ -86,6 +87,22 @@ def test_only_pictures_with_an_earlier_one_of_their_group_can_be_merged() -> Non
 
     assert (found.could, found.merged) == (3, 2)
     assert found.share == pytest.approx(2 / 3)
+    assert found.merged_by_night is None
+
+
+def test_where_nights_compare_hashes_too_a_set_is_judged_by_both() -> None:
+    """The descriptors merge row 1, the hashes row 3; the last hash is of a picture too plain."""
+    hard = HardSet("s", False, Spool(), np.zeros(5, np.int64))
+    rows = np.eye(5, dtype=np.float16)
+    rows[1] = rows[0]
+    hashes = np.random.default_rng(0).integers(0, 256, (5, 33), dtype=np.uint8)
+    hashes[3] = hashes[4] = hashes[2]
+    hashes[:, 32] = (100, 100, 100, 100, 0)
+    backend = open_backend("flat", fingerprint_digest="0" * 64, dimensions=5, threshold=0.5)
+
+    found = judge(hard, Described(np.arange(5), rows, hashes=hashes), 0.5, backend, Hamming())
+
+    assert (found.could, found.merged, found.merged_by_night) == (4, 1, 2)
 
 
 def test_made_sets_are_the_same_every_time_and_have_their_groups() -> None:
