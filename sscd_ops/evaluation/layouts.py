@@ -91,11 +91,13 @@ def copydays_task(
     originals whose names share its first four characters.
 
     Raises:
-        UsageError: a block is missing or has another number of files than there are originals.
+        UsageError: a block is missing, has another number of files than there are originals, or
+            has a file of an original's name in another place.
     """
     blocks = _copydays_blocks(root)
     originals = open_set(rooms, [str(root / "original")])
     names = [name.rpartition("/")[2] for name in originals.names]
+    place = {_stem(name): row for row, name in enumerate(names)}
     sets: list[PictureSet] = [originals]
     kind: list[Kind | None] = [Kind("original", 0)] * len(originals)
     truth = [(row, row) for row in range(len(originals))]
@@ -110,6 +112,12 @@ def copydays_task(
         start = len(kind)
         for row, name in enumerate(part.names):
             mine = [row]
+            named = place.get(_stem(name), row)
+            if label.transformation != "strong" and named != row:
+                raise UsageError(
+                    f"{block}: {name} is picture {row + 1} there and {named + 1} of the originals:"
+                    " one of either is missing or can't be read"
+                )
             if label.transformation == "strong":
                 head = name.rpartition("/")[2][:4]
                 mine = [i for i, other in enumerate(names) if other[:4] == head]
@@ -132,6 +140,10 @@ def copydays_task(
         neighbours=COPYDAYS_NEIGHBOURS,
         facts=facts_of(queries=queries, references=references),
     )
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def _copydays_blocks(root: Path) -> list[tuple[Path, Kind]]:

@@ -462,6 +462,18 @@ def test_a_copydays_block_of_another_length_is_refused(tmp_path: Path) -> None:
     assert "the i-th file is to show the i-th original" in result.output
 
 
+def test_a_copydays_block_shifted_by_a_bad_file_on_each_side_is_refused(tmp_path: Path) -> None:
+    files = {f"original/{n}00.jpg": picture(n) for n in range(4)}
+    files |= {f"jpegqual/50/{n}00.jpg": picture(n) for n in range(4)}
+    files |= {"original/000.jpg": b"no picture", "jpegqual/50/200.jpg": b"no picture"}
+    root = folder(tmp_path / "copydays", files)
+
+    result = call("--copydays", root, "--model", "dct")
+
+    assert result.exit_code == 2
+    assert "100 is picture 2 there and 1 of the originals" in result.output
+
+
 def test_pairs_of_a_folder_and_tars(tmp_path: Path) -> None:
     images = some(6)
     queries = folder(
