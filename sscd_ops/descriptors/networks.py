@@ -258,8 +258,9 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Seq
     # equal pictures must give equal numbers on equal hardware
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    # on by default: a "float32" convolution would have ten bits of mantissa
+    # on by default for convolutions: a "float32" one would have ten bits of mantissa
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     complaint = f"fingerprint.device {options.device!r}"
     try:
         found = [

@@ -153,6 +153,19 @@ def test_devices_work_while_the_next_minibatch_is_decoded_and_rows_stay_in_order
     np.testing.assert_array_equal(np.concatenate([c.descriptors for c in chunks]), expected)
 
 
+def test_float32_is_float32_and_equal_pictures_give_equal_numbers(tmp_path: Path) -> None:
+    """What torch would do otherwise: TF32 and whichever algorithm was fastest a moment ago."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn.allow_tf32 = cudnn.benchmark = matmul.allow_tf32 = True
+    cudnn.deterministic = False
+
+    with open_embedder(FingerprintOptions(model="sscd_small", device="cpu"), tmp_path) as embedder:
+        list(embedder.embed([picture(0)]))
+
+    assert (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic) == (False, False, True)
+    assert not matmul.allow_tf32
+
+
 def test_a_network_on_two_devices_gives_the_numbers_of_one(tmp_path: Path) -> None:
     images = [picture(seed) for seed in range(7)]
     rows = []
