@@ -54,14 +54,16 @@ _LOCAL = "file://"
 """A root or a cache of this scheme is a folder, for everything that asks which it is."""
 _PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::[^{}]*)?\}")
 
+_MOST_BITS = 100
+"""Of a perceptual hash that a stored match may differ in."""
 _RANGES: dict[str, tuple[float, float]] = {
     "late_days": (0, 366),
     "fingerprint.minibatch": (0, 4096),
     "fingerprint.workers": (0, 1024),
     "duplicates.margin": (0, 1),
     "duplicates.keep_matches": (1, 1000),
-    "duplicates.perceptual_distance": (0, 100),
-    "duplicates.perceptual_margin": (0, 100),
+    "duplicates.perceptual_distance": (0, _MOST_BITS),
+    "duplicates.perceptual_margin": (0, _MOST_BITS),
     "guard.max_removed_odds": (1e-3, 1e9),
     "guard.first_nights_max": (0, 1),
     "limits.max_pixels": (1, 178_956_970),  # Pillow opens nothing larger
@@ -295,6 +297,13 @@ def _check_numbers(options: DatasetOptions, key: str) -> None:
         for part in path.split("."):
             value = getattr(value, part)
         _in_range(value, allowed, f"{key}.{path}")
+    duplicates = options.duplicates
+    if duplicates.perceptual_distance + duplicates.perceptual_margin > _MOST_BITS:
+        raise Wrong(
+            f"{key}.duplicates.perceptual_margin",
+            f"expected perceptual_distance + perceptual_margin to be at most {_MOST_BITS}:"
+            " strangers are 128 bits apart",
+        )
     for step in STEPS:
         for name, allowed in _STEP_RANGES.items():
             value = getattr(getattr(options.airflow, step), name)

@@ -318,7 +318,9 @@ class MinibatchEmbedder:
     def _hashes(self, answers: list[Answer]) -> NDArray[np.uint8] | None:
         if not self._perceptual:
             return None
-        rows = b"".join(hashed or NOTHING for _, hashed in answers)
+        rows = b"".join(NOTHING if isinstance(item, tuple) else code for item, code in answers)
+        if len(rows) != WIDTH * len(answers):
+            raise RuntimeError("a decoder answered a picture without its perceptual hash")
         return np.frombuffer(rows, np.uint8).reshape(-1, WIDTH)
 
 

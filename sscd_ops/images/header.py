@@ -62,6 +62,9 @@ def open_image(data: bytes) -> Image.Image | tuple[Fault, str]:
         return Fault.NOT_AN_IMAGE, f"begins like {found[0]}, but its header cannot be read"
     except Image.DecompressionBombError as error:
         return Fault.TOO_MANY_PIXELS, str(error)
+    except MemoryError as error:
+        # not the bytes' fault: a code that does not follow them
+        return Fault.DECODER_DIED, f"{found[0]} header: {type(error).__name__}: {error}"
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return Fault.NOT_AN_IMAGE, f"{found[0]} header: {type(error).__name__}: {error}"
 

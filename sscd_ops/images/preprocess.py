@@ -80,17 +80,25 @@ PRESETS = {
 
 
 def preprocess(data: bytes, preset: Preset) -> NDArray[np.uint8] | tuple[Fault, str]:
-    """A picture's RGB pixels, uint8 (height, width, 3), or why it has none. Never raises."""
+    """A picture's RGB pixels, uint8 (height, width, 3), or why it has none.
+
+    Raises:
+        MemoryError: there is too little for this picture now.
+    """
     return prepare(data, preset, hashed=False)[0]
 
 
 def prepare(
     data: bytes, preset: Preset, *, hashed: bool
 ) -> tuple[NDArray[np.uint8] | tuple[Fault, str], bytes]:
-    """A picture's pixels, and its perceptual hash where that is asked for. Never raises.
+    """A picture's pixels, and its perceptual hash where that is asked for.
 
     The hash depends on the bytes alone, not on the preset: a picture that the preset decodes at a
     smaller size is decoded once more for it.
+
+    Raises:
+        MemoryError: there is too little for this picture now. That says nothing of its bytes: a
+            decoder dies of it, and the picture is tried once more, alone.
     """
     image = open_image(data)
     if isinstance(image, tuple):
@@ -107,6 +115,8 @@ def prepare(
         # a scaled picture's sides are rounded: the size comes from those before
         resized = rgb.resize(preset.size_of(*full), preset.filter)
         pixels = np.asarray(resized)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return (Fault.UNDECODABLE, f"{type(error).__name__}: {error}"), b""
     if not hashed:
@@ -129,6 +139,8 @@ def _hash(data: bytes, whole: Image.Image | None) -> bytes:
                 return NOTHING
             whole = to_rgb(ImageOps.exif_transpose(again) or again)
         return hash_image(whole)
+    except MemoryError:
+        raise  # or a lack of memory would stand in the catalog as "too plain to compare"
     except Exception:  # noqa: BLE001 - as above
         return NOTHING
 

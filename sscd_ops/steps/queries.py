@@ -120,6 +120,14 @@ def search_segment(
             work.batch.dataset,
         )
     hashed: Matches | None = None
+    if queries.hashes is not None and ROLE not in opened.codes:
+        log.info(
+            "segment %d has no perceptual hashes (%s): decided without them, its %d kept images are"
+            " compared by descriptor alone",
+            segment.segment_id,
+            ROLE,
+            int(kept.sum()),
+        )
     if queries.hashes is not None and ROLE in opened.codes:
         hashed = parts.hash_search().search(
             queries.hashes,
@@ -172,12 +180,20 @@ def write_matches(
 
 
 def read_matches(path: Path) -> tuple[Matches, Matches]:
-    """Read a candidate file: matches by descriptor, and those by hash."""
+    """Read a candidate file: matches by descriptor, and those by hash.
+
+    Raises:
+        BatchNotRunnable: a release that knew no hashes wrote it, so that it may lack matches.
+    """
     table = pq.read_table(path)
+    if "by_hash" not in table.column_names:
+        raise BatchNotRunnable(
+            f"{path.name}: another release searched for this batch, without perceptual hashes. Give"
+            " all workers one release, abandon the batch (sscd-ops batch abandon) and run the night"
+            " again"
+        )
     columns = [table.column(name).to_numpy() for name in ("query", "reference", "similarity")]
-    by_hash = np.zeros(len(table), bool)
-    if "by_hash" in table.column_names:
-        by_hash = table.column("by_hash").to_numpy()
+    by_hash = table.column("by_hash").to_numpy()
     return (
         Matches(*(values[~by_hash] for values in columns)),
         Matches(*(values[by_hash] for values in columns)),

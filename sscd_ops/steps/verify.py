@@ -144,6 +144,12 @@ def verify_index(parts: Parts, name: str) -> list[str]:
             found = _open(parts, segment, dataset)
         problems += found
         work, _ = _work_of(parts, segment)
+        if work.perceptual and ROLE not in segment.files:
+            problems.append(
+                f"segment {segment.segment_id} has no perceptual hashes ({ROLE}), and batch"
+                f" {work.batch.batch_id} was to be decided by them: a worker of another release"
+                " decided it"
+            )
         lost += _check_descriptors(parts, _shards_of(parts, work))
         parts.progress.advance()
     parts.progress.done()
@@ -270,6 +276,8 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         )
     queries = load_queries(parts, work, registered)
     codes = codes_of(open_backend(parts, work), queries)
+    if ROLE not in segment.files:
+        codes.pop(ROLE, None)  # it was decided without: later nights would be compared otherwise
     files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
     for role in segment.files.keys() & {"descriptors", "ids", ROLE}:
         if role not in files or files[role].sha256 != segment.files[role].sha256:

@@ -20,6 +20,7 @@ from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import Runner
 from sscd_ops.steps import embed, ingest, manage, match, plan
+from sscd_ops.steps.verify import rebuild_index, verify_index
 from sscd_ops.testing import Sample, encode, picture, plant
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
 from tests.integration.world import DATASET, World, assert_promises, interval, pair
@@ -188,7 +189,7 @@ def test_explain_says_by_which_measure(world: World) -> None:
     assert re.match(r"Removed: its image is 0\.99\d\d similar to .*#other, which", said["jpeg"])
     assert said["other"] == (
         "Kept: no image kept before it came near enough to be stored as a match."
-        " By perceptual hash neither did one."
+        " By perceptual hash neither did one of those that have one."
     )
     near = distance(images["first"], images["smaller"])
     assert 37 < near <= 37 + MARGIN
@@ -298,6 +299,28 @@ def test_descriptors_of_a_release_without_hashes_are_refused_with_a_way_on(world
     world.change(duplicates=BOTH)
     assert world.night(DAYS[0]).counts.kept == 6
     assert_promises(world, read=read)
+
+
+def test_a_segment_that_lost_its_hashes_to_another_release_is_named_and_stays_so(
+    world: World,
+) -> None:
+    """With hashes added afterwards, later nights would be compared otherwise than before."""
+    world.change(duplicates=BOTH)
+    fill(world, {DAYS[0]: clouds(range(4))})
+    world.night(DAYS[0])
+    [row] = world.ask("SELECT files FROM sscd_ops.segments")
+    with world.parts() as parts:
+        with parts.catalog.begin() as conn:
+            sql.run(conn, "UPDATE sscd_ops.segments SET files = files - 'pdq-1'")
+
+        problems = verify_index(parts, DATASET)
+        parts.store.local(files_of(row["files"])["ids"]).unlink()
+        rebuild_index(parts, DATASET)
+
+    assert "no perceptual hashes (pdq-1), and batch 1 was to be decided by them" in problems[0]
+    [row] = world.ask("SELECT files FROM sscd_ops.segments")
+    assert "ids" in row["files"]
+    assert "pdq-1" not in row["files"]
 
 
 def test_descriptors_and_fingerprint_are_the_same_with_and_without(

@@ -264,6 +264,11 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "[datasets.web.duplicates]\nperceptual_distance = 128",
             "datasets.web.duplicates.perceptual_distance: expected 0 to 100, not 128",
         ),
+        (
+            "rest",
+            "[datasets.web.duplicates]\nperceptual_distance = 80\nperceptual_margin = 30",
+            "perceptual_margin: expected perceptual_distance + perceptual_margin to be at most 100",
+        ),
         # out of range
         (
             "rest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import signal
@@ -49,6 +50,18 @@ sys.exit(worker.main(sys.argv[1:]))
 """
 
 
+# Our own decoder with 110 MiB to spare: less than a picture of 36 megapixels takes.
+_SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from sscd_ops.images import frames, pdq, preprocess, worker
+
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (110 << 20),) * 2)
+sys.exit(worker.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture
 def frail(tmp_path: Path) -> list[str]:
     """The command of a decoder that some pictures kill."""
@@ -72,6 +85,26 @@ def assert_same(found: Sequence[Decoded], expected: Sequence[Decoded]) -> None:
             assert one == other
         else:
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("preset", ["grid-64-draft", "skew-160"])
+def test_a_lack_of_memory_is_no_fault_of_the_picture_and_no_empty_hash(preset: str) -> None:
+    """The draft preset decodes it small, and then whole for its hash; the other one whole."""
+    large = Image.open(io.BytesIO(picture(9))).convert("RGB").resize((6000, 6000))
+    images = [picture(1), encode(large, 85), picture(2)]
+    command = [sys.executable, "-c", _SHORT_OF_MEMORY, preset, str(os.getpid()), "hashed"]
+
+    with DecoderPool(preset, 1, command=command) as pool:
+        found = list(pool.map_hashed(images))
+
+    (one, one_hash), (lacking, _), (other, other_hash) = found
+    assert isinstance(lacking, tuple)
+    assert lacking[0] is Fault.DECODER_DIED
+    assert not Fault.DECODER_DIED.follows_bytes
+    expected = [prepare(image, PRESETS[preset], hashed=True) for image in (images[0], images[2])]
+    assert_same([one, other], [pixels for pixels, _ in expected])
+    assert [one_hash, other_hash] == [code for _, code in expected]
 
 
 def test_a_pool_goes_on_after_an_iterator_that_was_given_up() -> None:
