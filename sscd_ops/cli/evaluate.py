@@ -37,6 +37,14 @@ _KINDS = click.Choice(get_args(SourceKind))
 _URLS = "URLs, folders or 'patterns/*.tar' (in quotes)"
 
 
+def _cosine(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value <= 1:
+        raise click.BadParameter(
+            f"expected a cosine similarity above 0 and at most 1, not {value}", param=option
+        )
+    return value
+
+
 def _model_options(command: F) -> F:
     """How the pictures are embedded; as a dataset's ``fingerprint`` table."""
     for option in (
@@ -149,7 +157,12 @@ def _fingerprint(
     help="A model, or pdq; several are compared on the same copies. Default: the product's.",
 )
 @_model_options
-@click.option("--threshold", type=float, help="Similarity of a copy; default: the model's own.")
+@click.option(
+    "--threshold",
+    type=float,
+    callback=_cosine,
+    help="Similarity of a copy; default: the model's own.",
+)
 @click.option(
     "--each",
     type=click.IntRange(1),
@@ -217,6 +230,10 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
     for name in ("weights", "postprocessing", "threshold"):
         if given[name] is not None and len(models) > 1:
             raise UsageError(f"--{name} belongs to one model: give one --model")
+    if models == ("pdq",):
+        for name, plain in (("weights", None), ("postprocessing", None), ("precision", "float32")):
+            if given[name] != plain:
+                raise UsageError(f"--{name} is for models: pdq has none")
     how = {name: given[name] for name in _HOW}
     with _rooms() as rooms:
         chosen = [
@@ -244,9 +261,11 @@ def _check_files(*names: str | None) -> None:
     """Refuse what could not be written before an hour's work, not after it.
 
     Raises:
-        UsageError: the folder of a file is not there.
+        UsageError: the folder of a file is not there, or the file is a folder.
     """
     for name in names:
+        if name and Path(name).is_dir():
+            raise UsageError(f"{name} is a folder: give the path of a file")
         if name and not Path(name).absolute().parent.is_dir():
             raise UsageError(f"{name}: its folder is not there: make it, or give another path")
 
@@ -352,7 +371,12 @@ def _print(task: Task, results: Sequence[ModelResult], form: str) -> None:
     help="Which model (docs/descriptors.md); default: the product's.",
 )
 @_model_options
-@click.option("--threshold", type=float, help="Similarity of a copy; default: the model's own.")
+@click.option(
+    "--threshold",
+    type=float,
+    callback=_cosine,
+    help="Similarity of a copy; default: the model's own.",
+)
 @click.option(
     "--missing-caption",
     type=click.Choice(["quarantine", "keep"]),

@@ -46,7 +46,11 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     ("trunk", click.Choice(["small", "resnet18", "resnet50"]), "The network."),
     ("dimensions", click.IntRange(8), "Of the descriptor."),
     ("steps", click.IntRange(1), "Batches in all: the length of the schedule."),
-    ("minutes", click.FloatRange(0), "End after this time at the latest; the schedule follows."),
+    (
+        "minutes",
+        click.FloatRange(0),
+        "End after this time at the latest, 0: any; the schedule follows.",
+    ),
     ("batch", click.IntRange(2), "Pictures a step, over all processes."),
     ("views", click.IntRange(2), "Random copies of each picture a step."),
     ("sizes", _Numbers(int), "Pixels a side, one after another."),

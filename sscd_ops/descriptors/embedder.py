@@ -80,6 +80,11 @@ def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
         from sscd_ops.descriptors.weights import find_weights
 
         weights = find_weights(model, options.weights, cache).sha256
+    if model.name == "dct" and options.weights:
+        raise ConfigError(
+            f"fingerprint.weights {options.weights!r} is for networks: dct has none; leave it"
+            " out, or name another model"
+        )
     if model.name == "dct" and options.precision != "float32":
         raise ConfigError(
             f"fingerprint.precision {options.precision!r} is for networks: {model.name} has none"

@@ -7,6 +7,7 @@ left out here as well, and counted by its code. A missing caption is no fault he
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -23,6 +24,8 @@ from sscd_ops.errors import ConfigError, DataError, UsageError
 from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.model import FoundShard, Interval, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceKind, SourceOptions
+
+log = logging.getLogger(__name__)
 
 ALWAYS = Interval(datetime(2000, 1, 1, tzinfo=UTC), datetime(2000, 1, 2, tzinfo=UTC))
 """Any interval: URLs here have no placeholders."""
@@ -114,7 +117,8 @@ class SourceSet:
 
     Attributes:
         names: the samples' keys.
-        left_out: quarantine code -> samples.
+        left_out: quarantine code -> samples, or whole source shards.
+        shard_faults: what is wrong with which source shard, for people.
         unknown: of the names that were asked for, those no sample has; known when all was read.
     """
 
@@ -123,6 +127,7 @@ class SourceSet:
     limits: LimitsOptions
     names: list[str] = field(default_factory=list, init=False)
     left_out: Counter[str] = field(default_factory=Counter, init=False)
+    shard_faults: list[str] = field(default_factory=list, init=False)
     unknown: list[str] = field(default_factory=list, init=False)
     _shards: list[FoundShard] = field(default_factory=list, init=False)
     _of: list[int] = field(default_factory=list, init=False)
@@ -208,8 +213,11 @@ def open_set(
             f" as {answer.unknown[0]!r}: names are keys, or paths below the folder"
         )
     if not len(answer):
-        codes = ", ".join(f"{code} {count}" for code, count in answer.left_out.items())
-        raise UsageError(f"no picture in {', '.join(urls)} ({codes or 'no samples'})")
+        codes = [f"{code} {count}" for code, count in answer.left_out.items()]
+        why = ", ".join([*codes, *answer.shard_faults[:3]])
+        raise UsageError(f"no picture in {', '.join(urls)} ({why or 'no samples'})")
+    for fault in answer.shard_faults:
+        log.warning("source shard %s; what came before is used", fault)
     return answer
 
 
@@ -222,7 +230,15 @@ def _readable(
     """
     seen: set[str | None] = set()
     for number in order:
-        for row, _ in read_samples(into.rooms, into.options, into.limits, found[number]):
+        shard = found[number]
+
+        def note(end: ShardEnd, uri: str = shard.uri) -> None:
+            if end.fault is not None:
+                code, message = end.fault
+                into.left_out[str(code)] += 1
+                into.shard_faults.append(f"{uri}: {code}: {message}")
+
+        for row, _ in read_samples(into.rooms, into.options, into.limits, shard, note):
             into.rooms.progress.advance()
             if only is not None and row.key not in only:
                 continue

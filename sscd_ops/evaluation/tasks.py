@@ -267,8 +267,8 @@ def made_task(
     others = np.flatnonzero(outside)
     if len(inside) < 2 or not len(others):
         raise UsageError(
-            f"{len(originals)} different pictures are too few: with 20 or more there are references"
-            " and outsiders"
+            f"{len(originals)} different pictures are too few: at least two references and one"
+            " outsider must be among them, which 20 or so give"
         )
     at = {int(row): number for number, row in enumerate(inside)}
     chance = np.random.default_rng(making.seed)

@@ -211,6 +211,41 @@ def test_without_draws_no_interval_is_made_up(tmp_path: Path) -> None:
     assert not re.search(r"\([\d.,e+-]+\)", result.output)
 
 
+def test_what_is_wrong_with_whole_shards_is_said(mine: Path, tmp_path: Path) -> None:
+    whole = (mine / "a.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: int(len(whole) * 0.8)])
+    (tmp_path / "none.tar").write_bytes(b"no tar")
+    few = ("--each", "1", "--transformation", "jpeg", "--model", "dct", "--look-alikes", "0")
+
+    numbers = evaluated(
+        tmp_path, "--make-copies", tmp_path / "cut.tar", tmp_path / "none.tar", *few
+    )
+    refused = call("--make-copies", tmp_path / "none.tar", *few)
+
+    assert numbers["facts"]["left_out"]["truncated_shard"] == 1
+    assert numbers["facts"]["left_out"]["unreadable_shard"] == 1
+    assert refused.exit_code == 2
+    assert "none.tar: unreadable_shard: " in refused.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--threshold", "1.5"), "above 0 and at most 1, not 1.5"),
+        (("--threshold", "nan"), "above 0 and at most 1, not nan"),
+        (("--model", "pdq", "--weights", "x"), "--weights is for models: pdq has none"),
+        (("--model", "dct", "--weights", "x"), "fingerprint.weights 'x' is for networks"),
+        (("--report", "/"), "/ is a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(
+    mine: Path, words: tuple[str, ...], said: str
+) -> None:
+    result = call("--make-copies", mine / "a.tar", *words)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
 def test_a_limit_takes_shards_that_the_seed_draws(tmp_path: Path) -> None:
     for name in "abcdef":
         make_tar(
