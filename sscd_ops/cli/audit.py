@@ -240,7 +240,7 @@ def _kept_by_hash(found: Mapping[str, Any], hashed: list[Mapping[str, Any]]) -> 
     if found["perceptual_distance"] is None:
         return ""
     if not hashed:
-        return " By perceptual hash neither did one of those that have one."
+        return " By perceptual hash none came near either, of the images that have one."
     best = hashed[0]
     return (
         f" By perceptual hash the nearest is {best['source_shard']}#{best['key']},"

@@ -49,7 +49,7 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     (
         "minutes",
         click.FloatRange(0),
-        "End after this time at the latest, 0: any; the schedule follows.",
+        "End after this time at the latest, and the schedule follows; 0: no limit.",
     ),
     ("batch", click.IntRange(2), "Pictures a step, over all processes."),
     ("views", click.IntRange(2), "Random copies of each picture a step."),

@@ -120,15 +120,17 @@ def search_segment(
             work.batch.dataset,
         )
     hashed: Matches | None = None
-    if queries.hashes is not None and ROLE not in opened.codes:
+    if queries.hashes is None:
+        pass
+    elif ROLE not in opened.codes:
         log.info(
-            "segment %d has no perceptual hashes (%s): decided without them, its %d kept images are"
-            " compared by descriptor alone",
+            "segment %d was decided without perceptual hashes (%s): its %d kept images are compared"
+            " by descriptor alone",
             segment.segment_id,
             ROLE,
             int(kept.sum()),
         )
-    if queries.hashes is not None and ROLE in opened.codes:
+    else:
         hashed = parts.hash_search().search(
             queries.hashes,
             opened.codes[ROLE],

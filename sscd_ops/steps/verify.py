@@ -135,6 +135,7 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
     problems: list[str] = []
     lost: list[str] = []
+    unhashed: list[str] = []
     parts.progress.start(f"verify index of {name}", len(live))
     for segment in live:
         found = [p for file in segment.files.values() for p in _check(parts, file)]
@@ -145,10 +146,11 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         problems += found
         work, _ = _work_of(parts, segment)
         if work.perceptual and ROLE not in segment.files:
-            problems.append(
+            unhashed.append(
                 f"segment {segment.segment_id} has no perceptual hashes ({ROLE}), and batch"
                 f" {work.batch.batch_id} was to be decided by them: a worker of another release"
-                " decided it"
+                " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it"
+                " so"
             )
         lost += _check_descriptors(parts, _shards_of(parts, work))
         parts.progress.advance()
@@ -157,7 +159,7 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         problems.append(f"`sscd-ops index rebuild --dataset {name}` writes what is missing anew")
     if lost:
         lost.append("restore these descriptor files: without them a lost segment cannot be rebuilt")
-    return problems + lost
+    return problems + lost + unhashed
 
 
 def _shards_of(parts: Parts, work: Work) -> list[SourceShard]:

@@ -87,7 +87,9 @@ def assert_same(found: Sequence[Decoded], expected: Sequence[Decoded]) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux holds a process to a limit of its address space"
+)
 @pytest.mark.parametrize("preset", ["grid-64-draft", "skew-160"])
 def test_a_lack_of_memory_is_no_fault_of_the_picture_and_no_empty_hash(preset: str) -> None:
     """The draft preset decodes it small, and then whole for its hash; the other one whole."""
