@@ -129,8 +129,8 @@ def _autocast(network: nn.Module, dtype: torch.dtype) -> Forward:
 
 
 def _prepared(network: nn.Module, name: str) -> Forward:
-    ready, dtype = prepared(network, name), DTYPES[name]
-    return lambda x: ready(x.to(dtype).contiguous(memory_format=torch.channels_last))
+    ready = prepared(network, name)
+    return lambda x: ready(x.contiguous(memory_format=torch.channels_last))
 
 
 def run(forward: Forward, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:

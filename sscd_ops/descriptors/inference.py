@@ -70,18 +70,39 @@ def folded(network: nn.Module) -> nn.Module:
     return network
 
 
+class Cast(nn.Module):
+    """Maps in another precision."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same numbers, rounded to what the precision holds."""
+        return x.to(self._dtype)
+
+
 def prepared(network: nn.Module, precision: Precision) -> nn.Module:
     """The network as it runs: folded, channels_last, convolutions in a precision.
 
-    Pooling, projection and norm stay in float32: they cost nothing beside the trunk, and third
-    powers (GeM) in 8 bits of mantissa would cost more than the whole trunk does.
+    It takes float32 pictures. Pooling, projection and norm stay in float32: they cost nothing
+    beside the trunk, and third powers (GeM) in 8 bits of mantissa would cost more than the whole
+    trunk does. In bfloat16 the first convolution stays too: pixels have 8 bits themselves, and
+    rounding them to bfloat16 once they are normalised was most of what it lost (measured on
+    ``sscd_small``: a least cosine of .9979 with, .9998 without).
 
     Args:
-        network: with float32 weights.
+        network: with float32 weights; its first convolution is ``conv1``.
         precision: of the convolutions' weights and maps.
     """
     network = folded(network)
+    dtype = DTYPES[precision]
+    first = network.get_submodule("conv1")
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(DTYPES[precision])
+        if isinstance(module, nn.Conv2d) and not (module is first and precision == "bfloat16"):
+            module.to(dtype)
+    if precision == "bfloat16":
+        network.conv1 = nn.Sequential(first, Cast(dtype))
+    elif precision == "float16":
+        network.conv1 = nn.Sequential(Cast(dtype), first)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

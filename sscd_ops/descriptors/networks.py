@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sscd_ops.descriptors.compact import SHAPES, Compact, shortcut
-from sscd_ops.descriptors.inference import DTYPES, Normalised, prepared
+from sscd_ops.descriptors.inference import Normalised, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
 from sscd_ops.errors import ConfigError, TransientError
@@ -195,10 +195,8 @@ class Network:
         given = given.pin_memory() if cuda else given
         pictures = given.to(self._device, non_blocking=cuda).permute(0, 3, 1, 2)
         with _threads(self._threads):
-            normal = self._normalised(pictures).to(DTYPES[self._precision])
-            answer: Tensor = self._network(
-                normal.contiguous(memory_format=torch.channels_last)
-            ).float()
+            normal = self._normalised(pictures).contiguous(memory_format=torch.channels_last)
+            answer: Tensor = self._network(normal).float()
         if not cuda:
             rows: NDArray[np.float32] = answer.numpy()
             return lambda: rows
