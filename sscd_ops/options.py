@@ -43,7 +43,7 @@ Preprocessing = Literal[
     "grid-64-draft",
 ]
 """The names of ``images.preprocess.PRESETS``."""
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["", "float32", "bfloat16", "float16"]
 Engine = Literal["torch", "openvino"]
 PUBLISHED_COLUMNS = (
     "key",
@@ -124,8 +124,9 @@ class FingerprintOptions:
     """Empty: the model's default."""
     postprocessing: str = ""
     """URL or path of a file that ``descriptors.postprocess`` wrote; empty: none."""
-    precision: Precision = "float32"
-    """Of the network's convolutions. Part of the fingerprint."""
+    precision: Precision = ""
+    """Of the network's convolutions; empty: the dataset's own where ``model`` is empty too, else
+    float32. Part of the fingerprint."""
     minibatch: int = 0
     """0: the model's default. Part of the fingerprint."""
     device: str = "auto"

@@ -13,6 +13,7 @@ from sscd_ops.cli.context import format_option, guarded
 from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
 from sscd_ops.options import (
+    Engine,
     FingerprintOptions,
     ModelName,
     Precision,
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MODELS = [name for name in get_args(ModelName) if name]
-_HOW = ("weights", "preprocessing", "postprocessing", "precision", "device", "workers")
+_HOW = ("weights", "preprocessing", "postprocessing", "precision", "engine", "device", "workers")
 """The options of ``_model_options``."""
+_PLAIN = {"weights": None, "postprocessing": None, "precision": "float32", "engine": "torch"}
+"""Those that are for networks alone, as they are where nothing is said."""
 _KINDS = click.Choice(get_args(SourceKind))
 _URLS = "URLs, folders or 'patterns/*.tar' (in quotes)"
 
@@ -67,10 +70,17 @@ def _model_options(command: F) -> F:
         ),
         click.option(
             "--precision",
-            type=click.Choice(get_args(Precision)),
+            type=click.Choice([name for name in get_args(Precision) if name]),
             default="float32",
             show_default=True,
             help="Of the network's convolutions.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(get_args(Engine)),
+            default="torch",
+            show_default=True,
+            help="What runs the network (docs/descriptors.md).",
         ),
         click.option("--weights", metavar="FILE", help="Weights of the model: a path or URL."),
     ):
@@ -93,6 +103,7 @@ def _fingerprint(
     preprocessing: str | None,
     postprocessing: str | None,
     precision: str,
+    engine: str,
     device: str,
     workers: int,
 ) -> FingerprintOptions:
@@ -102,6 +113,7 @@ def _fingerprint(
         preprocessing=preprocessing or "",  # type: ignore[arg-type]  # likewise
         postprocessing=postprocessing or "",
         precision=precision,  # type: ignore[arg-type]  # likewise
+        engine=engine,  # type: ignore[arg-type]  # likewise
         device=device,
         workers=workers,
     )
@@ -231,7 +243,7 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
         if given[name] is not None and len(models) > 1:
             raise UsageError(f"--{name} belongs to one model: give one --model")
     if models == ("pdq",):
-        for name, plain in (("weights", None), ("postprocessing", None), ("precision", "float32")):
+        for name, plain in _PLAIN.items():
             if given[name] != plain:
                 raise UsageError(f"--{name} is for models: pdq has none")
     how = {name: given[name] for name in _HOW}
@@ -384,6 +396,11 @@ def _print(task: Task, results: Sequence[ModelResult], form: str) -> None:
     show_default=True,
     help="What becomes of pictures without a caption.",
 )
+@click.option(
+    "--perceptual/--no-perceptual",
+    default=None,
+    help="Compare perceptual hashes too, or not; default: as a night with the model does.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of shards.")
 @click.option(
     "--sheet",
@@ -401,6 +418,7 @@ def try_(
     sample: int,
     threshold: float | None,
     missing_caption: str,
+    perceptual: bool | None,
     seed: int,
     sheet: str,
     json_file: str | None,
@@ -421,7 +439,7 @@ def try_(
     if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--sheet {sheet}: a .png or .jpg file")
     _check_files(sheet, json_file)
-    asked = trial.Trial(urls, kind, sample, threshold, seed, missing_caption == "keep")
+    asked = trial.Trial(urls, kind, sample, threshold, seed, missing_caption == "keep", perceptual)
     with _rooms() as rooms:
         report = trial.run(rooms, asked, _fingerprint(rooms, **how))
         contact_sheet(trial_report.sheet_sections(report)).save(sheet)

@@ -85,24 +85,25 @@ def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:
             f"fingerprint.weights {options.weights!r} is for networks: dct has none; leave it"
             " out, or name another model"
         )
-    if model.name == "dct" and options.precision != "float32":
+    precision = options.precision or "float32"
+    if model.name == "dct" and precision != "float32":
         raise ConfigError(
-            f"fingerprint.precision {options.precision!r} is for networks: {model.name} has none"
+            f"fingerprint.precision {precision!r} is for networks: {model.name} has none"
         )
     if options.engine == "openvino":
         _check_openvino(options, model, preprocessing)
-    plain = _fingerprint(model, weights, preprocessing, minibatch, options.precision)
+    plain = _fingerprint(model, weights, preprocessing, minibatch, precision)
     then = _postprocessing(model, options, plain, cache)
     if then is None:
         return plain
-    return _fingerprint(model, weights, preprocessing, minibatch, options.precision, then)
+    return _fingerprint(model, weights, preprocessing, minibatch, precision, then)
 
 
 def _check_openvino(options: FingerprintOptions, model: Model, preprocessing: str) -> None:
     wrong = ""
     if model.name == "dct":
         wrong = "is for networks: dct has none"
-    elif options.precision != "float32":
+    elif options.precision not in ("", "float32"):
         wrong = f"has float32 alone, not {options.precision}"
     elif options.device not in ("auto", "cpu"):
         wrong = f"runs on CPUs, not on device {options.device!r}"

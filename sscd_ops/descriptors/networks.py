@@ -262,14 +262,18 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Seq
     complaint = f"fingerprint.device {options.device!r}"
     try:
         found = [
-            Network(network, one, options.precision, _share(model, one))
+            Network(network, one, options.precision or "float32", _share(model, one))
             for one in devices(options.device)
         ]
     except torch.OutOfMemoryError as error:
         # another process may have the memory now and not later
         raise TransientError(f"{complaint}: {error}") from error
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"{complaint}: {error}") from error
+        said = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{complaint}: {said}: expected auto, cpu, cuda, cuda:1 or cuda:all, and for a GPU a"
+            " torch that sees it"
+        ) from error
     kinds = sorted({one.runtime()["device"] for one in found})
     if len(kinds) != 1:
         raise ConfigError(

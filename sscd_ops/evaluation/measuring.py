@@ -326,7 +326,11 @@ class _Run:
         if measuring.replicates:
             pictures = int(self.task.picture.max(initial=-1)) + 1
             interval = bootstrap(
-                share, pictures, replicates=measuring.replicates, seed=measuring.seed
+                share,
+                pictures,
+                replicates=measuring.replicates,
+                seed=measuring.seed,
+                telling=len(np.unique(of_truth)),
             )
         return AtThreshold(
             threshold,

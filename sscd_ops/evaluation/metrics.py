@@ -179,16 +179,20 @@ def bootstrap(
     *,
     replicates: int = 200,
     seed: int = 0,
+    telling: int | None = None,
 ) -> Interval:
     """A 95% percentile interval by resampling pictures (Efron 1979).
 
-    Copies of one picture are found or missed together, so pictures are drawn, not copies.
+    Copies of one picture are found or missed together, so pictures are drawn, not copies. Where
+    all copies were found, or none, every draw says the same, which tells nothing of other pictures:
+    then it is Wilson's interval of as many pictures all found, or all missed.
 
     Args:
-        statistic: of float64 (pictures,), how often each picture was drawn.
+        statistic: of float64 (pictures,), how often each picture was drawn; in [0, 1].
         pictures: how many there are.
         replicates: draws.
         seed: of the draws.
+        telling: how many of them have copies to be found; None: all.
     """
     if not pictures:
         return (0.0, 1.0)
@@ -200,6 +204,10 @@ def bootstrap(
         for _ in range(replicates)
     ]
     low, high = np.quantile(values, (0.025, 0.975))
+    for end in (0.0, 1.0):
+        if np.abs(np.array(values) - end).max() < _EQUAL:
+            trials = pictures if telling is None else telling
+            return wilson(int(end) * trials, trials)
     return float(low), float(high)
 
 
@@ -257,6 +265,7 @@ class Summary:
 
 
 PRECISIONS = (0.9, 0.99, 0.999)
+_EQUAL = 1e-9
 
 
 def summarise(
@@ -334,4 +343,8 @@ def _intervals(
         recall,
         lambda drawn: accuracy_at_1(ranks, drawn[of_truth]),
     ]
-    return [bootstrap(s, pictures, replicates=replicates, seed=seed) for s in statistics]
+    telling = len(np.unique(of_truth))
+    return [
+        bootstrap(s, pictures, replicates=replicates, seed=seed, telling=telling)
+        for s in statistics
+    ]

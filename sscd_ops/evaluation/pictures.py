@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import IO, Protocol
 
 import numpy as np
 
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestRow
+from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
 from sscd_ops.errors import ConfigError, DataError, UsageError
 from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.model import FoundShard, Interval, MemberRef, RawSample, ShardEnd
@@ -54,11 +56,13 @@ def source_options(
     """A source over URLs without placeholders; its kind by their endings, if not given.
 
     Raises:
-        UsageError: a URL holds a placeholder, or the endings differ.
+        UsageError: a URL holds a placeholder or names a single picture, or the endings differ.
     """
     for url in urls:
         if "{" in url:
             raise UsageError(f"{url!r}: no placeholders here: give a folder, a file or a pattern")
+        if kind is None and _is_picture(url):
+            raise UsageError(f"{url!r}: one picture is no source: give the folder it lies in")
     kinds = {kind or kind_of(url) for url in urls}
     if len(kinds) != 1:
         raise UsageError(f"the URLs are of several kinds ({', '.join(sorted(kinds))}): give one")
@@ -68,6 +72,11 @@ def source_options(
         urls=tuple(urls),
         missing_caption="keep" if missing_caption else "quarantine",
     )
+
+
+def _is_picture(url: str) -> bool:
+    extension = url.rpartition("/")[2].rpartition(".")[2].lower()
+    return extension in IMAGE_EXTENSIONS and not Path(url).is_dir()
 
 
 def kind_of(url: str) -> SourceKind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +52,7 @@ class Trial:
         threshold: None: the model's own.
         seed: of the order in which shards are read.
         keep_silent: keep samples without a caption.
+        perceptual: compare perceptual hashes too; None: where the model says.
     """
 
     urls: tuple[str, ...]
@@ -59,6 +61,7 @@ class Trial:
     threshold: float | None = None
     seed: int = 0
     keep_silent: bool = False
+    perceptual: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,10 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     )
     pictures, digests = _pictures(rooms, trial, limits, read, samples)
     if not len(pictures):
-        raise UsageError(_nothing(samples))
-    perceptual = rooms.default_perceptual(options.model)
+        raise UsageError(_nothing(samples, read.faults))
+    perceptual = trial.perceptual
+    if perceptual is None:
+        perceptual = rooms.default_perceptual(options.model)
     with rooms.embedder(options, perceptual=perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
         found = describe(embedder, pictures, rooms.progress)
@@ -273,9 +278,9 @@ def _pictures(
     return pictures, samples.digests[grouped.first]
 
 
-def _nothing(samples: Samples) -> str:
+def _nothing(samples: Samples, shard_faults: Sequence[str]) -> str:
     codes = Counter(samples.table.column("code").to_pylist())
-    said = ", ".join(f"{code} {n}" for code, n in codes.most_common())
+    said = ", ".join([*(f"{code} {n}" for code, n in codes.most_common()), *shard_faults[:3]])
     hint = ""
     if codes[str(Fault.MISSING_CAPTION)]:
         hint = "; --missing-caption keep takes pictures without one"

@@ -24,6 +24,16 @@ from sscd_ops.model import FoundShard
 
 log = logging.getLogger(__name__)
 
+_DRIVERS = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "http": "aiohttp requests",
+    "https": "aiohttp requests",
+}
+"""Scheme of a URL -> packages that reach its storage."""
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "checksum")
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -47,11 +57,15 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"url {url!r}: {error}. Storage behind URLs needs its fsspec driver: s3fs (s3://),"
-            " gcsfs (gs://), adlfs (az://), aiohttp with requests (https://)"
-        ) from error
+        raise _no_driver(url, error) from error
     return fs, str(path)
+
+
+def _no_driver(url: str, error: Exception) -> ConfigError:
+    scheme = url.partition("://")[0]
+    packages = _DRIVERS.get(scheme)
+    remedy = f"pip install {packages}" if packages else "fsspec knows no such storage"
+    return ConfigError(f"url {url!r}: {error}: {remedy}")
 
 
 def is_local(fs: Any) -> bool:
@@ -73,7 +87,7 @@ def canonical(url: str) -> str:
     try:
         kind = fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"url {url!r}: {error}") from error
+        raise _no_driver(url, error) from error
     return _with_protocol(kind, str(kind._strip_protocol(url)))
 
 

@@ -554,9 +554,7 @@ def _fingerprint_options(
             preprocessing=model.preprocessing or own["preprocessing"],
             minibatch=model.minibatch or own["minibatch"],
             postprocessing=model.postprocessing or own.get("postprocessing", ""),
-            precision=(
-                model.precision if model.precision != "float32" else own.get("precision", "float32")
-            ),
+            precision=model.precision or own.get("precision", ""),
         )
     chosen = parts.default_model()
     log.warning(

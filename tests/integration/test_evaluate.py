@@ -234,6 +234,8 @@ def test_what_is_wrong_with_whole_shards_is_said(mine: Path, tmp_path: Path) -> 
         (("--threshold", "1.5"), "above 0 and at most 1, not 1.5"),
         (("--threshold", "nan"), "above 0 and at most 1, not nan"),
         (("--model", "pdq", "--weights", "x"), "--weights is for models: pdq has none"),
+        (("--model", "pdq", "--engine", "openvino"), "--engine is for models: pdq has none"),
+        (("--model", "dct", "--engine", "openvino"), "is for networks: dct has none"),
         (("--model", "dct", "--weights", "x"), "fingerprint.weights 'x' is for networks"),
         (("--report", "/"), "/ is a folder"),
     ],
@@ -551,6 +553,8 @@ def test_pairs_of_a_folder_and_tars(tmp_path: Path) -> None:
         (["--make-copies", "/nowhere/*.tar"], "nothing found at /nowhere"),
         (["--make-copies", "in/{date}/*.tar"], "no placeholders here"),
         (["--make-copies", "a.tar", "b"], "of several kinds"),
+        (["--make-copies", "b/*.JPG"], "one picture is no source: give the folder it lies in"),
+        (["--make-copies", "s3://b/a.tar"], "pip install s3fs"),
         (["--make-copies", "x", "--transformation", "magic"], "no transformation 'magic'"),
         (["--make-copies", "x", "--only", "/nowhere.txt"], "/nowhere.txt: cannot be read"),
         (

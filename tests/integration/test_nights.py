@@ -329,6 +329,19 @@ def test_another_fingerprint_is_refused_with_both_names_and_a_remedy(world: Worl
         world.night(DAYS[1])
 
 
+def test_a_dataset_keeps_its_precision_until_another_is_named(world: World) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    fill(world, planted_nights())
+    world.change(fingerprint={"model": "sscd_small", "precision": "bfloat16"})
+    world.night(DAYS[0])
+    world.change(fingerprint={"model": "", "precision": ""})
+    world.night(DAYS[1])
+    world.change(fingerprint={"precision": "float32"})
+
+    with pytest.raises(FingerprintMismatch, match=r"gives sscd_small-.*holds sscd_small-"):
+        world.night(DAYS[2])
+
+
 def test_a_changed_root_is_refused(world: World) -> None:
     fill(world, planted_nights())
     world.night(DAYS[0])

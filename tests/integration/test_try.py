@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -99,7 +100,13 @@ def test_a_try_decides_by_hash_where_a_night_does(tmp_path: Path, world: World) 
         report = trial.run(rooms, asked, FingerprintOptions(model="dct"))
         numbers = json.loads(trial_report.to_json(report))
         sections = trial_report.sheet_sections(report)
+        without = dataclasses.replace(asked, perceptual=False)
+        plain = trial.run(rooms, without, FingerprintOptions(model="dct"))
+    with Wiring(Settings()) as rooms:
+        told = dataclasses.replace(asked, perceptual=True)
+        assert trial.run(rooms, told, FingerprintOptions(model="dct")).counts == counts
 
+    assert plain.counts.removed_perceptual == 0
     assert report.counts == counts
     assert counts.removed_perceptual > 0
     removed = world.ask("SELECT * FROM curation.removed WHERE reason = 'perceptual'")
@@ -202,6 +209,21 @@ def test_a_broken_shard_is_named_and_what_came_before_counts(tmp_path: Path) -> 
     assert "source shard a.tar: truncated_shard" in result.output
 
 
+def test_a_file_that_is_no_tar_is_named_with_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"no tar")
+    result = call(tmp_path / "a.tar", "--model", "dct", "--sheet", tmp_path / "s.png")
+    assert result.exit_code == 2
+    assert "a.tar: unreadable_shard: the file is no tar archive" in result.output
+
+
+def test_a_device_that_is_not_there_says_which_ones_may_be(tmp_path: Path) -> None:
+    words = (PICTURES[0].parent, "--missing-caption", "keep", "--sample", "3")
+    result = call(*words, "--device", "gpu", "--sheet", tmp_path / "s.png")
+    assert result.exit_code == 2
+    assert "device 'gpu': Expected one of" in result.output
+    assert "expected auto, cpu, cuda, cuda:1 or cuda:all" in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -209,6 +231,8 @@ def test_a_broken_shard_is_named_and_what_came_before_counts(tmp_path: Path) -> 
         (["x.tar", "--sheet", "s.gif"], "a .png or .jpg file"),
         (["x.tar", "--sheet", "/nowhere/s.png"], "its folder is not there"),
         (["in/{date}/*.tar"], "no placeholders here"),
+        (["a.jpg", "b.jpg"], "'a.jpg': one picture is no source"),
+        (["https://127.0.0.1/a.tar"], "pip install aiohttp requests"),
     ],
 )
 def test_wrong_use_is_told_in_a_sentence(words: list[str], said: str) -> None:

@@ -95,6 +95,27 @@ def make_network(options: TrainOptions) -> nn.Module:
     return network
 
 
+def starting_with(weights: Path, options: TrainOptions) -> nn.Module:
+    """A network with the weights of a file.
+
+    Raises:
+        ConfigError: they are of another network.
+    """
+    network = make_network(options)
+    load_strictly(network, read_state(weights), f"start: {weights} does not fit")
+    return network
+
+
+def check_shared(batch: int, part: Part) -> None:
+    """That every process gets as many pictures of a batch.
+
+    Raises:
+        ConfigError: the batch does not divide among them.
+    """
+    if batch % part.world:
+        raise ConfigError(f"batch {batch} does not divide among {part.world} processes")
+
+
 class Run:
     """One training run.
 
@@ -128,17 +149,15 @@ class Run:
     ) -> None:
         if len(pictures) < options.batch:
             raise ConfigError(
-                f"{len(pictures)} pictures are fewer than one batch of {options.batch}"
+                f"{len(pictures)} pictures are fewer than one batch of {options.batch}: give a"
+                " smaller --batch, or more pictures"
             )
-        if options.batch % part.world:
-            raise ConfigError(f"batch {options.batch} does not divide among {part.world} processes")
+        check_shared(options.batch, part)
         self.pictures, self.options, self.folder = pictures, options, folder
         self.device, self.part = device, part
         self._threads, self._save_every = threads, save_every
         torch.manual_seed(options.seed)
-        network = make_network(options)
-        if start is not None:
-            load_strictly(network, read_state(start), f"start: {start} does not fit")
+        network = make_network(options) if start is None else starting_with(start, options)
         network = network.to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if part.world > 1 and device.type == "cuda":

@@ -11,7 +11,7 @@ import torch
 
 from sscd_ops.descriptors.training import parallel
 from sscd_ops.descriptors.training.batches import Part
-from sscd_ops.descriptors.training.loop import Outcome, Run
+from sscd_ops.descriptors.training.loop import Outcome, Run, check_shared, starting_with
 from sscd_ops.descriptors.training.options import TrainOptions
 from sscd_ops.descriptors.training.pictures import (
     Pictures,
@@ -71,13 +71,15 @@ def train(
         hold: given the run before it starts, to stop it by.
 
     Raises:
-        ConfigError: no such device, too few pictures, no picture of a name to exclude, pictures of
-            other URLs in the folder, or a checkpoint of another run.
+        ConfigError: no such device, ``start`` is of another network, too few pictures, no picture
+            of a name to exclude, pictures of other URLs in the folder, or a checkpoint of another
+            run.
     """
     device = _checked_device(session.device)
     with parallel.joined(device) as part:
         alone = part.rank == 0
         tell = say if alone else _nothing
+        _check(options, session, part)
         pictures = _pictures(members, options, session, device, part, progress, tell)
         run = Run(
             pictures,
@@ -92,6 +94,15 @@ def train(
         hold(run)
         tell(_opening(run))
         return _followed(run, progress if alone else Silence())
+
+
+def _check(options: TrainOptions, session: Session, part: Part) -> None:
+    """Refuse what could not be trained before hours of decoding, not after them."""
+    if session.folder.exists() and not session.folder.is_dir():
+        raise ConfigError(f"{session.folder} is a file: give --out a folder")
+    check_shared(options.batch, part)
+    if session.start is not None:
+        starting_with(session.start, options)
 
 
 def _followed(run: Run, progress: Progress) -> Outcome:
@@ -126,11 +137,15 @@ def _opening(run: Run) -> str:
 
 
 def _checked_device(name: str) -> torch.device:
-    device = parallel.own_device(name)
     try:
+        device = parallel.own_device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {error}") from error
+        said = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device {name!r}: {said}: expected auto, cpu, cuda or cuda:1, and for a GPU a torch"
+            " that sees it"
+        ) from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
@@ -157,6 +172,7 @@ def _pictures(
             check_comparable(comparable)
 
     if part.rank == 0 and not has_pictures(folder, session.urls):
+        say(f"decoding pictures into {folder}")
         progress.start("decode pictures", None)
         try:
             store_pictures(
@@ -190,6 +206,7 @@ def _pictures(
     excluded = found - len(pictures)
     alike: list[int] = []
     if session.drop_similar:
+        say(f"comparing {len(pictures)} pictures with each other by dct")
         alike = look_alikes(pictures, session.drop_similar)
         pictures = pictures.without(alike)
     say(f"{found} pictures decoded, {excluded} excluded, {len(alike)} look like another")

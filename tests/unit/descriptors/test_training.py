@@ -20,6 +20,7 @@ import cv2
 
 from sscd_ops.cli.train import names_in
 from sscd_ops.descriptors.embedder import open_embedder
+from sscd_ops.descriptors.models import MODELS
 from sscd_ops.descriptors.training import loop, session
 from sscd_ops.descriptors.training import pictures as stored
 from sscd_ops.descriptors.training.augment import MILD, STRENGTHS, view
@@ -324,6 +325,26 @@ def test_a_folder_goes_on_with_its_own_urls_alone(tmp_path: Path) -> None:
         train("a/*.tar", "b/*.tar", exclude=frozenset({"key,split"}))
 
 
+def test_what_could_not_be_trained_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    weights = Path(MODELS["sscd_small"].weights)
+    narrow = dataclasses.replace(TINY, dimensions=64)
+    file = tmp_path / "file"
+    file.write_text("")
+    for where, said in (
+        (session.Session(file, device="cpu"), "file is a file: give --out a folder"),
+        (session.Session(tmp_path, device="gpu"), "expected auto, cpu, cuda or cuda:1"),
+        (session.Session(tmp_path, device="cpu", start=weights), "does not fit: of another shape"),
+    ):
+
+        def read() -> Iterator[tuple[str, bytes]]:
+            raise AssertionError("it was read")
+
+        with pytest.raises(ConfigError, match=said):
+            session.train(read, narrow, where, progress=Silence(), say=lambda _: None)
+    with pytest.raises(ConfigError, match="batch 9 does not divide among 2"):
+        loop.check_shared(9, Part(0, 2))
+
+
 def test_turned_pictures_are_stored_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -358,8 +379,10 @@ def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
     losses = [float(line.split(",")[5]) for line in log[1:]]
     assert outcome.finished
     assert losses[-1] < losses[0] - 0.5
-    assert said[0] == "1 of 3 names to exclude are of no picture decoded, such as 'k000 k002'"
-    assert said[1].startswith("34 pictures decoded, 2 excluded, 0 look like another")
+    assert said[0] == f"decoding pictures into {tmp_path / 'pictures'}"
+    assert said[1] == "1 of 3 names to exclude are of no picture decoded, such as 'k000 k002'"
+    assert said[2] == "comparing 32 pictures with each other by dct"
+    assert said[3].startswith("34 pictures decoded, 2 excluded, 0 look like another")
     found = FingerprintOptions(model="sscd_small", weights=str(outcome.weights), device="cpu")
     with open_embedder(found, tmp_path) as embedder:
         (chunk,) = embedder.embed([picture(0), picture(5)])

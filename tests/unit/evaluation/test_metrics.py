@@ -183,6 +183,29 @@ def test_the_bootstrap_draws_pictures_not_copies() -> None:
     assert again == pytest.approx(once)
 
 
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_draws_that_all_agree_are_no_certainty(end: float) -> None:
+    found = bootstrap(lambda drawn: end, 60, telling=40)
+
+    assert found == wilson(int(end) * 40, 40)
+    assert 0.05 < found[1] - found[0] < 0.1
+
+
+def test_all_found_has_an_interval_of_the_pictures_that_were_looked_for() -> None:
+    truth = np.stack([np.arange(40), np.arange(40)], axis=1)
+    picture = np.arange(60)  # twenty of them have no copy
+    scored = Scored(truth[:, 0], truth[:, 1], np.linspace(0.5, 1, 40), truth, picture)
+
+    found = summarise(scored)
+
+    for interval in (
+        found.micro_ap_interval,
+        found.recall_at_p90_interval,
+        found.accuracy_at_1_interval,
+    ):
+        assert interval == wilson(40, 40)
+
+
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
     # the score interval worked out by hand: at 0 its upper end is z^2 / (n + z^2)
