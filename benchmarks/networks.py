@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sscd_ops.descriptors.networks import SSCD, TRUNKS, Bottleneck, gem
+from sscd_ops.descriptors.compact import gem
+from sscd_ops.descriptors.networks import SSCD, TRUNKS, Bottleneck
 
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)

@@ -91,5 +91,9 @@ class Compact(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         # third powers and norms need more than bfloat16's eight bits
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float().clamp(min=_GEM_LEAST).pow(_GEM_POWER).mean(dim=(2, 3))
-            return functional.normalize(self.fc(x.pow(1.0 / _GEM_POWER)))
+            return functional.normalize(self.fc(gem(x.float())))
+
+
+def gem(x: Tensor) -> Tensor:
+    """Generalised mean over all positions, power 3: (n, c, h, w) -> (n, c)."""
+    return x.clamp(min=_GEM_LEAST).pow(_GEM_POWER).mean(dim=(2, 3)).pow(1.0 / _GEM_POWER)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sscd_ops.descriptors.compact import SHAPES, Compact, shortcut
+from sscd_ops.descriptors.compact import SHAPES, Compact, gem, shortcut
 from sscd_ops.descriptors.inference import Normalised, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
@@ -27,9 +27,6 @@ from sscd_ops.options import FingerprintOptions, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-_GEM_POWER = 3.0
-_GEM_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -100,11 +97,6 @@ def _stage(inputs: int, planes: int, blocks: int, stride: int, trunk: Trunk) -> 
     first = Bottleneck(inputs, planes, stride, trunk)
     rest = [Bottleneck(planes * 4, planes, 1, trunk) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
-
-
-def gem(x: Tensor) -> Tensor:
-    """Generalised mean over all positions, power 3: (n, c, h, w) -> (n, c)."""
-    return x.clamp(min=_GEM_LEAST).pow(_GEM_POWER).mean(dim=(2, 3)).pow(1.0 / _GEM_POWER)
 
 
 def make(architecture: str, dimensions: int) -> nn.Module:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sscd_ops.descriptors.inference import Normalised
 from sscd_ops.descriptors.networks import SSCD, load_strictly, make
 from sscd_ops.descriptors.training import parallel
 from sscd_ops.descriptors.training.batches import Batch, Part, batches, make_batch
@@ -34,8 +35,6 @@ from sscd_ops.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 _BFLOAT16_CPUS = {"amx_bf16", "avx512_bf16"}
 _LOG_EVERY = 20
 _SETTLING_BATCHES = 32
@@ -171,8 +170,7 @@ class Run:
         self._start = sha256(start.read_bytes()).hexdigest() if start is not None else ""
         self._near: NDArray[np.int64] | None = None
         self.stopping = False
-        self._mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1) * 255.0
-        self._std = torch.tensor(_STD, device=device).view(1, 3, 1, 1) * 255.0
+        self._normalised = Normalised().to(device)
         self._bfloat16 = options.precision == "bfloat16" or (
             options.precision == "auto" and gains_by_bfloat16(device)
         )
@@ -298,9 +296,7 @@ class Run:
     def _describe(self, model: nn.Module, pixels: NDArray[np.uint8]) -> Tensor:
         """Pixels (n, side, side, 3) -> descriptors, float32 (n, d)."""
         given = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        normal = ((given.float() - self._mean) / self._std).contiguous(
-            memory_format=torch.channels_last
-        )
+        normal = self._normalised(given).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             answer: Tensor = model(normal)
         return answer.float()

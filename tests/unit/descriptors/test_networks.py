@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from sscd_ops.descriptors.compact import gem
 from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.descriptors.models import find_model
-from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, gem, load_networks
+from sscd_ops.descriptors.networks import SSCD, TRUNKS, build, load_networks
 from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.testing import picture
