@@ -238,6 +238,7 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
     from sscd_ops.evaluation.measuring import Measuring, measure
     from sscd_ops.evaluation.tables import to_json
 
+    models = tuple(dict.fromkeys(models))
     _check_files(given["json_file"], given["report"], given["histogram"])
     for name in ("weights", "postprocessing", "threshold"):
         if given[name] is not None and len(models) > 1:

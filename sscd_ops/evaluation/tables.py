@@ -185,7 +185,8 @@ def cascade_rows(found: Sequence[Cascade]) -> list[Row]:
                 "recall": _maybe(item.recall),
             }
         )
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = dict.fromkeys(name for row in rows for name in row if name != "thresholds")
+    names["thresholds"] = None  # behind what every model finds alone
     return [{name: row.get(name, "") for name in names} for row in rows]
 
 

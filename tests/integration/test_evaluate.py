@@ -389,7 +389,7 @@ def test_too_few_training_pictures_are_noted_and_the_rest_goes_on(
 def test_pdq_runs_beside_a_model_on_the_same_copies(mine: Path, tmp_path: Path) -> None:
     numbers = evaluated(
         tmp_path, "--make-copies", f"{mine}/*.tar", "--each", "4", "--transformation", "jpeg",
-        "--transformation", "rotate", "--model", "dct", "--model", "pdq",
+        "--transformation", "rotate", "--model", "dct", "--model", "pdq", "--model", "dct",
     )  # fmt: skip
     dct, pdq = numbers["models"]
     assert pdq["at_threshold"]["threshold"] == 1 - 31 / 128

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sscd_ops.evaluation.cascade import beside_second, combine
 from sscd_ops.evaluation.metrics import PRECISIONS, Scored
+from sscd_ops.evaluation.tables import cascade_rows
 from tests.unit.evaluation.predictions import make
 
 
@@ -103,6 +104,19 @@ def test_measures_that_err_on_different_pictures_gain_by_each_other() -> None:
     assert found.recall == 1.0
     assert found.precision == 1.0
     assert combine(("a", "b"), (one, other), (0.5, 0.5)).recall == 1.0
+
+
+def test_the_table_of_three_measures_has_what_each_finds_alone_side_by_side() -> None:
+    measures = {name: scored(seed, 2.0, 0) for seed, name in enumerate("abc")}
+    found = [
+        combine((one, other), (measures[one], measures[other]), (0.5, 0.5))
+        for one, other in itertools.combinations(measures, 2)
+    ]
+
+    names = [list(row) for row in cascade_rows(found)]
+
+    alone = ["a alone", "b alone", "c alone"]
+    assert names == [["measures", "precision", "recall", *alone, "thresholds"]] * len(names)
 
 
 def test_nothing_true_is_nothing_found() -> None:
