@@ -64,8 +64,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 def _no_driver(url: str, error: Exception) -> ConfigError:
     scheme = url.partition("://")[0]
     packages = _DRIVERS.get(scheme)
-    remedy = f"pip install {packages}" if packages else "fsspec knows no such storage"
-    return ConfigError(f"url {url!r}: {error}: {remedy}")
+    remedy = f": pip install {packages}" if packages else ""
+    return ConfigError(f"url {url!r}: {error}{remedy}")
 
 
 def is_local(fs: Any) -> bool:
