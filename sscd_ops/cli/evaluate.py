@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -11,7 +12,7 @@ import click
 
 from sscd_ops.cli.context import format_option, guarded
 from sscd_ops.cli.output import print_fields, print_rows, say
-from sscd_ops.errors import UsageError
+from sscd_ops.errors import MissingExtra, UsageError
 from sscd_ops.options import (
     Engine,
     FingerprintOptions,
@@ -107,6 +108,8 @@ def _fingerprint(
     device: str,
     workers: int,
 ) -> FingerprintOptions:
+    if engine == "openvino" and find_spec("openvino") is None:
+        raise MissingExtra("--engine openvino needs its package: pip install 'sscd-ops[openvino]'")
     return FingerprintOptions(
         model=model or rooms.default_model(),  # type: ignore[arg-type]  # a choice of _MODELS
         weights=weights or "",

@@ -50,6 +50,10 @@ class Loaded(NamedTuple):
     runtime: dict[str, str]
 
 
+_ARITHMETIC = {"bfloat16": "bfloat16 after a float32 stem", "float16": "float16"}
+"""What a precision means (``inference.prepared``): other arithmetic is another fingerprint."""
+
+
 def default_threshold(model: str) -> float:
     """The model's measured or published threshold.
 
@@ -159,7 +163,7 @@ def _fingerprint(
         "dimensions": dimensions,
         "minibatch": minibatch,
         # float32 goes without saying: it did before there was a choice
-        **({"precision": precision} if precision != "float32" else {}),
+        **({"precision": _ARITHMETIC[precision]} if precision != "float32" else {}),
     }
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return Fingerprint(

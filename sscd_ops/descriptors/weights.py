@@ -162,16 +162,20 @@ def _sha256(path: Path, cache: Path) -> str:
 # ---------------------------------------------------------------- formats
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, setting: str = "fingerprint.weights") -> dict[str, Tensor]:
     """The state dict of a weights file, by torchvision's names (``conv1.weight``, ``fc.bias``).
+
+    Args:
+        path: of the file.
+        setting: that named it, for complaints.
 
     Raises:
         ConfigError: the file is none of the known formats, or names a parameter twice.
     """
-    return torchvision_names(_raw_state(path))
+    return torchvision_names(_raw_state(path, setting), setting)
 
 
-def _raw_state(path: Path) -> dict[str, Tensor]:
+def _raw_state(path: Path, setting: str) -> dict[str, Tensor]:
     import torch
 
     if _is_safetensors(path):
@@ -181,9 +185,7 @@ def _raw_state(path: Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise ConfigError(
-                f"fingerprint.weights: {path} is no whole safetensors file: {error}"
-            ) from error
+            raise ConfigError(f"{setting}: {path} is no whole safetensors file: {error}") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -198,14 +200,14 @@ def _raw_state(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(
-            f"fingerprint.weights: {path} is neither a state dict nor a TorchScript file"
-            f" ({type(error).__name__}): delete it and try again if it was downloaded, else put a"
-            " released file there"
+            f"{setting}: {path} is neither a state dict nor a TorchScript file"
+            f" ({type(error).__name__}): delete it and try again if it was downloaded, else put"
+            " weights there"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ConfigError(f"fingerprint.weights: {path} holds no state dict of tensors")
+        raise ConfigError(f"{setting}: {path} holds no state dict of tensors")
     return dict(state)
 
 
@@ -235,7 +237,9 @@ _CLASSY_STEM = {
 }
 
 
-def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def torchvision_names(
+    state: Mapping[str, Tensor], setting: str = "fingerprint.weights"
+) -> dict[str, Tensor]:
     """Rename parameters of any released format to torchvision's names.
 
     Raises:
@@ -247,7 +251,7 @@ def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours = _renamed(name)
         if ours in names:
             raise ConfigError(
-                f"fingerprint.weights: extra: {name}, which is {ours} like {names[ours]}:"
+                f"{setting}: extra: {name}, which is {ours} like {names[ours]}:"
                 " the file mixes two formats"
             )
         names[ours] = name

@@ -183,19 +183,25 @@ def bootstrap(
 ) -> Interval:
     """A 95% percentile interval by resampling pictures (Efron 1979).
 
-    Copies of one picture are found or missed together, so pictures are drawn, not copies. Where
-    all copies were found, or none, every draw says the same, which tells nothing of other pictures:
-    then it is Wilson's interval of as many pictures all found, or all missed.
+    Copies of one picture are found or missed together, so pictures are drawn, not copies. Near 0
+    and 1 draws say too little of pictures that are not there, and at them nothing. So a share that
+    is less than one picture's worth away from either gets Wilson's interval, of pictures that are
+    each found or missed whole.
 
     Args:
-        statistic: of float64 (pictures,), how often each picture was drawn; in [0, 1].
+        statistic: of float64 (pictures,), how often each picture was drawn.
         pictures: how many there are.
         replicates: draws.
         seed: of the draws.
-        telling: how many of them have copies to be found; None: all.
+        telling: how many of them have copies to be found, where the statistic is a share of what
+            was to be found; None: it is none, and gets the draws' interval alone.
     """
     if not pictures:
         return (0.0, 1.0)
+    if telling is not None:
+        share = statistic(np.ones(pictures))
+        if telling * min(share, 1 - share) < 1:
+            return wilson(telling * min(1.0, max(0.0, share)), telling)
     rng = np.random.default_rng(seed)
     values = [
         statistic(
@@ -204,14 +210,10 @@ def bootstrap(
         for _ in range(replicates)
     ]
     low, high = np.quantile(values, (0.025, 0.975))
-    for end in (0.0, 1.0):
-        if np.abs(np.array(values) - end).max() < _EQUAL:
-            trials = pictures if telling is None else telling
-            return wilson(int(end) * trials, trials)
     return float(low), float(high)
 
 
-def wilson(successes: int, trials: int) -> Interval:
+def wilson(successes: float, trials: int) -> Interval:
     """A 95% interval of a share, sensible at 0 and 1 too (Wilson 1927)."""
     if not trials:
         return (0.0, 1.0)
@@ -265,7 +267,6 @@ class Summary:
 
 
 PRECISIONS = (0.9, 0.99, 0.999)
-_EQUAL = 1e-9
 
 
 def summarise(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 import numpy as np
@@ -56,13 +56,13 @@ def source_options(
     """A source over URLs without placeholders; its kind by their endings, if not given.
 
     Raises:
-        UsageError: a URL holds a placeholder or names a single picture, or the endings differ.
+        UsageError: a URL holds a placeholder or names pictures, or the endings differ.
     """
     for url in urls:
         if "{" in url:
             raise UsageError(f"{url!r}: no placeholders here: give a folder, a file or a pattern")
         if kind is None and _is_picture(url):
-            raise UsageError(f"{url!r}: one picture is no source: give the folder it lies in")
+            raise UsageError(f"{url!r}: pictures are no source: give the folder they lie in")
     kinds = {kind or kind_of(url) for url in urls}
     if len(kinds) != 1:
         raise UsageError(f"the URLs are of several kinds ({', '.join(sorted(kinds))}): give one")
@@ -75,8 +75,9 @@ def source_options(
 
 
 def _is_picture(url: str) -> bool:
-    extension = url.rpartition("/")[2].rpartition(".")[2].lower()
-    return extension in IMAGE_EXTENSIONS and not Path(url).is_dir()
+    extension = PurePosixPath(url).suffix[1:].lower()
+    local = Path(url.removeprefix("file://")).expanduser()
+    return extension in IMAGE_EXTENSIONS and not local.is_dir()
 
 
 def kind_of(url: str) -> SourceKind:

@@ -93,6 +93,7 @@ class TrialReport:
     """What came of it.
 
     Attributes:
+        perceptual: whether perceptual hashes were compared too.
         counts: the funnel, as of a night.
         quarantined: code -> samples.
         shard_faults: what was wrong with whole source shards.
@@ -109,6 +110,7 @@ class TrialReport:
     fingerprint: str
     runtime: dict[str, str]
     threshold: float
+    perceptual: bool
     counts: Counts
     quarantined: dict[str, int]
     shard_faults: list[str]
@@ -196,6 +198,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         fingerprint=str(fingerprint),
         runtime=runtime,
         threshold=threshold,
+        perceptual=perceptual,
         counts=counts,
         quarantined=_quarantined(samples, images),
         shard_faults=read.faults,

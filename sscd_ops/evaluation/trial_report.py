@@ -58,6 +58,7 @@ def fields(report: TrialReport) -> dict[str, Any]:
     return {
         "model": report.fingerprint,
         "threshold": report.threshold,
+        "perceptual": report.perceptual,
         "source_shards": f"{report.shards_read} of {report.shards_found}",
         "read": counts.read,
         "quarantined": counts.quarantined,

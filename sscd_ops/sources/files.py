@@ -26,10 +26,12 @@ log = logging.getLogger(__name__)
 
 _DRIVERS = {
     "s3": "s3fs",
+    "s3a": "s3fs",
     "gs": "gcsfs",
     "gcs": "gcsfs",
     "az": "adlfs",
     "abfs": "adlfs",
+    "abfss": "adlfs",
     "http": "aiohttp requests",
     "https": "aiohttp requests",
 }
@@ -64,7 +66,12 @@ def filesystem(url: str) -> tuple[Any, str]:
 def _no_driver(url: str, error: Exception) -> ConfigError:
     scheme = url.partition("://")[0]
     packages = _DRIVERS.get(scheme)
-    remedy = f": pip install {packages}" if packages else ""
+    remedy = (
+        f": pip install {packages}"
+        if packages
+        else ". Storage behind URLs needs its fsspec driver: s3fs (s3://), gcsfs (gs://), adlfs"
+        " (abfs://), aiohttp with requests (https://)"
+    )
     return ConfigError(f"url {url!r}: {error}{remedy}")
 
 

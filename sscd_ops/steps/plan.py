@@ -570,11 +570,17 @@ def _fingerprint_options(
 def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) -> None:
     if dataset.fingerprint in (None, fingerprint.digest):
         return
-    own = (dataset.fingerprint_detail or {}).get("name", dataset.fingerprint)
+    own = dataset.fingerprint_detail or {}
+    differ = [
+        f"{name} {value!r}, not {own[name]!r}"
+        for name, value in dataclasses.asdict(fingerprint).items()
+        if name != "digest" and name in own and own[name] != value
+    ]
     raise FingerprintMismatch(
         f"{path}: datasets.{dataset.name}.fingerprint gives {fingerprint}, but the dataset's index"
-        f" holds {own}; descriptors of different fingerprints are never compared. Configure the old"
-        " model again, or give the dataset a new name"
+        f" holds {own.get('name', dataset.fingerprint)} ({', '.join(differ)}); descriptors of"
+        " different fingerprints are never compared. Configure the old model again, or give the"
+        " dataset a new name"
     )
 
 

@@ -98,10 +98,10 @@ def starting_with(weights: Path, options: TrainOptions) -> nn.Module:
     """A network with the weights of a file.
 
     Raises:
-        ConfigError: they are of another network.
+        ConfigError: they are of another network, or it is no file of weights.
     """
     network = make_network(options)
-    load_strictly(network, read_state(weights), f"start: {weights} does not fit")
+    load_strictly(network, read_state(weights, "--start"), f"--start: {weights} does not fit")
     return network
 
 
@@ -112,7 +112,10 @@ def check_shared(batch: int, part: Part) -> None:
         ConfigError: the batch does not divide among them.
     """
     if batch % part.world:
-        raise ConfigError(f"batch {batch} does not divide among {part.world} processes")
+        raise ConfigError(
+            f"batch {batch} does not divide among {part.world} processes: give a --batch that is a"
+            f" multiple of {part.world}"
+        )
 
 
 class Run:

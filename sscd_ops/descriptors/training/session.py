@@ -98,8 +98,12 @@ def train(
 
 def _check(options: TrainOptions, session: Session, part: Part) -> None:
     """Refuse what could not be trained before hours of decoding, not after them."""
-    if session.folder.exists() and not session.folder.is_dir():
-        raise ConfigError(f"{session.folder} is a file: give --out a folder")
+    try:
+        session.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {session.folder}: no folder can be made there: {error}"
+        ) from error
     check_shared(options.batch, part)
     if session.start is not None:
         starting_with(session.start, options)

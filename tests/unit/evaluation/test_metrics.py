@@ -183,12 +183,17 @@ def test_the_bootstrap_draws_pictures_not_copies() -> None:
     assert again == pytest.approx(once)
 
 
-@pytest.mark.parametrize("end", [0.0, 1.0])
-def test_draws_that_all_agree_are_no_certainty(end: float) -> None:
-    found = bootstrap(lambda drawn: end, 60, telling=40)
+@pytest.mark.parametrize(("share", "width"), [(0.0, 0.09), (1.0, 0.09), (0.99, 0.1)])
+def test_a_share_near_an_end_is_as_uncertain_as_its_pictures(share: float, width: float) -> None:
+    found = bootstrap(lambda drawn: share, 60, telling=40)
 
-    assert found == wilson(int(end) * 40, 40)
-    assert 0.05 < found[1] - found[0] < 0.1
+    assert found == wilson(share * 40, 40)
+    assert found[0] <= share <= found[1]
+    assert found[1] - found[0] == pytest.approx(width, abs=0.02)
+
+
+def test_what_is_no_share_has_the_interval_of_its_draws() -> None:
+    assert bootstrap(lambda drawn: 0.0, 60) == (0.0, 0.0)
 
 
 def test_all_found_has_an_interval_of_the_pictures_that_were_looked_for() -> None:
