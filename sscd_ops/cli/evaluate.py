@@ -257,8 +257,10 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
         ]
         for parts, options in chosen:
             parts.fingerprint(options)  # finds the weights: better now than after an hour's work
+            _note_threshold(options, given["threshold"])
+        hard = _given_hard(rooms, given["hard"])
         task = _task(rooms, pictures, given)
-        hard = _hard(rooms, task, given["hard"], given["look_alikes"])
+        hard += _made_hard(task, given["look_alikes"])
         measuring = Measuring(given["threshold"], given["bootstrap"], given["seed"])
         results = [measure(parts, task, options, measuring, hard) for parts, options in chosen]
         _print(task, results, form)
@@ -317,8 +319,8 @@ def _task(rooms: Wiring, pictures: Sequence[str], given: dict[str, Any]) -> Task
     )
 
 
-def _hard(rooms: Wiring, task: Task, named: Sequence[str], size: int) -> list[HardSet]:
-    """The sets of look-alikes: those given, and with made copies those that are made."""
+def _given_hard(rooms: Wiring, named: Sequence[str]) -> list[HardSet]:
+    """The sets of look-alikes that were given."""
     from sscd_ops.evaluation import lookalikes
     from sscd_ops.evaluation.pictures import open_set
 
@@ -328,9 +330,27 @@ def _hard(rooms: Wiring, task: Task, named: Sequence[str], size: int) -> list[Ha
         if not equals or not name or not url:
             raise UsageError(f"--hard {item!r}: expected NAME=URL")
         sets.append(lookalikes.given(name, open_set(rooms, [url])))
-    if task.strangers is not None and size:
-        sets += lookalikes.made(task.strangers, size)
     return sets
+
+
+def _made_hard(task: Task, size: int) -> list[HardSet]:
+    """The sets of look-alikes that are made with made copies."""
+    from sscd_ops.evaluation import lookalikes
+
+    if task.strangers is None or not size:
+        return []
+    return lookalikes.made(task.strangers, size)
+
+
+def _note_threshold(options: FingerprintOptions, threshold: float | None) -> None:
+    """Say that a model's threshold was not measured with what was changed about it."""
+    changed = [name for name in ("weights", "preprocessing") if getattr(options, name)]
+    if changed and threshold is None:
+        say(
+            f"note: the threshold of {options.model} was measured with its own"
+            f" {' and '.join(changed)}: if yours differ, choose one by sscd-ops evaluate and give"
+            " --threshold"
+        )
 
 
 def _with_pdq(rooms: Wiring, model: str | None) -> Any:
@@ -445,7 +465,9 @@ def try_(
     _check_files(sheet, json_file)
     asked = trial.Trial(urls, kind, sample, threshold, seed, missing_caption == "keep", perceptual)
     with _rooms() as rooms:
-        report = trial.run(rooms, asked, _fingerprint(rooms, **how))
+        options = _fingerprint(rooms, **how)
+        _note_threshold(options, threshold)
+        report = trial.run(rooms, asked, options)
         contact_sheet(trial_report.sheet_sections(report)).save(sheet)
     _print_trial(report, form)
     if json_file:

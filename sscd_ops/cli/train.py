@@ -159,10 +159,10 @@ def train(
     colours, blur, JPEG and more. Captions are not read. FOLDER/log.csv follows the loss.
 
     The same command goes on where an earlier one stopped; Ctrl-C and SIGTERM save first. Options
-    may not change in between, save --steps, --minutes, --sizes and --changes. The result is
-    FOLDER/model.safetensors: name it in `fingerprint.weights`, with `model` sscd_small (trunk
-    small, 256 dimensions), sscd_resnet18 (resnet18, 512) or sscd_disc_mixup (resnet50, 512), and
-    measure its threshold.
+    may not change in between, save --steps, --minutes, --changes and --sizes up to the largest.
+    The result is FOLDER/model.safetensors: name it in `fingerprint.weights`, with `model`
+    sscd_small (trunk small, 256 dimensions), sscd_resnet18 (resnet18, 512) or sscd_disc_mixup
+    (resnet50, 512), and measure its threshold.
 
     On several GPUs (batch norms see all of them; N must divide --batch):
     torchrun --nproc-per-node N --no-python -- sscd-ops train ...

@@ -200,9 +200,9 @@ def _raw_state(path: Path, setting: str) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(
-            f"{setting}: {path} is neither a state dict nor a TorchScript file"
-            f" ({type(error).__name__}): delete it and try again if it was downloaded, else put"
-            " weights there"
+            f"{setting}: {path} is no file of weights (neither safetensors, a state dict nor"
+            f" TorchScript: {type(error).__name__}): name one; if it was downloaded, delete it and"
+            " try again"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}

@@ -7,6 +7,7 @@ left out here as well, and counted by its code. A missing caption is no fault he
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 from collections import Counter
@@ -92,12 +93,16 @@ def find_shards(rooms: Rooms, options: SourceOptions, limits: LimitsOptions) -> 
     """The source shards of some URLs.
 
     Raises:
-        UsageError: there are none.
+        UsageError: a URL has none: a mistyped one of several must not pass in silence.
     """
     found = rooms.source(options, limits).find(ALWAYS, "UTC")
-    if not found:
+    nowhere = list(options.urls) if not found else []
+    if found and len(options.urls) > 1:
+        each = [dataclasses.replace(options, urls=(url,)) for url in options.urls]
+        nowhere = [one.urls[0] for one in each if not rooms.source(one, limits).find(ALWAYS, "UTC")]
+    if nowhere:
         raise UsageError(
-            f"nothing found at {', '.join(options.urls)}: give a folder of pictures, or tars as"
+            f"nothing found at {', '.join(nowhere)}: give a folder of pictures, or tars as"
             " 'folder/*.tar' (in quotes)"
         )
     return found

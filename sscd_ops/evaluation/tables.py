@@ -138,7 +138,8 @@ def tail_rows(results: Sequence[ModelResult]) -> list[Row]:
             row: Row = {
                 "model": result.model,
                 "threshold": f"{item.threshold:.3f}",
-                "seen": f"{item.observed} of {item.pairs} pairs",
+                # only so many of the most similar pairs are kept
+                "seen": f"{'over ' if item.measured else ''}{item.observed} of {item.pairs} pairs",
             }
             for size, middle, low, high in item.by_size:
                 row[_SIZE_NAMES[size]] = _few(middle)

@@ -561,6 +561,7 @@ def test_pairs_of_a_folder_and_tars(tmp_path: Path) -> None:
             "pip install s3fs",
             marks=pytest.mark.skipif(bool(find_spec("s3fs")), reason="s3fs is installed"),
         ),
+        (["--make-copies", "/nowhere/*.tar", "--hard", "x"], "--hard 'x': expected NAME=URL"),
         (["--make-copies", "x", "--transformation", "magic"], "no transformation 'magic'"),
         (["--make-copies", "x", "--only", "/nowhere.txt"], "/nowhere.txt: cannot be read"),
         (

@@ -233,6 +233,7 @@ def test_a_device_that_is_not_there_says_which_ones_may_be(tmp_path: Path) -> No
         (["x.tar", "--sheet", "/nowhere/s.png"], "its folder is not there"),
         (["in/{date}/*.tar"], "no placeholders here"),
         (["a.jpg", "b.jpg"], "'a.jpg': pictures are no source"),
+        ([str(PICTURES[0].parent), "/nowhere/"], "nothing found at /nowhere/: give"),
     ],
 )
 def test_wrong_use_is_told_in_a_sentence(words: list[str], said: str) -> None:

@@ -102,7 +102,7 @@ def _check(options: TrainOptions, session: Session, part: Part) -> None:
         session.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"--out {session.folder}: no folder can be made there: {error}"
+            f"--out {session.folder}: no folder can be made there ({error.strerror}): give another"
         ) from error
     check_shared(options.batch, part)
     if session.start is not None:
@@ -134,6 +134,8 @@ def _nothing(message: str) -> None:
 def _opening(run: Run) -> str:
     size = sum(weight.numel() for weight in run.network.parameters())
     begun = f"goes on at step {run.step}" if run.step else "begins"
+    if run.progress() >= 1:
+        begun = f"is at its end already, step {run.step}: more --steps or --minutes go on"
     return (
         f"{run.options.trunk}: {size / 1e6:.1f} million parameters, {len(run.pictures)} pictures,"
         f" {run.device}, {run.part.world} process(es); {begun}"

@@ -333,7 +333,10 @@ def test_what_could_not_be_trained_is_refused_before_anything_is_decoded(tmp_pat
     for where, said in (
         (session.Session(file, device="cpu"), "--out .*: no folder can be made there"),
         (session.Session(file / "sub", device="cpu"), "--out .*: no folder can be made there"),
-        (session.Session(tmp_path, device="cpu", start=file), "--start: .*file is neither"),
+        (
+            session.Session(tmp_path, device="cpu", start=file),
+            "--start: .* is no file of weights",
+        ),
         (session.Session(tmp_path, device="gpu"), "expected auto, cpu, cuda or cuda:1"),
         (session.Session(tmp_path, device="cpu", start=weights), "does not fit: of another shape"),
     ):
@@ -385,6 +388,8 @@ def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
     assert said[1] == "1 of 3 names to exclude are of no picture decoded, such as 'k000 k002'"
     assert said[2] == "comparing 32 pictures with each other by dct"
     assert said[3].startswith("34 pictures decoded, 2 excluded, 0 look like another")
+    session.train(list, options, where, progress=Silence(), say=said.append)
+    assert said[-1].endswith("is at its end already, step 25: more --steps or --minutes go on")
     found = FingerprintOptions(model="sscd_small", weights=str(outcome.weights), device="cpu")
     with open_embedder(found, tmp_path) as embedder:
         (chunk,) = embedder.embed([picture(0), picture(5)])

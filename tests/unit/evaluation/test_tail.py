@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sscd_ops.evaluation import tail
-from sscd_ops.evaluation.tables import no_tail
+from sscd_ops.evaluation.tables import no_tail, tail_rows
 from sscd_ops.evaluation.tail import false_matches, find_peaks, fit
 
 
@@ -153,3 +154,6 @@ def test_a_threshold_among_the_peaks_is_no_tail() -> None:
     assert answer.measured
     assert answer.by_size == []
     assert answer.observed > 0
+    result = SimpleNamespace(model="m", false_matches=[answer])
+    [row] = tail_rows([result])  # type: ignore[list-item]  # all that the table reads of it
+    assert row["seen"] == f"over {answer.observed} of {answer.pairs} pairs"
