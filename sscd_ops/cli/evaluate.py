@@ -108,7 +108,8 @@ def _fingerprint(
     device: str,
     workers: int,
 ) -> FingerprintOptions:
-    if engine == "openvino" and find_spec("openvino") is None:
+    # plan may run where nothing embeds, so no fingerprint asks for it; here the same process will
+    if engine == "openvino" and model != "dct" and find_spec("openvino") is None:
         raise MissingExtra("--engine openvino needs its package: pip install 'sscd-ops[openvino]'")
     return FingerprintOptions(
         model=model or rooms.default_model(),  # type: ignore[arg-type]  # a choice of _MODELS

@@ -98,12 +98,10 @@ def prepared(network: nn.Module, precision: Precision) -> nn.Module:
     """
     network = folded(network)
     dtype = DTYPES[precision]
+    stem = torch.float32 if precision == "bfloat16" else dtype
     first = network.get_submodule("conv1")
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and not (module is first and precision == "bfloat16"):
-            module.to(dtype)
-    if precision == "bfloat16":
-        network.conv1 = nn.Sequential(first, Cast(dtype))
-    elif precision == "float16":
-        network.conv1 = nn.Sequential(Cast(dtype), first)
+        if isinstance(module, nn.Conv2d):
+            module.to(stem if module is first else dtype)
+    network.conv1 = nn.Sequential(Cast(stem), first, Cast(dtype))
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -575,7 +575,7 @@ def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) ->
         f"{name} {value!r}, not {own[name]!r}"
         for name, value in dataclasses.asdict(fingerprint).items()
         if name != "digest" and name in own and own[name] != value
-    ]
+    ] or ["the same settings by the arithmetic of another release"]
     raise FingerprintMismatch(
         f"{path}: datasets.{dataset.name}.fingerprint gives {fingerprint}, but the dataset's index"
         f" holds {own.get('name', dataset.fingerprint)} ({', '.join(differ)}); descriptors of"

@@ -120,24 +120,23 @@ def search_segment(
             work.batch.dataset,
         )
     hashed: Matches | None = None
-    if queries.hashes is None:
-        pass
-    elif ROLE not in opened.codes:
-        log.info(
-            "segment %d was decided without perceptual hashes (%s): its %d kept images are compared"
-            " by descriptor alone",
-            segment.segment_id,
-            ROLE,
-            int(kept.sum()),
-        )
-    else:
-        hashed = parts.hash_search().search(
-            queries.hashes,
-            opened.codes[ROLE],
-            kept,
-            work.hash_floor,
-            work.options.duplicates.keep_matches,
-        )
+    if queries.hashes is not None:
+        if ROLE in opened.codes:
+            hashed = parts.hash_search().search(
+                queries.hashes,
+                opened.codes[ROLE],
+                kept,
+                work.hash_floor,
+                work.options.duplicates.keep_matches,
+            )
+        else:
+            log.info(
+                "segment %d was decided without perceptual hashes (%s): its %d kept images are"
+                " compared by descriptor alone",
+                segment.segment_id,
+                ROLE,
+                int(kept.sum()),
+            )
     found = backend.search(
         queries.descriptors,
         opened.descriptors,

@@ -174,7 +174,9 @@ def test_an_odd_database_name_is_refused(home: Path) -> None:
         embedded.ensure_running(home, ('x"; DROP DATABASE catalog; --',))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="the server runs as another user only where root starts it"
+)
 def test_root_is_told_which_folder_the_server_cannot_enter(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -556,11 +555,6 @@ def test_pairs_of_a_folder_and_tars(tmp_path: Path) -> None:
         (["--make-copies", "a.tar", "b"], "of several kinds"),
         (["--make-copies", "b/*.JPG"], "pictures are no source: give the folder they lie in"),
         (["--make-copies", "/nowhere/jpg"], "nothing found at /nowhere/jpg"),
-        pytest.param(
-            ["--make-copies", "s3://b/a.tar"],
-            "pip install s3fs",
-            marks=pytest.mark.skipif(bool(find_spec("s3fs")), reason="s3fs is installed"),
-        ),
         (["--make-copies", "/nowhere/*.tar", "--hard", "x"], "--hard 'x': expected NAME=URL"),
         (["--make-copies", "x", "--transformation", "magic"], "no transformation 'magic'"),
         (["--make-copies", "x", "--only", "/nowhere.txt"], "/nowhere.txt: cannot be read"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import text
 
 from sscd_ops.catalog import sql
 from sscd_ops.catalog.sql import files_of
@@ -326,6 +327,16 @@ def test_another_fingerprint_is_refused_with_both_names_and_a_remedy(world: Worl
     world.change(fingerprint={"minibatch": 7})
 
     with pytest.raises(FingerprintMismatch, match=r"dct-.*dct-.*new name"):
+        world.night(DAYS[1])
+
+
+def test_a_fingerprint_that_settings_do_not_tell_apart_is_another_releases(world: World) -> None:
+    fill(world, planted_nights())
+    world.night(DAYS[0])
+    with world.parts() as parts, parts.catalog.begin() as conn:
+        conn.execute(text("UPDATE sscd_ops.datasets SET fingerprint = repeat('0', 64)"))
+
+    with pytest.raises(FingerprintMismatch, match="by the arithmetic of another release"):
         world.night(DAYS[1])
 
 
