@@ -382,7 +382,7 @@ class _SourceBytes:
                 for member in tar:
                     folder, slash, base = member.name.rpartition("/")
                     key, _, extension = base.partition(".")
-                    stream = tar.extractfile(member)
+                    stream = tar.extractfile(member) if member.isreg() or member.islnk() else None
                     if stream is not None and extension:
                         name = {"jpeg": "jpg", "tif": "tiff"}.get(
                             extension.lower(), extension.lower()
