@@ -210,11 +210,11 @@ class Wiring:
 
     # ------------------------------------------------------------ search
 
-    def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
-        """What ``auto`` means for a history of this size."""
+    def choose_search(self, name: str, rows: int, threshold: float) -> str:
+        """What ``auto`` means for so many rows to be searched."""
         from sscd_ops.index.backends import choose
 
-        return choose(name, history_rows, threshold)
+        return choose(name, rows, threshold)
 
     def backend(
         self, name: str, fingerprint: str, dimensions: int, threshold: float

@@ -13,6 +13,7 @@ import pytest
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.embedded import ensure_running, stop
 from sscd_ops.catalog.migrate import upgrade
+from sscd_ops.index import int8
 from tests.databases import fresh_database
 
 
@@ -21,6 +22,12 @@ def _log_levels() -> None:
     """Commands that ran in this process have set its log levels: each test begins without."""
     for name in ("sscd_ops", "sscd_ops.wiring"):
         logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _exact_everywhere() -> None:
+    """`exact` is tested on machines too where it is slower than `flat` and would give way to it."""
+    int8.LEAST_SPEED = 0.0
 
 
 @pytest.fixture(scope="session")

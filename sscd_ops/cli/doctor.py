@@ -75,6 +75,18 @@ def _device() -> Iterator[Line]:
         yield "device", f"cuda: {torch.cuda.get_device_name()}", True
     else:
         yield "device", "cpu", True
+    if _version("faiss-cpu") or _version("faiss-gpu"):
+        yield "search", _search(), True
+
+
+def _search() -> str:
+    """Whether large histories are searched in int8 here; decisions are the same either way."""
+    from sscd_ops.index import int8
+
+    fault = int8.usable(256, 512)
+    if fault:
+        return f"exact falls back to flat: {fault}"
+    return f"exact runs in int8, {int8.speed(256, 512):.0f} times as fast as float32"
 
 
 def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:

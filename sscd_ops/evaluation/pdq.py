@@ -101,9 +101,9 @@ class WithPdq:
         """The product's."""
         return self._rooms.hash_search()
 
-    def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
+    def choose_search(self, name: str, rows: int, threshold: float) -> str:
         """The product's."""
-        return self._rooms.choose_search(name, history_rows, threshold)
+        return self._rooms.choose_search(name, rows, threshold)
 
     def backend(
         self, name: str, fingerprint: str, dimensions: int, threshold: float

@@ -35,8 +35,8 @@ class Rooms(Protocol):
     def hash_search(self) -> HashSearch:
         """The search for perceptual hashes."""
 
-    def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
-        """What ``auto`` means for a history of this size."""
+    def choose_search(self, name: str, rows: int, threshold: float) -> str:
+        """What ``auto`` means for so many rows to be searched."""
 
     def backend(
         self, name: str, fingerprint: str, dimensions: int, threshold: float

@@ -179,7 +179,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     ids, descriptors = digests[found.rows], found.descriptors
     faults = {digests[row].tobytes(): fault for row, fault in found.failed.items()}
     backend = rooms.backend(
-        rooms.choose_search("auto", 0, threshold),
+        rooms.choose_search("auto", len(descriptors), threshold),
         fingerprint.digest,
         descriptors.shape[1],
         threshold,

@@ -1,4 +1,4 @@
-"""Which search backend: by name, or chosen from the history's size and the threshold."""
+"""Which search backend: by name, or chosen from the rows to be searched and the threshold."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLAT_BELOW = 100_000
-"""Below this many kept rows of history the codes cost more than they save."""
+"""Below this many rows the codes cost more than they save."""
 EXACT_BELOW = 5_000_000
 SKETCH_LEAST_THRESHOLD = 0.5
 NAMES = ("flat", "exact", "sketch", "torch")
 
 
-def choose(name: str, history_rows: int, threshold: float) -> str:
+def choose(name: str, rows: int, threshold: float) -> str:
     """Resolve ``auto``; any other name stays as it is.
 
     A function of its arguments alone, so that a batch frozen with its answer is reproducible.
 
     Args:
         name: ``auto`` or a backend's name.
-        history_rows: kept rows in the dataset's live segments when the batch was planned.
+        rows: what is searched: kept rows in the dataset's live segments when the batch was
+            planned; for leader, the night's own images.
         threshold: the dataset's threshold, a cosine similarity.
 
     Raises:
@@ -36,9 +37,9 @@ def choose(name: str, history_rows: int, threshold: float) -> str:
     if name != "auto":
         _check(name, threshold)
         return name
-    if history_rows < FLAT_BELOW:
+    if rows < FLAT_BELOW:
         return "flat"
-    if history_rows < EXACT_BELOW or threshold < SKETCH_LEAST_THRESHOLD:
+    if rows < EXACT_BELOW or threshold < SKETCH_LEAST_THRESHOLD:
         return "exact"
     return "sketch"
 
@@ -87,7 +88,7 @@ def _method(name: str, digest: str, dimensions: int, threshold: float) -> Method
         from sscd_ops.index.int8 import usable
 
         method = Exact(digest, dimensions)
-        fault = usable(method.columns)
+        fault = usable(method.columns, dimensions)
         if not fault:
             return method
         logger.warning("search falls back from exact to flat: %s", fault)

@@ -1,18 +1,22 @@
 """The int8 matrix product, checked before it is trusted.
 
 ``torch._int_mm`` is private and runs through whatever kernel the CPU has (VNNI, AVX2, plain), so it
-stands behind ``product`` alone, and ``usable`` compares it with numpy on this machine: on extremes
-too, since kernels without VNNI are known to saturate 16-bit sums.
+stands behind ``product`` alone. ``usable`` compares it with numpy on this machine: on extremes too,
+since kernels without VNNI are known to saturate 16-bit sums, and by the clock, since a plain loop
+is many times slower than the float32 product that it is to replace.
 """
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -34,9 +38,70 @@ def product(
     return out
 
 
+_TILE = (512, 1024)
+"""Rows of the tile that is timed: large enough for every kernel's full speed, some milliseconds."""
+_TIMES = 4
+LEAST_SPEED = 1.0
+"""As many times as fast as float32 must int8 be; without its kernels it is .04 to .1."""
+
+
 @cache
-def usable(columns: int) -> str:
-    """Empty where ``product`` is right on this machine for ``columns``, else what is wrong."""
+def usable(columns: int, dimensions: int) -> str:
+    """Empty where ``product`` is right and worth it on this machine, else what is wrong with it.
+
+    Whether it is worth it may follow the machine, since no decision depends on it.
+
+    Args:
+        columns: of the codes it multiplies.
+        dimensions: of the float32 vectors that are multiplied where it is not used.
+    """
+    fault = _wrong(columns)
+    if fault:
+        return fault
+    ratio = speed(columns, dimensions)
+    if ratio < LEAST_SPEED:
+        return (
+            f"on this CPU the int8 product ({columns} columns) takes {1 / ratio:.1f} times as long"
+            f" as the float32 one ({dimensions} dimensions)"
+        )
+    return ""
+
+
+@cache
+def speed(columns: int, dimensions: int) -> float:
+    """How many times as fast as a float32 product of the same rows ``product`` is, on one thread.
+
+    One, since threads that wait for each other on a busy machine would be what is measured.
+    """
+    import faiss
+    import torch
+
+    random = np.random.default_rng(9)
+    left, right = (random.integers(-127, 128, (rows, columns), np.int8) for rows in _TILE)
+    out = np.empty(_TILE, np.int32)
+    wide_left, wide_right = (torch.randn(rows, dimensions) for rows in _TILE)
+    wide_out = torch.empty(_TILE)
+    int8, float32 = [], []
+    threads, of_faiss = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_TIMES):
+            int8.append(_seconds(lambda: product(left, right, out)))
+            float32.append(_seconds(lambda: torch.mm(wide_left, wide_right.T, out=wide_out)))
+    finally:
+        torch.set_num_threads(threads)
+        faiss.omp_set_num_threads(of_faiss)  # one number for both, where OpenMP is shared
+    return min(float32) / min(int8)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _wrong(columns: int) -> str:
+    """Empty where ``product`` agrees with numpy for ``columns``, else where it does not."""
     try:
         for rows, others, values in _cases(columns):
             left, right = values(rows), values(others)

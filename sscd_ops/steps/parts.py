@@ -78,8 +78,8 @@ class Parts(Protocol):
     def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> Embedder:
         """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
 
-    def choose_search(self, name: str, history_rows: int, threshold: float) -> str:
-        """What ``auto`` means for a history of this size."""
+    def choose_search(self, name: str, rows: int, threshold: float) -> str:
+        """What ``auto`` means for so many rows to be searched."""
 
     def backend(
         self, name: str, fingerprint: str, dimensions: int, threshold: float

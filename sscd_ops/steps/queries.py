@@ -86,10 +86,10 @@ def _hashes_of(content: DescriptorFile, work: Work, shard: SourceShard) -> NDArr
     return content.hashes
 
 
-def open_backend(parts: Parts, work: Work) -> SearchBackend:
-    """The backend frozen with the batch."""
+def open_backend(parts: Parts, work: Work, name: str = "") -> SearchBackend:
+    """The backend of a name; without one that which is frozen with the batch."""
     return parts.backend(
-        work.attempt.search,
+        name or work.attempt.search,
         work.attempt.fingerprint,
         int(work.attempt.fingerprint_detail["dimensions"]),
         work.attempt.threshold,

@@ -426,10 +426,24 @@ def _lead(
         work.attempt.threshold,
         work.floor,
         work.options.duplicates.keep_matches,
-        backend.growing(dimensions),
+        _among_themselves(parts, work, backend, len(rows)).growing(dimensions),
         progress=parts.progress,
         hashes=hashes,
     )
+
+
+def _among_themselves(parts: Parts, work: Work, backend: SearchBackend, rows: int) -> SearchBackend:
+    """The backend for a night against itself: ``auto`` follows the night's own size.
+
+    History's would be ``flat`` for a first night of a million, and ``sketch``, which may miss a
+    copy, for a small night beside a large history.
+    """
+    wanted = work.options.duplicates.search
+    name = parts.choose_search(wanted, rows, work.attempt.threshold)
+    if name == work.attempt.search:
+        return backend
+    log.info("night against itself batch=%s images=%s search=%s", work.batch.batch_id, rows, name)
+    return open_backend(parts, work, name)
 
 
 def _counts(

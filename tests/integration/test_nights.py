@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import random
 import re
 import shutil
@@ -27,6 +28,7 @@ from sscd_ops.errors import (
     FingerprintMismatch,
     SourceChanged,
 )
+from sscd_ops.index import backends
 from sscd_ops.model import BatchState, Runner
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import Source
@@ -134,6 +136,27 @@ def test_the_backend_never_matters(world: World, other_world: World, backend: st
     left = world.views(ASIDE | {"search"})
     assert other_world.views(ASIDE | {"search"}) == left
     assert other_world.published() == world.published()
+
+
+def test_a_large_first_night_is_compared_with_itself_by_its_own_size(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """History's size, nothing yet, would make a first night of a million a matter of `flat`."""
+    world.change(duplicates={"search": "auto"})
+    monkeypatch.setattr(backends, "FLAT_BELOW", 6)
+    world.put(DAYS[0], "a.tar", [pair(f"k{i}", picture(i)) for i in range(8)])
+    world.put(DAYS[1], "b.tar", [pair("new", picture(20)), pair("copy", picture(3, quality=60))])
+
+    with caplog.at_level(logging.INFO):
+        world.night(DAYS[0])
+        world.night(DAYS[1])
+
+    said = [m for m in caplog.messages if m.startswith("night against itself")]
+    assert [m.rpartition("images=")[2] for m in said] == ["8 search=exact", "2 search=flat"]
+    ran = world.ask("SELECT search FROM curation.runs ORDER BY turn")
+    assert [row["search"] for row in ran] == ["flat", "exact"], "what history is searched with"
+    assert world.verdicts()["copy"] == "removed near"
+    assert_promises(world, read=10)
 
 
 def test_tasks_workers_and_sharding_of_the_output_never_matter(

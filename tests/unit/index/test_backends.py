@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -252,6 +254,34 @@ def test_exact_falls_back_to_flat_where_the_int8_product_is_wrong(monkeypatch, c
 
     assert found.name == "flat"
     assert "falls back from exact to flat: torch._int_mm is wrong" in caplog.text
+
+
+@pytest.fixture
+def plain_int8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch without oneDNN's kernels: what a CPU without them has."""
+    monkeypatch.setattr(int8, "LEAST_SPEED", 1.0)
+    for cached in (int8.usable, int8.speed):
+        cached.cache_clear()
+    torch.backends.mkldnn.set_flags(False)
+    yield
+    torch.backends.mkldnn.set_flags(True)
+    for cached in (int8.usable, int8.speed):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("plain_int8")
+def test_exact_falls_back_to_flat_where_the_int8_product_is_slow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The nights of a user whose CPU has no int8 kernel do not become slow at 100,000 rows."""
+    threads = torch.get_num_threads(), faiss.omp_get_max_threads()
+
+    with caplog.at_level(logging.WARNING):
+        found = backend("exact", 512)
+
+    assert found.name == "flat"
+    assert "falls back from exact to flat: on this CPU the int8 product" in caplog.text
+    assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == threads
 
 
 def test_flat_never_loads_torch() -> None:

@@ -138,7 +138,7 @@ def test_codes_of_equal_vectors_are_equal_whatever_their_neighbours() -> None:
 
 
 def test_the_int8_product_is_right_on_this_machine() -> None:
-    assert usable(256) == ""
+    assert usable(256, 512) == ""
 
 
 def test_a_product_can_be_written_into_a_buffer() -> None:
