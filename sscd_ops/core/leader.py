@@ -9,7 +9,9 @@ searched through a ``ports.GrowingIndex``.
 
 Work goes in blocks: a block is searched in the index of what the batch kept before it; then, in
 strips of the block, against what the block kept so far; inside a strip row by row, in order. Memory
-is bounded by the block and the strip, whatever the data: 20,000 near-identical rows too.
+is bounded by the block and the strip, whatever the data: 20,000 near-identical rows too. Strips are
+products too small for several threads: those would spend three times the processor time of one on
+waiting for each other, and gain nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from sscd_ops.core.best import BestMatches, Tile, rerank
 from sscd_ops.core.canonical import block_similarities, widen
@@ -252,6 +255,7 @@ class _Run:
         self._measures = measures
         self._rows = np.empty(count, np.int64)
         self._count = 0
+        self._threads = ThreadpoolController()
 
     @property
     def kept_rows(self) -> NDArray[np.int64]:
@@ -263,13 +267,14 @@ class _Run:
         before = self._count
         for measure in self._measures:
             measure.begin(start, stop, self.kept_rows)
-        for at in range(start, stop, _STRIP):
-            end = min(at + _STRIP, stop)
-            kept = self._rows[before : self._count]
-            if len(kept):
-                for measure in self._measures:
-                    measure.against(at, end, kept)
-            self._strip(at, end)
+        with self._threads.limit(limits=1, user_api="blas"):
+            for at in range(start, stop, _STRIP):
+                end = min(at + _STRIP, stop)
+                kept = self._rows[before : self._count]
+                if len(kept):
+                    for measure in self._measures:
+                        measure.against(at, end, kept)
+                self._strip(at, end)
         new = self._rows[before : self._count]
         if len(new):
             for measure in self._measures:

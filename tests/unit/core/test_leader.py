@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from sscd_ops.core import leader
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import block_similarities
 from sscd_ops.core.leader import Hashes, lead
@@ -299,3 +301,26 @@ def test_the_best_matches_depend_on_no_order_of_offering(seed, limit, as_blocks)
         order = sorted((-s, k) for k, s in enumerate(similarity[row]) if s >= 0.7)[:limit]
         held = expected.reference[row]
         assert held[held < 40].tolist() == [k for _, k in order]
+
+
+def test_strips_do_not_wake_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products this small gain nothing by threads, which wait for each other on every core."""
+
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    def seen(*rows):  # type: ignore[no-untyped-def]
+        found.append(threads())
+        return block_similarities(*rows)
+
+    found: list[set[int]] = []
+    monkeypatch.setattr(leader, "block_similarities", seen)
+    rows = unit(np.random.default_rng(1).standard_normal((600, 16)))
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = threads()
+        lead(rows, np.full(600, -np.inf), 0.75, 0.7, 4, growing("flat", 16), block=300)
+        after = threads()
+
+    assert found == [{1}] * 4
+    assert after == before == {2}
