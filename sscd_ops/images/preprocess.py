@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sscd_ops.core.perceptual import NOTHING
 from sscd_ops.images.header import open_image
+from sscd_ops.images.orientation import upright, upright_size
 from sscd_ops.model import Fault
 
 Resample = Image.Resampling
@@ -104,14 +105,11 @@ def prepare(
     if isinstance(image, tuple):
         return image, b""
     try:
-        full = stored = image.size
+        full, stored = upright_size(image), image.size
         if preset.draft and image.format == "JPEG":
             image.draft("RGB", (preset.draft, preset.draft))
         as_stored = image.size
-        upright = ImageOps.exif_transpose(image) or image
-        if upright.size != as_stored:
-            full = full[::-1]
-        rgb = to_rgb(upright)
+        rgb = to_rgb(upright(image))
         # a scaled picture's sides are rounded: the size comes from those before
         resized = rgb.resize(preset.size_of(*full), preset.filter)
         pixels = np.asarray(resized)
@@ -137,7 +135,7 @@ def _hash(data: bytes, whole: Image.Image | None) -> bytes:
             again = open_image(data)
             if isinstance(again, tuple):
                 return NOTHING
-            whole = to_rgb(ImageOps.exif_transpose(again) or again)
+            whole = to_rgb(upright(again))
         return hash_image(whole)
     except MemoryError:
         raise  # or a lack of memory would stand in the catalog as "too plain to compare"
