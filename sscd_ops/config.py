@@ -67,6 +67,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "guard.max_removed_odds": (1e-3, 1e9),
     "guard.first_nights_max": (0, 1),
     "limits.max_pixels": (1, 178_956_970),  # Pillow opens nothing larger
+    "limits.decode_memory": (0, 2**50),
+    "limits.decode_seconds": (0.1, 86400),
     "limits.min_side": (1, 10**6),
     "limits.max_aspect": (1, 10**6),
     "limits.max_caption_bytes": (1, 10**8),

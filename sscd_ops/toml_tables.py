@@ -39,9 +39,17 @@ _DURATIONS = {
     "ready_timeout",
     "retry_delay",
     "execution_timeout",
+    "decode_seconds",
 }
 """Fields in seconds."""
-_SIZES = {"cache_bytes", "max_bytes", "max_member_bytes", "max_shard_bytes", "max_caption_bytes"}
+_SIZES = {
+    "cache_bytes",
+    "max_bytes",
+    "max_member_bytes",
+    "max_shard_bytes",
+    "max_caption_bytes",
+    "decode_memory",
+}
 """Fields in bytes."""
 
 

@@ -156,7 +156,10 @@ def webp(data: bytes) -> Bare:
     """A WebP without what stands beside its frames, and what is cut off of that."""
     kept, notes, start = _Kept(data, 12), Notes(), 12
     while start + 8 <= len(data):
-        kind, length = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+        kind, length = (
+            data[start : start + 4],
+            int.from_bytes(data[start + 4 : start + 8], "little"),
+        )
         end = start + 8 + length + length % 2
         if start + 8 + length <= len(data):
             if kind in _WEBP:
@@ -254,8 +257,7 @@ class _Kept:
 
     def joined(self) -> bytes:
         """What is kept; the bytes themselves where that is all."""
-        first, last = self._ranges[0]
-        if len(self._ranges) == 1 and last >= len(self._data):
+        if len(self._ranges) == 1 and self._ranges[0][1] >= len(self._data):
             return self._data
         view = memoryview(self._data)
         return b"".join(view[start:end] for start, end in self._ranges)

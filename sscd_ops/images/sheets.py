@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sscd_ops.images.header import open_image
 from sscd_ops.images.orientation import upright
-from sscd_ops.options import LimitsOptions
+from sscd_ops.options import USUAL_LIMITS
 
 Pair = tuple[bytes, bytes, str]
 """Two files and what is said below them."""
@@ -34,7 +34,7 @@ def _small(data: bytes, side: int) -> Image.Image | str:
     image = open_image(data)
     if isinstance(image, tuple):
         return "cannot be read"
-    if image.width * image.height > LimitsOptions().max_pixels:
+    if image.width * image.height > USUAL_LIMITS.max_pixels:
         return "too large to show"
     try:
         small = upright(image).convert("RGBA")
