@@ -134,7 +134,8 @@ class FingerprintOptions:
     engine: Engine = "torch"
     """What runs the network; ``openvino`` on CPUs in float32. Not part of the fingerprint."""
     workers: int = 0
-    """Decoder processes; 0: one per core, at most 16. Not part of the fingerprint."""
+    """Decoder processes; 0: one per core (``machine.cores``), at most 16. Not part of the
+    fingerprint."""
 
 
 @dataclass(frozen=True)

@@ -197,24 +197,25 @@ def avif(data: bytes) -> Bare:
 
 _TIFF_PIXELS = frozenset(
     {
-        254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320,
+        254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320,
         322, 323, 324, 325, 332, 334, 338, 339, 347, *range(512, 522), 529, 530, 531, 532,
     }
 )  # fmt: skip
-"""Tags that decide pixels, or how they are turned."""
+"""Tags that decide pixels."""
 
 
 def tiff(data: bytes) -> Bare:
     """A TIFF whose other tags, in its first directory, are of no type that anyone reads."""
     answer = bytearray(data)
-    for at, tag, _ in tiff_tags(data):
-        if tag not in _TIFF_PIXELS:
+    for at, tag, kind, count in tiff_tags(data):
+        is_orientation = tag == 274 and (kind, count) == (3, 1)
+        if tag not in _TIFF_PIXELS and not is_orientation:
             answer[at + 2 : at + 4] = b"\0\0"
     return Bare(bytes(answer), Notes())
 
 
-def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Where an entry of a TIFF's first directory stands, its tag and its count."""
+def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Where an entry of a TIFF's first directory stands, its tag, type and count."""
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
     word, size = ("Q", 20) if big else ("L", 12)
@@ -223,9 +224,8 @@ def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int]]:
         (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, at)
         at += 8 if big else 2
         for entry in range(at, min(at + size * count, len(data)), size):
-            tag, _, values = struct.unpack_from(f"{order}HH{word}", data, entry)
-            yield entry, tag, values
-    except struct.error:
+            yield entry, *struct.unpack_from(f"{order}HH{word}", data, entry)
+    except (struct.error, OverflowError):
         return
 
 

@@ -79,7 +79,7 @@ def _first_try(data: bytes, form: str) -> Bare:
 
 def _open(bare: Bare, form: str, pillows: str) -> Image.Image | tuple[Fault, str]:
     if form == "tiff" and any(
-        tag in _PARTS and count > _MOST_PARTS for _, tag, count in tiff_tags(bare.data)
+        tag in _PARTS and count > _MOST_PARTS for _, tag, _, count in tiff_tags(bare.data)
     ):
         return Fault.DECODER_LIMIT, f"tiff header: more than {_MOST_PARTS} strips or tiles"
     try:

@@ -559,6 +559,16 @@ def test_a_picture_that_lacks_pixels_is_refused(form: str, kept: float) -> None:
     assert found[0] in (Fault.UNDECODABLE, Fault.NOT_AN_IMAGE)
 
 
+@pytest.mark.parametrize("cut", [2, 3, 30])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_ends_too_soon_is_refused(cut: int, progressive: bool) -> None:
+    """Without its end mark too, which its readers need as the decoder here does."""
+    found = preprocess(encoded("JPEG", progressive=progressive)[:-cut], PRESET)
+
+    assert isinstance(found, tuple)
+    assert found[0] is Fault.UNDECODABLE
+
+
 # ---------------------------------------------------------------- what a header check costs
 
 
