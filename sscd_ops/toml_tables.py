@@ -182,7 +182,7 @@ def _duration(value: Any, key: str) -> float:
 
 
 def _size(value: Any, key: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _SIZE.match(value) if isinstance(value, str) else None
     if not match:

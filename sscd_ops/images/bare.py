@@ -118,7 +118,7 @@ _COLOURS = ((0xE0, b"JFIF\0", 16), (0xEE, b"Adobe", 14))
 def jpeg(data: bytes) -> Bare:
     """A JPEG without application segments and comments, those about colours aside."""
     kept, notes, at = _Kept(data, 2), Notes(), 2
-    exif = b""
+    exif: list[bytes] = []
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
@@ -134,13 +134,13 @@ def jpeg(data: bytes) -> Bare:
         ):
             kept.add(at, end)
         elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
-            exif += body[6:] if exif else body
+            exif.append(body[6:] if exif else body)
         elif marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             notes["xmp"] = body.partition(b"\0")[2]
         at = end
     kept.add(at, len(data))
     if exif:
-        notes["exif"] = exif
+        notes["exif"] = b"".join(exif)
     return Bare(kept.joined(), notes)
 
 

@@ -7,7 +7,7 @@ import warnings
 
 from PIL import Image, UnidentifiedImageError
 
-from sscd_ops.images.bare import BARE, Bare, png, tiff_tags
+from sscd_ops.images.bare import BARE, Bare, jpeg, png, tiff_tags
 from sscd_ops.images.orientation import upright_size
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
@@ -20,6 +20,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _LONGEST_SIDE = 2**31 - 1
 """What a row can hold."""
+_MUCH = 16 << 20
+"""Bytes of a JPEG's segments beside its pixels."""
 _PARTS, _MOST_PARTS = (273, 324), 1 << 20
 """Tags with a TIFF's strips and tiles. Pillow makes a list of them as it reads the header: this
 many take it a second, and no real picture has so many."""
@@ -74,7 +76,13 @@ def open_image(data: bytes) -> Image.Image | tuple[Fault, str]:
 def _first_try(data: bytes, form: str) -> Bare:
     # a PNG's text may change how its pixels are read, and what says its orientation may stand
     # behind them, where no header check comes
-    return png(data) if form == "png" else Bare(data, {})
+    if form == "png":
+        return png(data)
+    if form == "jpg" and len(data) > _MUCH:
+        # Pillow joins segments one by one: 4,000 of them would take it minutes
+        bare = jpeg(data)
+        return bare if len(data) - len(bare.data) > _MUCH else Bare(data, {})
+    return Bare(data, {})
 
 
 def _open(bare: Bare, form: str, pillows: str) -> Image.Image | tuple[Fault, str]:
