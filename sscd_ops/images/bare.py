@@ -161,11 +161,10 @@ def webp(data: bytes) -> Bare:
             int.from_bytes(data[start + 4 : start + 8], "little"),
         )
         end = start + 8 + length + length % 2
-        if start + 8 + length <= len(data):
-            if kind in _WEBP:
-                kept.add(start, end)
-            elif kind in _WEBP_NOTES:
-                notes[_WEBP_NOTES[kind]] = data[start + 8 : start + 8 + length]
+        if kind in _WEBP:  # also one that is cut off: then the picture is
+            kept.add(start, end)
+        elif kind in _WEBP_NOTES and start + 8 + length <= len(data):
+            notes[_WEBP_NOTES[kind]] = data[start + 8 : start + 8 + length]
         start = end
     answer = bytearray(kept.joined())
     answer[4:8] = struct.pack("<I", len(answer) - 8)
