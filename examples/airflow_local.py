@@ -34,6 +34,8 @@ from urllib.parse import quote
 
 import psutil
 
+from sscd_ops.machine import cores
+
 COMPONENTS = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -131,7 +133,7 @@ class LocalAirflow:
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "AIRFLOW__OPENLINEAGE__DISABLED": "True",
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores().number)),
         }
 
     def _secrets(self, before: Mapping[str, str]) -> dict[str, str]:

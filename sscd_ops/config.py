@@ -56,6 +56,8 @@ _PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::[^{}]*)?\}")
 
 _MOST_BITS = 100
 """Of a perceptual hash that a stored match may differ in."""
+_LEAST_DECODER = 128 * 2**20
+"""Bytes; Python with numpy and Pillow takes 50 MB."""
 _RANGES: dict[str, tuple[float, float]] = {
     "late_days": (0, 366),
     "fingerprint.minibatch": (0, 4096),
@@ -67,6 +69,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "guard.max_removed_odds": (1e-3, 1e9),
     "guard.first_nights_max": (0, 1),
     "limits.max_pixels": (1, 178_956_970),  # Pillow opens nothing larger
+    "limits.decode_memory": (0, 2**50),
+    "limits.decode_seconds": (0.1, 86400),
     "limits.min_side": (1, 10**6),
     "limits.max_aspect": (1, 10**6),
     "limits.max_caption_bytes": (1, 10**8),
@@ -297,6 +301,12 @@ def _check_numbers(options: DatasetOptions, key: str) -> None:
         for part in path.split("."):
             value = getattr(value, part)
         _in_range(value, allowed, f"{key}.{path}")
+    if 0 < options.limits.decode_memory < _LEAST_DECODER:
+        raise Wrong(
+            f"{key}.limits.decode_memory",
+            f"expected 0 or at least {_LEAST_DECODER}, not {options.limits.decode_memory}: a"
+            " decoder takes some of it before its first picture",
+        )
     duplicates = options.duplicates
     if duplicates.perceptual_distance + duplicates.perceptual_margin > _MOST_BITS:
         raise Wrong(

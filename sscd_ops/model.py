@@ -28,6 +28,7 @@ class Fault(StrEnum):
     NO_DESCRIPTOR = "no_descriptor"
     # the picture, but perhaps the machine's fault: does not follow its bytes
     DECODER_DIED = "decoder_died"
+    DECODER_LIMIT = "decoder_limit"
     # the sample around the picture
     NO_IMAGE = "no_image"
     SEVERAL_IMAGES = "several_images"

@@ -134,7 +134,8 @@ class FingerprintOptions:
     engine: Engine = "torch"
     """What runs the network; ``openvino`` on CPUs in float32. Not part of the fingerprint."""
     workers: int = 0
-    """Decoder processes; 0: one per core, at most 16. Not part of the fingerprint."""
+    """Decoder processes; 0: one per core (``machine.cores``), at most 16. Not part of the
+    fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,10 @@ class LimitsOptions:
     """Bounds beyond which a sample is quarantined."""
 
     max_pixels: int = 100_000_000
+    decode_memory: int = 0
+    """Bytes a decoder process may take; 0: ``decoder_memory``."""
+    decode_seconds: float = 120.0
+    """Of processor time, for one picture."""
     min_side: int = 16
     max_aspect: float = 20.0
     max_caption_bytes: int = 100_000
@@ -180,6 +185,19 @@ class LimitsOptions:
     max_member_bytes: int = 256 * 2**20
     max_shard_bytes: int = 2**40
     """Of a source shard: a larger one is not read at all."""
+
+    @property
+    def decoder_memory(self) -> int:
+        """Bytes a decoder process may take: enough for any picture of ``max_pixels`` if not set.
+
+        The dearest of 100 megapixels, JPEG 2000 with transparency, takes 23 bytes a pixel
+        (docs/configuration.md).
+        """
+        return self.decode_memory or 512 * 2**20 + 32 * self.max_pixels
+
+
+USUAL_LIMITS = LimitsOptions()
+"""For pictures of no dataset."""
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,17 @@ _DURATIONS = {
     "ready_timeout",
     "retry_delay",
     "execution_timeout",
+    "decode_seconds",
 }
 """Fields in seconds."""
-_SIZES = {"cache_bytes", "max_bytes", "max_member_bytes", "max_shard_bytes", "max_caption_bytes"}
+_SIZES = {
+    "cache_bytes",
+    "max_bytes",
+    "max_member_bytes",
+    "max_shard_bytes",
+    "max_caption_bytes",
+    "decode_memory",
+}
 """Fields in bytes."""
 
 
@@ -174,7 +182,7 @@ def _duration(value: Any, key: str) -> float:
 
 
 def _size(value: Any, key: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _SIZE.match(value) if isinstance(value, str) else None
     if not match:

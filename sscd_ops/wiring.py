@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from sscd_ops.errors import ConfigError, StoreUnavailable
 from sscd_ops.model import Batch, Fingerprint, Runner
-from sscd_ops.options import FingerprintOptions, LimitsOptions, ModelName, Settings, SourceOptions
+from sscd_ops.options import (
+    USUAL_LIMITS,
+    FingerprintOptions,
+    LimitsOptions,
+    ModelName,
+    Settings,
+    SourceOptions,
+)
 from sscd_ops.ports import (
     Embedder,
     HashSearch,
@@ -202,11 +209,17 @@ class Wiring:
 
         return model in PERCEPTUAL
 
-    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> Embedder:
+    def embedder(
+        self,
+        options: FingerprintOptions,
+        *,
+        perceptual: bool = False,
+        limits: LimitsOptions = USUAL_LIMITS,
+    ) -> Embedder:
         """The model with its decoder processes, which may make perceptual hashes too."""
         from sscd_ops.descriptors.embedder import open_embedder
 
-        return open_embedder(options, self.weights_cache, perceptual=perceptual)
+        return open_embedder(options, self.weights_cache, perceptual=perceptual, limits=limits)
 
     # ------------------------------------------------------------ search
 

@@ -39,7 +39,7 @@ Line = tuple[str, str, bool]
 @guarded
 def doctor(config: str | None, conn_id: str | None) -> None:
     """Check versions, devices, database and storage; say what to do; exit 1 on a problem."""
-    lines = [*_versions(), *_device(), *_parts(config, conn_id)]
+    lines = [*_versions(), *_device(), *_machine(), *_parts(config, conn_id)]
     for what, found, good in lines:
         click.echo(f"{'ok  ' if good else 'BAD '} {what:<18} {found}")
     if not all(good for *_, good in lines):
@@ -89,6 +89,16 @@ def _search() -> str:
     return f"exact runs in int8, {int8.speed(256, 512):.0f} times as fast as float32"
 
 
+def _machine() -> Iterator[Line]:
+    from sscd_ops.machine import cores, memory_limit
+
+    number, why = cores()
+    yield "cores", f"{number}: {why}", True
+    limit = memory_limit()
+    if limit is not None:
+        yield "memory", f"{limit / 2**30:.1f} GiB: a control group's limit", True
+
+
 def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
     from sscd_ops.config import load_settings
     from sscd_ops.wiring import Wiring
@@ -102,6 +112,7 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
     for name in sorted(settings.datasets):
         dataset = settings.datasets[name]
         yield f"dataset {name}", _sources(dataset), True
+        yield f"dataset {name}", _decoders(dataset), True
         for problem in _problems(dataset):
             yield f"dataset {name}", problem, False
     for message in settings.faulty.values():
@@ -117,6 +128,22 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
 def _sources(dataset: DatasetOptions) -> str:
     listed = ", ".join(f"{source.name} ({source.kind})" for source in dataset.sources)
     return f"{listed}; {dataset.schedule} {dataset.timezone}"
+
+
+def _decoders(dataset: DatasetOptions) -> str:
+    """How many there will be, and what they may take: a thousand usual pictures take far less."""
+    from sscd_ops.images.pool import default_workers
+    from sscd_ops.machine import memory_limit
+
+    number = dataset.fingerprint.workers or default_workers()
+    each, limit = dataset.limits.decoder_memory, memory_limit()
+    said = f"{number} decoders, at most {each / 2**30:.1f} GiB each (limits.decode_memory)"
+    if limit is not None and number * each > limit:
+        said += (
+            ": with large pictures more than the control group's limit allows; set a smaller"
+            " limits.max_pixels or limits.decode_memory, or fewer fingerprint.workers"
+        )
+    return said
 
 
 def _problems(dataset: DatasetOptions) -> Iterator[str]:

@@ -15,6 +15,7 @@ import click
 from sscd_ops.cli.context import format_option, guarded
 from sscd_ops.cli.output import print_fields, say
 from sscd_ops.errors import MissingExtra, UsageError
+from sscd_ops.machine import cores
 from sscd_ops.model import RawSample
 from sscd_ops.options import LimitsOptions, Settings
 
@@ -182,7 +183,7 @@ def train(
         exclude=keys,
         drop_similar=drop_similar,
         device=device,
-        threads=threads or min(16, os.cpu_count() or 1),
+        threads=threads or min(16, cores().number),
         save_every=60.0 * save_every,
         start=Path(start) if start else None,
     )

@@ -26,7 +26,7 @@ from sscd_ops.images.frames import Answer
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import FingerprintOptions, ModelName
+from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions, ModelName
 from sscd_ops.ports import Embedder
 
 DEFAULT_MODEL: ModelName = "sscd_small"
@@ -183,6 +183,7 @@ def open_embedder(
     cache: Path,
     *,
     perceptual: bool = False,
+    limits: LimitsOptions = USUAL_LIMITS,
 ) -> Embedder:
     """The embedder of a configured model; its weights are loaded when it is entered.
 
@@ -190,6 +191,7 @@ def open_embedder(
         options: the model.
         cache: a folder for fetched weights.
         perceptual: make perceptual hashes too.
+        limits: what decoding a picture may take.
 
     Raises:
         ConfigError: an unknown model or preprocessing.
@@ -204,6 +206,7 @@ def open_embedder(
             lambda: Loaded([at_once(dct.describe)], {}),
             options.workers,
             perceptual=perceptual,
+            limits=limits,
         )
 
     def load() -> Loaded:
@@ -222,7 +225,9 @@ def open_embedder(
         devices = {"devices": str(len(networks))} if len(networks) > 1 else {}
         return Loaded(begins, networks[0].runtime() | devices)
 
-    return MinibatchEmbedder(fingerprint, load, options.workers, perceptual=perceptual)
+    return MinibatchEmbedder(
+        fingerprint, load, options.workers, perceptual=perceptual, limits=limits
+    )
 
 
 def at_once(describe: Describe) -> Begin:
@@ -246,6 +251,7 @@ class MinibatchEmbedder:
         load: answers the model when the embedder is entered.
         workers: decoder processes, 0 for one a core.
         perceptual: make perceptual hashes too.
+        limits: what decoding a picture may take.
     """
 
     def __init__(
@@ -255,13 +261,16 @@ class MinibatchEmbedder:
         workers: int,
         *,
         perceptual: bool = False,
+        limits: LimitsOptions = USUAL_LIMITS,
     ) -> None:
         self.fingerprint = fingerprint
         self._perceptual = perceptual
         self.dimensions = fingerprint.dimensions
         self._load = load
         self._begins: Sequence[Begin] = ()
-        self._pool = DecoderPool(fingerprint.preprocessing, workers, hashed=perceptual)
+        self._pool = DecoderPool(
+            fingerprint.preprocessing, workers, hashed=perceptual, limits=limits
+        )
         self._runtime: dict[str, str] = {}
 
     def __enter__(self) -> MinibatchEmbedder:

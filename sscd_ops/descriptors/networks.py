@@ -23,6 +23,7 @@ from sscd_ops.descriptors.inference import Normalised, prepared
 from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
 from sscd_ops.errors import ConfigError, TransientError
+from sscd_ops.machine import limit_threads
 from sscd_ops.options import FingerprintOptions, Precision
 
 if TYPE_CHECKING:
@@ -237,6 +238,7 @@ def load_networks(model: Model, options: FingerprintOptions, cache: Path) -> Seq
         TransientError: the device has no memory left.
         MissingExtra: the engine is not installed.
     """
+    limit_threads()
     weights = find_weights(model, options.weights, cache)
     network = build(model, read_state(weights.path))
     if options.engine == "openvino":

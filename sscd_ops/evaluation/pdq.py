@@ -19,6 +19,7 @@ from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
 from sscd_ops.options import (
+    USUAL_LIMITS,
     DuplicatesOptions,
     FingerprintOptions,
     LimitsOptions,
@@ -93,7 +94,13 @@ class WithPdq:
         """No second measure beside itself."""
         return False
 
-    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> PdqEmbedder:
+    def embedder(
+        self,
+        options: FingerprintOptions,
+        *,
+        perceptual: bool = False,
+        limits: LimitsOptions = USUAL_LIMITS,
+    ) -> PdqEmbedder:
         """PDQ."""
         return PdqEmbedder()
 

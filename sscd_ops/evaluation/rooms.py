@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sscd_ops.model import Fingerprint
-from sscd_ops.options import FingerprintOptions, LimitsOptions, SourceOptions
+from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions, SourceOptions
 from sscd_ops.ports import Embedder, HashSearch, InspectImage, Progress, SearchBackend, Source
 
 
@@ -29,7 +29,13 @@ class Rooms(Protocol):
     def default_perceptual(self, model: str) -> bool:
         """Whether pictures are compared by perceptual hash too where the model says."""
 
-    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> Embedder:
+    def embedder(
+        self,
+        options: FingerprintOptions,
+        *,
+        perceptual: bool = False,
+        limits: LimitsOptions = USUAL_LIMITS,
+    ) -> Embedder:
         """The model with its decoder processes, which may make perceptual hashes too."""
 
     def hash_search(self) -> HashSearch:

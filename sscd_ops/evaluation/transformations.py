@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from sscd_ops.errors import DataError
 from sscd_ops.images.header import open_image
+from sscd_ops.images.orientation import upright
 from sscd_ops.images.preprocess import to_rgb
 
 Picture = Image.Image
@@ -391,7 +392,7 @@ def decoded(data: bytes) -> Picture:
     if isinstance(opened, tuple):
         raise DataError(opened[1])
     try:
-        image = to_rgb(ImageOps.exif_transpose(opened) or opened)
+        image = to_rgb(upright(opened))
     except Exception as error:
         raise DataError(f"cannot be decoded: {type(error).__name__}: {error}") from error
     if max(image.size) > _LONGEST:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from sscd_ops.images.bare import BARE, Bare, jpeg, png, tiff_tags
+from sscd_ops.images.orientation import upright_size
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
 from sscd_ops.ports import InspectImage
 
 # we hold pictures to limits.max_pixels ourselves
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# and need not be told, picture by picture, of EXIF that is damaged
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_ORIENTATION = 0x0112
-_EXIF_NEAR = 4096
-"""EXIF with an orientation stands near the start of a file."""
 _LONGEST_SIDE = 2**31 - 1
 """What a row can hold."""
+_MUCH = 16 << 20
+"""Bytes of a JPEG's segments beside its pixels."""
+_PARTS, _MOST_PARTS = (273, 324), 1 << 20
+"""Tags with a TIFF's strips and tiles. Pillow makes a list of them as it reads the header: this
+many take it a second, and no real picture has so many."""
 
 
 def sniff(data: bytes) -> tuple[str, str] | None:
@@ -50,23 +55,54 @@ _MAGIC = (
 
 
 def open_image(data: bytes) -> Image.Image | tuple[Fault, str]:
-    """An image with its header read, or why there is none. Never raises."""
+    """An image with its header read, or why there is none. Never raises.
+
+    What stands beside the pixels costs no picture: where a decoder stumbles over it, it is opened
+    without.
+    """
     if not data:
         return Fault.EMPTY_IMAGE, "the image has no bytes"
     found = sniff(data)
     if found is None:
         return Fault.NOT_AN_IMAGE, f"no known picture begins with {data[:8]!r}"
+    bare = _first_try(data, found[0])
+    image = _open(bare, *found)
+    if isinstance(image, tuple) and image[0] is Fault.NOT_AN_IMAGE and found[0] in BARE:
+        again = _open(BARE[found[0]](data), *found)
+        return image if isinstance(again, tuple) else again
+    return image
+
+
+def _first_try(data: bytes, form: str) -> Bare:
+    # a PNG's text may change how its pixels are read, and what says its orientation may stand
+    # behind them, where no header check comes
+    if form == "png":
+        return png(data)
+    if form == "jpg" and len(data) > _MUCH:
+        # Pillow joins segments one by one: 4,000 of them would take it minutes
+        bare = jpeg(data)
+        return bare if len(data) - len(bare.data) > _MUCH else Bare(data, {})
+    return Bare(data, {})
+
+
+def _open(bare: Bare, form: str, pillows: str) -> Image.Image | tuple[Fault, str]:
+    if form == "tiff" and any(
+        tag in _PARTS and count > _MOST_PARTS for _, tag, _, count in tiff_tags(bare.data)
+    ):
+        return Fault.DECODER_LIMIT, f"tiff header: more than {_MOST_PARTS} strips or tiles"
     try:
-        return Image.open(io.BytesIO(data), formats=(found[1],))
+        image: Image.Image = Image.open(io.BytesIO(bare.data), formats=(pillows,))
     except UnidentifiedImageError:
-        return Fault.NOT_AN_IMAGE, f"begins like {found[0]}, but its header cannot be read"
+        return Fault.NOT_AN_IMAGE, f"begins like {form}, but its header cannot be read"
     except Image.DecompressionBombError as error:
         return Fault.TOO_MANY_PIXELS, str(error)
     except MemoryError as error:
         # not the bytes' fault: a code that does not follow them
-        return Fault.DECODER_DIED, f"{found[0]} header: {type(error).__name__}: {error}"
+        return Fault.DECODER_DIED, f"{form} header: {type(error).__name__}: {error}"
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
-        return Fault.NOT_AN_IMAGE, f"{found[0]} header: {type(error).__name__}: {error}"
+        return Fault.NOT_AN_IMAGE, f"{form} header: {type(error).__name__}: {error}"
+    image.info.update(bare.notes)
+    return image
 
 
 def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, str]:
@@ -81,13 +117,11 @@ def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, st
     found = sniff(data)
     image = open_image(data)
     if isinstance(image, tuple):
-        bomb = _open_bomb(data, found[1]) if found and image[0] is Fault.TOO_MANY_PIXELS else None
+        bomb = _open_bomb(data, *found) if found and image[0] is Fault.TOO_MANY_PIXELS else None
         if bomb is None:
             return image
         image = bomb
-    width, height = image.size
-    if _is_turned(image, data):
-        width, height = height, width
+    width, height = upright_size(image)
     fault = _beyond(width, height, limits)
     if fault is not None and max(width, height) > _LONGEST_SIDE:
         return fault
@@ -105,24 +139,15 @@ def _beyond(width: int, height: int, limits: LimitsOptions) -> tuple[Fault, str]
     return None
 
 
-def _open_bomb(data: bytes, pillows: str) -> Image.Image | None:
+def _open_bomb(data: bytes, form: str, pillows: str) -> Image.Image | None:
     """The header of a picture larger than Pillow opens; nothing ever decodes it."""
+    bare = _first_try(data, form)
     try:
-        return Image.OPEN[pillows][0](io.BytesIO(data), "")
+        image: Image.Image = Image.OPEN[pillows][0](io.BytesIO(bare.data), "")
     except Exception:  # noqa: BLE001 - as in open_image
         return None
-
-
-def _is_turned(image: Any, data: bytes) -> bool:
-    # Pillow turns by XMP too, where EXIF says nothing
-    named = not image.info.keys().isdisjoint(("exif", "xmp", "XML:com.adobe.xmp"))
-    if not named and b"Exif\0\0" not in data[:_EXIF_NEAR]:
-        return False
-    try:
-        # not PNG's own way, which decodes all pixels in search of EXIF behind them
-        return int(Image.Image.getexif(image).get(_ORIENTATION, 1)) >= 5
-    except Exception:  # noqa: BLE001 - damaged EXIF is no reason to lose a picture
-        return False
+    image.info.update(bare.notes)
+    return image
 
 
 def make_inspector(limits: LimitsOptions) -> InspectImage:

@@ -16,10 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from sscd_ops.images import frames
 from sscd_ops.images.frames import Answer, Decoded
+from sscd_ops.machine import cores
 from sscd_ops.model import Fault
+from sscd_ops.options import USUAL_LIMITS, LimitsOptions
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +32,25 @@ _PICTURES = 16
 """Pictures in one request at most: spreads the cost of a round trip."""
 _BYTES = 4 << 20
 """Bytes in one request, unless a single picture is larger."""
-_TIMEOUT = 60.0
-"""Seconds a picture may take; longer counts as a death."""
+_TIMEOUT = 600.0
+"""Seconds a picture may take by the clock, a busy machine's too; longer counts as a death."""
+_LOOK = 25
+"""Milliseconds of waiting between two looks at what a decoder takes: it may get a few hundred
+megabytes in that time."""
+_MOST_WORKERS = 16
 
 
 class _Died(Exception):
-    pass
+    """It ended, or did not answer in time."""
+
+
+class _Exceeded(_Died):
+    """It took more than a picture may: says of what, and which setting that is."""
 
 
 def default_workers() -> int:
-    """One decoder a core this process may use, at most 16."""
-    return max(1, min(16, len(os.sched_getaffinity(0))))
+    """One decoder a core this process may use (``machine.cores``), at most 16."""
+    return min(_MOST_WORKERS, cores().number)
 
 
 def worker_command(preset: str, *, hashed: bool = False) -> list[str]:
@@ -53,8 +65,9 @@ class _Worker:
     Used by one thread, which also starts it: the kernel ends the process when that thread ends.
     """
 
-    def __init__(self, command: Sequence[str], timeout: float) -> None:
+    def __init__(self, command: Sequence[str], limits: LimitsOptions, timeout: float) -> None:
         self._command = list(command)
+        self._limits = limits
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -62,17 +75,25 @@ class _Worker:
         """Decode some pictures.
 
         Raises:
-            _Died: the process ended or took too long; the next call starts a fresh one.
+            _Died: the process ended, or took too long or too much; the next call starts a fresh
+                one.
         """
         process = self._process or self._start()
         try:
             if process.stdin is None or process.stdout is None:
                 raise _Died
-            deadline = time.monotonic() + self._timeout * len(images)
-            _write(process.stdin.fileno(), frames.request(images), deadline)
-            read = _Reader(process.stdout.fileno(), deadline)
-            return [frames.read_answer(read) for _ in images]
-        except (_Died, OSError) as error:
+            watch = _Watch(process.pid, self._limits, self._timeout)
+            _write(process.stdin.fileno(), frames.request(images), watch)
+            read = _Reader(process.stdout.fileno(), watch)
+            answers = []
+            for _ in images:
+                watch.begin()
+                answers.append(frames.read_answer(read))
+            return answers
+        except _Died:
+            self.close()
+            raise
+        except OSError as error:
             self.close()
             raise _Died from error
 
@@ -111,34 +132,89 @@ class _Worker:
         process.wait()
 
 
-def _await(descriptor: int, event: int, deadline: float) -> None:
-    """Wait until a pipe is ready; by poll, since select takes no descriptor above 1023."""
-    left = deadline - time.monotonic()
-    waiter = select.poll()
-    waiter.register(descriptor, event)
-    if left <= 0 or not waiter.poll(left * 1000):
-        raise _Died
+class _Usage(NamedTuple):
+    """What a process takes: bytes of memory now, seconds of processor time since it began."""
+
+    memory: int
+    seconds: float
 
 
-def _write(descriptor: int, data: bytes, deadline: float) -> None:
+def _usage(pid: int) -> _Usage | None:
+    """None for a process that has ended, and where no /proc tells."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(times[11]) + int(times[12])
+        return _Usage(int(pages) * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+class _Watch:
+    """Waits for a decoder, and looks meanwhile at what it takes.
+
+    Looked at from here, since a decoder that is refused memory calls the picture broken as often as
+    not, and a picture's code must be true. Time is the processor's, so that a picture is not given
+    up because the machine is busy.
+    """
+
+    def __init__(self, pid: int, limits: LimitsOptions, timeout: float) -> None:
+        self._pid = pid
+        self._memory = limits.decoder_memory
+        self._seconds = limits.decode_seconds
+        self._timeout = timeout
+        self.begin()
+
+    def begin(self) -> None:
+        """The next picture."""
+        self._deadline = time.monotonic() + self._timeout
+        self._began: float | None = None
+
+    def wait(self, descriptor: int, event: int) -> None:
+        """Wait until a pipe is ready; by poll, since select takes no descriptor above 1023.
+
+        Raises:
+            _Exceeded: the decoder takes more than a picture may.
+            _Died: it does not answer.
+        """
+        waiter = select.poll()
+        waiter.register(descriptor, event)
+        while not waiter.poll(_LOOK):
+            self._look()
+
+    def _look(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise _Died
+        usage = _usage(self._pid)
+        if usage is None:
+            return
+        if self._began is None:
+            self._began = usage.seconds
+        if usage.memory > self._memory:
+            raise _Exceeded(f"{self._memory} bytes of memory (limits.decode_memory)")
+        if usage.seconds - self._began > self._seconds:
+            raise _Exceeded(f"{self._seconds:g} s of processor time (limits.decode_seconds)")
+
+
+def _write(descriptor: int, data: bytes, watch: _Watch) -> None:
     """Write all of it; a decoder may die, or stop, without reading."""
     view = memoryview(data)
     while view:
-        _await(descriptor, select.POLLOUT, deadline)
+        watch.wait(descriptor, select.POLLOUT)
         view = view[os.write(descriptor, view) :]
 
 
 class _Reader:
-    """Exact reads from a pipe with a deadline."""
+    """Exact reads from a pipe under a watch."""
 
-    def __init__(self, descriptor: int, deadline: float) -> None:
+    def __init__(self, descriptor: int, watch: _Watch) -> None:
         self._descriptor = descriptor
-        self._deadline = deadline
+        self._watch = watch
 
     def __call__(self, size: int) -> bytes:
         parts = []
         while size:
-            _await(self._descriptor, select.POLLIN, self._deadline)
+            self._watch.wait(self._descriptor, select.POLLIN)
             data = os.read(self._descriptor, min(size, 1 << 20))
             if not data:
                 raise _Died
@@ -153,7 +229,8 @@ class DecoderPool:
     Args:
         preset: a name of ``images.preprocess.PRESETS``.
         workers: processes; 0 for one a core.
-        timeout: seconds a picture may take.
+        limits: memory and processor time a picture may take.
+        timeout: seconds it may take by the clock.
         command: how a decoder is started; None for ours.
         hashed: whether they make perceptual hashes too, for ``map_hashed``.
     """
@@ -163,12 +240,14 @@ class DecoderPool:
         preset: str,
         workers: int = 0,
         *,
+        limits: LimitsOptions = USUAL_LIMITS,
         timeout: float = _TIMEOUT,
         command: Sequence[str] | None = None,
         hashed: bool = False,
     ) -> None:
         self._count = workers or default_workers()
         self._command = list(command) if command else worker_command(preset, hashed=hashed)
+        self._limits = limits
         self._timeout = timeout
         self._tasks: queue.Queue[tuple[int, list[bytes]] | None] = queue.Queue(2 * self._count)
         self._answers: queue.Queue[tuple[int, list[Answer] | BaseException]] = queue.Queue()
@@ -181,7 +260,7 @@ class DecoderPool:
 
     def __enter__(self) -> DecoderPool:
         for number in range(self._count):
-            worker = _Worker(self._command, self._timeout)
+            worker = _Worker(self._command, self._limits, self._timeout)
             self._workers.append(worker)
             thread = threading.Thread(
                 target=self._serve, args=(worker,), name=f"decoder-{number}", daemon=True
@@ -254,8 +333,12 @@ class DecoderPool:
         """Decode a request; where the decoder dies, each picture again, alone."""
         try:
             return worker.decode(images)
-        except _Died:
-            log.warning("a decoder died on one of %d pictures, trying each alone", len(images))
+        except _Died as died:
+            log.warning(
+                "a decoder %s on one of %d pictures, trying each alone",
+                f"took over {died}" if isinstance(died, _Exceeded) else "died",
+                len(images),
+            )
         return [self._alone(worker, image) for image in images]
 
     def _alone(self, worker: _Worker, image: bytes) -> Answer:
@@ -263,6 +346,9 @@ class DecoderPool:
             return (Fault.DECODER_DIED, "the pool was closed"), b""
         try:
             return worker.decode([image])[0]
+        except _Exceeded as limit:
+            said = f"decoding its {len(image)} bytes takes over {limit}, also alone"
+            return (Fault.DECODER_LIMIT, said), b""
         except _Died:
             said = f"the decoder died or took over {self._timeout:g} s, twice, on"
             return (Fault.DECODER_DIED, f"{said} {len(image)} bytes"), b""

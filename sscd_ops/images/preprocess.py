@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sscd_ops.core.perceptual import NOTHING
 from sscd_ops.images.header import open_image
+from sscd_ops.images.orientation import upright, upright_size
 from sscd_ops.model import Fault
 
 Resample = Image.Resampling
+_BAND = 1 << 22
+"""Pixels that are converted at once."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,11 @@ def prepare(
     if isinstance(image, tuple):
         return image, b""
     try:
-        full = stored = image.size
+        full, stored = upright_size(image), image.size
         if preset.draft and image.format == "JPEG":
             image.draft("RGB", (preset.draft, preset.draft))
         as_stored = image.size
-        upright = ImageOps.exif_transpose(image) or image
-        if upright.size != as_stored:
-            full = full[::-1]
-        rgb = to_rgb(upright)
+        rgb = to_rgb(upright(image))
         # a scaled picture's sides are rounded: the size comes from those before
         resized = rgb.resize(preset.size_of(*full), preset.filter)
         pixels = np.asarray(resized)
@@ -137,7 +137,7 @@ def _hash(data: bytes, whole: Image.Image | None) -> bytes:
             again = open_image(data)
             if isinstance(again, tuple):
                 return NOTHING
-            whole = to_rgb(ImageOps.exif_transpose(again) or again)
+            whole = to_rgb(upright(again))
         return hash_image(whole)
     except MemoryError:
         raise  # or a lack of memory would stand in the catalog as "too plain to compare"
@@ -154,19 +154,46 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not transparent:
         return image
     if transparent:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _by_bands(image, _on_white)
     return image.convert("RGB")
 
 
+def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """RGB made a few rows at a time: whole, each step would take a picture's memory again."""
+    answer = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        answer.paste(convert(band), (0, top))
+    return answer
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    width, height = image.size
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        yield top, image.crop((0, top, width, min(height, top + rows)))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
 def _from_wide(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
+    top = max(float(_numbers(band).max(initial=0.0)) for _, band in _bands(image))
+    factor, divisor = 1.0, 1.0
     if image.mode == "F" and top <= 1.0:
-        values = values * 255.0
+        factor = 255.0
     elif top > 255.0:
-        values = values / 257.0
-    grey = np.clip(values, 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+        divisor = 257.0
+
+    def grey(band: Image.Image) -> Image.Image:
+        values = _numbers(band) * factor / divisor
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
+
+    return _by_bands(image, grey)
+
+
+def _numbers(image: Image.Image) -> NDArray[np.float64]:
+    values = np.asarray(image).astype(np.float64)
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

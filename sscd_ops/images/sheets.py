@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
+
+from sscd_ops.images.header import open_image
+from sscd_ops.images.orientation import upright
+from sscd_ops.options import USUAL_LIMITS
 
 Pair = tuple[bytes, bytes, str]
 """Two files and what is said below them."""
@@ -16,18 +19,29 @@ _SIDE, _GAP, _LINE, _COLUMNS = 110, 10, 30, 5
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image:
-    """A picture that fits a square, on a light ground; a grey square where it cannot be read."""
+    """A picture that fits a square, on a light ground; words where it cannot be shown."""
     ground = Image.new("RGB", (side, side), (245, 245, 245))
-    try:
-        image = Image.open(io.BytesIO(data))
-        upright = ImageOps.exif_transpose(image) or image
-        small = upright.convert("RGBA")
-        small.thumbnail((side, side))
-    except Exception:  # noqa: BLE001 - a quarantined picture is shown as what it is: unreadable
-        ImageDraw.Draw(ground).text((10, side // 2), "cannot be read", fill=(160, 0, 0))
-        return ground
-    ground.paste(small, ((side - small.width) // 2, (side - small.height) // 2), small)
+    small = _small(data, side)
+    if isinstance(small, str):
+        ImageDraw.Draw(ground).text((10, side // 2), small, fill=(160, 0, 0))
+    else:
+        ground.paste(small, ((side - small.width) // 2, (side - small.height) // 2), small)
     return ground
+
+
+def _small(data: bytes, side: int) -> Image.Image | str:
+    # quarantined pictures are shown too, as what they are, and are decoded in this very process
+    image = open_image(data)
+    if isinstance(image, tuple):
+        return "cannot be read"
+    if image.width * image.height > USUAL_LIMITS.max_pixels:
+        return "too large to show"
+    try:
+        small = upright(image).convert("RGBA")
+        small.thumbnail((side, side))
+    except Exception:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
+        return "cannot be read"
+    return small
 
 
 def contact_sheet(sections: Sequence[Section]) -> Image.Image:

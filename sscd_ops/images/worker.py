@@ -30,15 +30,20 @@ def main(arguments: list[str]) -> int:
     """
     die_with(int(arguments[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    from PIL import AvifImagePlugin
+
     from sscd_ops.images import frames
     from sscd_ops.images.preprocess import PRESETS, prepare
+
+    # there is a decoder a core already; it would take a thread for each core of the host
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
     preset, hashed = PRESETS[arguments[0]], arguments[2:] == ["hashed"]
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while (images := frames.read_request(stdin.read)) is not None:
         for image in images:
             stdout.write(frames.answer(*prepare(image, preset, hashed=hashed)))
-        stdout.flush()
+            stdout.flush()  # the parent measures what each picture takes
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sscd_ops.errors import ConfigError, MissingExtra
 from sscd_ops.index.scan import Backend
+from sscd_ops.machine import limit_threads
 
 if TYPE_CHECKING:
     from sscd_ops.index.scan import Method
@@ -60,7 +61,9 @@ def open_backend(
         MissingExtra: ``torch`` without torch installed.
     """
     _check(name, threshold)
-    return Backend(_method(name, fingerprint_digest, dimensions, threshold))
+    method = _method(name, fingerprint_digest, dimensions, threshold)
+    limit_threads()
+    return Backend(method)
 
 
 def _check(name: str, threshold: float) -> None:

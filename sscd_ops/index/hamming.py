@@ -9,6 +9,7 @@ import numpy as np
 
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.perceptual import BITS, CODE, WIDTH, are_fit, codes_of, distance_of
+from sscd_ops.machine import limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +30,9 @@ _CHUNK = 65536
 
 class Hamming:
     """A ``ports.HashSearch``."""
+
+    def __init__(self) -> None:
+        limit_threads()
 
     def search(
         self,

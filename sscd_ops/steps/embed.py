@@ -82,7 +82,9 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
 
 
 def _open(parts: Parts, work: Work) -> Embedder:
-    embedder = parts.embedder(work.options.fingerprint, perceptual=work.perceptual)
+    embedder = parts.embedder(
+        work.options.fingerprint, perceptual=work.perceptual, limits=work.options.limits
+    )
     if embedder.fingerprint.digest != work.attempt.fingerprint:
         raise FingerprintMismatch(
             f"batch {work.batch.batch_id} was planned with"

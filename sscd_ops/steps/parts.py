@@ -15,6 +15,7 @@ from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import SourceChanged
 from sscd_ops.model import Batch, Fingerprint
 from sscd_ops.options import (
+    USUAL_LIMITS,
     DatasetOptions,
     FingerprintOptions,
     LimitsOptions,
@@ -75,7 +76,13 @@ class Parts(Protocol):
     def default_perceptual(self, model: str) -> bool:
         """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
 
-    def embedder(self, options: FingerprintOptions, *, perceptual: bool = False) -> Embedder:
+    def embedder(
+        self,
+        options: FingerprintOptions,
+        *,
+        perceptual: bool = False,
+        limits: LimitsOptions = USUAL_LIMITS,
+    ) -> Embedder:
         """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
 
     def choose_search(self, name: str, rows: int, threshold: float) -> str:

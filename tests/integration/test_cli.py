@@ -31,6 +31,7 @@ from sscd_ops.catalog.partitions import ensure_month
 from sscd_ops.cli.main import main
 from sscd_ops.config import load_settings
 from sscd_ops.core.schedule import interval_of
+from sscd_ops.machine import cores
 from sscd_ops.model import Runner
 from sscd_ops.steps import plan
 from sscd_ops.testing import make_tar, picture, plant
@@ -588,6 +589,9 @@ def test_doctor_finds_all_well(site: Site) -> None:
     assert {line[:5] for line in printed.splitlines()} == {"ok   "}
     for what in ("python", "config", "dataset web", "dataset other", "database", "storage"):
         assert f"ok   {what}" in printed
+    number, why = cores()
+    assert f"{number}: {why}" in printed
+    assert "decoders, at most 3.5 GiB each (limits.decode_memory)" in printed
     assert site.url.rpartition("@")[0].rpartition(":")[2] not in printed
 
 

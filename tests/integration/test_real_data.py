@@ -8,12 +8,15 @@ the published shards.
 
 from __future__ import annotations
 
+import io
+import struct
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sscd_ops.testing import make_tar, picture
 from tests.integration.world import (
@@ -75,6 +78,59 @@ def links_and_devices_are_no_samples(world: World, day: Path) -> Expected:
 
 
 # ---------------------------------------------------------------- pictures
+
+
+def saved(form: str, seed: int, **options: object) -> bytes:
+    """A picture of its own, 150x100, in a format."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(picture(seed, 150, 100))).save(out, form, **options)
+    return out.getvalue()
+
+
+def turned_and_odd() -> bytes:
+    """EXIF with an orientation of 6 beside a resolution below zero."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x011A, 10, 1, 38)
+    body = struct.pack("<IH", 8, 2) + entries + bytes(4) + struct.pack("<ii", -72, 1)
+    return b"Exif\0\0II*\0" + body
+
+
+@case
+def exif_with_an_odd_tag_costs_no_picture(world: World, day: Path) -> Expected:
+    forms = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+    samples = [
+        (form.lower(), {extension: saved(form, seed, exif=turned_and_odd()), "txt": b"a caption"})
+        for seed, (form, extension) in enumerate(forms.items(), 1)
+    ]
+    make_tar(day / "a.tar", samples)
+    return Expected(dict.fromkeys(("jpeg", "png", "webp"), "kept"), tars=True)
+
+
+@case
+def what_stands_behind_the_pixels_costs_no_picture(world: World, day: Path) -> Expected:
+    png = saved("PNG", 1)
+    pixels_end = png.rindex(b"IEND") - 4
+    samples = [
+        ("garbage", {"jpg": saved("JPEG", 2) + b"garbage" * 99, "txt": b"a caption"}),
+        ("no-end", {"png": png[:pixels_end], "txt": b"a caption"}),
+        ("cut", {"jpg": saved("JPEG", 3)[:-40], "txt": b"a caption"}),
+    ]
+    make_tar(day / "a.tar", samples)
+    return Expected(
+        {"garbage": "kept", "no-end": "kept", "cut": "quarantined undecodable"}, tars=True
+    )
+
+
+@case
+def a_picture_that_takes_too_much_memory_is_told_so(world: World, day: Path) -> Expected:
+    world.change(limits={"decode_memory": 200 << 20})
+    out = io.BytesIO()
+    Image.new("RGBA", (5000, 5000), (9, 9, 9, 99)).save(out, "WEBP", lossless=True, method=0)
+    make_tar(day / "a.tar", [pair("good", picture(1)), pair("dear", out.getvalue())])
+    return Expected(
+        {"good": "kept", "dear": "quarantined decoder_limit"},
+        messages={"dear": "limits.decode_memory"},
+        tars=True,
+    )
 
 
 # ---------------------------------------------------------------- parquet

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sscd_ops.config import load_settings
 from sscd_ops.errors import ConfigError
-from sscd_ops.options import DatasetOptions, dataset_from_json, to_json
+from sscd_ops.options import DatasetOptions, LimitsOptions, dataset_from_json, to_json
 from sscd_ops.wiring import Wiring
 
 ROOT = Path(__file__).parents[2]
@@ -344,6 +344,23 @@ def test_a_fault_names_its_key_and_what_was_expected(
     tmp_path: Path, where: str, text: str, said: str
 ) -> None:
     assert said in refusal(small(tmp_path, **{where: text}))
+
+
+def test_what_a_decoder_may_take_is_set_or_follows_the_most_pixels(tmp_path: Path) -> None:
+    def limits(text: str) -> LimitsOptions:
+        path = small(tmp_path)
+        path.write_text(f"{path.read_text()}[datasets.web.limits]\n{text}\n")
+        return load_settings(path).datasets["web"].limits
+
+    assert limits("").decoder_memory == 512 * 2**20 + 32 * 100_000_000
+    assert limits("decode_memory = 0").decoder_memory == limits("").decoder_memory
+    assert limits("max_pixels = 1_000_000").decoder_memory == 512 * 2**20 + 32_000_000
+    assert limits('decode_memory = "2GiB"').decoder_memory == 2 * 2**30
+    assert limits('decode_seconds = "30s"').decode_seconds == 30
+    with pytest.raises(ConfigError, match=r"limits\.decode_memory: expected 0 or at least"):
+        limits('decode_memory = "1MB"')
+    with pytest.raises(ConfigError, match=r"limits\.decode_seconds: expected"):
+        limits("decode_seconds = 0")
 
 
 @pytest.mark.parametrize("name", ["Web", "-web", "w" * 65, "my web", ""])

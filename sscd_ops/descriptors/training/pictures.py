@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sscd_ops.descriptors import dct
 from sscd_ops.errors import ConfigError
 from sscd_ops.images.header import open_image
+from sscd_ops.images.orientation import upright
 from sscd_ops.images.preprocess import PRESETS, to_rgb
 
 _LONGEST = 2.0
@@ -174,7 +175,7 @@ def shrink(data: bytes, short: int) -> Pixels | None:
     try:
         if image.format == "JPEG":
             image.draft("RGB", (2 * short, 2 * short))
-        rgb = to_rgb(ImageOps.exif_transpose(image) or image)
+        rgb = to_rgb(upright(image))
     except Exception:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return None
     width, height = rgb.size

@@ -22,6 +22,7 @@ from sscd_ops.descriptors.training.pictures import (
     store_pictures,
 )
 from sscd_ops.errors import ConfigError
+from sscd_ops.machine import limit_threads
 from sscd_ops.ports import Progress, Silence
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def train(
             of a name to exclude, pictures of other URLs in the folder, or a checkpoint of another
             run.
     """
+    limit_threads()
     device = _checked_device(session.device)
     with parallel.joined(device) as part:
         alone = part.rank == 0

@@ -21,12 +21,15 @@ from sscd_ops.images.frames import Decoded
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS, prepare, preprocess
 from sscd_ops.model import Fault
+from sscd_ops.options import LimitsOptions
 from sscd_ops.testing import encode, picture
 
 PRESET = "grid-64-draft"
 DEADLY = b"this picture ends its decoder"
 DEADLY_ONCE = b"this picture ends its first decoder"
 ENDLESS = b"this picture is never decoded"
+SLOW = b"this picture waits, and works for a moment"
+DEAR = b"this picture works without an end"
 
 # Our own decoder, with a fault that some pictures set off. The file remembers the first death.
 _FRAIL = f"""
@@ -43,6 +46,10 @@ def frail(data, preset, *, hashed):
         os.kill(os.getpid(), signal.SIGKILL)
     if data.endswith({ENDLESS!r}):
         time.sleep(3600)
+    if data.endswith({SLOW!r}):
+        time.sleep(1.5)
+    while data.endswith({DEAR!r}):
+        pass
     return sound(data, preset, hashed=hashed)
 
 preprocess.prepare = frail
@@ -280,6 +287,72 @@ def test_a_decoder_that_neither_reads_nor_answers_is_given_up(size: int) -> None
         found = list(pool.map([bytes(size)]))
 
     assert [item[0] for item in found if isinstance(item, tuple)] == [Fault.DECODER_DIED]
+
+
+# ---------------------------------------------------------------- dear pictures
+
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="only there a process sees what another one takes"
+)
+
+
+def flat(side: int) -> bytes:
+    """A few bytes that take a decoder 16 for each of their pixels."""
+    out = io.BytesIO()
+    Image.new("RGBA", (side, side), (9, 9, 9, 99)).save(out, "WEBP", lossless=True, method=0)
+    return out.getvalue()
+
+
+@on_linux
+def test_a_picture_that_takes_too_much_memory_is_given_up_and_the_rest_goes_on() -> None:
+    images = [shade(i) for i in range(20)]
+    expected: list[Decoded] = alone(images)
+    images[7] = flat(5000)
+    assert len(images[7]) < 100
+    limits = LimitsOptions(decode_memory=200 << 20)
+
+    with DecoderPool(PRESET, 2, limits=limits) as pool:
+        found = list(pool.map(images))
+
+    answer = found[7]
+    assert isinstance(answer, tuple)
+    assert answer[0] is Fault.DECODER_LIMIT
+    assert "limits.decode_memory" in answer[1]
+    assert str(200 << 20) in answer[1]
+    assert not answer[0].follows_bytes
+    expected[7] = answer
+    assert_same(found, expected)
+
+
+@on_linux
+def test_a_picture_that_takes_too_much_work_is_given_up_and_the_rest_goes_on(
+    frail: list[str],
+) -> None:
+    images = [shade(i) for i in range(20)]
+    expected: list[Decoded] = alone(images)
+    images[4] += DEAR
+
+    with DecoderPool(PRESET, 2, limits=LimitsOptions(decode_seconds=0.5), command=frail) as pool:
+        found = list(pool.map(images))
+
+    answer = found[4]
+    assert isinstance(answer, tuple)
+    assert answer[0] is Fault.DECODER_LIMIT
+    assert "limits.decode_seconds" in answer[1]
+    expected[4] = answer
+    assert_same(found, expected)
+
+
+def test_a_picture_that_waits_is_not_one_that_takes_too_much_work(frail: list[str]) -> None:
+    """A busy machine costs no picture."""
+    images = [shade(i) for i in range(20)]
+    expected = alone(images)
+    images[4] += SLOW
+
+    with DecoderPool(PRESET, 1, limits=LimitsOptions(decode_seconds=0.5), command=frail) as pool:
+        found = list(pool.map(images))
+
+    assert_same(found, expected)
 
 
 def test_pictures_are_decoded_in_a_process_with_very_many_open_files() -> None:
