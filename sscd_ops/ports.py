@@ -280,8 +280,15 @@ class TarSink(Protocol):
 class ReadTar(Protocol):
     """Streams the entries of a tar."""
 
-    def __call__(self, stream: BinaryIO, *, gz: bool, max_member_bytes: int) -> Iterator[TarEntry]:
-        """Yield entries in order.
+    def __call__(
+        self,
+        stream: BinaryIO,
+        *,
+        gz: bool,
+        max_member_bytes: int,
+        ignored: dict[str, int] | None = None,
+    ) -> Iterator[TarEntry]:
+        """Yield entries in order; ``ignored`` counts what was passed over and is no entry.
 
         Raises:
             BrokenShard: truncated, empty or no tar; what came before has been yielded.
