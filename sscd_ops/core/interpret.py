@@ -2,7 +2,7 @@
 
 Exactly one code is given, by the first check that fails, in this order: what the reader found, the
 key, the members (how many, their sizes and names), the image member, the image header, whether JSON
-members can be read, the caption, what JSON members hold, the metadata.
+members can be read, the caption, what JSON members hold, the metadata, the other members.
 Every string of a row can be stored in Postgres, whatever the bytes were.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
+from sscd_ops.core.members import why_undecodable
 from sscd_ops.core.shard_plan import (
     CANONICAL,
     IMAGE_EXTENSIONS,
@@ -63,6 +64,12 @@ def _is_storable(text: str) -> bool:
 def is_image_extension(extension: str) -> bool:
     """Whether a member of this extension (``jpg``, ``0.JPEG``) is an image."""
     return extension.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+@lru_cache(maxsize=1024)
+def is_json(extension: str) -> bool:
+    """Whether readers take a member of this extension, in lower case, for JSON."""
+    return extension.rpartition(".")[2] in ("json", "jsn")
 
 
 def _is_unread_image(extension: str) -> bool:
@@ -167,6 +174,9 @@ class Interpreter:
         else:
             self._check_image(row, image)
         self._check_texts(row, raw)
+        for member in raw.members:
+            if member is not image:
+                self._check_member(member)
 
     def _check_texts(self, row: ManifestRow, raw: RawSample) -> None:
         documents = self._documents(raw)
@@ -228,6 +238,27 @@ class Interpreter:
         if found.fault is not None:
             raise _Quarantine(*found.fault)
 
+    def _check_member(self, member: Member) -> None:
+        """Whether readers can decode a member beside the image, as they do unasked."""
+        extension = member.extension.lower()
+        if is_image_extension(extension):
+            why = self._why_no_picture(member.data)
+        elif is_json(extension):
+            return  # read before
+        else:
+            why = why_undecodable(extension, member.data, self._limits.max_member_bytes)
+        if why:
+            raise _Quarantine(
+                Fault.BAD_MEMBER,
+                f"member {member.name!r} beside the picture, which readers decode: {why}",
+            )
+
+    def _why_no_picture(self, data: bytes) -> str:
+        found = self._inspect(data)
+        code, message = (found.fault or ("", "")) if isinstance(found, ImageHeader) else found
+        # limits of shape are about the picture that decides
+        return "" if code in ("", Fault.TOO_SMALL, Fault.EXTREME_ASPECT) else f"{code}: {message}"
+
     # ------------------------------------------------------------ json, caption, metadata
 
     def _documents(self, raw: RawSample) -> dict[str, _Document]:
@@ -235,7 +266,7 @@ class Interpreter:
         answer = {}
         for member in raw.members:
             extension = member.extension.lower()
-            if extension.rpartition(".")[2] == "json" and extension not in answer:
+            if is_json(extension) and extension not in answer:
                 try:
                     answer[extension] = _read_json(member)
                 except (ValueError, RecursionError) as error:
