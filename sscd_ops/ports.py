@@ -108,8 +108,16 @@ class Source(Protocol):
         """
 
 
-InspectImage = Callable[[bytes], "ImageHeader | tuple[Fault, str]"]
-"""Header checks and limits without decoding pixels: a header, or why there is none."""
+class InspectImage(Protocol):
+    """Header checks and limits."""
+
+    def __call__(self, data: bytes, *, pixels: bool = False) -> ImageHeader | tuple[Fault, str]:
+        """A header, or why there is none.
+
+        Args:
+            data: the file's bytes.
+            pixels: decode it too, where it is not beyond the limit of pixels.
+        """
 
 
 class Embedder(Protocol):

@@ -254,7 +254,7 @@ class Interpreter:
             )
 
     def _why_no_picture(self, data: bytes) -> str:
-        found = self._inspect(data)
+        found = self._inspect(data, pixels=True)
         code, message = (found.fault or ("", "")) if isinstance(found, ImageHeader) else found
         # limits of shape are about the picture that decides
         return "" if code in ("", Fault.TOO_SMALL, Fault.EXTREME_ASPECT) else f"{code}: {message}"

@@ -410,7 +410,7 @@ def every_name_of_a_format_is_a_picture(world: World, day: Path) -> Expected:
     )
     return Expected(
         {**dict.fromkeys(names, "kept"), "phone": "quarantined no_image"},
-        messages={"phone": "no picture of this format is read: phone.heic"},
+        messages={"phone": "no picture of this format is read: phone.HEIC"},
     )
 
 
