@@ -241,12 +241,11 @@ class Interpreter:
     def _check_member(self, member: Member) -> None:
         """Whether readers can decode a member beside the image, as they do unasked."""
         extension = member.extension.lower()
-        if is_image_extension(extension):
-            why = self._why_no_picture(member.data)
-        elif is_json(extension):
+        if is_json(extension):
             return  # read before
-        else:
-            why = why_undecodable(extension, member.data, self._limits.max_member_bytes)
+        why = why_undecodable(
+            extension, member.data, self._limits.max_member_bytes, self._why_no_picture
+        )
         if why:
             raise _Quarantine(
                 Fault.BAD_MEMBER,

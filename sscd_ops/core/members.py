@@ -25,37 +25,43 @@ from typing import Any
 import numpy as np
 
 from sscd_ops.core.nested_values import check_cbor, check_msgpack
+from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
 
 
-def why_undecodable(extension: str, data: bytes, limit: int) -> str:
+def why_undecodable(
+    extension: str,
+    data: bytes,
+    limit: int,
+    why_no_picture: Callable[[bytes], str] = lambda data: "",
+) -> str:
     """Why the default decoders of readers fail at a member; empty where they do not.
 
     Args:
         extension: the member's, in lower case; its last part counts (``seg.npy``).
         data: its bytes.
-        limit: bytes that a compressed member may unpack to.
+        limit: bytes that a packed member may unpack to.
+        why_no_picture: looks at pictures.
     """
     if extension.startswith("__"):
         return "readers keep names that begin with __ for themselves"
-    checks = _checks(extension)
-    if not checks:
-        return ""
+    kind, packing = _kind_of(extension)
     try:
-        for check in checks:
-            data = check(data, limit) or b""
+        if packing:
+            data = UNPACKED[packing](data, limit)
+        if kind in IMAGE_EXTENSIONS:
+            return why_no_picture(data)
+        if kind in FORMS:
+            FORMS[kind](data, limit)
     except Exception as error:  # noqa: BLE001 - damaged bytes raise anything in a format's reader
         return str(error) or type(error).__name__
     return ""
 
 
 @lru_cache(maxsize=1024)
-def _checks(extension: str) -> tuple[Callable[[bytes, int], bytes | None], ...]:
-    """What to do with a member: unpack it where readers do, then look at its form."""
-    rest, _, last = f".{extension}".rpartition(".")
-    if last in UNPACKED:
-        inner = FORMS.get(rest.rpartition(".")[2])
-        return (UNPACKED[last], inner) if inner else (UNPACKED[last],)
-    return (FORMS[last],) if last in FORMS else ()
+def _kind_of(extension: str) -> tuple[str, str]:
+    """What readers take a member for, and how it is packed: ``json.gz`` -> json, gz."""
+    rest, _, last = extension.rpartition(".")
+    return (rest.rpartition(".")[2], last) if last in UNPACKED else (last, "")
 
 
 # ---------------------------------------------------------------- packed members
@@ -103,7 +109,7 @@ def _integer(data: bytes, limit: int) -> None:
 
 
 def _json(data: bytes, limit: int) -> None:
-    json.loads(data)
+    json.dumps(json.loads(data), ensure_ascii=False).encode()  # no lone surrogates
 
 
 def _array(data: bytes, limit: int) -> None:

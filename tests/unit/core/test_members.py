@@ -100,7 +100,7 @@ class Runs:
 BAD: dict[str, list[bytes]] = {
     "txt": [b"caf\xe9", b"\xed\xa0\x80", "x".encode("utf-16")],
     "cls": [b"", b"cat", b"7.0", b"1 2", b"\xff", b"9" * 5000],
-    "json": [b"", b"{", b"\xff", b"[" * 90_000],
+    "json": [b"", b"{", b"\xff", rb'["\ud800"]', b"[" * 90_000],
     "npy": [
         b"",
         b"\x93NUMPY",
@@ -185,6 +185,23 @@ def test_packed_members_are_unpacked_within_the_limit(packed: str) -> None:
     assert why_undecodable(f"mask.{packed}", pack(b"x" * (LIMIT + 1)), LIMIT)
     assert why_undecodable(f"mask.{packed}", pack(b"x" * 5000)[:-9], LIMIT)
     assert why_undecodable(f"mask.{packed}", b"x", LIMIT)
+
+
+def test_pictures_are_looked_at_as_the_caller_does_also_packed_ones() -> None:
+    def why_no_picture(data: bytes) -> str:
+        return "" if data == b"picture" else "no picture"
+
+    for extension, pack in (("0.jpg", bytes), ("tif", bytes), ("jpg.gz", gzip.compress)):
+        assert not why_undecodable(extension, pack(b"picture"), LIMIT, why_no_picture)
+        assert why_undecodable(extension, pack(b"x"), LIMIT, why_no_picture) == "no picture"
+
+
+def test_every_extension_that_is_looked_at_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs/publishing.md").read_text()
+    table = page[page.index("## What readers decode") : page.index("Not looked into")]
+
+    named = {word for part in table.split("`")[1::2] for word in part.split()}
+    assert set(FORMS) | set(UNPACKED) <= named
 
 
 @pytest.mark.parametrize("extension", ["", "bin", "pt", "seg.bin", "mp4", "heic", "txt.bin"])
