@@ -458,6 +458,24 @@ def test_a_night_over(made: Case, world: World) -> None:
     assert_readers_decode_what_is_published(world)
 
 
+def test_a_mended_member_is_read_from_a_file_of_another_name(world: World) -> None:
+    """As docs/operations.md says."""
+    members = {"jpg": picture(1), "txt": b"x"}
+    world.put(DAY, "a.tar", [("k", {**members, "cls": b"cat"})])
+    world.night(DAY)
+    assert world.verdicts() == {"k": "quarantined bad_member"}
+
+    world.put(DAY, "b.tar", [("k", {**members, "cls": b"7"})])
+    world.night(DAY, supplement=True)
+
+    found = world.ask("SELECT source_shard, verdict FROM curation.samples")
+    assert {row["source_shard"].rpartition("/")[2]: row["verdict"] for row in found} == {
+        "a.tar": "quarantined",
+        "b.tar": "kept",
+    }
+    assert_readers_decode_what_is_published(world)
+
+
 def left_out(world: World) -> dict[str, int]:
     """What `batch show` counts as no sample."""
     counted: dict[str, int] = {}
