@@ -6,6 +6,7 @@ import posixpath
 import tempfile
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import IO
 
 from sscd_ops.model import TarEntry
 
@@ -14,10 +15,13 @@ _HOPS = 8
 
 
 class Spool:
-    """Members' bytes in a temporary file, by their offset in the archive. A context manager."""
+    """Members' bytes by their offset in the archive, in a temporary file that is made when needed.
+
+    A context manager.
+    """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
+        self._file: IO[bytes] | None = None
         self._places: dict[int, tuple[int, int]] = {}
         self._end = 0
 
@@ -26,14 +30,22 @@ class Spool:
 
     def put(self, offset: int, data: bytes) -> None:
         """Keep a member's bytes."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
         self._file.seek(self._end)
         self._file.write(data)
         self._places[offset] = self._end, len(data)
         self._end += len(data)
 
     def get(self, offset: int) -> bytes:
-        """A member's bytes."""
+        """A member's bytes, which have been put.
+
+        Raises:
+            KeyError: they have not.
+        """
         start, size = self._places[offset]
+        if self._file is None:
+            raise KeyError(offset)
         self._file.seek(start)
         return self._file.read(size)
 
@@ -46,7 +58,8 @@ class Spool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class Links:
