@@ -101,6 +101,7 @@ class BrokenShard(DataError):
         message: what exactly was wrong.
         member: the file inside whose data it broke; empty where that is not known.
         between: it ended behind a whole entry, where another header or the end mark belongs.
+        ended: it broke behind an end mark, so that every member before it is whole.
     """
 
     def __init__(self, code: str, message: str, *, member: str = "", between: bool = False) -> None:
@@ -109,6 +110,7 @@ class BrokenShard(DataError):
         self.message = message
         self.member = member
         self.between = between
+        self.ended = False
 
 
 class InvariantError(SscdOpsError):

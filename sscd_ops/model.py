@@ -37,6 +37,7 @@ class Fault(StrEnum):
     DUPLICATE_KEY = "duplicate_key"
     BAD_KEY = "bad_key"
     BAD_JSON = "bad_json"
+    BAD_MEMBER = "bad_member"
     MISSING_CAPTION = "missing_caption"
     EMPTY_CAPTION = "empty_caption"
     CAPTION_TOO_LONG = "caption_too_long"
@@ -157,6 +158,8 @@ class TarEntry:
 
     ``kind``: ``file``, ``link``, ``device``, ``directory`` or ``other``. ``offset`` is that of its
     data in the uncompressed archive. ``data`` is empty for a file larger than the reader's limit.
+    ``target``: of a hard link the name of an entry before it, of a symbolic one (``is_symbolic``) a
+    path from its own folder.
     """
 
     kind: str
@@ -164,6 +167,8 @@ class TarEntry:
     offset: int
     size: int
     data: bytes
+    target: str = ""
+    is_symbolic: bool = False
 
 
 @dataclass(slots=True)

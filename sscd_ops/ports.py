@@ -108,8 +108,16 @@ class Source(Protocol):
         """
 
 
-InspectImage = Callable[[bytes], "ImageHeader | tuple[Fault, str]"]
-"""Header checks and limits without decoding pixels: a header, or why there is none."""
+class InspectImage(Protocol):
+    """Header checks and limits."""
+
+    def __call__(self, data: bytes, *, pixels: bool = False) -> ImageHeader | tuple[Fault, str]:
+        """A header, or why there is none.
+
+        Args:
+            data: the file's bytes.
+            pixels: decode it too, where it is not beyond the limit of pixels.
+        """
 
 
 class Embedder(Protocol):
@@ -280,8 +288,15 @@ class TarSink(Protocol):
 class ReadTar(Protocol):
     """Streams the entries of a tar."""
 
-    def __call__(self, stream: BinaryIO, *, gz: bool, max_member_bytes: int) -> Iterator[TarEntry]:
-        """Yield entries in order.
+    def __call__(
+        self,
+        stream: BinaryIO,
+        *,
+        gz: bool,
+        max_member_bytes: int,
+        ignored: dict[str, int] | None = None,
+    ) -> Iterator[TarEntry]:
+        """Yield entries in order; ``ignored`` counts what was passed over and is no entry.
 
         Raises:
             BrokenShard: truncated, empty or no tar; what came before has been yielded.

@@ -2,7 +2,7 @@
 
 Exactly one code is given, by the first check that fails, in this order: what the reader found, the
 key, the members (how many, their sizes and names), the image member, the image header, whether JSON
-members can be read, the caption, what JSON members hold, the metadata.
+members can be read, the caption, what JSON members hold, the metadata, the other members.
 Every string of a row can be stored in Postgres, whatever the bytes were.
 """
 
@@ -20,10 +20,12 @@ from typing import Any
 
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
+from sscd_ops.core.members import why_undecodable
 from sscd_ops.core.shard_plan import (
     CANONICAL,
     IMAGE_EXTENSIONS,
     LONGEST_EXTENSION,
+    UNREAD_IMAGE_EXTENSIONS,
     published_extensions,
 )
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
@@ -62,6 +64,16 @@ def _is_storable(text: str) -> bool:
 def is_image_extension(extension: str) -> bool:
     """Whether a member of this extension (``jpg``, ``0.JPEG``) is an image."""
     return extension.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+@lru_cache(maxsize=1024)
+def is_json(extension: str) -> bool:
+    """Whether readers take a member of this extension, in lower case, for JSON."""
+    return extension.rpartition(".")[2] in ("json", "jsn")
+
+
+def _is_unread_image(extension: str) -> bool:
+    return extension.rpartition(".")[2].lower() in UNREAD_IMAGE_EXTENSIONS
 
 
 class Interpreter:
@@ -162,6 +174,9 @@ class Interpreter:
         else:
             self._check_image(row, image)
         self._check_texts(row, raw)
+        for member in raw.members:
+            if member is not image:
+                self._check_member(member)
 
     def _check_texts(self, row: ManifestRow, raw: RawSample) -> None:
         documents = self._documents(raw)
@@ -200,7 +215,9 @@ class Interpreter:
         images = self._images(raw)
         if not images:
             have = ", ".join(storable(m.extension) for m in raw.members) or "none"
-            raise _Quarantine(Fault.NO_IMAGE, f"no image member; members: {have}")
+            unread = [storable(m.name) for m in raw.members if _is_unread_image(m.extension)]
+            why = f"; no picture of this format is read: {', '.join(unread)}" if unread else ""
+            raise _Quarantine(Fault.NO_IMAGE, f"no image member; members: {have}{why}")
         names = ", ".join(m.extension for m in images)
         named = self._source.image
         wanted = f"; image = {named!r} names none of them" if named else ""
@@ -221,6 +238,26 @@ class Interpreter:
         if found.fault is not None:
             raise _Quarantine(*found.fault)
 
+    def _check_member(self, member: Member) -> None:
+        """Whether readers can decode a member beside the image, as they do unasked."""
+        extension = member.extension.lower()
+        if is_json(extension):
+            return  # read before
+        why = why_undecodable(
+            extension, member.data, self._limits.max_member_bytes, self._why_no_picture
+        )
+        if why:
+            raise _Quarantine(
+                Fault.BAD_MEMBER,
+                f"member {member.name!r} beside the picture, which readers decode: {why}",
+            )
+
+    def _why_no_picture(self, data: bytes) -> str:
+        found = self._inspect(data, pixels=True)
+        code, message = (found.fault or ("", "")) if isinstance(found, ImageHeader) else found
+        # limits of shape are about the picture that decides
+        return "" if code in ("", Fault.TOO_SMALL, Fault.EXTREME_ASPECT) else f"{code}: {message}"
+
     # ------------------------------------------------------------ json, caption, metadata
 
     def _documents(self, raw: RawSample) -> dict[str, _Document]:
@@ -228,7 +265,7 @@ class Interpreter:
         answer = {}
         for member in raw.members:
             extension = member.extension.lower()
-            if extension.rpartition(".")[2] == "json" and extension not in answer:
+            if is_json(extension) and extension not in answer:
                 try:
                     answer[extension] = _read_json(member)
                 except (ValueError, RecursionError) as error:

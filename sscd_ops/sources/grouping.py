@@ -12,11 +12,11 @@ def split_name(name: str) -> tuple[str, str]:
 
     The extension is lower-cased; it is empty where there is no dot, or nothing before it.
     """
-    folder, slash, base = name.rpartition("/")
-    stem, dot, extension = base.partition(".")
-    if not dot or not stem:
+    start = max(name.rfind("/"), name.rfind("\\")) + 1  # Windows writes backslashes
+    dot = name.find(".", start)
+    if dot <= start:
         return name, ""
-    return folder + slash + stem, extension.lower()
+    return name[:dot], name[dot + 1 :].lower()
 
 
 class Grouper:
@@ -36,6 +36,7 @@ class Grouper:
         self._extensions: set[str] = set()
         self._dropped = 0
         self._before = 0
+        self._lacking = ("", "")
 
     def add(self, key: str, member: Member) -> Iterator[RawSample]:
         """Take a member; yields the sample before it where that one is complete."""
@@ -54,11 +55,28 @@ class Grouper:
         self._seen[key] = occurrence + 1
         fault = None
         if occurrence:
-            fault = (Fault.DUPLICATE_KEY, "the key came before in this shard")
+            fault = (
+                Fault.DUPLICATE_KEY,
+                "the key came before in this shard, or this extension of it; members of one sample"
+                " stand together in a tar (tar --sort=name)",
+            )
+        elif self._lacking[0] == key:
+            fault = (Fault.BAD_MEMBER, self._lacking[1])
+        self._lacking = ("", "")
         self._open = RawSample(key, occurrence, [], fault)
         self._extensions = set()
         self._dropped = 0
         return self._open
+
+    def lack(self, key: str, why: str) -> None:
+        """A member of this key has no bytes that can be read: its sample carries ``bad_member``.
+
+        Where nothing else has this key, there is no sample.
+        """
+        if self._open is None or self._open.key != key:
+            self._lacking = key, why
+        elif self._open.fault is None:
+            self._open.fault = (Fault.BAD_MEMBER, why)
 
     def close(self) -> Iterator[RawSample]:
         """Yield the last sample."""

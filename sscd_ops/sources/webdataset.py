@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from sscd_ops.drivers import asking
 from sscd_ops.errors import PUT_BACK, BrokenShard, SourceChanged
-from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
+from sscd_ops.model import (
+    Fault,
+    FoundShard,
+    Interval,
+    Member,
+    MemberRef,
+    RawSample,
+    ShardEnd,
+    TarEntry,
+)
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import ReadTar
 from sscd_ops.sources import files, places
 from sscd_ops.sources.grouping import Grouper, split_name
+from sscd_ops.sources.links import Links, Spool
 from sscd_ops.sources.ranges import ranges
 
 _GZIP = b"\x1f\x8b"
 _TAR_NAMES = (".tar", ".tar.gz", ".tgz")
+_BESIDE = ("_stats.json", ".parquet")
+"""What img2dataset writes beside a tar."""
 
 
 class WebDatasetSource:
@@ -48,18 +61,17 @@ class WebDatasetSource:
         ignored: dict[str, int] = {}
         samples = 0
         fault: tuple[Fault, str] | None = None
-        with files.opened(shard) as stream:
+        with files.opened(shard) as stream, Spool() as spool:
             try:
-                for key, member in self._members(stream, ignored):
+                for key, member in self._members(shard, stream, spool, ignored):
+                    if isinstance(member, str):
+                        grouper.lack(key, member)
+                        continue
                     for sample in grouper.add(key, member):
                         samples += 1
                         yield sample
             except BrokenShard as broken:
-                message = broken.message
-                lost = grouper.cut(broken.member, between=broken.between)
-                if lost:
-                    message += f"; its sample {lost[:300]!r} is left out: deliver the whole file"
-                fault = Fault(broken.code), message
+                fault = Fault(broken.code), _said(broken, grouper)
         for sample in grouper.close():
             samples += 1
             yield sample
@@ -67,19 +79,32 @@ class WebDatasetSource:
             fault = Fault.EMPTY_SHARD, "the archive holds no sample"
         yield ShardEnd(fault, ignored, self._not_delivered(shard))
 
-    def _members(self, stream: BinaryIO, ignored: dict[str, int]) -> Iterator[tuple[str, Member]]:
-        entries = self._read_tar(
-            stream, gz=_is_gzip(stream), max_member_bytes=self._limits.max_member_bytes
-        )
-        for entry in entries:
-            if entry.kind != "file":
-                ignored[entry.kind] = ignored.get(entry.kind, 0) + 1
-                continue
+    def _members(
+        self, shard: FoundShard, stream: BinaryIO, spool: Spool, ignored: dict[str, int]
+    ) -> Iterator[tuple[str, Member | str]]:
+        """Members by key; of one whose bytes are not there, why."""
+        limit = self._limits.max_member_bytes
+        links = Links(spool, lambda limit: self._again(shard, limit), limit)
+        gz = _is_gzip(stream)
+        for entry in self._read_tar(stream, gz=gz, max_member_bytes=limit, ignored=ignored):
             key, extension = split_name(entry.name)
+            if entry.kind != "file":
+                found = links.follow(entry) if entry.kind == "link" and extension else None
+                if found is None:
+                    ignored[entry.kind] = ignored.get(entry.kind, 0) + 1
+                    if extension and entry.kind != "directory":
+                        yield key, _why_without_bytes(entry)
+                    continue
+                entry = found
             if not extension:
                 ignored["no_extension"] = ignored.get("no_extension", 0) + 1
                 continue
             yield key, Member(entry.name, extension, entry.offset, entry.size, entry.data)
+
+    def _again(self, shard: FoundShard, limit: int) -> Iterator[TarEntry]:
+        """The archive's entries up to where it breaks, which its first reading says."""
+        with files.opened(shard) as stream, suppress(BrokenShard):
+            yield from self._read_tar(stream, gz=_is_gzip(stream), max_member_bytes=limit)
 
     def _not_delivered(self, shard: FoundShard) -> int:
         return 0
@@ -97,21 +122,56 @@ class WebDatasetSource:
     def _stream(
         self, shard: FoundShard, stream: BinaryIO, members: Sequence[MemberRef]
     ) -> Iterator[bytes]:
+        behind = _wanted_behind(members)
         waiting = iter(members)
         wanted = next(waiting)
         try:
-            for entry in self._read_tar(
-                stream, gz=True, max_member_bytes=self._limits.max_member_bytes
-            ):
-                while entry.kind == "file" and entry.offset == wanted.offset:
-                    yield entry.data
-                    following = next(waiting, None)
-                    if following is None:
-                        return
-                    wanted = following
+            with Spool() as spool:
+                for entry in self._read_tar(
+                    stream, gz=True, max_member_bytes=self._limits.max_member_bytes
+                ):
+                    if entry.kind == "file" and entry.offset in behind:
+                        spool.put(entry.offset, entry.data)
+                    while wanted.offset in spool or (
+                        entry.kind == "file" and entry.offset == wanted.offset
+                    ):
+                        at = wanted.offset
+                        yield entry.data if at == entry.offset else spool.get(at)
+                        following = next(waiting, None)
+                        if following is None:
+                            return
+                        wanted = following
         except BrokenShard as broken:
             raise SourceChanged(f"{shard.uri}: {broken.message}: {PUT_BACK}") from broken
         raise SourceChanged(f"{shard.uri} no longer has member {wanted.name!r}: {PUT_BACK}")
+
+
+def _wanted_behind(members: Sequence[MemberRef]) -> set[int]:
+    """Offsets that are wanted once the stream has passed them: what links stand for."""
+    answer, last = set(), 0
+    for member in members:
+        if member.offset < last:
+            answer.add(member.offset)
+        last = max(last, member.offset)
+    return answer
+
+
+def _said(broken: BrokenShard, grouper: Grouper) -> str:
+    """What to say of a shard that broke, after leaving out the sample it broke in."""
+    lost = "" if broken.ended else grouper.cut(broken.member, between=broken.between)
+    if not lost:
+        return broken.message
+    return f"{broken.message}; its sample {lost[:300]!r} is left out: deliver the whole file"
+
+
+def _why_without_bytes(entry: TarEntry) -> str:
+    name = entry.name[:300]
+    if entry.kind == "link":
+        where = "the archive" if entry.is_symbolic else "the archive before it"
+        return f"member {name!r} is a link to {entry.target[:300]!r}, which is no file of {where}"
+    if entry.kind == "device":
+        return f"member {name!r} is a device, not a file"
+    return f"member {name!r} is a sparse file, or of a kind that is not read: pack it anew"
 
 
 def _is_gzip(stream: BinaryIO) -> bool:
@@ -129,7 +189,7 @@ class Img2DatasetSource(WebDatasetSource):
         return [
             shard
             for shard in super().find(interval, timezone)
-            if shard.relative_uri.lower().endswith(_TAR_NAMES)
+            if not shard.relative_uri.lower().endswith(_BESIDE)
         ]
 
     def _not_delivered(self, shard: FoundShard) -> int:

@@ -11,7 +11,8 @@ from sscd_ops.model import Fault
 _BUFFER = 1 << 20
 """Fits a core's cache, so that what was read is copied out while it is still there."""
 _GZ_INPUT = 64 << 10
-_GZIP = 31
+GZIP_MAGIC = b"\x1f\x8b\x08"
+GZIP_WINDOW = 31
 """zlib's window bits for a gzip header and trailer."""
 
 
@@ -66,6 +67,11 @@ class Window:
             self.offset += step
             size -= step
 
+    def give_back(self, size: int) -> None:
+        """Have the last bytes taken once more: as many as the last ``take`` gave, at most 1 MiB."""
+        self._start -= size
+        self.offset -= size
+
     def _fill(self, wanted: int) -> None:
         """Have ``wanted`` bytes in the buffer, fewer only at the end of the stream."""
         left = self._end - self._start
@@ -104,12 +110,13 @@ class Gunzip:
     archive is everything.
 
     Args:
-        stream: the compressed bytes; several gzip members in a row are one stream.
+        stream: the compressed bytes; several gzip members in a row, also with zero bytes between
+            them, are one stream.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._inflate: Any = zlib.decompressobj(_GZIP)
+        self._inflate: Any = zlib.decompressobj(GZIP_WINDOW)
         self._input = b""
         self._began = False
         self._delivered = False
@@ -159,19 +166,53 @@ class Gunzip:
         return data
 
     def _next_member(self) -> bool:
-        """Begin another gzip member, where one follows; anything else there is passed over."""
-        rest = self._inflate.unused_data or self._stream.read(_GZ_INPUT)
-        if rest[:1] != b"\x1f":
+        """Begin another gzip member, where one follows; anything else there is left behind."""
+        rest = self._inflate.unused_data.lstrip(b"\0")
+        while len(rest) < len(GZIP_MAGIC):
+            more = self._stream.read(_GZ_INPUT)
+            if not more:
+                break
+            rest = (rest + more).lstrip(b"\0")
+        if not rest.startswith(GZIP_MAGIC[:2]):
+            self._inflate = _Ended(rest)
             return False
-        self._inflate = zlib.decompressobj(_GZIP)
+        self._inflate = zlib.decompressobj(GZIP_WINDOW)
         self._input = rest
         return True
+
+    def behind(self) -> Behind:
+        """What follows the last gzip member, once that has been read."""
+        return Behind(self._inflate.unused_data, self._stream)
 
     def _at_end(self) -> int:
         if not self._began:
             return 0
         code = Fault.TRUNCATED_SHARD if self._delivered else Fault.UNREADABLE_SHARD
         raise BrokenShard(code, "gzip: the file ends before its end-of-stream marker")
+
+
+class Behind:
+    """Some bytes, and then a stream."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self._head = head
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+        if not self._head:
+            return self._stream.read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        return data
+
+
+class _Ended:
+    """Stands in for a decompressor behind the last gzip member."""
+
+    eof = True
+
+    def __init__(self, rest: bytes) -> None:
+        self.unused_data = rest
 
 
 class _Damaged:

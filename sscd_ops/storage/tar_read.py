@@ -1,25 +1,25 @@
 """Streaming a tar: one loop for every kind of header that datasets are made of.
 
 Plain ustar, old v7, PAX and GNU long names are read here, each header's checksum verified; sparse
-files, whose bytes are no range of the archive, are passed over as ``other``. So ``tarfile`` has
-nothing left to read, and is what the tests hold this loop to. Memory is bounded by the largest
-member read.
+files, whose bytes are no range of the archive, are passed over as ``other``. Archives that were
+joined (``cat a.tar b.tar``) are read as one. So ``tarfile`` has nothing left to read, and is what
+the tests hold this loop to. Memory is bounded by the largest member read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
-from zlib import adler32
 
 from sscd_ops.errors import BrokenShard
 from sscd_ops.model import Fault, TarEntry
 from sscd_ops.storage.streams import Gunzip, Truncated, Window
+from sscd_ops.storage.tar_header import BLOCK, name_of, pax_of, size_of, target_of, text_of
+from sscd_ops.storage.tar_other import no_tar, passed_over
 
-_BLOCK = 512
 _LONGEST_HEADER = 1 << 20
 """A PAX or long-name record larger than this is no name."""
-_LARGEST = 1 << 62
 
 _KINDS = {
     b"0": "file",
@@ -35,27 +35,43 @@ _KINDS = {
 _NO_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 _EXTENDED = frozenset({b"x", b"X", b"g", b"L", b"K"})
 _SPARSE = b"S"
-_ZERO = bytes(_BLOCK)
+_ZERO = bytes(BLOCK)
 
 
-def read_tar(stream: BinaryIO, *, gz: bool, max_member_bytes: int) -> Iterator[TarEntry]:
-    """Yield the entries of a tar in order.
+def read_tar(
+    stream: BinaryIO,
+    *,
+    gz: bool,
+    max_member_bytes: int,
+    ignored: dict[str, int] | None = None,
+) -> Iterator[TarEntry]:
+    """Yield the entries of a tar in order, and of those that were joined to it.
 
     Args:
         stream: the file's bytes; need not be seekable.
         gz: whether they are compressed with gzip; offsets are then in the uncompressed archive.
         max_member_bytes: a larger member is passed over: its entry has no data.
+        ignored: gets ``behind_end`` where bytes behind the end mark were passed over that are
+            neither zero nor another archive.
 
     Raises:
         BrokenShard: ``truncated_shard``, ``empty_file`` or ``unreadable_shard``; what came before
             has been yielded. An archive without its end mark is truncated: a file cut between two
-            members looks like one whose writer forgot it, and members would be lost unseen.
+            members looks like one whose writer forgot it, and members would be lost unseen. So is
+            one behind whose end another follows that cannot be read on.
     """
-    window = Window(Gunzip(stream) if gz else stream)
+    unpacked = Gunzip(stream) if gz else None
+    window = Window(unpacked or stream)
     try:
         yield from _entries(window, max_member_bytes)
     except Truncated:
         raise _stopped(window) from None
+    with _behind_end():
+        passed = passed_over(window)
+        if unpacked is not None:
+            passed += passed_over(Window(unpacked.behind()))
+    if passed and ignored is not None:
+        ignored["behind_end"] = 1
 
 
 def _stopped(window: Window, **where: Any) -> BrokenShard:
@@ -63,41 +79,62 @@ def _stopped(window: Window, **where: Any) -> BrokenShard:
     return BrokenShard(Fault.TRUNCATED_SHARD, message, **where)
 
 
+@contextmanager
+def _behind_end() -> Iterator[None]:
+    """What breaks here has cost no member before it."""
+    try:
+        yield
+    except BrokenShard as broken:
+        broken.ended = True
+        raise
+
+
 def _entries(window: Window, limit: int) -> Iterator[TarEntry]:
-    long_name: str | None = None
-    pax: dict[str, str] = {}
-    while (block := _block(window, begun=bool(pax or long_name))) is not None:
-        size = _size(block, window.offset - _BLOCK)
+    long: dict[str, str] = {}
+    while (block := _block(window, begun=bool(long))) is not None:
+        size = size_of(block)
+        if size < 0:
+            raise _damaged(window, block)
         kind = block[156:157]
         if kind in _EXTENDED:
-            record = _record(window, size)
-            if kind in (b"x", b"X"):
-                pax = _pax(record)
-            elif kind == b"L":
-                long_name = _text(record.rstrip(b"\0"))
+            _extend(long, kind, _record(window, size))
             continue
-        if pax or long_name:
-            name = pax.get("path") or long_name or _name(block)
-            size = int(pax.get("size", size))
-            sparse = any(key.startswith("GNU.sparse") for key in pax)
-            long_name, pax = None, {}
+        sparse, target = kind == _SPARSE, ""
+        if long:
+            name = long.get("path") or name_of(block)
+            size = int(long.get("size", size))
+            sparse = sparse or any(key.startswith("GNU.sparse") for key in long)
         else:
-            name, sparse = _name(block), False
+            name = name_of(block)
         what = _KINDS.get(kind, "other")
-        if sparse or kind == _SPARSE:
+        if sparse:
             what = "other"
             _skip_sparse_map(window, block)
+        elif what == "link":
+            target = long.get("linkpath") or target_of(block)
         elif kind == b"\0" and name.endswith("/"):
             what = "directory"
+        long = {}
         size = 0 if kind in _NO_DATA else size
-        try:
-            entry = _entry(window, what, name, size, limit)
-        except Truncated:
-            raise _stopped(window, member=name if what == "file" else "") from None
-        except BrokenShard as broken:
-            broken.member = name if what == "file" else ""
-            raise
+        entry = _entry(window, what, name, size, limit)
+        if target:
+            entry.target, entry.is_symbolic = target, kind == b"2"
         yield entry
+
+
+def _extend(long: dict[str, str], kind: bytes, record: bytes) -> None:
+    """Take what an extended header says of the entry behind it, under PAX's names."""
+    if kind in (b"x", b"X"):
+        long |= pax_of(record)
+    elif kind != b"g":
+        long["path" if kind == b"L" else "linkpath"] = text_of(record.rstrip(b"\0"))
+
+
+def _damaged(window: Window, block: bytes) -> BrokenShard:
+    at = window.offset - BLOCK
+    if not at:
+        return no_tar(block)
+    return BrokenShard(Fault.TRUNCATED_SHARD, f"a damaged header at byte {at}")
 
 
 def _block(window: Window, *, begun: bool) -> bytes | None:
@@ -107,28 +144,52 @@ def _block(window: Window, *, begun: bool) -> bytes | None:
         window: the archive.
         begun: a header before this one says more of the same entry.
     """
-    block = window.take(_BLOCK)
-    if len(block) == _BLOCK:
-        return None if block[0] == 0 and block == _ZERO else block
+    block = window.take(BLOCK)
+    if len(block) == BLOCK:
+        if block[0] or block != _ZERO:
+            return block
+        if begun:
+            raise BrokenShard(
+                Fault.TRUNCATED_SHARD, f"an end mark at {window.offset} instead of an entry"
+            )
+        with _behind_end():
+            return _joined(window)
     if window.offset > len(block):
-        raise _stopped(window, between=not begun and window.offset % _BLOCK == 0)
+        raise _stopped(window, between=not begun and window.offset % BLOCK == 0)
     if block:
-        raise BrokenShard(Fault.UNREADABLE_SHARD, "the file is no tar archive")
+        raise no_tar(block)
     raise BrokenShard(Fault.EMPTY_FILE, "the file has no bytes")
+
+
+def _joined(window: Window) -> bytes | None:
+    """The first header of an archive that was joined behind the end mark of another; else None."""
+    block = _ZERO
+    while block == _ZERO:
+        block = window.take(BLOCK)
+    if len(block) == BLOCK and size_of(block) >= 0:
+        return block
+    window.give_back(len(block))
+    return None
 
 
 def _entry(window: Window, kind: str, name: str, size: int, limit: int) -> TarEntry:
     offset = window.offset
-    padding = -size % _BLOCK
-    if kind != "file" or size > limit:
-        window.skip(size)
-        window.skip(padding, may_end=True)
-        return TarEntry(kind, name, offset, size, b"")
-    data = window.take(size)
-    if len(data) < size:
-        raise Truncated
-    # a file cut inside the padding still has every byte of its members
-    window.skip(padding, may_end=True)
+    member = name if kind == "file" else ""
+    try:
+        data = b""
+        if kind != "file" or size > limit:
+            window.skip(size)
+        else:
+            data = window.take(size)
+            if len(data) < size:
+                raise Truncated
+        # a file cut inside the padding still has every byte of its members
+        window.skip(-size % BLOCK, may_end=True)
+    except Truncated:
+        raise _stopped(window, member=member) from None
+    except BrokenShard as broken:
+        broken.member = member
+        raise
     return TarEntry(kind, name, offset, size, data)
 
 
@@ -140,7 +201,7 @@ def _record(window: Window, size: int) -> bytes:
     record = window.take(size)
     if len(record) < size:
         raise Truncated
-    window.skip(-size % _BLOCK)
+    window.skip(-size % BLOCK)
     return record
 
 
@@ -148,85 +209,7 @@ def _skip_sparse_map(window: Window, block: bytes) -> None:
     """Pass over the blocks that go on with the map of an old GNU sparse file."""
     more = block[156:157] == _SPARSE and block[482]
     while more:
-        block = window.take(_BLOCK)
-        if len(block) < _BLOCK:
+        block = window.take(BLOCK)
+        if len(block) < BLOCK:
             raise Truncated
         more = block[504]
-
-
-def _size(block: bytes, offset: int) -> int:
-    """The size in a header whose checksum is right.
-
-    Raises:
-        BrokenShard: the checksum is wrong, or a number is none.
-    """
-    try:
-        stored = _number(block[148:156])
-        size = _number(block[124:136])
-    except ValueError:
-        stored, size = -1, 0
-    if stored != _checksum(block) and stored != _signed_checksum(block):
-        stored = -1
-    if stored < 0 or not 0 <= size < _LARGEST:
-        if offset:
-            raise BrokenShard(Fault.TRUNCATED_SHARD, f"a damaged header at byte {offset}")
-        raise BrokenShard(Fault.UNREADABLE_SHARD, "the file is no tar archive")
-    return size
-
-
-def _checksum(block: bytes) -> int:
-    """The sum of a header's bytes, its checksum field counted as spaces.
-
-    Adler-32's lower half is 1 + the sum of up to 256 bytes (below its modulus of 65,521), and
-    fifteen times as fast as ``sum``.
-    """
-    return (
-        (adler32(block[:148]) & 0xFFFF)
-        + (adler32(block[156:384]) & 0xFFFF)
-        + (adler32(block[384:]) & 0xFFFF)
-        - 3
-        + 8 * 0x20
-    )
-
-
-def _signed_checksum(block: bytes) -> int:
-    """What some old writers summed: the bytes as signed numbers."""
-    return _checksum(block) - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
-
-
-def _number(field: bytes) -> int:
-    if field[0] in (0x80, 0xFF):
-        value = int.from_bytes(field[1:], "big")
-        return value if field[0] == 0x80 else value - 256 ** (len(field) - 1)
-    text = field.partition(b"\0")[0].strip()
-    return int(text, 8) if text else 0
-
-
-def _name(block: bytes) -> str:
-    name = block[:100].partition(b"\0")[0]
-    if block[345] and block[257:263] == b"ustar\0":
-        name = block[345:500].partition(b"\0")[0] + b"/" + name
-    return _text(name)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _pax(record: bytes) -> dict[str, str]:
-    r"""``length key=value\n`` records; a damaged one ends the reading of them."""
-    answer: dict[str, str] = {}
-    at = 0
-    while at < len(record):
-        digits, space, _ = record[at : at + 20].partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
-        item = record[at + len(digits) + 1 : at + length - 1]
-        key, equals, value = item.partition(b"=")
-        if not (space and length and equals):
-            break
-        answer[_text(key)] = _text(value)
-        at += length
-    size = answer.get("size", "0")
-    if not (size.isascii() and size.isdigit() and len(size) < 20):
-        del answer["size"]
-    return answer

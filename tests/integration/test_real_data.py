@@ -8,17 +8,24 @@ the published shards.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
+import pickle
 import struct
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from sscd_ops.testing import make_tar, picture
+from sscd_ops.options import LimitsOptions
+from sscd_ops.testing import Sample, make_tar, picture
 from tests.integration.world import (
     World,
     assert_catalog_and_files_agree,
@@ -74,7 +81,339 @@ def links_and_devices_are_no_samples(world: World, day: Path) -> Expected:
     return Expected({"good": "kept"}, left_out={"link": 1}, tars=True)
 
 
+def packed(samples: Sequence[Sample]) -> bytes:
+    """A tar's bytes, its last record filled up as GNU tar does."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for key, members in samples:
+            for extension, data in members.items():
+                add(tar, f"{key}.{extension}", data)
+    return out.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes = b"", target: str = "", **of: Any) -> None:
+    """A member; with a target, a link to it (a hard one where not said otherwise)."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    if target:
+        info.type, info.linkname = tarfile.LNKTYPE, target
+    for field_name, value in of.items():
+        setattr(info, field_name, value)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def good(*numbers: int) -> list[Sample]:
+    """Ordinary samples k1, k2 ..."""
+    return [pair(f"k{number}", picture(number)) for number in numbers]
+
+
+def kept(*numbers: int) -> dict[str, str]:
+    return {f"k{number}": "kept" for number in numbers}
+
+
+@case
+def joined_tars_are_read_on(world: World, day: Path) -> Expected:
+    world.change_source(urls=(f"{world.incoming}/{{date}}/*",))
+    first, second, third = packed(good(1)), packed(good(2, 3)), packed(good(4))
+    (day / "plain.tar").write_bytes(first + second)
+    (day / "named-as-plain.tar").write_bytes(
+        gzip.compress(third) + bytes(99) + gzip.compress(packed(good(5)))
+    )
+    (day / "named-as-gzip.tar.gz").write_bytes(packed(good(6)) + bytes(512) + packed(good(7)))
+    return Expected(kept(1, 2, 3, 4, 5, 6, 7))
+
+
+@case
+def what_is_joined_and_cannot_be_read_is_named(world: World, day: Path) -> Expected:
+    world.change_source(urls=(f"{world.incoming}/{{date}}/*",))
+    second = packed(good(90, 91))
+    (day / "gz-and-plain.tar.gz").write_bytes(gzip.compress(packed(good(1))) + second)
+    (day / "plain-and-gz.tar").write_bytes(packed(good(2)) + gzip.compress(second))
+    (day / "damaged.tar").write_bytes(packed(good(3)) + b"?" + second[1:])
+    (day / "cut.tar").write_bytes(packed(good(4)) + second[:700])
+    (day / "cut.tar.gz").write_bytes(gzip.compress(packed(good(5))) + gzip.compress(second)[:-99])
+    (day / "garbage.tar").write_bytes(packed(good(6)) + b"garbage" * 999)
+    (day / "garbage.tar.gz").write_bytes(gzip.compress(packed(good(7))) + b"garbage" * 999)
+    names = ["gz-and-plain.tar.gz", "plain-and-gz.tar", "damaged.tar", "cut.tar", "cut.tar.gz"]
+    return Expected(
+        kept(1, 2, 3, 4, 5, 6, 7, 90),
+        faults=dict.fromkeys(names, "truncated_shard"),
+        messages={
+            "gz-and-plain.tar.gz": "then a tar that is not read: deliver it as a file of its own",
+            "plain-and-gz.tar": "then a gzip file that is not read",
+            "damaged.tar": "deliver it as a file of its own",
+            "cut.tar": "its sample 'k90' is left out",
+        },
+        left_out={"behind_end": 2},
+    )
+
+
+@case
+def what_is_packed_in_another_way_is_named_with_what_helps(world: World, day: Path) -> Expected:
+    world.change_source(urls=(f"{world.incoming}/{{date}}/*",))
+    make_tar(day / "good.tar", good(1))
+    (day / "a.tar.bz2").write_bytes(bz2.compress(packed(good(2))))
+    (day / "b.tar").write_bytes(lzma.compress(packed(good(2))))
+    (day / "page.tar").write_bytes(b"<!DOCTYPE html><html>404 Not Found</html>")
+    names = ["a.tar.bz2", "b.tar", "page.tar"]
+    return Expected(
+        kept(1),
+        faults=dict.fromkeys(names, "unreadable_shard"),
+        messages={
+            "a.tar.bz2": "packed with bzip2: tars are read plain or packed with gzip: run bunzip2",
+            "b.tar": "unxz",
+            "page.tar": "a web page",
+        },
+    )
+
+
+def linked(tar: tarfile.TarFile) -> None:
+    """Samples whose second members are links, as GNU tar makes them of files with one inode."""
+    add(tar, "one.jpg", picture(1))
+    add(tar, "one.txt", b"a caption of two")
+    add(tar, "other.jpg", picture(2))
+    add(tar, "other.txt", target="./one.txt")
+    add(tar, "copy.jpg", target="one.jpg")
+    add(tar, "copy.txt", b"of the same picture")
+    add(tar, "soft/here.jpg", picture(3))
+    add(tar, "soft/here.txt", target="../one.txt", type=tarfile.SYMTYPE)
+    add(tar, "soft/later.jpg", target="last.jpg", type=tarfile.SYMTYPE)
+    add(tar, "soft/later.txt", b"its picture comes behind it")
+    add(tar, "twice.jpg", picture(5))
+    add(tar, "twice.txt", target="other.txt")
+    add(tar, "soft/last.jpg", picture(4))
+    add(tar, "soft/last.txt", target="one.txt")
+
+
+def linked_samples() -> Expected:
+    both = "a caption of two"
+    return Expected(
+        {
+            "one": "removed exact",
+            "other": "kept",
+            "copy": "kept",
+            "soft/here": "kept",
+            "soft/later": "kept",
+            "soft/last": "removed exact",
+            "twice": "kept",
+        },
+        captions={
+            "one": both,
+            "other": both,
+            "copy": "of the same picture",
+            "soft/here": both,
+            "soft/later": "its picture comes behind it",
+            "soft/last": both,
+            "twice": both,
+        },
+    )
+
+
+@case
+def links_give_what_they_lead_to(world: World, day: Path) -> Expected:
+    with tarfile.open(day / "a.tar", "w") as tar:
+        linked(tar)
+    return linked_samples()
+
+
+@case
+def links_in_a_packed_tar_give_what_they_lead_to(world: World, day: Path) -> Expected:
+    world.change_source(urls=(f"{world.incoming}/{{date}}/*.gz",))
+    with tarfile.open(day / "a.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as tar:
+        linked(tar)
+    return linked_samples()
+
+
+@case
+def links_as_gnu_tar_makes_them_and_img2dataset_reads_them(world: World, day: Path) -> Expected:
+    world.change_source(kind="img2dataset", urls=(f"{world.incoming}/{{date}}/*",))
+    made = day.parent / "files"
+    made.mkdir()
+    for key, members in good(1, 2):
+        for extension, data in members.items():
+            (made / f"{key}.{extension}").write_bytes(data)
+    (made / "k2.txt").unlink()
+    (made / "k2.txt").hardlink_to(made / "k1.txt")
+    (made / "k3.jpg").write_bytes(picture(3))
+    (made / "k3.txt").hardlink_to(made / "k1.txt")
+    names = sorted(file.name for file in made.iterdir())
+    with tarfile.open(day / "00000.tar", "w") as tar:
+        for name in names:
+            tar.add(made / name, name)
+    (day / "00001.tar.xz").write_bytes(b"\xfd7zXZ\0")
+    (day / "00000_stats.json").write_bytes(b"{}")
+    return Expected(kept(1, 2, 3), faults={"00001.tar.xz": "unreadable_shard"}, tars=True)
+
+
+@case
+def a_member_without_bytes_takes_its_sample_with_it(world: World, day: Path) -> Expected:
+    world.change(limits=LimitsOptions(max_member_bytes=60_000))
+    with tarfile.open(day / "a.tar", "w") as tar:
+        add(tar, "k1.jpg", picture(1))
+        add(tar, "k1.txt", b"good")
+        add(tar, "nothing.jpg", picture(2))
+        add(tar, "nothing.json", b'{"caption": "without what the link was"}')
+        add(tar, "nothing.txt", target="gone.txt")
+        add(tar, "outside.jpg", target="/etc/passwd", type=tarfile.SYMTYPE)
+        add(tar, "outside.txt", b"no picture here")
+        add(tar, "early.txt", target="late.txt")
+        add(tar, "early.jpg", picture(3))
+        add(tar, "late.jpg", picture(4))
+        add(tar, "late.txt", b"a hard link leads back only")
+        add(tar, "device.jpg", picture(5))
+        add(tar, "device.json", b'{"caption": "x"}')
+        add(tar, "device.txt", type=tarfile.FIFOTYPE)
+        add(tar, "circle.jpg", picture(6))
+        add(tar, "circle.json", b'{"caption": "x"}')
+        add(tar, "circle.txt", target="circle.txt")
+        add(tar, "large.jpg", picture(7))
+        add(tar, "large.json", b'{"caption": "x"}')
+        add(tar, "large.bin", bytes(60_001))
+        add(tar, "link.jpg", picture(8))
+        add(tar, "link.json", b'{"caption": "x"}')
+        add(tar, "link.bin", target="large.bin")
+        add(tar, "alone.jpg", target="gone.jpg")
+    bad = dict.fromkeys(
+        ["nothing", "outside", "early", "device", "circle"], "quarantined bad_member"
+    )
+    too_large = dict.fromkeys(["large", "link"], "quarantined member_too_large")
+    return Expected(
+        {"k1": "kept", "late": "kept", **bad, **too_large},
+        messages={
+            "nothing": "'nothing.txt' is a link to 'gone.txt', which is no file of the archive",
+            "outside": "'outside.jpg' is a link to '/etc/passwd'",
+            "early": "no file of the archive before it",
+            "device": "'device.txt' is a device",
+        },
+        left_out={"link": 5, "device": 1},
+    )
+
+
+@case
+def names_of_every_system(world: World, day: Path) -> Expected:
+    with tarfile.open(day / "a.tar", "w") as tar:
+        for number, key in enumerate(
+            ["./here", "here", "/abs/solute", "UPPER", "win\\v1.0\\a", "win\\v1.0\\b", "../up"]
+        ):
+            add(tar, f"{key.rpartition('/')[0]}/._x.jpg", b"AppleDouble")
+            add(tar, f"{key}.JPG", picture(number))
+            add(tar, f"__MACOSX/{key}/._x.txt", b"AppleDouble")
+            add(tar, f"{key}.TXT", key.encode())
+        add(tar, "folder.jpg", type=tarfile.DIRTYPE)
+        add(tar, "folder.jpg/in.jpg", picture(50))
+        add(tar, "folder.jpg/in.txt", b"x")
+    keys = [
+        "./here", "here", "/abs/solute", "UPPER", "win\\v1.0\\a", "win\\v1.0\\b", "../up",
+        "folder.jpg/in",
+    ]  # fmt: skip
+    return Expected(
+        dict.fromkeys(keys, "kept"),
+        captions={key: key for key in keys[:-1]},
+        left_out={"no_extension": 14, "directory": 1},
+    )
+
+
 # ---------------------------------------------------------------- members that readers decode
+
+
+def array(*arrays: Any, **named: Any) -> bytes:
+    """An .npy, or an .npz."""
+    out = io.BytesIO()
+    np.savez(out, **named) if named else np.save(out, arrays[0])
+    return out.getvalue()
+
+
+def put_beside(world: World, day: Path, members: Mapping[str, Mapping[str, bytes]]) -> None:
+    """Good pictures with captions, and by key what stands beside them."""
+    make_tar(
+        day / "a.tar",
+        [
+            (key, {"jpg": picture(number), "json": b'{"caption": "good"}', **beside})
+            for number, (key, beside) in enumerate(members.items())
+        ],
+    )
+
+
+@case
+def what_readers_fail_at_is_quarantined(world: World, day: Path) -> Expected:
+    world.change_source(caption=("json:caption",))
+    code = b"cos\nmkdir\n(S'" + str(world.base / "ran").encode() + b"'\ntR."
+    members: dict[str, dict[str, bytes]] = {
+        "latin-1": {"txt": b"caf\xe9"},
+        "other-text": {"de.txt": b"caf\xe9"},
+        "transcript": {"transcript": b"\xff"},
+        "class": {"cls": b"cat"},
+        "number": {"id": b"7.0"},
+        "array": {"depth.npy": array(np.ones(99))[:-8]},
+        "array-of-objects": {"npy": array(np.array([{}], object))},
+        "arrays": {"npz": array(a=np.ones(99))[:-30]},
+        "packed": {"mask.gz": b"not gzip"},
+        "packed-text": {"txt.gz": gzip.compress(b"caf\xe9")},
+        "tensor": {"ten": b"x"},
+        "message": {"mp": b"\x92\x01"},
+        "cbor": {"cbor": b"\x82\x01"},
+        "pickle": {"pkl": pickle.dumps([1])[:-1]},
+        "pickle-that-runs": {"pyd": code},
+        "weights": {"pth": b"x"},
+        "own-name": {"__url__": b"x"},
+        "second-picture": {"2.png": b"<html>"},
+        "empty-picture": {"thumb.webp": b""},
+        "cut-picture": {"small.jpg": picture(99)[:-2000]},
+    }
+    texts = {
+        "json": {"seg.json": b"{"},
+        "jsn": {"jsn": b"{'a': 1}"},
+        "jsn-with-nul": {"jsn": rb'["\u0000"]'},
+    }
+    world.change_source(image="jpg")
+    put_beside(world, day, members | texts)
+    return Expected(
+        dict.fromkeys(members, "quarantined bad_member")
+        | dict.fromkeys(texts, "quarantined bad_json"),
+        messages={
+            "latin-1": "member 'latin-1.txt' beside the picture, which readers decode: 'utf-8'",
+            "class": "invalid literal for int",
+            "pickle-that-runs": "runs code",
+            "second-picture": "not_an_image",
+            "empty-picture": "empty_image",
+            "jsn": "member 'jsn.jsn'",
+        },
+    )
+
+
+@case
+def what_readers_decode_is_published(world: World, day: Path) -> Expected:
+    world.change_source(caption=("json:caption",), image="jpg")
+    members: dict[str, dict[str, bytes]] = {
+        "text": {"txt": "caf\u00e9".encode(), "de.text": b""},
+        "numbers": {"cls": b"7", "index": b" -1\n"},
+        "arrays": {"npy": array(np.ones((3, 4), ">f4")), "a.npz": array(a=np.ones(3))},
+        "packed": {"txt.gz": gzip.compress(b"x"), "mask.gz": gzip.compress(b"\xff")},
+        "json": {"jsn": b"[1, NaN]", "seg.json": b"null"},
+        "pickle": {"pkl": pickle.dumps({"a": [1, 2.5, None, "x", (1, 2)]})},
+        "pictures": {
+            "jpeg": picture(90, 8, 8),
+            "b.png": picture(91, 900, 10),
+            "jfif": picture(92),
+        },
+        "unknown": {"bin": b"\xff", "mp4": b"\xff", "pt": b"\xff"},
+    }
+    put_beside(world, day, members)
+    return Expected(dict.fromkeys(members, "kept"))
+
+
+@case
+def every_name_of_a_format_is_a_picture(world: World, day: Path) -> Expected:
+    names = ["JPG", "jpe", "jfif", "jif", "pjpeg", "pjp"]
+    make_tar(
+        day / "a.tar",
+        [(name, {name: picture(i), "txt": b"x"}) for i, name in enumerate(names)]
+        + [("phone", {"HEIC": b"\0\0\0\x18ftypheic", "txt": b"x"})],
+    )
+    return Expected(
+        {**dict.fromkeys(names, "kept"), "phone": "quarantined no_image"},
+        messages={"phone": "no picture of this format is read: phone.HEIC"},
+    )
 
 
 # ---------------------------------------------------------------- pictures
@@ -174,6 +513,24 @@ def test_a_night_over(made: Case, world: World) -> None:
     assert_readers_decode_what_is_published(world)
 
 
+def test_a_mended_member_is_read_from_a_file_of_another_name(world: World) -> None:
+    """As docs/operations.md says."""
+    members = {"jpg": picture(1), "txt": b"x"}
+    world.put(DAY, "a.tar", [("k", {**members, "cls": b"cat"})])
+    world.night(DAY)
+    assert world.verdicts() == {"k": "quarantined bad_member"}
+
+    world.put(DAY, "b.tar", [("k", {**members, "cls": b"7"})])
+    world.night(DAY, supplement=True)
+
+    found = world.ask("SELECT source_shard, verdict FROM curation.samples")
+    assert {row["source_shard"].rpartition("/")[2]: row["verdict"] for row in found} == {
+        "a.tar": "quarantined",
+        "b.tar": "kept",
+    }
+    assert_readers_decode_what_is_published(world)
+
+
 def left_out(world: World) -> dict[str, int]:
     """What `batch show` counts as no sample."""
     counted: dict[str, int] = {}
@@ -186,11 +543,22 @@ def left_out(world: World) -> dict[str, int]:
 def assert_readers_decode_what_is_published(world: World) -> None:
     """The default decoders of webdataset, and those of `datasets`, take every published shard."""
     import webdataset
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+    from datasets.utils.file_utils import ArchiveIterable
 
-    tars = [name for name in world.published() if name.endswith(".tar")]
-    if not tars:
+    urls = [f"{world.storage.root}/{name}" for name in world.published() if name.endswith(".tar")]
+    if not urls:
         return
-    urls = [f"{world.storage.root}/{name}" for name in tars]
-    read = webdataset.WebDataset(urls, shardshuffle=False).decode("pil")
-    kept = world.ask("SELECT shard_key FROM curation.kept")
-    assert sorted(sample["__key__"] for sample in read) == sorted(r["shard_key"] for r in kept)
+    kept = sorted(row["shard_key"] for row in world.ask("SELECT shard_key FROM curation.kept"))
+    for decoded in (
+        webdataset.WebDataset(urls, shardshuffle=False).decode("pil"),
+        webdataset.WebDataset(urls, shardshuffle=False).decode(),
+    ):
+        assert sorted(sample["__key__"] for sample in decoded) == kept
+    found = [
+        sample["__key__"]
+        for url in urls
+        # without Arrow's types, which may differ from sample to sample (docs/publishing.md)
+        for sample in WebDataset._get_pipeline_from_tar(url, ArchiveIterable.from_urlpath(url))
+    ]
+    assert sorted(found) == kept

@@ -16,6 +16,11 @@ from hypothesis import strategies as st
 
 from sscd_ops.core.interpret import Interpreter, storable
 from sscd_ops.core.manifest import ManifestBuilder, ManifestRow, read_manifest
+from sscd_ops.core.shard_plan import (
+    IMAGE_EXTENSIONS,
+    UNREAD_IMAGE_EXTENSIONS,
+    published_extensions,
+)
 from sscd_ops.images.header import make_inspector
 from sscd_ops.model import Fault, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
@@ -148,6 +153,9 @@ CASES: dict[str, tuple[RawSample, Fault | None]] = {
     "another json with half a pair": (raw(jpg=GOOD, txt=b"x", alt__json=rb'["\ud800"]'),
                                       Fault.BAD_JSON),
     "another json that is a list": (raw(jpg=GOOD, txt=b"x", alt__json=b"[1]"), None),
+    "jsn cut": (raw(jpg=GOOD, txt=b"x", jsn=b"{"), Fault.BAD_JSON),
+    "another text in Latin-1": (raw(jpg=GOOD, txt=b"x", alt__txt=b"\xe9"), Fault.BAD_MEMBER),
+    "a class that is no number": (raw(jpg=GOOD, txt=b"x", cls=b"cat"), Fault.BAD_MEMBER),
     "no caption": (raw(jpg=GOOD), Fault.MISSING_CAPTION),
     "no caption in json": (raw(jpg=GOOD, json=b'{"caption": null}'), Fault.MISSING_CAPTION),
     "empty caption": (raw(jpg=GOOD, txt=b""), Fault.EMPTY_CAPTION),
@@ -243,6 +251,60 @@ def test_the_bytes_say_the_format_and_a_lying_name_is_noted() -> None:
 
     assert (png.code, png.format, png.declared) == (None, "jpg", "png")
     assert (jpeg.code, jpeg.format, jpeg.declared) == (None, "jpg", None)
+
+
+GIF = b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+SECOND = {
+    "good": (OTHER, None),
+    "in another format than its name": (GIF, None),
+    "small": (picture(3, 2, 2), None),
+    "long": (picture(3, 400, 2), None),
+    "empty": (b"", "empty_image"),
+    "a page": (b"<html>", "not_an_image"),
+    "cut": (OTHER[:-300], "undecodable"),
+    "large": (picture(3, 400, 300), "too_many_pixels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECOND)
+@pytest.mark.parametrize("extension", ["0.jpg", "png"])
+def test_another_picture_must_be_one_that_readers_decode(name: str, extension: str) -> None:
+    data, why = SECOND[name]
+    limits = replace(LIMITS, max_pixels=100_000)
+    source = replace(SOURCE, image="jpg")
+
+    row = interpreter(source, limits).row(
+        raw(jpg=GOOD, txt=b"x", **{extension.replace(".", "__"): data})
+    )
+
+    assert row.code == (None if why is None else "bad_member")
+    assert row.message is None or f"'k.{extension}'" in row.message
+    assert row.message is None or f": {why}: " in row.message
+
+
+@pytest.mark.parametrize("extension", sorted(IMAGE_EXTENSIONS))
+def test_every_extension_of_a_format_is_an_image_and_readers_know_the_published_one(
+    extension: str,
+) -> None:
+    from datasets.packaged_modules.webdataset.webdataset import IMAGE_EXTENSIONS as IN_DATASETS
+    from webdataset.autodecode import IMAGE_EXTENSIONS as IN_WEBDATASET
+
+    row = interpreter().row(raw(txt=b"x", **{extension.upper(): GOOD}))
+
+    assert row.code is None
+    (published, _, _) = published_extensions([extension.upper(), "txt"])
+    # of avif both hand out the bytes
+    assert {published} - {"avif"} <= set(IN_DATASETS) & set(IN_WEBDATASET)
+
+
+def test_a_picture_of_a_format_that_is_not_read_is_named() -> None:
+    row = interpreter().row(raw(HEIC=b"\0\0\0\x18ftypheic", txt=b"x"))
+
+    assert row.code == "no_image"
+    assert row.message == (
+        "no image member; members: HEIC, txt; no picture of this format is read: k.HEIC"
+    )
+    assert not UNREAD_IMAGE_EXTENSIONS & IMAGE_EXTENSIONS
 
 
 # ---------------------------------------------------------------- whatever comes

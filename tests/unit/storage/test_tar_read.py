@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import random
 import tarfile
 import time
@@ -82,10 +84,12 @@ def read_until_broken(
     return found, None
 
 
-def by_tarfile(data: bytes) -> list[tuple[str, str, int, bytes]]:
+def by_tarfile(data: bytes, *, joined: bool = False) -> list[tuple[str, str, int, bytes]]:
     """(kind, name, offset, data) as tarfile has them; sparse files and the unknown are other."""
     found = []
-    with tarfile.open(fileobj=io.BytesIO(data), errors="surrogateescape", encoding="utf-8") as tar:
+    with tarfile.open(
+        fileobj=io.BytesIO(data), errors="surrogateescape", encoding="utf-8", ignore_zeros=joined
+    ) as tar:
         for info in tar:
             stream = tar.extractfile(info) if info.isreg() else None
             kind = (
@@ -286,6 +290,220 @@ def test_an_odd_end_of_archive_is_no_fault(end: str) -> None:
 
     assert broken is None
     assert as_tarfile(found) == by_tarfile(data)
+
+
+# ---------------------------------------------------------------- behind the end mark
+
+MORE = [("x.jpg", b"another picture"), ("x.txt", b"z" * 700)]
+
+
+def without_end(data: bytes) -> bytes:
+    *_, (_, _, offset, last) = by_tarfile(data)
+    return data[: offset + len(last) + -len(last) % 512]
+
+
+@pytest.mark.parametrize("way", ["whole", "trickle", "read only", "gz"])
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("zeros", [512, 1024, 1536, 10_240, 3 << 20])
+def test_joined_archives_are_one_however_many_zeros_stand_between(
+    zeros: int, form: str, way: str
+) -> None:
+    second = archive(MORE + (LONG if form != "ustar" else []), FORMATS[form])
+    data = without_end(archive(MEMBERS)) + bytes(zeros) + second
+
+    found = read(data, way) if way != "trickle" or zeros < 1 << 20 else read(data)
+
+    assert as_tarfile(found) == by_tarfile(data, joined=True)
+    assert len(found) == len(MEMBERS) + len(MORE) + (len(LONG) if form != "ustar" else 0)
+
+
+def test_an_archive_with_a_global_header_can_be_the_second() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", pax_headers={"comment": "of all"}) as tar:
+        tar.addfile(tarfile.TarInfo("x.jpg"))
+
+    found = read(archive(MEMBERS) + out.getvalue())
+
+    assert [e.name for e in found] == [name for name, _ in MEMBERS] + ["x.jpg"]
+
+
+@pytest.mark.parametrize("between", [b"", bytes(7), bytes(512), bytes(70_000)])
+@pytest.mark.parametrize("empty", [b"", gzip.compress(b""), gzip.compress(bytes(1024))])
+def test_gzip_files_that_were_joined_are_one(between: bytes, empty: bytes) -> None:
+    first, second = archive(MEMBERS), archive(MORE)
+
+    for way in (first, without_end(first)):
+        found, broken = read_until_broken(
+            gzip.compress(way) + between + empty + between + gzip.compress(second) + between,
+            gz=True,
+        )
+        assert broken is None
+        assert [(e.name, e.data) for e in found] == MEMBERS + MORE
+        unpacked = way + (gzip.decompress(empty) if empty else b"") + second
+        assert all(unpacked[e.offset : e.offset + e.size] == e.data for e in found)
+
+
+def spoiled(data: bytes, at: int = 0) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+HIDDEN = {
+    "a tar whose first header is damaged": spoiled(archive(MORE)),
+    "a tar behind an odd number of bytes": b"\n" + archive(MORE),
+    "a tar behind many bytes": b"-" * 200_001 + archive(MORE),
+    "a gzip file": gzip.compress(archive(MORE)),
+    "a gzip file behind bytes": b"\n" * 65_535 + gzip.compress(archive(MORE)),
+}  # fmt: skip
+
+
+def old(data: bytes) -> bytes:
+    """A first header without what ustar added, its checksum right."""
+    head = bytearray(data[:512])
+    head[257:265] = bytes(8)
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + data[512:]
+
+
+HIDDEN["an old tar behind a block"] = b"-" * 512 + old(archive(MORE, tarfile.USTAR_FORMAT))
+
+
+@pytest.mark.parametrize("gz", ["plain", "inside", "behind"])
+@pytest.mark.parametrize("what", HIDDEN)
+def test_an_archive_behind_the_end_that_is_not_read_is_named(what: str, gz: str) -> None:
+    first, rest = archive(MEMBERS), HIDDEN[what]
+    data = {
+        "plain": first + rest,
+        "inside": gzip.compress(first + rest),
+        "behind": gzip.compress(first) + rest,
+    }[gz]
+
+    found, broken = read_until_broken(data, gz=gz != "plain")
+
+    if gz == "behind" and what == "a gzip file":
+        assert [(e.name, e.data) for e in found] == MEMBERS + MORE
+        return
+    assert [(e.name, e.data) for e in found] == MEMBERS
+    assert broken is not None
+    assert broken.code == Fault.TRUNCATED_SHARD
+    assert broken.ended
+    assert "deliver it as a file of its own" in broken.message
+
+
+@pytest.mark.parametrize("gz", ["plain", "inside", "behind"])
+@pytest.mark.parametrize("rest", [b"garbage" * 200, b"x", bytes(700) + b"x", b"\x1f" * 9])
+def test_other_bytes_behind_the_end_are_counted(rest: bytes, gz: str) -> None:
+    first = archive(MEMBERS)
+    data = {
+        "plain": first + rest,
+        "inside": gzip.compress(first + rest),
+        "behind": gzip.compress(first) + rest,
+    }[gz]
+    ignored: dict[str, int] = {}
+
+    entries = read_tar(io.BytesIO(data), gz=gz != "plain", max_member_bytes=BIG, ignored=ignored)
+
+    assert [(e.name, e.data) for e in entries] == MEMBERS
+    assert ignored == {"behind_end": 1}
+
+
+def test_zeros_behind_the_end_are_not_counted() -> None:
+    for data, gz in (
+        (archive(MEMBERS) + bytes(99), False),
+        (gzip.compress(archive(MEMBERS)), True),
+    ):
+        ignored: dict[str, int] = {}
+        list(read_tar(io.BytesIO(data), gz=gz, max_member_bytes=BIG, ignored=ignored))
+        assert ignored == {}
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_wherever_the_second_archive_is_cut_nothing_is_lost_in_silence(gz: bool) -> None:
+    first, second = archive(MEMBERS), without_end(archive(MORE))
+    for size in range(1, len(second), 97):
+        data = gzip.compress(first) + gzip.compress(second, 0)[: size + 20]
+        if not gz:
+            data = first + second[:size]
+        ignored: dict[str, int] = {}
+        found = []
+        broken = False
+        try:
+            for entry in read_tar(io.BytesIO(data), gz=gz, max_member_bytes=BIG, ignored=ignored):
+                found.append((entry.name, entry.data))  # noqa: PERF401 - what came before counts
+        except BrokenShard:
+            broken = True
+
+        assert found[: len(MEMBERS)] == MEMBERS, size
+        assert broken or ignored == {"behind_end": 1}, size
+
+
+def test_a_damaged_end_of_a_gzip_file_is_named_and_costs_no_member() -> None:
+    packed = gzip.compress(archive(MEMBERS))
+    for data in (packed[:-5], spoiled(packed, len(packed) - 6)):
+        found, broken = read_until_broken(data, gz=True)
+
+        assert [(e.name, e.data) for e in found] == MEMBERS
+        assert broken is not None
+        assert broken.code == Fault.TRUNCATED_SHARD
+        assert broken.ended
+
+
+def test_an_end_mark_behind_an_extended_header_is_damage() -> None:
+    data = archive([("a.jpg", b"jpeg"), *LONG])
+    at = data.index(b"././@PaxHeader")
+
+    found, broken = read_until_broken(data[: at + 1024] + bytes(1024))
+
+    assert [e.name for e in found] == ["a.jpg"]
+    assert broken is not None
+    assert not broken.ended
+
+
+# ---------------------------------------------------------------- links
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("long", [False, True])
+def test_links_have_their_targets(form: str, long: bool) -> None:
+    if form == "ustar" and long:
+        return
+    target = "folder/" + "\N{SNOWMAN}" * (90 if long else 3) + ".jpg"
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=FORMATS[form]) as tar:
+        for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+            info = tarfile.TarInfo("b.jpg")
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+        tar.addfile(tarfile.TarInfo("c.jpg"))
+
+    found = [(e.kind, e.target, e.is_symbolic) for e in read(out.getvalue())]
+
+    assert found == [("link", target, False), ("link", target, True), ("file", "", False)]
+
+
+# ---------------------------------------------------------------- what breaks
+
+
+@pytest.mark.parametrize(
+    ("packed", "said"),
+    [
+        (bz2.compress(archive(MEMBERS)), "bunzip2"),
+        (lzma.compress(archive(MEMBERS)), "unxz"),
+        (b"\x28\xb5\x2f\xfd" + b"x" * 900, "unzstd"),
+        (b"\x04\x22\x4d\x18" + b"x" * 900, "unlz4"),
+        (b"PK\x03\x04" + b"x" * 900, "zip"),
+        (b"PAR1" + b"x" * 900, "parquet"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (gzip.compress(gzip.compress(archive(MEMBERS))), "gunzip"),
+    ],
+)
+def test_files_of_other_formats_are_named_with_what_helps(packed: bytes, said: str) -> None:
+    found, broken = read_until_broken(packed, gz=packed.startswith(b"\x1f\x8b"))
+
+    assert found == []
+    assert broken is not None
+    assert broken.code == Fault.UNREADABLE_SHARD
+    assert said in broken.message
 
 
 @pytest.mark.parametrize("cut", [516, 700, 1024])
