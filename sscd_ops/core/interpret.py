@@ -24,6 +24,7 @@ from sscd_ops.core.shard_plan import (
     CANONICAL,
     IMAGE_EXTENSIONS,
     LONGEST_EXTENSION,
+    UNREAD_IMAGE_EXTENSIONS,
     published_extensions,
 )
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
@@ -62,6 +63,10 @@ def _is_storable(text: str) -> bool:
 def is_image_extension(extension: str) -> bool:
     """Whether a member of this extension (``jpg``, ``0.JPEG``) is an image."""
     return extension.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def _is_unread_image(extension: str) -> bool:
+    return extension.rpartition(".")[2].lower() in UNREAD_IMAGE_EXTENSIONS
 
 
 class Interpreter:
@@ -200,7 +205,9 @@ class Interpreter:
         images = self._images(raw)
         if not images:
             have = ", ".join(storable(m.extension) for m in raw.members) or "none"
-            raise _Quarantine(Fault.NO_IMAGE, f"no image member; members: {have}")
+            unread = [storable(m.name) for m in raw.members if _is_unread_image(m.extension)]
+            why = f"; no picture of this format is read: {', '.join(unread)}" if unread else ""
+            raise _Quarantine(Fault.NO_IMAGE, f"no image member; members: {have}{why}")
         names = ", ".join(m.extension for m in images)
         named = self._source.image
         wanted = f"; image = {named!r} names none of them" if named else ""

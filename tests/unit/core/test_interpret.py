@@ -16,6 +16,11 @@ from hypothesis import strategies as st
 
 from sscd_ops.core.interpret import Interpreter, storable
 from sscd_ops.core.manifest import ManifestBuilder, ManifestRow, read_manifest
+from sscd_ops.core.shard_plan import (
+    IMAGE_EXTENSIONS,
+    UNREAD_IMAGE_EXTENSIONS,
+    published_extensions,
+)
 from sscd_ops.images.header import make_inspector
 from sscd_ops.model import Fault, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
@@ -243,6 +248,31 @@ def test_the_bytes_say_the_format_and_a_lying_name_is_noted() -> None:
 
     assert (png.code, png.format, png.declared) == (None, "jpg", "png")
     assert (jpeg.code, jpeg.format, jpeg.declared) == (None, "jpg", None)
+
+
+@pytest.mark.parametrize("extension", sorted(IMAGE_EXTENSIONS))
+def test_every_extension_of_a_format_is_an_image_and_readers_know_the_published_one(
+    extension: str,
+) -> None:
+    from datasets.packaged_modules.webdataset.webdataset import IMAGE_EXTENSIONS as IN_DATASETS
+    from webdataset.autodecode import IMAGE_EXTENSIONS as IN_WEBDATASET
+
+    row = interpreter().row(raw(txt=b"x", **{extension.upper(): GOOD}))
+
+    assert row.code is None
+    (published, _, _) = published_extensions([extension.upper(), "txt"])
+    # of avif both hand out the bytes
+    assert {published} - {"avif"} <= set(IN_DATASETS) & set(IN_WEBDATASET)
+
+
+def test_a_picture_of_a_format_that_is_not_read_is_named() -> None:
+    row = interpreter().row(raw(HEIC=b"\0\0\0\x18ftypheic", txt=b"x"))
+
+    assert row.code == "no_image"
+    assert row.message == (
+        "no image member; members: HEIC, txt; no picture of this format is read: k.HEIC"
+    )
+    assert not UNREAD_IMAGE_EXTENSIONS & IMAGE_EXTENSIONS
 
 
 # ---------------------------------------------------------------- whatever comes
