@@ -26,7 +26,7 @@ NAME_COLUMNS = (
     "file_name", "filename", "file", "file_path", "filepath", "image_path", "image_file",
     "image_name", "image_filename", "image", "path", "img", "img_path", "name",
 )  # fmt: skip
-"""Columns that name the picture, the first that is there. Case, spaces and hyphens are no matter."""
+"""Columns that name the picture, the first that is there. Case and spaces are no matter."""
 CAPTION_COLUMNS = ("caption", "text", "captions", "description", "prompt", "alt_text", "alt")
 """Columns that hold the caption, the first that has one."""
 
@@ -62,13 +62,14 @@ class _Unclear(Exception):
 class Captions:
     """The rows of a captions file; ``names[n]`` is the picture that ``rows[n]`` names.
 
-    ``bad``: how many entries are no row. ``is_utf8``: whether all of it is. ``why``: why none of it
-    can be used; empty where it can.
+    ``bad``: how many entries are no row. ``first``: the first of them. ``is_utf8``: whether all of
+    it is. ``why``: why none of it can be used; empty where it can.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     bad: int = 0
+    first: Any = None
     is_utf8: bool = True
     why: str = ""
 
@@ -117,7 +118,7 @@ def read_captions(name: str, data: bytes) -> Captions:
     except _Unclear as unclear:
         return Captions(why=str(unclear))
     if captions.bad and not captions.rows:
-        captions.why = _no_row(captions.bad)
+        captions.why = _no_row(captions)
     return captions
 
 
@@ -217,9 +218,7 @@ def _decoded(data: bytes) -> str:
                 raise _Unclear(f"its byte order mark says {encoding}, but {error}") from error
     head = data[:4096]
     if len(head) > 3 and head.count(0) * 4 > len(head):
-        raise _Unclear(
-            "it looks like UTF-16 or UTF-32 without a byte order mark: save it as UTF-8"
-        )
+        raise _Unclear("it looks like UTF-16 or UTF-32 without a byte order mark: save it as UTF-8")
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -237,7 +236,7 @@ def _encodes(text: str) -> bool:
 def _rows(name: str, text: str) -> Iterator[Any]:
     """What may be rows; anything but a dict is none."""
     first = text.lstrip()[:1]
-    if name.endswith(".json") or first == "[":
+    if first in ("{", "["):
         whole = _whole(text)
         if whole is not None:
             yield from whole
@@ -388,11 +387,15 @@ def _add(captions: Captions, row: Any) -> None:
     if isinstance(name, str) and name.strip():
         captions.rows.append(row)
         captions.names.append(name)
-    else:
-        captions.bad += 1
+        return
+    captions.bad += 1
+    captions.first = captions.first or row
 
 
-def _no_row(bad: int) -> str:
+def _no_row(captions: Captions) -> str:
+    first = captions.first
+    has = ", ".join(first) if isinstance(first, dict) else "no columns"
     return (
-        f"none of its {bad} rows names a picture: looked for {', '.join(NAME_COLUMNS)} in {_READ}"
+        f"none of its {captions.bad} rows names a picture: looked for {', '.join(NAME_COLUMNS)} in"
+        f" {_READ}; the first has: {has[:300]}"
     )

@@ -59,7 +59,7 @@ class Below:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-class _Local(LocalFileSystem):
+class _Local(LocalFileSystem):  # type: ignore[misc]
     """This machine's files. A folder that cannot be listed is an error, not an empty one."""
 
     def walk(

@@ -46,7 +46,10 @@ class Img2DatasetSource(WebDatasetSource):
                 yield self._end(shard, found, keys)
 
     def _end(self, shard: FoundShard, end: ShardEnd, keys: set[str]) -> ShardEnd:
-        url = _stem(shard.uri) + _PARQUET
+        stem = _stem(shard.uri)
+        if not files.is_there(stem + _STATS, is_pattern=False):
+            log.warning("img2dataset may not have finished: there is no %s%s", stem, _STATS)
+        url = stem + _PARQUET
         fs, path = files.filesystem(url)
         with asking(url):
             try:
@@ -77,7 +80,7 @@ class _Rows:
             table = file.read(columns=wanted)
             failed = pc.fill_null(pc.not_equal(table.column("status"), "success"), True)
             self.not_delivered = int(pc.sum(pc.cast(failed, "int64")).as_py() or 0)
-            if "key" in wanted:
+            if "key" in wanted and pa.types.is_string(table.schema.field("key").type):
                 self.keys = set(table.filter(pc.invert(failed)).column("key").to_pylist())
         except (pa.ArrowException, KeyError, ValueError) as error:
             self.unreadable = str(error)
@@ -104,8 +107,9 @@ class _Rows:
         if self.misfit(keys):
             return (
                 Fault.UNREADABLE_SHARD,
-                f"its samples are read, but {url} is of another run: its keys begin with {lost[0]!r}"
-                f", those of the tar with {more[0]!r}; rows that were not delivered are not counted",
+                f"its samples are read, but {url} is of another run: its keys begin with"
+                f" {lost[0]!r}, those of the tar with {more[0]!r}; rows that were not delivered are"
+                " not counted",
             )
         said = []
         if lost:
@@ -143,7 +147,7 @@ def _what_else(shard: FoundShard) -> str:
     if not low.endswith(_PARQUET):
         return ""
     return (
-        f"there is no {_stem(shard.uri).rpartition('/')[2]}.tar for it among the files of `urls`."
-        " What img2dataset writes with output_format = 'parquet' is read with kind = \"parquet\" and"
-        " image_column = \"jpg\" (its encode_format); 'files' with kind = \"folder\""
+        f"there is no {_stem(shard.uri).rpartition('/')[2]}.tar for it among the files of `urls`;"
+        " what img2dataset writes with output_format = 'parquet' is read with kind = \"parquet\""
+        ' and image_column = "jpg" (its encode_format), \'files\' with kind = "folder"'
     )

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sscd_ops.core.interpret import is_missing
 from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
-from sscd_ops.core.interpret import is_missing
 from sscd_ops.sources import files, places
 from sscd_ops.sources.contents import caption_bytes, image_extension, json_bytes
 
@@ -24,8 +24,9 @@ _DECODED = 256 << 20
 _ROWS = 32
 """Rows decoded at once at most."""
 _SMALL = 4 << 20
+"""Bytes of a row."""
 _FEW = 4
-"""Rows decoded at once at least, where the mean of them is small: one by one takes twice as long."""
+"""Rows decoded at once at least, where their mean is small: one by one takes twice as long."""
 _BUFFER = 1 << 20
 """Column chunks are streamed through buffers of this size rather than read whole."""
 
@@ -248,10 +249,10 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
     where a dictionary or one large row among small ones belies the mean.
     """
     # not the sum of its columns' sizes: to ask for one that is encrypted ends the process
-    size = group.total_byte_size
+    size = int(group.total_byte_size)
     if size < group.num_rows:
-        size = _DECODED  # some writers leave it out
-    fewest = _FEW if size <= group.num_rows * _SMALL else 1
+        size = _DECODED  # it is not given, or cannot be true
+    fewest = _FEW if size <= int(group.num_rows) * _SMALL else 1
     return min(_ROWS, max(fewest, _DECODED // max(size, 1)))
 
 
@@ -295,8 +296,11 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _meant(schema: pa.Schema) -> str:
     """Names the columns that could be meant."""
-    names = [field.name for field in schema if _holds_pictures(field.type)]
-    names = [name for name in names if not pa.types.is_null(schema.field(name).type)]
+    names = [
+        field.name
+        for field in schema
+        if _holds_pictures(field.type) and not pa.types.is_null(field.type)
+    ]
     return f"; image_column may be: {', '.join(names)}" if names else "; none of them holds bytes"
 
 
@@ -327,9 +331,7 @@ def _is_binary(kind: pa.DataType) -> bool:
         return not _is_uuid(kind) and _is_binary(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return _is_binary(kind.value_type)
-    return _is_bytes(kind) or any(
-        _is_binary(kind.field(at).type) for at in range(kind.num_fields)
-    )
+    return _is_bytes(kind) or any(_is_binary(kind.field(at).type) for at in range(kind.num_fields))
 
 
 def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
