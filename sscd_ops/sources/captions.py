@@ -290,9 +290,16 @@ def _table(text: str) -> Iterator[dict[str, Any] | None]:
     if first.lower().startswith("sep="):  # as Excel writes it
         text = rest
     delimiter, columns = _header(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    next(values for values in reader if values)
     of_captions = {columns.index(column) for column in _columns_of_captions(tuple(columns))}
+    rows = _csv_rows(text, delimiter)
+    next(rows)
+    for values in rows:
+        yield None if values is None else _row(columns, values, of_captions)
+
+
+def _csv_rows(text: str, delimiter: str) -> Iterator[list[str] | None]:
+    """Rows that are not blank; None for one that breaks the rules of quotes."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         try:
             values = next(reader)
@@ -300,13 +307,11 @@ def _table(text: str) -> Iterator[dict[str, Any] | None]:
             return
         except csv.Error as error:
             if "unexpected end" in str(error):
-                raise _Unclear(f"line {reader.line_num}: a quote is opened and never closed") from (
-                    error
-                )
+                raise _Unclear(f"line {reader.line_num}: a quote is never closed") from error
             yield None
-            continue
-        if values:
-            yield _row(columns, values, of_captions)
+        else:
+            if values:
+                yield values
 
 
 def _header(text: str) -> tuple[str, list[str]]:

@@ -397,7 +397,7 @@ def captions_files_that_are_unclear_are_faults(world: World, day: Path) -> Expec
         "no_caption": (b"file_name,words\na.jpg,caption\n", "there are: file_name, words"),
         "others": (b"file_name,text\nx/b.png,caption\n", "rows name 'x/b.png'; pictures are"),
         "twice": (b"file_name,text,text\na.jpg,b,c\n", "column 'text' is there twice"),
-        "open": (b'file_name,text\na.jpg,"caption\nb.jpg,b\n', "never closed"),
+        "open": (b'file_name,text\na.jpg,"caption\nb.jpg,b\n', "a quote is never closed"),
         "no_mark": (good.encode("utf-16-le"), "without a byte order mark"),
         "half": (good.encode("utf-16")[:-1], "its byte order mark says utf-16"),
         "coco": (json.dumps(coco).encode(), "its keys are: images, annotations"),
