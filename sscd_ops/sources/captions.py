@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from sscd_ops.core.interpret import is_missing
-from sscd_ops.sources.contents import caption_bytes, json_bytes
+from sscd_ops.sources.contents import caption_bytes, json_bytes, plain
 
 NAME_COLUMNS = (
     "file_name", "filename", "file", "file_path", "filepath", "image_path", "image_file",
@@ -377,7 +377,7 @@ def _name(row: Mapping[str, Any]) -> Any:
 def _caption(row: Mapping[str, Any]) -> Any:
     """The first caption that is not missing."""
     for column in _columns_of_captions(tuple(row)):
-        if not is_missing(row[column]):
+        if not is_missing(plain(row[column])):
             return row[column]
     return None
 

@@ -461,11 +461,11 @@ def odd_rows_of_a_table_are_never_words_of_another(world: World, day: Path) -> E
 @case
 def missing_captions_of_jsonl_are_missing(world: World, day: Path) -> Expected:
     of_folder(world, captions_file="metadata.jsonl")
-    captions = {"a": "NaN", "b": "null", "c": '"nan"', "d": 'NaN, "text": "words"'}
+    captions = {"a": "NaN", "b": "null", "c": '"nan"', "d": 'NaN, "text": "words"', "e": "[NaN]"}
     lines = [f'{{"file_name": "{key}.jpg", "caption": {word}}}' for key, word in captions.items()]
     (day / "metadata.jsonl").write_text("\r\n".join(lines))
     pictures(day, *(f"{key}.jpg" for key in captions))
-    missing = dict.fromkeys("ab", "quarantined missing_caption")
+    missing = dict.fromkeys("abe", "quarantined missing_caption")
     return Expected(missing | {"c": "kept", "d": "kept"}, captions={"c": "nan", "d": "words"})
 
 
