@@ -131,8 +131,8 @@ def match(captions: Captions, pictures: Sequence[str], folders: Sequence[str]) -
     Args:
         captions: the rows.
         pictures: names relative to the folder.
-        folders: what a row's name may begin with, or lack at its beginning: the folder's URL, and
-            the captions file's folder relative to it.
+        folders: what a row's name may have too much at its beginning, or too little: the folder's
+            URL, and the way from the captions file's folder to it or back.
     """
     exact = set(pictures)
     loose: dict[str, str | None] = {}

@@ -80,7 +80,7 @@ class FolderSource:
         pictures, beside = self._sorted_out(shard, found.files, left_out)
         names = [file.url[len(shard.uri) + 1 :] for file in pictures]
         captions = self._captions(shard.uri)
-        rows = match(captions, names, (shard.uri, self._captions_folder()))
+        rows = match(captions, names, (shard.uri, self._between(shard.uri)))
         fault = self._fault(shard, captions, rows.row_of, names, beside)
         if fault is None:
             seen: dict[str, int] = {}
@@ -197,10 +197,13 @@ class FolderSource:
             return ""
         return files.canonical(name) if _is_elsewhere(name) else f"{folder}/{name}"
 
-    def _captions_folder(self) -> str:
-        """Where the captions file lies in the folder: names may be relative to that."""
+    def _between(self, folder: str) -> str:
+        """The way between the folder and the captions file's, to which names may be relative."""
         name = self._options.captions_file
-        return "" if _is_elsewhere(name) else name.rpartition("/")[0]
+        if not _is_elsewhere(name):
+            return name.rpartition("/")[0]
+        above = self._captions_url(folder).rpartition("/")[0] + "/"
+        return folder.removeprefix(above) if folder.startswith(above) else ""
 
     def _captions(self, folder: str) -> Captions:
         url = self._captions_url(folder)

@@ -308,7 +308,7 @@ def _example(file: pq.ParquetFile, column: str) -> str:
     """Says what the text of a column looks like; empty where it is none."""
     if not _is_text(_bare(file.schema_arrow.field(column).type)):
         return ""
-    for batch in file.iter_batches(64, columns=[column]):
+    for batch in file.iter_batches(_FEW, columns=[column]):
         for value in _python_values(batch.column(0)):
             if value:
                 return f", {_looks_like(value)}"
