@@ -32,15 +32,12 @@ IMAGE_EXTENSIONS = frozenset(
     {"jpg", "png", "webp", "avif", "gif", "bmp", "tiff", "jp2", *CANONICAL}
 )
 """Extensions of pictures that are read."""
-UNREAD_IMAGE_EXTENSIONS = frozenset(
-    (
-        "heic heics heif heifs hif jxl jxr wdp hdp bpg flif qoi"
-        " psd psb xcf kra svg svgz eps wmf emf cgm ico cur icns"
-        " tga icb vda vst pcx dcx ppm pgm pbm pnm pfm pam xbm xpm dds exr hdr sgi ras"
-        " dng cr2 cr3 crw nef nrw arw sr2 srf orf rw2 raf pef srw x3f 3fr erf kdc dcr mrw mos iiq"
-        " rwl"
-    ).split()
-)
+_UNREAD = """
+heic heics heif heifs hif jxl jxr wdp hdp bpg flif qoi psd psb xcf kra svg svgz eps wmf emf cgm
+ico cur icns tga icb vda vst pcx dcx ppm pgm pbm pnm pfm pam xbm xpm dds exr hdr sgi ras
+dng cr2 cr3 crw nef nrw arw sr2 srf orf rw2 raf pef srw x3f 3fr erf kdc dcr mrw mos iiq rwl
+"""
+UNREAD_IMAGE_EXTENSIONS = frozenset(_UNREAD.split())
 """Extensions of pictures in formats that are not read: such a sample is quarantined, by name."""
 _MADE = ("txt", "json")
 

@@ -95,11 +95,16 @@ class Captions:
 
 @dataclass(frozen=True)
 class Matched:
-    """``row_of``: picture -> its row's number from 1. ``again``, ``without_image``: rows."""
+    """``row_of``: picture -> its row's number from 1; and how many rows are of no use.
+
+    ``again``: their picture has one. ``without_image``, ``not_utf8``: none has the name; it is none
+    that a picture could have.
+    """
 
     row_of: Mapping[str, int]
     again: int
     without_image: int
+    not_utf8: int
 
 
 def read_captions(name: str, data: bytes) -> Captions:
@@ -147,14 +152,15 @@ def match(captions: Captions, pictures: Sequence[str], folders: Sequence[str]) -
             others.append((number, name))
         elif row_of.setdefault(name, number) != number:
             again += 1
-    without = 0
+    without: list[str] = []
     for number, name in others:
         found = next((f for n in _spelt(name, folders) if (f := loose.get(_loose(n)))), None)
         if found is None:
-            without += 1
+            without.append(name)
         elif row_of.setdefault(found, number) != number:
             again += 1
-    return Matched(row_of, again, without)
+    not_utf8 = sum(not _encodes(name) for name in without)
+    return Matched(row_of, again, len(without) - not_utf8, not_utf8)
 
 
 def no_match(captions: Captions, pictures: Sequence[str]) -> str:

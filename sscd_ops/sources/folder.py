@@ -89,6 +89,7 @@ class FolderSource:
                 yield self._sample(shard, file, beside, captions, row, seen)
             left_out["caption_row_again"] = rows.again
             left_out["caption_row_without_image"] = rows.without_image
+            left_out["caption_row_not_utf8"] = rows.not_utf8
             if self._options.captions_file and self._options.missing_caption == "keep":
                 # else each of them is quarantined
                 left_out["image_without_caption_row"] = len(names) - len(rows.row_of)

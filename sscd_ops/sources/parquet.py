@@ -107,8 +107,8 @@ class ParquetSource:
         """The columns to read: the image's, and all that json can hold."""
         options = self._options
         schema = file.schema_arrow
-        for wanted in (options.image_column, options.key_column):
-            if wanted and schema.names.count(wanted) != 1:
+        for wanted in (options.image_column, *filter(None, [options.key_column])):
+            if schema.names.count(wanted) != 1:
                 there = "several columns are named" if wanted in schema.names else "no column"
                 raise _WrongColumn(
                     f"{there} {wanted!r}; the file has: {', '.join(schema.names)}"
