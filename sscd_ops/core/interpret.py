@@ -60,7 +60,7 @@ def _is_storable(text: str) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: null, NaN (as pandas and numpy write it), a list of nulls."""
+    """Whether a value stands for none: null, NaN (of pandas and numpy), a list of nulls."""
     if isinstance(value, (list, tuple)):
         return all(one is None for one in value)
     return value is None or (isinstance(value, float) and value != value)
