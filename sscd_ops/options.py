@@ -109,7 +109,7 @@ class SourceOptions:
     key_column: str = ""
     """parquet only: the column with the key; empty: the row number."""
     captions_file: str = ""
-    """folder only: a jsonl or csv file with ``file_name`` and ``caption`` columns."""
+    """folder only: a csv, tsv, jsonl or json file with ``file_name`` and ``caption`` columns."""
 
 
 @dataclass(frozen=True)

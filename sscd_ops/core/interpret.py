@@ -60,6 +60,13 @@ def _is_storable(text: str) -> bool:
     return (text.isascii() and "\x00" not in text) or not _UNSTORABLE.search(text)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: null, NaN (of pandas and numpy), a list of nulls."""
+    if isinstance(value, (list, tuple)):
+        return all(one is None for one in value)
+    return value is None or (isinstance(value, float) and value != value)
+
+
 @lru_cache(maxsize=1024)
 def is_image_extension(extension: str) -> bool:
     """Whether a member of this extension (``jpg``, ``0.JPEG``) is an image."""
@@ -330,13 +337,15 @@ class Interpreter:
             kind, _, path = place.partition(":")
             if kind in ("json", "column") and path:
                 found = _at(document, path)
-                if found is not None:
+                if not is_missing(found):
                     text = found if isinstance(found, str) else _strict_json(found, "the caption")
                     return text.encode("utf-8", "surrogatepass")
             else:
                 for member in raw.members:
                     if member.extension.lower() == place.lower():
-                        return member.data
+                        if not _spells_missing(member.data, document):
+                            return member.data
+                        break
         return None
 
     def _put_meta(self, row: ManifestRow, document: dict[str, Any] | None) -> None:
@@ -408,6 +417,16 @@ def _at(document: dict[str, Any] | None, path: str) -> Any:
             return None
         value = value[step]
     return value
+
+
+def _spells_missing(data: bytes, document: dict[str, Any] | None) -> bool:
+    """Whether a text is only Python's word for the missing caption that the json member has."""
+    return (
+        data.strip() in (b"nan", b"None", b"<NA>", b"NaT")
+        and document is not None
+        and "caption" in document
+        and is_missing(document["caption"])
+    )
 
 
 def _escaped_surrogate(data: bytes) -> bool:

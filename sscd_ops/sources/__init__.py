@@ -20,7 +20,7 @@ def open_source(options: SourceOptions, limits: LimitsOptions, read_tar: ReadTar
 
         return WebDatasetSource(options, limits, read_tar)
     if options.kind == "img2dataset":
-        from sscd_ops.sources.webdataset import Img2DatasetSource
+        from sscd_ops.sources.img2dataset import Img2DatasetSource
 
         return Img2DatasetSource(options, limits, read_tar)
     if options.kind == "parquet":

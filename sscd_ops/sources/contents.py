@@ -47,7 +47,7 @@ def json_bytes(value: Any) -> bytes:
     Raises:
         ValueError: it is nested deeper than 100.
     """
-    text = json.dumps(_plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return text_bytes(text)
 
 
@@ -68,7 +68,12 @@ def text_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as what JSON has words for.
+
+    Raises:
+        ValueError: it is nested deeper than 100.
+    """
     if depth > _DEEPEST:
         raise ValueError(f"nested deeper than {_DEEPEST}")
     if value is None or isinstance(value, (str, bool, int)):
@@ -76,9 +81,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(item, depth + 1) for item in value]
+        return [plain(item, depth + 1) for item in value]
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, timedelta):

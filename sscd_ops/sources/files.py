@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -50,6 +51,39 @@ class Listed:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Below:
+    """What lies below a folder. ``left_out``: how many files are not read, by kind."""
+
+    files: list[Listed]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class _Local(LocalFileSystem):  # type: ignore[misc]
+    """This machine's files. A folder that cannot be listed is an error, not an empty one."""
+
+    def walk(
+        self,
+        path: Any,
+        maxdepth: int | None = None,
+        topdown: bool = True,
+        on_error: Any = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """As fsspec's own, which leaves out what fails; not what was there and is gone."""
+        on_error = on_error or _raise_unless_gone
+        for folder, folders, files in super().walk(path, maxdepth, topdown, on_error, **kwargs):
+            for info in files.values() if isinstance(files, dict) else ():
+                if info.get("islink") and os.path.isdir(info["name"]):  # noqa: PTH112
+                    log.warning("not looked into: a link to a folder path=%s", info["name"])
+            yield folder, folders, files
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
 def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URL, and the path in it.
 
@@ -60,7 +94,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise _no_driver(url, error) from error
-    return fs, str(path)
+    return (_Local() if is_local(fs) else fs), str(path)
 
 
 def _no_driver(url: str, error: Exception) -> ConfigError:
@@ -151,39 +185,53 @@ def file(url: str) -> Listed | None:
 def listing(url: str, *, is_pattern: bool) -> list[Listed]:
     """The finished files of a URL or pattern, sorted.
 
-    Left out are hidden and unfinished names (``.x``, ``_x``, ``x.tmp`` ...), of files and of the
-    folders that a pattern's wildcards stand for.
+    Left out, and named in the log, are hidden and unfinished names (``.x``, ``_x``, ``x.tmp`` ...),
+    of files and of the folders that a pattern's wildcards stand for, and what is no file.
 
     Raises:
         StoreUnavailable: storage did not answer.
     """
-    if not is_pattern:
-        found = file(url)
-        return [found] if found is not None and is_finished(url.rpartition("/")[2]) else []
-    fs, path = filesystem(url)
-    with asking(url):
+    left_out: Counter[str] = Counter()
+    if is_pattern:
+        fs, path = filesystem(url)
         literal = len(path[: _first_wildcard(path)].rpartition("/")[0])
-        if is_local(fs):
-            return list(_looked_at(fs, fs.glob(path), literal))
-        fs.invalidate_cache()
-        return list(_listed(fs, fs.glob(path, detail=True), literal))
+        with asking(url):
+            if is_local(fs):
+                found = list(_looked_at(fs, fs.glob(path), literal, left_out))
+            else:
+                fs.invalidate_cache()
+                found = list(_listed(fs, fs.glob(path, detail=True), literal, left_out))
+    else:
+        one = file(url)
+        kind = _why_left_out(url.rpartition("/")[2])
+        found = [one] if one is not None and not kind else []
+        if one is not None and kind:
+            left_out[kind] += 1
+    if left_out:
+        # names that are hidden were meant to be
+        level = logging.WARNING if left_out.keys() - {"hidden_file"} else logging.INFO
+        log.log(level, "files left out url=%s kinds=%s", url, dict(left_out))
+    return found
 
 
-def below(url: str) -> list[Listed]:
-    """All finished files below a folder, sorted by URL.
+def below(url: str) -> Below:
+    """All finished files below a folder, sorted by URL, and how many others there are.
 
     Raises:
         StoreUnavailable: storage did not answer.
     """
     fs, path = filesystem(url)
+    left_out: Counter[str] = Counter()
     with asking(url):
         try:
             if is_local(fs):
-                return list(_looked_at(fs, fs.find(path), len(path)))
-            fs.invalidate_cache()
-            return list(_listed(fs, fs.find(path, detail=True), len(path)))
+                found = list(_looked_at(fs, fs.find(path), len(path), left_out))
+            else:
+                fs.invalidate_cache()
+                found = list(_listed(fs, fs.find(path, detail=True), len(path), left_out))
         except FileNotFoundError:
-            return []
+            return Below([])
+    return Below(found, left_out)
 
 
 def folders(url: str) -> list[str]:
@@ -200,42 +248,66 @@ def folders(url: str) -> list[str]:
     return [
         name if is_local(fs) else _with_protocol(fs, name)
         for name, info in sorted(found.items())
-        if info.get("type") == "directory" and is_finished(name[literal:])
+        if _is_folder(fs, name, info) and is_finished(name[literal:])
     ]
+
+
+def _is_folder(fs: Any, name: str, info: dict[str, Any]) -> bool:
+    """Whether it is a folder, also by a symbolic link."""
+    return info.get("type") == "directory" or (is_local(fs) and os.path.isdir(name))  # noqa: PTH112
 
 
 def _first_wildcard(path: str) -> int:
     return min((at for at in map(path.find, "*?[") if at >= 0), default=len(path))
 
 
-def _looked_at(fs: Any, paths: list[str], literal: int) -> Iterator[Listed]:
+def _looked_at(
+    fs: Any, paths: Iterable[str], literal: int, left_out: Counter[str]
+) -> Iterator[Listed]:
     for path in sorted(paths):
-        if is_finished(path[literal:]) and _is_text(path):
-            found = look(fs, path)
-            if found is not None:
-                yield found
+        kind = _why_left_out(path[literal:])
+        found = None if kind else look(fs, path)
+        if found is not None:
+            yield found
+        elif os.path.islink(path) or not os.path.isdir(path):  # noqa: PTH112, PTH114
+            left_out[kind or _kind_of(path)] += 1
 
 
-def _listed(fs: Any, found: dict[str, dict[str, Any]], literal: int) -> Iterator[Listed]:
+def _kind_of(path: str) -> str:
+    """What is there instead of a file."""
+    if os.path.isdir(path):  # noqa: PTH112
+        return "link_to_folder"
+    return "special_file" if os.path.exists(path) else "broken_link"  # noqa: PTH110
+
+
+def _listed(
+    fs: Any, found: dict[str, dict[str, Any]], literal: int, left_out: Counter[str]
+) -> Iterator[Listed]:
     for path, info in sorted(found.items()):
-        if info.get("type") != "file" or not is_finished(path[literal:]):
+        if info.get("type") != "file":
             continue
-        if not any(info.get(key) for key in (*_ETAGS, *_STAMPS)):
+        kind = _why_left_out(path[literal:])
+        if kind:
+            left_out[kind] += 1
+        elif any(info.get(key) for key in (*_ETAGS, *_STAMPS)):
+            yield Listed(_with_protocol(fs, path), int(info.get("size") or 0), version_of(info))
+        else:
             # such a listing (http) does not say what the file itself does
             looked = look(fs, path)
             if looked is not None:
                 yield looked
-            continue
-        yield Listed(_with_protocol(fs, path), int(info.get("size") or 0), version_of(info))
 
 
-def _is_text(path: str) -> bool:
+def _why_left_out(path: str) -> str:
+    """The kind of name that is not read; empty where it is."""
+    if not is_finished(path):
+        return "unfinished_file" if path.lower().endswith(_UNFINISHED) else "hidden_file"
     try:
         path.encode()
     except UnicodeEncodeError:
         log.warning("left out: the file's name is no UTF-8 path=%r", path)
-        return False
-    return True
+        return "name_not_utf8"
+    return ""
 
 
 def is_finished(path: str) -> bool:

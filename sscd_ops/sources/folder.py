@@ -1,38 +1,19 @@
-"""A folder of images with captions beside them, or in one jsonl or csv file."""
+"""A folder of images with captions beside them, or in one file."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
-from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
+from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
-from sscd_ops.sources.contents import caption_bytes, json_bytes
+from sscd_ops.sources.captions import Captions, match, no_caption, no_match, read_captions
 
 _BESIDE = ("txt", "json")
-_LONGEST_FIELD = 1 << 27
-
-
-@dataclass
-class _Captions:
-    """The rows of a captions file. ``rows`` is by number from 1, ``of`` by file name.
-
-    ``bad``, ``again``: how many are no row, or name a file that one before them names.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    of: dict[str, int] = field(default_factory=dict)
-    bad: int = 0
-    again: int = 0
-    fault: tuple[Fault, str] | None = None
 
 
 class FolderSource:
@@ -65,8 +46,10 @@ class FolderSource:
         return [found[name] for name in sorted(found)]
 
     def _found(self, folder: str) -> FoundShard | None:
-        listed = files.below(folder)
-        if not listed:
+        found = files.below(folder)
+        listed = found.files
+        # hidden names are meant to be left out: a folder of such alone is an empty one
+        if not listed and not found.left_out.keys() - {"hidden_file"}:
             return None
         name = places.relative(folder, self.root, self.name)
         size = sum(file.size for file in listed)
@@ -92,65 +75,116 @@ class FolderSource:
 
     def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
         """Every image of the folder as a sample, then the end."""
-        listed = self._unchanged(shard)
+        found = self._unchanged(shard)
+        left_out = Counter(found.left_out)
+        pictures, beside = self._sorted_out(shard, found.files, left_out)
+        names = [file.url[len(shard.uri) + 1 :] for file in pictures]
         captions = self._captions(shard.uri)
-        ignored: dict[str, int] = {}
-        count = with_row = 0
-        if captions.fault is None:
-            beside = {_lower_extension(file.url): file for file in listed}
+        rows = match(captions, names, (shard.uri, self._between(shard.uri)))
+        fault = self._fault(shard, captions, rows.row_of, names, beside)
+        if fault is None:
             seen: dict[str, int] = {}
-            for file in listed:
-                extension = file.url.rpartition(".")[2].lower()
-                if extension in IMAGE_EXTENSIONS:
-                    yield self._sample(shard, file, beside, captions, seen)
-                    count += 1
-                    with_row += file.url[len(shard.uri) + 1 :] in captions.of
-                elif extension not in _BESIDE and file.url != self._captions_url(shard.uri):
-                    ignored["other_file"] = ignored.get("other_file", 0) + 1
-            ignored |= {
-                "caption_row": captions.bad,
-                "caption_row_again": captions.again,
-                "caption_row_without_image": len(captions.of) - with_row,
-            }
-        empty = None if count else (Fault.EMPTY_SHARD, "the folder holds no image")
-        left_out = {kind: number for kind, number in ignored.items() if number}
-        yield ShardEnd(captions.fault or empty, left_out)
+            for file, name in zip(pictures, names, strict=True):
+                row = rows.row_of.get(name, 0)
+                yield self._sample(shard, file, beside, captions, row, seen)
+            left_out["caption_row_again"] = rows.again
+            left_out["caption_row_without_image"] = rows.without_image
+            left_out["caption_row_not_utf8"] = rows.not_utf8
+            if self._options.captions_file and self._options.missing_caption == "keep":
+                # else each of them is quarantined
+                left_out["image_without_caption_row"] = len(names) - len(rows.row_of)
+        left_out["caption_row"] = captions.bad
+        yield ShardEnd(fault, dict(+left_out))
 
-    def _unchanged(self, shard: FoundShard) -> list[files.Listed]:
-        listed = files.below(shard.uri)
-        if self._version(shard.uri, listed) != shard.version:
+    def _unchanged(self, shard: FoundShard) -> files.Below:
+        found = files.below(shard.uri)
+        if self._version(shard.uri, found.files) != shard.version:
             raise SourceChanged(f"folder {shard.uri} changed since it was listed: {PUT_BACK}")
-        return listed
+        return found
+
+    def _sorted_out(
+        self, shard: FoundShard, listed: Sequence[files.Listed], left_out: Counter[str]
+    ) -> tuple[list[files.Listed], dict[str, files.Listed]]:
+        """The pictures, and the files that may lie beside one, by URL with a small extension."""
+        pictures, unread = [], []
+        beside: dict[str, files.Listed] = {}
+        captions = self._captions_url(shard.uri)
+        for file in listed:
+            extension = _extension(file.url)
+            if file.url == captions:
+                continue
+            if extension in IMAGE_EXTENSIONS:
+                pictures.append(file)
+            elif extension in UNREAD_IMAGE_EXTENSIONS:
+                unread.append(file)
+            elif extension in _BESIDE:
+                name = f"{_stem(file.url)}.{extension}"
+                left_out["caption_file_again"] += name in beside
+                beside[name] = file
+            else:
+                left_out["other_file"] += 1
+        stems = {_stem(file.url) for file in pictures}
+        # beside one that is read it is the same picture: a camera's original
+        alone = [file for file in unread if _stem(file.url) not in stems]
+        left_out["unread_image_beside"] = len(unread) - len(alone)
+        pictures = sorted(pictures + alone, key=lambda file: file.url)
+        stems.update(_stem(file.url) for file in alone)
+        left_out["caption_file_without_image"] = sum(_stem(name) not in stems for name in beside)
+        return pictures, beside
+
+    def _fault(
+        self,
+        shard: FoundShard,
+        captions: Captions,
+        row_of: Mapping[str, int],
+        names: Sequence[str],
+        beside: Mapping[str, files.Listed],
+    ) -> tuple[Fault, str] | None:
+        """Why the folder is not read; None where it is."""
+        why = captions.why
+        if not why and not names:
+            return Fault.EMPTY_SHARD, "the folder holds no image"
+        if not why and self._options.captions_file:
+            if not row_of:
+                why = no_match(captions, names)
+            elif self._options.missing_caption == "quarantine" and not beside:
+                fields = [place.partition(":")[2] for place in self._options.caption]
+                why = "" if captions.has_caption(fields) else no_caption(captions)
+        if not why:
+            return None
+        return Fault.UNREADABLE_SHARD, f"captions_file {self._captions_url(shard.uri)!r}: {why}"
 
     def _sample(
         self,
         shard: FoundShard,
         image: files.Listed,
-        beside: dict[str, files.Listed],
-        captions: _Captions,
+        beside: Mapping[str, files.Listed],
+        captions: Captions,
+        row: int,
         seen: dict[str, int],
     ) -> RawSample:
-        stem = image.url.rpartition(".")[0]
+        stem = _stem(image.url)
         key = stem[len(shard.uri) + 1 :]
         occurrence = seen.get(key, 0)
         seen[key] = occurrence + 1
         fault = None
         if occurrence:
             fault = (Fault.DUPLICATE_KEY, f"{occurrence} images before have this name")
-        row = captions.of.get(image.url[len(shard.uri) + 1 :], 0)
         members = [self._member(shard, image)]
         for kind in _BESIDE:
             file = beside.get(f"{stem}.{kind}")
-            made = _made(captions.rows[row - 1], kind) if row else None
+            made = captions.made(row, kind) if file is None else None
             if file is not None:
                 members.append(self._member(shard, file))
             elif made is not None:
                 members.append(Member(f"{key}.{kind}", kind, row, len(made), made))
+                if not captions.is_utf8 and fault is None:
+                    fault = _of_bytes(made)
         return RawSample(key, occurrence, members, fault)
 
     def _member(self, shard: FoundShard, file: files.Listed) -> Member:
         name = file.url[len(shard.uri) + 1 :]
-        extension = name.rpartition(".")[2].lower()
+        extension = _extension(name)
         if file.size > self._limits.max_member_bytes:
             return Member(name, extension, 0, file.size, b"")
         data = files.content(file.url)
@@ -162,31 +196,34 @@ class FolderSource:
         name = self._options.captions_file
         if not name:
             return ""
-        elsewhere = "://" in name or name.startswith("/")
-        return files.canonical(name) if elsewhere else f"{folder}/{name}"
+        return files.canonical(name) if _is_elsewhere(name) else f"{folder}/{name}"
 
-    def _captions(self, folder: str) -> _Captions:
+    def _between(self, folder: str) -> str:
+        """The way between the folder and the captions file's, to which names may be relative."""
+        name = self._options.captions_file
+        if not _is_elsewhere(name):
+            return name.rpartition("/")[0]
+        above = self._captions_url(folder).rpartition("/")[0] + "/"
+        return folder.removeprefix(above) if folder.startswith(above) else ""
+
+    def _captions(self, folder: str) -> Captions:
         url = self._captions_url(folder)
         if not url:
-            return _Captions()
+            return Captions()
         try:
-            text = files.content(url).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+            return read_captions(url, files.content(url))
         except SourceChanged:
-            return _Captions(fault=(Fault.UNREADABLE_SHARD, f"captions_file {url!r} is not there"))
-        return _by_csv(text) if url.lower().endswith(".csv") else _by_lines(text)
+            return Captions(why="it is not there")
 
     def fetch(self, shard: FoundShard, members: Sequence[MemberRef]) -> Iterator[bytes]:
         """The members' bytes, file by file; made again where they come from the captions file."""
-        captions: _Captions | None = None
+        captions: Captions | None = None
         for member in members:
             if not member.offset:
                 yield files.content(f"{shard.uri}/{member.name}")
                 continue
             captions = captions or self._captions(shard.uri)
-            kind = member.name.rpartition(".")[2]
-            made = None
-            if member.offset <= len(captions.rows):
-                made = _made(captions.rows[member.offset - 1], kind)
+            made = captions.made(member.offset, _extension(member.name))
             if made is None:
                 raise SourceChanged(
                     f"{self._captions_url(shard.uri)} no longer has the row of {member.name!r}:"
@@ -195,53 +232,24 @@ class FolderSource:
             yield made
 
 
-def _lower_extension(url: str) -> str:
-    stem, dot, extension = url.rpartition(".")
-    return stem + dot + extension.lower()
+def _is_elsewhere(captions_file: str) -> bool:
+    return "://" in captions_file or captions_file.startswith("/")
 
 
-def _add(captions: _Captions, row: Any) -> None:
-    """Take a row.
-
-    Raises:
-        ValueError: no json can be made of it.
-    """
-    name = row.get("file_name") if isinstance(row, dict) else None
-    if not isinstance(name, str):
-        captions.bad += 1
-        return
-    json_bytes(row)
-    captions.rows.append(row)
-    if captions.of.setdefault(name, len(captions.rows)) != len(captions.rows):
-        captions.again += 1
+def _stem(url: str) -> str:
+    return url.rpartition(".")[0]
 
 
-def _by_lines(text: str) -> _Captions:
-    captions = _Captions()
-    for line in text.split("\n"):
-        if line.strip():
-            try:
-                _add(captions, json.loads(line))
-            except (ValueError, RecursionError):
-                captions.bad += 1
-    return captions
+def _extension(url: str) -> str:
+    return url.rpartition(".")[2].lower()
 
 
-def _by_csv(text: str) -> _Captions:
-    captions = _Captions()
-    csv.field_size_limit(_LONGEST_FIELD)
+def _of_bytes(made: bytes) -> tuple[Fault, str] | None:
     try:
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            row.pop(None, None)
-            _add(captions, row)
-    except csv.Error as error:
-        captions.fault = Fault.UNREADABLE_SHARD, f"captions_file: {error}"
-    return captions
-
-
-def _made(row: dict[str, Any], kind: str) -> bytes | None:
-    """The txt or json that a row of the captions file gives a sample."""
-    if kind == "json":
-        return json_bytes(row)
-    caption = next((row[name] for name in ("caption", "text") if row.get(name) is not None), None)
-    return None if caption is None else caption_bytes(caption)
+        made.decode()
+    except UnicodeDecodeError as error:
+        return (
+            Fault.CAPTION_NOT_UTF8,
+            f"its row of the captions file is no UTF-8 ({error}): save that file as UTF-8",
+        )
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
@@ -10,14 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sscd_ops.core.interpret import is_missing
 from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
 from sscd_ops.sources.contents import caption_bytes, image_extension, json_bytes
 
+_DECODED = 256 << 20
+"""Bytes that rows decoded at once take at most, save that one row always is."""
 _ROWS = 32
-"""Rows decoded at once: with pictures of a few MB this bounds memory."""
+"""Rows decoded at once at most."""
+_SMALL = 4 << 20
+"""Bytes of a row."""
+_FEW = 4
+"""Rows decoded at once at least, where their mean is small: one by one takes twice as long."""
 _BUFFER = 1 << 20
 """Column chunks are streamed through buffers of this size rather than read whole."""
 
@@ -27,6 +36,8 @@ class ParquetSource:
 
     A member's offset is its row number. Bytes made here (``txt``, ``json``) are made the same way
     whenever they are fetched. Columns of bytes other than the image's are left out of the json.
+    Several pictures of a row are members ``0.jpg``, ``1.jpg`` ... In what img2dataset writes, rows
+    without a picture whose status is not success are no samples.
 
     Args:
         options: the source; names of the image, caption and key columns.
@@ -50,7 +61,7 @@ class ParquetSource:
     def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
         """Stream the rows of a file, then its end."""
         seen: dict[str, int] = {}
-        count = 0
+        count = not_delivered = 0
         fault: tuple[Fault, str] | None = None
         with files.opened(shard) as stream:
             if not shard.size:
@@ -58,16 +69,19 @@ class ParquetSource:
             else:
                 try:
                     for number, row in self._rows(stream, None):
+                        if self._is_not_delivered(row):
+                            not_delivered += 1
+                            continue
                         yield self._sample(number, row, seen)
                         count += 1
                 except Exception as error:
                     if not _is_of_file(error):
                         raise
-                    code = Fault.TRUNCATED_SHARD if count else Fault.UNREADABLE_SHARD
-                    fault = code, f"after {count} rows: {str(error)[:500]}"
+                    fault = _fault(error, count + not_delivered)
         if fault is None and not count:
-            fault = Fault.EMPTY_SHARD, "the file has no rows"
-        yield ShardEnd(fault)
+            what = f"only {not_delivered} that were not delivered" if not_delivered else "no rows"
+            fault = Fault.EMPTY_SHARD, f"the file has {what}"
+        yield ShardEnd(fault, not_delivered=not_delivered)
 
     # ------------------------------------------------------------ rows
 
@@ -76,26 +90,46 @@ class ParquetSource:
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """(row number, row) of all rows, or of the row groups that hold wanted rows."""
         file = pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
-        columns = self._columns(file.schema_arrow)
+        columns = self._columns(file)
         first = 0
         for group in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if wanted is None or any(first <= number < first + rows for number in wanted):
                 number = first
-                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=columns):
+                size = _rows_at_once(file.metadata.row_group(group))
+                for batch in file.iter_batches(size, row_groups=[group], columns=columns):
                     for row in _python_rows(batch):
                         yield number, row
                         number += 1
             first += rows
 
-    def _columns(self, schema: pa.Schema) -> list[str]:
+    def _columns(self, file: pq.ParquetFile) -> list[str]:
         """The columns to read: the image's, and all that json can hold."""
         options = self._options
-        for wanted in (options.image_column, options.key_column):
-            if wanted and wanted not in schema.names:
-                raise _NoColumn(f"no column {wanted!r}; the file has: {', '.join(schema.names)}")
+        schema = file.schema_arrow
+        for wanted in (options.image_column, *filter(None, [options.key_column])):
+            if schema.names.count(wanted) != 1:
+                there = "several columns are named" if wanted in schema.names else "no column"
+                raise _WrongColumn(
+                    f"{there} {wanted!r}; the file has: {', '.join(schema.names)}"
+                    + (_meant(schema) if wanted == options.image_column else "")
+                )
+        kind = schema.field(options.image_column).type
+        if not _holds_pictures(kind):
+            raise _WrongColumn(
+                f"column {options.image_column!r} is of type {str(kind)[:200]}"
+                f"{_example(file, options.image_column)}; expected are the bytes of pictures:"
+                " binary, {bytes, path} or lists of these; the file has:"
+                f" {', '.join(schema.names)}{_meant(schema)}"
+            )
         asked = {options.image_column, options.caption_column, options.key_column}
         return [field.name for field in schema if field.name in asked or not _is_binary(field.type)]
+
+    def _is_not_delivered(self, row: Mapping[str, Any]) -> bool:
+        """Whether img2dataset says that it has no picture for a row."""
+        if not row.keys() >= _OF_IMG2DATASET or row["status"] == "success":
+            return False
+        return not _pictures(row[self._options.image_column])
 
     def _sample(self, number: int, row: Mapping[str, Any], seen: dict[str, int]) -> RawSample:
         key, fault = self._key(number, row)
@@ -114,11 +148,23 @@ class ParquetSource:
             )
             for extension, data in self._contents(row)
         ]
-        return RawSample(key, occurrence, members, fault)
+        return RawSample(key, occurrence, members, fault or self._only_named(row))
+
+    def _only_named(self, row: Mapping[str, Any]) -> tuple[Fault, str] | None:
+        """The fault of a row that has no picture, but the path of one."""
+        image = row[self._options.image_column]
+        images = image if isinstance(image, list) else [image]
+        paths = [str(i["path"]) for i in images if isinstance(i, Mapping) and i.get("path")]
+        if not paths or _pictures(image):
+            return None
+        return (
+            Fault.NO_IMAGE,
+            f"the row has no bytes, only the path {paths[0][:300]!r}: pictures must be in the file",
+        )
 
     def _key(self, number: int, row: Mapping[str, Any]) -> tuple[str, tuple[Fault, str] | None]:
         key = row[self._options.key_column] if self._options.key_column else f"{number:09d}"
-        if key is None or key == "":
+        if is_missing(key) or key in ("", b""):
             return f"{number:09d}", (Fault.BAD_KEY, f"row {number}: the key column is empty")
         if isinstance(key, bytes):
             return key.decode("utf-8", "surrogateescape"), None
@@ -126,17 +172,14 @@ class ParquetSource:
 
     def _contents(self, row: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         options = self._options
-        image = row[options.image_column]
-        path = ""
-        if isinstance(image, Mapping):
-            path = str(image.get("path") or "")
-            image = image.get("bytes")
-        if isinstance(image, bytes):
-            yield image_extension(path, image), image
+        pictures = _pictures(row[options.image_column])
+        for number, (path, data) in enumerate(pictures):
+            extension = image_extension(path, data)
+            yield extension if len(pictures) == 1 else f"{number}.{extension}", data
         caption = row.get(options.caption_column)
         if isinstance(caption, (list, tuple)):
-            caption = caption[0] if caption else None
-        if caption is not None:
+            caption = next((one for one in caption if not is_missing(one)), None)
+        if not is_missing(caption):
             yield "txt", caption_bytes(caption)
         yield "json", json_bytes({k: v for k, v in row.items() if k != options.image_column})
 
@@ -169,16 +212,18 @@ class ParquetSource:
                     )
                 number, row = found
                 contents = dict(self._contents(row)) if number == member.offset else {}
-            extension = member.name.rpartition(".")[2]
-            if extension not in contents:
+            extension = next((e for e in contents if member.name.endswith(f".{e}")), None)
+            if extension is None:
                 raise SourceChanged(f"{shard.uri} no longer has member {member.name!r}: {PUT_BACK}")
             yield contents[extension]
 
 
 _OF_VALUES = (ValueError, UnicodeDecodeError, OverflowError, RecursionError)
+_OF_IMG2DATASET = {"status", "error_message"}
+"""Columns that img2dataset writes."""
 
 
-class _NoColumn(ValueError):
+class _WrongColumn(ValueError):
     pass
 
 
@@ -187,18 +232,106 @@ def _is_of_file(error: Exception) -> bool:
     if isinstance(error, OSError):
         return files.is_about_content(error)
     # what Python's own types say of values they cannot hold; drivers have subclasses
-    return isinstance(error, (pa.ArrowException, _NoColumn)) or type(error) in _OF_VALUES
+    return isinstance(error, (pa.ArrowException, _WrongColumn)) or type(error) in _OF_VALUES
+
+
+def _fault(error: Exception, rows: int) -> tuple[Fault, str]:
+    if isinstance(error, _WrongColumn):
+        return Fault.UNREADABLE_SHARD, str(error)[:900]
+    code = Fault.TRUNCATED_SHARD if rows else Fault.UNREADABLE_SHARD
+    return code, f"after {rows} rows: {str(error)[:500]}"
+
+
+def _rows_at_once(group: pq.RowGroupMetaData) -> int:
+    """How many rows of a group may be decoded at once.
+
+    No row takes more than all values of its group do, which are in the file once at least: also
+    where a dictionary or one large row among small ones belies the mean.
+    """
+    # not the sum of its columns' sizes: to ask for one that is encrypted ends the process
+    size = int(group.total_byte_size)
+    if size < group.num_rows:
+        size = _DECODED  # it is not given, or cannot be true
+    fewest = _FEW if size <= int(group.num_rows) * _SMALL else 1
+    return min(_ROWS, max(fewest, _DECODED // max(size, 1)))
+
+
+# ---------------------------------------------------------------- the column of pictures
+
+
+def _pictures(image: Any) -> list[tuple[str, bytes]]:
+    """(path, bytes) of a row's pictures; paths may be empty."""
+    if isinstance(image, list):
+        return [found for one in image for found in _pictures(one)]
+    path = ""
+    if isinstance(image, Mapping):
+        path = str(image.get("path") or "")
+        image = image.get("bytes")
+    return [(path, image)] if isinstance(image, bytes) else []
+
+
+def _holds_pictures(kind: pa.DataType) -> bool:
+    """Whether a column's values are bytes, ``{bytes, path}`` or lists of these."""
+    kind = _bare(kind)
+    if _is_list(kind):
+        kind = _bare(kind.value_type)
+    if pa.types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        kind = _bare(kind.field(at).type) if at >= 0 else kind
+    return _is_bytes(kind) or pa.types.is_null(kind)
+
+
+def _bare(kind: pa.DataType) -> pa.DataType:
+    """A type without what wraps it."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _bare(kind.storage_type)
+    return _bare(kind.value_type) if pa.types.is_dictionary(kind) else kind
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    return bool(pa.types.is_fixed_size_binary(kind) or kind == pa.binary_view())
+
+
+def _meant(schema: pa.Schema) -> str:
+    """Names the columns that could be meant."""
+    names = [
+        field.name
+        for field in schema
+        if _holds_pictures(field.type) and not pa.types.is_null(field.type)
+    ]
+    return f"; image_column may be: {', '.join(names)}" if names else "; none of them holds bytes"
+
+
+def _example(file: pq.ParquetFile, column: str) -> str:
+    """Says what the text of a column looks like; empty where it is none."""
+    if not _is_text(_bare(file.schema_arrow.field(column).type)):
+        return ""
+    for batch in file.iter_batches(_FEW, columns=[column]):
+        for value in _python_values(batch.column(0)):
+            if value:
+                return f", {_looks_like(value)}"
+    return ""
+
+
+def _looks_like(value: str) -> str:
+    if value.startswith("data:"):
+        return "data: URLs"
+    try:
+        base64.b64decode(value, validate=True)
+    except (ValueError, binascii.Error):
+        return f"such as {value[:100]!r}"
+    return "base64" if len(value) > 100 else f"such as {value!r}"
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     """Whether a column holds bytes, or structs or lists with bytes in them."""
     if isinstance(kind, pa.BaseExtensionType):
         return not _is_uuid(kind) and _is_binary(kind.storage_type)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    if pa.types.is_fixed_size_binary(kind) or kind == pa.binary_view():
-        return True
-    return any(_is_binary(kind.field(at).type) for at in range(kind.num_fields))
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    return _is_bytes(kind) or any(_is_binary(kind.field(at).type) for at in range(kind.num_fields))
 
 
 def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
@@ -227,7 +360,7 @@ def _python_values(column: pa.Array) -> list[Any]:
     # lists of numbers, such as descriptors, go the quick way
     if _is_list(kind) and not pa.types.is_floating(kind.value_type):
         return _lists(column)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+    if _is_text(kind):
         raw = column.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
         return [
             None if v is None else v.decode("utf-8", "surrogateescape") for v in raw.to_pylist()
@@ -265,6 +398,11 @@ def _is_list(kind: pa.DataType) -> bool:
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     views = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
     return bool(lists or views or pa.types.is_fixed_size_list(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(plain or kind == pa.string_view())
 
 
 def _is_uuid(kind: pa.DataType) -> bool:

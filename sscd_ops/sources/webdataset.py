@@ -1,12 +1,11 @@
-"""WebDataset tars and the img2dataset layout."""
+"""WebDataset tars."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from sscd_ops.drivers import asking
 from sscd_ops.errors import PUT_BACK, BrokenShard, SourceChanged
 from sscd_ops.model import (
     Fault,
@@ -26,9 +25,6 @@ from sscd_ops.sources.links import Links, Spool
 from sscd_ops.sources.ranges import ranges
 
 _GZIP = b"\x1f\x8b"
-_TAR_NAMES = (".tar", ".tar.gz", ".tgz")
-_BESIDE = ("_stats.json", ".parquet")
-"""What img2dataset writes beside a tar."""
 
 
 class WebDatasetSource:
@@ -77,7 +73,7 @@ class WebDatasetSource:
             yield sample
         if fault is None and not samples:
             fault = Fault.EMPTY_SHARD, "the archive holds no sample"
-        yield ShardEnd(fault, ignored, self._not_delivered(shard))
+        yield ShardEnd(fault, ignored)
 
     def _members(
         self, shard: FoundShard, stream: BinaryIO, spool: Spool, ignored: dict[str, int]
@@ -105,9 +101,6 @@ class WebDatasetSource:
         """The archive's entries up to where it breaks, which its first reading says."""
         with files.opened(shard) as stream, suppress(BrokenShard):
             yield from self._read_tar(stream, gz=_is_gzip(stream), max_member_bytes=limit)
-
-    def _not_delivered(self, shard: FoundShard) -> int:
-        return 0
 
     def fetch(self, shard: FoundShard, members: Sequence[MemberRef]) -> Iterator[bytes]:
         """The members' bytes by range; a compressed tar is streamed through."""
@@ -179,44 +172,3 @@ def _is_gzip(stream: BinaryIO) -> bool:
     head = stream.read(len(_GZIP))
     stream.seek(0)
     return head == _GZIP
-
-
-class Img2DatasetSource(WebDatasetSource):
-    """What img2dataset writes: tars, and beside each a parquet with every row's status."""
-
-    def find(self, interval: Interval, timezone: str) -> list[FoundShard]:
-        """The interval's tars; ``_stats.json`` and ``.parquet`` files beside them are no shards."""
-        return [
-            shard
-            for shard in super().find(interval, timezone)
-            if not shard.relative_uri.lower().endswith(_BESIDE)
-        ]
-
-    def _not_delivered(self, shard: FoundShard) -> int:
-        """Rows of the shard's parquet whose status is not success; 0 where there is none."""
-        name = shard.uri.lower()
-        ending = next((e for e in _TAR_NAMES if name.endswith(e)), "")
-        fs, path = files.filesystem(shard.uri[: len(shard.uri) - len(ending)] + ".parquet")
-        with asking(shard.uri):
-            try:
-                with fs.open(path, "rb") as stream:
-                    return _failed_rows(stream)
-            except FileNotFoundError:
-                return 0
-
-
-def _failed_rows(stream: Any) -> int:
-    """Rows with another status than success; a parquet that cannot be read says nothing."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    try:
-        status = pq.read_table(stream, columns=["status"]).column("status")
-    except (pa.ArrowException, KeyError):
-        return 0
-    except OSError as error:
-        if not files.is_about_content(error):
-            raise
-        return 0
-    return int(pc.sum(pc.cast(pc.not_equal(status, "success"), "int64")).as_py() or 0)

@@ -9,18 +9,24 @@ the published shards.
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import io
+import json
 import lzma
+import os
 import pickle
 import struct
 import tarfile
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -46,8 +52,9 @@ class Expected:
     ``verdicts``: "kept", "removed exact", "quarantined bad_json" of every sample, all of them.
     ``captions``: some samples' captions. ``messages``: words that the message of a quarantined
     sample or of a source shard holds. ``faults``: every source shard with a fault of its own, and
-    its code. ``left_out``: what is no sample and is counted (``batch show``), all of it. ``tars``:
-    the sources are plain tars, so published bytes are compared with what ``tarfile`` reads there.
+    its code. ``left_out``: what is no sample and is counted (``batch show``), all of it.
+    ``not_delivered``: rows of img2dataset that are no samples. ``tars``: the sources are plain
+    tars, so published bytes are compared with what ``tarfile`` reads there.
     """
 
     verdicts: Mapping[str, str]
@@ -56,6 +63,7 @@ class Expected:
     faults: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     tars: bool = False
+    not_delivered: int = 0
 
 
 Case = Callable[[World, Path], Expected]
@@ -472,13 +480,485 @@ def a_picture_that_takes_too_much_memory_is_told_so(world: World, day: Path) -> 
     )
 
 
+@case
+def a_missing_caption_of_pandas_is_none(world: World, day: Path) -> Expected:
+    """``str`` and ``json`` of NaN are words; what the json member says of the caption counts."""
+    texts = {"nan": b'{"caption": NaN}', "None": b'{"caption": null}', "real": b"{}"}
+    samples = [
+        (key, {"jpg": picture(i), "txt": b"nan" if key == "real" else key.encode(), "json": data})
+        for i, (key, data) in enumerate(texts.items())
+    ]
+    samples.append(("alone", {"jpg": picture(8), "json": b'{"caption": NaN}'}))
+    make_tar(day / "a.tar", samples)
+    missing = dict.fromkeys(["nan", "None", "alone"], "quarantined missing_caption")
+    return Expected(missing | {"real": "kept"}, captions={"real": "nan"}, tars=True)
+
+
 # ---------------------------------------------------------------- parquet
+
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def of_parquet(world: World, **options: Any) -> None:
+    world.change_source(
+        kind="parquet",
+        urls=(f"{world.incoming}/{{date}}/*.parquet",),
+        **({"key_column": "id"} | options),
+    )
+
+
+@case
+def missing_captions_of_every_type_are_missing(world: World, day: Path) -> Expected:
+    of_parquet(world)
+    columns = {
+        "float": pa.array([float("nan"), None]),
+        "half": pa.array([float("nan"), None], pa.float16()),
+        "list": pa.array([[float("nan"), None], []], pa.list_(pa.float64())),
+        "text": pa.array([None, "nan"]),
+        "times": pa.array([None, None], pa.timestamp("ns")),
+        "nothing": pa.nulls(2),
+    }
+    for i, (name, values) in enumerate(columns.items()):
+        ids = [f"{name}{n}" for n in range(2)]
+        images = [picture(2 * i), picture(2 * i + 1)]
+        table = {"id": ids, "image": images, "caption": values}
+        pq.write_table(pa.table(table), day / f"{name}.parquet")
+    missing = {f"{name}{n}": "quarantined missing_caption" for name in columns for n in range(2)}
+    return Expected(missing | {"text1": "kept"}, captions={"text1": "nan"})
+
+
+@case
+def a_key_that_is_not_a_number_is_none(world: World, day: Path) -> Expected:
+    of_parquet(world)
+    table = {"id": [1.0, float("nan")], "image": [picture(1), picture(2)], "caption": ["a", "b"]}
+    pq.write_table(pa.table(table), day / "a.parquet")
+    return Expected({"1.0": "kept", "000000001": "quarantined bad_key"})
+
+
+@case
+def pictures_lie_in_columns_of_many_types(world: World, day: Path) -> Expected:
+    of_parquet(world)
+    one = [picture(i) for i in range(20)]
+    columns = {
+        "large": pa.array([one[0]], pa.large_binary()),
+        "view": pa.array([one[1]], pa.binary_view()),
+        "dictionary": pa.array([one[2]]).dictionary_encode(),
+        "list": pa.array([[one[3]]]),
+        "structs": pa.array([[{"bytes": one[4], "path": "x.png"}]], pa.list_(STRUCT)),
+        "gaps": pa.array([[None, one[5]]], pa.list_(pa.binary())),
+        "two": pa.array([[one[6], one[7]]]),
+        "none": pa.array([[]], pa.list_(pa.binary())),
+        "null": pa.array([None], pa.list_(STRUCT)),
+        "nothing": pa.nulls(1),
+        "path": pa.array([{"bytes": None, "path": "images/a.jpg"}], STRUCT),
+        "paths": pa.array([[{"bytes": None, "path": "images/a.jpg"}]], pa.list_(STRUCT)),
+    }
+    for name, values in columns.items():
+        table = {"id": [name], "image": values, "caption": [name]}
+        pq.write_table(pa.table(table), day / f"{name}.parquet")
+    no_image = dict.fromkeys(["none", "null", "nothing", "path", "paths"], "quarantined no_image")
+    kept = dict.fromkeys(["large", "view", "dictionary", "list", "structs", "gaps"], "kept")
+    return Expected(
+        kept | no_image | {"two": "quarantined several_images"},
+        messages={"path": "only the path 'images/a.jpg'", "two": "0.jpg, 1.jpg"},
+    )
+
+
+@case
+def one_picture_of_several_may_be_named(world: World, day: Path) -> Expected:
+    of_parquet(world, image="1.jpg")
+    table = {"id": ["a.0"], "image": [[picture(1), picture(2)]], "caption": ["a"]}
+    pq.write_table(pa.table(table), day / "a.parquet")
+    return Expected({"a.0": "kept"})
+
+
+@case
+def columns_without_bytes_are_named(world: World, day: Path) -> Expected:
+    of_parquet(world)
+    columns = {
+        "base64": pa.array(["/9j/" + "A" * 200]),
+        "data": pa.array(["data:image/png;base64,iVBORw0KGgo="]),
+        "paths": pa.array(["images/a.jpg"]),
+        "arrays": pa.array([[[1, 2, 3]]], pa.list_(pa.list_(pa.uint8()))),
+        "struct": pa.array([{"data": b"x"}]),
+        "deep": pa.array([{"image": {"bytes": b"x"}}]),
+    }
+    for name, values in columns.items():
+        table = {"id": [name], "image": values, "caption": [name], "jpg": [picture(1)]}
+        pq.write_table(pa.table(table), day / f"{name}.parquet")
+    words = {"base64": "base64", "data": "data: URLs", "paths": "such as 'images/a.jpg'"}
+    kinds = {"arrays": "list<", "struct": "struct<data: binary>", "deep": "struct<image: "}
+    return Expected(
+        {},
+        faults={f"{name}.parquet": "unreadable_shard" for name in columns},
+        messages={f"{name}.parquet": word for name, word in (words | kinds).items()}
+        | {"paths.parquet": "the file has: id, image, caption, jpg; image_column may be: jpg"},
+    )
+
+
+@case
+def damaged_and_encrypted_parquet_files_are_faults(world: World, day: Path) -> Expected:
+    of_parquet(world)
+    table = {"id": ["a"], "image": [picture(1)], "caption": ["a"]}
+    out = io.BytesIO()
+    pq.write_table(pa.table(table), out)
+    (day / "cut.parquet").write_bytes(out.getvalue()[:-300])
+    (day / "encrypted.parquet").write_bytes(b"PARE" + out.getvalue()[4:-4] + b"PARE")
+    pq.write_table(pa.table(table).slice(0, 0), day / "no_rows.parquet")
+    with pq.ParquetWriter(day / "no_groups.parquet", pa.table(table).schema):
+        pass
+    twice = pa.table([pa.array([picture(2)])] * 2, names=["image", "image"])
+    pq.write_table(twice.append_column("id", pa.array(["b"])), day / "twice.parquet")
+    return Expected(
+        {},
+        faults={
+            "cut.parquet": "unreadable_shard",
+            "encrypted.parquet": "unreadable_shard",
+            "no_rows.parquet": "empty_shard",
+            "no_groups.parquet": "empty_shard",
+            "twice.parquet": "unreadable_shard",
+        },
+        messages={"encrypted.parquet": "ncrypt", "twice.parquet": "several columns are named"},
+    )
 
 
 # ---------------------------------------------------------------- folders and captions files
 
 
+def of_folder(world: World, **options: Any) -> None:
+    world.change_source(kind="folder", urls=(f"{world.incoming}/{{date}}",), **options)
+
+
+def pictures(day: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        (day / name).parent.mkdir(parents=True, exist_ok=True)
+        (day / name).write_bytes(picture(number))
+
+
+@case
+def pictures_of_every_name_are_read_or_named(world: World, day: Path) -> Expected:
+    of_folder(world)
+    pictures(day, "a.jpe", "b.JFIF", "c.HEIC", "d.svg", "e.jpg", "e.dng", "f.psd", "f.TXT")
+    for stem in ("a", "b", "c", "d", "e", "f", "empty"):
+        (day / f"{stem}.txt").write_text(stem)
+    (day / "empty.jpg").write_bytes(b"")
+    read = dict.fromkeys("abe", "kept") | dict.fromkeys("cdf", "quarantined no_image")
+    return Expected(
+        read | {"empty": "quarantined empty_image"},
+        messages={"c": "no picture of this format is read: c.HEIC"},
+        left_out={"unread_image_beside": 1, "caption_file_again": 1},
+    )
+
+
+@case
+def whatever_else_lies_in_a_folder_is_counted(world: World, day: Path) -> Expected:
+    of_folder(world)
+    pictures(day, "a.jpg", ".hidden.jpg", "_temporary/0/a.jpg", "b.jpg.part", "notes.md")
+    for name in ("a.txt", "lost.txt", "lost.json"):
+        (day / name).write_text("{}")
+    elsewhere = world.base / "elsewhere"
+    pictures(elsewhere, "x.jpg")
+    (day / "folder").symlink_to(elsewhere)
+    (day / "broken.jpg").symlink_to(elsewhere / "gone.jpg")
+    (day / "linked.jpg").symlink_to(elsewhere / "x.jpg")
+    os.mkfifo(day / "pipe.jpg")
+    (day / os.fsdecode(b"caf\xe9.jpg")).write_bytes(picture(9))
+    return Expected(
+        {"a": "kept", "linked": "quarantined missing_caption"},
+        left_out={
+            "hidden_file": 2,
+            "unfinished_file": 1,
+            "other_file": 1,
+            "caption_file_without_image": 2,
+            "link_to_folder": 1,
+            "broken_link": 1,
+            "special_file": 1,
+            "name_not_utf8": 1,
+        },
+    )
+
+
+@case
+def a_folder_of_unfinished_files_alone_is_a_fault(world: World, day: Path) -> Expected:
+    of_folder(world)
+    pictures(day, "a.jpg.part")
+    faults = {DAY: "empty_shard"}
+    return Expected({}, faults=faults, left_out={"unfinished_file": 1})
+
+
+@case
+def a_picture_is_named_in_many_ways(world: World, day: Path) -> Expected:
+    of_folder(world, captions_file="metadata.csv")
+    accents = "caf\u00e9"
+    named = {
+        "dot": "./dot.jpg",
+        "deep/back": "deep\\back.jpg",
+        unicodedata.normalize("NFD", accents): f"{accents}.jpg",
+        "case": "Case.JPG",
+        "a space": "a%20space.jpg",
+        "100%25": "100%25.jpg",
+        "whole": f"{day}/whole.jpg",
+        "twice": "twice.jpg",
+        "TWICE": "TWICE.jpg",
+    }
+    pictures(day, *(f"{key}.jpg" for key in named))
+    rows = "".join(f'"{name}",{number}\n' for number, name in enumerate(named.values()))
+    (day / "metadata.csv").write_text(
+        f"file_name,text\n{rows}Twice.jpg,which\n./dot.jpg,again\ngone.jpg,gone\n"
+    )
+    return Expected(
+        dict.fromkeys(named, "kept"),
+        captions={key: str(number) for number, key in enumerate(named)},
+        left_out={"caption_row_without_image": 2, "caption_row_again": 1},
+    )
+
+
+def rows_of(name: str) -> list[tuple[str, str]]:
+    return [(f"{name}-0.jpg", 'one, \u00e4\n"quoted"'), (f"{name}-1.jpg", "two")]
+
+
+def table_of(name: str, delimiter: str = ",", columns: str = "file_name text") -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter=delimiter)
+    writer.writerows([columns.split(), *rows_of(name)])
+    return out.getvalue()
+
+
+def json_rows(name: str) -> list[dict[str, str]]:
+    return [{"file_name": file, "text": text} for file, text in rows_of(name)]
+
+
+@case
+def captions_files_of_many_forms_are_read(world: World, day: Path) -> Expected:
+    """None has an ending: what it is says itself."""
+    world.change_source(
+        kind="folder", urls=(f"{world.incoming}/{{date}}/*",), captions_file="captions"
+    )
+    forms = {
+        "comma": table_of("comma"),
+        "semicolon": table_of("semicolon", ";"),
+        "tab": table_of("tab", "\t"),
+        "bar": table_of("bar", "|"),
+        "excel": "sep=;\r\n" + table_of("excel", ";"),
+        "columns": table_of("columns", columns="Image Caption"),
+        "others": table_of("others", columns="img_path description"),
+        "bom8": "\ufeff" + table_of("bom8"),
+        "jsonl": "\n".join(json.dumps(row) for row in json_rows("jsonl")),
+        "array": json.dumps(json_rows("array"), indent=1),
+    }
+    data = {name: text.encode() for name, text in forms.items()}
+    data |= {
+        "utf16": table_of("utf16", "\t").encode("utf-16"),
+        "utf16be": b"\xfe\xff" + table_of("utf16be", ";").encode("utf-16-be"),
+        "utf32": table_of("utf32").encode("utf-32"),
+        "packed": gzip.compress(table_of("packed").encode()),
+    }
+    for name, written in data.items():
+        (day / name).mkdir()
+        (day / name / "captions").write_bytes(written)
+    keys = [f"{name}-{number}" for name in data for number in range(2)]
+    for number, key in enumerate(keys):
+        (day / key.split("-")[0] / f"{key}.jpg").write_bytes(picture(number))
+    captions = {Path(file).stem: text for name in data for file, text in rows_of(name)}
+    return Expected(dict.fromkeys(keys, "kept"), captions=captions)
+
+
+@case
+def an_object_of_names_and_captions_is_read(world: World, day: Path) -> Expected:
+    of_folder(world, captions_file="captions.json")
+    pictures(day, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    document = {"a.jpg": "A", "b.jpg": {"caption": "B", "n": 1}, "c.jpg": None}
+    (day / "captions.json").write_text(json.dumps(document))
+    missing = dict.fromkeys("cd", "quarantined missing_caption")
+    return Expected({"a": "kept", "b": "kept"} | missing, captions={"a": "A", "b": "B"})
+
+
+@case
+def captions_files_that_are_unclear_are_faults(world: World, day: Path) -> Expected:
+    world.change_source(
+        kind="folder", urls=(f"{world.incoming}/{{date}}/*",), captions_file="captions"
+    )
+    good = "file_name,text\na.jpg,caption\n"
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
+    unclear = {
+        "empty": (b"", "it has no rows"),
+        "no_rows": (b"file_name,text\n", "it has no rows"),
+        "no_header": (b"a.jpg,caption\n", "the first line is 'a.jpg,caption'"),
+        "no_name": (b'{"uid": 1, "text": "a"}\n' * 2, "the first has: uid, text"),
+        "no_caption": (b"file_name,words\na.jpg,caption\n", "there are: file_name, words"),
+        "others": (b"file_name,text\nx/b.png,caption\n", "rows name 'x/b.png'; pictures are"),
+        "twice": (b"file_name,text,text\na.jpg,b,c\n", "column 'text' is there twice"),
+        "open": (b'file_name,text\na.jpg,"caption\nb.jpg,b\n', "a quote is never closed"),
+        "no_mark": (good.encode("utf-16-le"), "without a byte order mark"),
+        "half": (good.encode("utf-16")[:-1], "its byte order mark says utf-16"),
+        "coco": (json.dumps(coco).encode(), "its keys are: images, annotations"),
+        "columns": (b'{"file_name": {"0": "a.jpg"}, "text": {"0": "a"}}', "none of its 2 rows"),
+        "parquet": (b"PAR1" + bytes(20), "it is a parquet file"),
+        "sheet": (b"PK\x03\x04" + bytes(20), "a spreadsheet"),
+        "cut": (gzip.compress(good.encode())[:-9], "gzip data is damaged"),
+    }
+    for name, (data, _) in unclear.items():
+        pictures(day / name, "a.jpg")
+        (day / name / "captions").write_bytes(data)
+    pictures(day / "missing", "a.jpg")
+    return Expected(
+        {},
+        faults=dict.fromkeys([*unclear, "missing"], "unreadable_shard"),
+        messages={name: words for name, (_, words) in unclear.items()}
+        | {"missing": "captions': it is not there"},
+        left_out={"caption_row": 2},
+    )
+
+
+@case
+def odd_rows_of_a_table_are_never_words_of_another(world: World, day: Path) -> Expected:
+    of_folder(world, captions_file="captions.csv", columns=("n",))
+    lines = {
+        "good": b"caption,1",
+        "more": b"a cat, a dog,1",
+        "trailing": b"caption,1,,",
+        "short": b"caption",
+        "nothing": b"",
+        "empty": b",1",
+        "quotes": b'"",1',
+        "NaN": b"NaN,1",
+        "nan": b"nan,1",
+        "NA": b"<NA>,1",
+        "text": b"a nan,1",
+        "nul": b"cap\0tion,1",
+        "stray": b'"a "small" cat",1',
+        "latin": b"caf\xe9,1",
+        "late": b"caption,1",
+    }
+    for number, key in enumerate(lines):
+        (day / f"{key}.jpg").write_bytes(picture(number))
+    data = b"\n".join(f"{key}.jpg,".encode() + line for key, line in lines.items())
+    data += "\ncaf\u00e9.jpg,caption".encode("latin-1")
+    (day / "captions.csv").write_bytes(b"file_name,text,n\n" + data)
+    kept = ["good", "trailing", "short", "text", "late"]
+    missing = dict.fromkeys(lines, "quarantined missing_caption")
+    return Expected(
+        missing
+        | dict.fromkeys(kept, "kept")
+        | {
+            "nul": "quarantined caption_forbidden_character",
+            "latin": "quarantined caption_not_utf8",
+        },
+        captions={"good": "caption", "text": "a nan"},
+        messages={"latin": "save that file as UTF-8"},
+        left_out={"caption_row": 2, "caption_row_not_utf8": 1},
+    )
+
+
+@case
+def missing_captions_of_jsonl_are_missing(world: World, day: Path) -> Expected:
+    of_folder(world, captions_file="metadata.jsonl")
+    captions = {"a": "NaN", "b": "null", "c": '"nan"', "d": 'NaN, "text": "words"', "e": "[NaN]"}
+    lines = [f'{{"file_name": "{key}.jpg", "caption": {word}}}' for key, word in captions.items()]
+    (day / "metadata.jsonl").write_text("\r\n".join(lines))
+    pictures(day, *(f"{key}.jpg" for key in captions))
+    missing = dict.fromkeys("abe", "quarantined missing_caption")
+    return Expected(missing | {"c": "kept", "d": "kept"}, captions={"c": "nan", "d": "words"})
+
+
+@case
+def pictures_without_a_row_are_counted_where_they_are_kept(world: World, day: Path) -> Expected:
+    of_folder(world, captions_file="metadata.csv", missing_caption="keep")
+    pictures(day, "a.jpg", "b.jpg", "c.jpg")
+    (day / "metadata.csv").write_text("file_name,text\na.jpg,A\n")
+    return Expected(dict.fromkeys("abc", "kept"), left_out={"image_without_caption_row": 2})
+
+
 # ---------------------------------------------------------------- img2dataset
+
+
+def of_img2dataset(world: World) -> None:
+    world.change_source(kind="img2dataset", urls=(f"{world.incoming}/{{date}}/*",))
+
+
+def statuses(path: Path, rows: Mapping[str, str], **columns: Any) -> None:
+    """The parquet of a shard: key -> status."""
+    table = {"key": list(rows), "status": list(rows.values())}
+    errors = [None if status == "success" else "HTTP Error 404" for status in rows.values()]
+    pq.write_table(pa.table(table | {"error_message": errors} | columns), path)
+
+
+@case
+def parquet_files_that_do_not_fit_their_tars_are_named(world: World, day: Path) -> Expected:
+    of_img2dataset(world)
+    for number in range(6):
+        make_tar(
+            day / f"{number:05d}.tar",
+            [pair(f"{number}-{i}", picture(9 * number + i)) for i in (0, 1)],
+        )
+        (day / f"{number:05d}_stats.json").write_text("{}")
+    statuses(day / "00000.parquet", {"0-0": "success", "0-1": "success", "0-2": "failed"})
+    (day / "00001.parquet").write_bytes(b"PAR1 no more")
+    statuses(day / "00002.parquet", {"x-0": "success", "x-1": "success", "x-2": "failed"})
+    statuses(day / "00003.parquet", {"3-0": "success", "3-1": "success", "3-2": "success"})
+    statuses(day / "00004.parquet", {"4-0": "success", "4-1": "failed"})
+    keys = [f"{number}-{i}" for number in range(6) for i in (0, 1)]
+    return Expected(
+        dict.fromkeys(keys, "kept"),
+        faults={
+            "00001.tar": "unreadable_shard",
+            "00002.tar": "unreadable_shard",
+            "00003.tar": "truncated_shard",
+            "00004.tar": "unreadable_shard",
+        },
+        messages={
+            "00001.tar": "not counted",
+            "00002.tar": "is of another run",
+            "00003.tar": "1 rows with status success have no sample here ('3-2')",
+            "00004.tar": "1 samples are in no such row ('4-1')",
+        },
+        tars=True,
+        not_delivered=2,
+    )
+
+
+@case
+def other_forms_of_img2dataset_are_named(world: World, day: Path) -> Expected:
+    of_img2dataset(world)
+    statuses(day / "00000.parquet", {"a": "success"}, jpg=[picture(1)])
+    (day / "00000_stats.json").write_text("{}")
+    (day / "00001.tfrecord").write_bytes(bytes(100))
+    return Expected(
+        {},
+        faults=dict.fromkeys(["00000.parquet", "00001.tfrecord"], "unreadable_shard"),
+        messages={
+            "00000.parquet": 'is read with kind = "parquet" and image_column = "jpg"',
+            "00001.tfrecord": "output_format = 'webdataset'",
+        },
+    )
+
+
+@case
+def parquet_files_with_pictures_of_img2dataset_are_read(world: World, day: Path) -> Expected:
+    of_parquet(world, image_column="jpg", key_column="key")
+    rows = {"a": "success", "b": "failed_to_download", "c": "success", "d": "failed_to_resize"}
+    images = [picture(1), None, None, picture(2)]
+    statuses(day / "00000.parquet", rows, jpg=images, caption=["a", "b", "c", None])
+    return Expected(
+        {"a": "kept", "c": "quarantined no_image", "d": "quarantined missing_caption"},
+        not_delivered=1,
+    )
+
+
+@case
+def files_of_img2dataset_are_a_folder(world: World, day: Path) -> Expected:
+    of_folder(world)
+    pictures(day, "00000/000000000.jpg", "00000/000000002.jpg")
+    for stem, caption in (("000000000", "A"), ("000000002", "")):
+        (day / f"00000/{stem}.txt").write_text(caption)
+        (day / f"00000/{stem}.json").write_text(json.dumps({"caption": caption or None}))
+    (day / "00000_stats.json").write_text("{}")
+    statuses(day / "00000.parquet", {"000000000": "success", "000000001": "failed_to_download"})
+    return Expected(
+        {"00000/000000000": "kept", "00000/000000002": "quarantined empty_caption"},
+        left_out={"other_file": 1, "caption_file_without_image": 1},
+    )
 
 
 # ---------------------------------------------------------------- the night
@@ -490,7 +970,7 @@ def test_a_night_over(made: Case, world: World) -> None:
     day.mkdir(parents=True)
     expected = made(world, day)
 
-    world.night(DAY)
+    report = world.night(DAY)
 
     samples = world.ask("SELECT * FROM curation.samples")
     assert world.verdicts() == expected.verdicts
@@ -504,6 +984,7 @@ def test_a_night_over(made: Case, world: World) -> None:
     captions = {row["key"]: row["caption"] for row in samples}
     assert {key: captions[key] for key in expected.captions} == expected.captions
     assert left_out(world) == expected.left_out
+    assert report.counts.not_delivered == expected.not_delivered
     assert_one_verdict_each(world, len(expected.verdicts))
     assert_witnesses_are_kept(world)
     assert_no_kept_copies(world)

@@ -292,3 +292,45 @@ def test_a_source_that_moves_keeps_its_identities(feed: Feed, tmp_path: Path) ->
     ]
 
     assert found[0] == found[1]
+
+
+def test_names_that_differ_in_the_case_of_their_extension_are_one_key(tmp_path: Path) -> None:
+    feed = FEEDS["folder"]
+    url = feed.write(str(tmp_path), "a", ROWS[:1])
+    for ending in ("JPG", "png", "TXT"):
+        put(f"{url}/001.{ending}", b"other")
+    source = feed.open(url)
+    (shard,) = source.find(DAY, "UTC")
+
+    samples, end = samples_of(source, shard)
+
+    assert [(s.members[0].name, s.occurrence) for s in samples] == [
+        ("001.JPG", 0), ("001.jpg", 1), ("001.png", 2),
+    ]  # fmt: skip
+    assert [s.fault and s.fault[0] for s in samples] == [None, *[Fault.DUPLICATE_KEY] * 2]
+    assert [s.members[1].name for s in samples] == ["001.txt"] * 3
+    assert end.ignored == {"caption_file_again": 1}
+
+
+@pytest.mark.parametrize(
+    ("captions", "name"),
+    [
+        ("deep/metadata.csv", "deep/001.jpg"),
+        ("deep/metadata.csv", "001.jpg"),
+        ("{above}/metadata.csv", "a/deep/001.jpg"),
+        ("{above}/metadata.csv", "deep/001.jpg"),
+    ],
+)
+def test_names_may_be_relative_to_the_captions_file(folder: str, captions: str, name: str) -> None:
+    captions = captions.format(above=folder)
+    url = FEEDS["folder"].write(folder, "a", [])
+    put(f"{url}/deep/001.jpg", ROWS[0][1])
+    where = captions if captions.startswith(folder) else f"{url}/{captions}"
+    put(where, f"file_name,text\n{name},words\n".encode())
+    source = FEEDS["folder"].open(url, captions_file=captions)
+    (shard,) = source.find(DAY, "UTC")
+
+    samples, end = samples_of(source, shard)
+
+    assert end.fault is None
+    assert [s.members[1].data for s in samples] == [b"words"]

@@ -82,3 +82,41 @@ def test_a_large_file_is_streamed(feed: str, write, tmp_path: Path) -> None:  # 
             assert data == image(number)
 
     assert len(refs) == COUNT
+
+
+LARGE = 8_000_000
+FAT = random.Random(2).randbytes(LARGE)
+
+
+def fat(number: int) -> bytes:
+    return FAT[:-8] + number.to_bytes(8, "big")
+
+
+FAT_ROWS = {
+    "pictures": (pa.struct([("bytes", pa.binary())]), lambda n: {"bytes": fat(n)}, str),
+    "other column": (pa.binary(), lambda n: b"\xff\xd8\xff", lambda n: f"{n}" + "text" * 999_999),
+    "in a dictionary once": (pa.binary(), lambda n: fat(0), str),
+}
+
+
+@pytest.mark.parametrize("name", FAT_ROWS)
+def test_large_rows_are_decoded_one_by_one(name: str, tmp_path: Path) -> None:
+    """Of one group; all at once they would take a quarter of a gigabyte and more."""
+    path, count = tmp_path / "a.parquet", 32
+    kind, image, other = FAT_ROWS[name]
+    schema = pa.schema([("image", kind), ("other", pa.string())])
+    columns = [
+        pa.chunked_array([pa.array([made(n)], field.type) for n in range(count)])
+        for made, field in zip((image, other), schema, strict=True)
+    ]
+    with pq.ParquetWriter(path, schema, compression="none") as writer:
+        writer.write_table(pa.table(columns, schema=schema), row_group_size=count)
+    del columns
+    pa.default_memory_pool().release_unused()
+    source = FEEDS["parquet"].open(str(path), key_column="")
+    (shard,) = source.find(DAY, "UTC")
+
+    with at_most(megabytes=100):
+        rows = sum(not isinstance(found, ShardEnd) for found in source.read(shard))
+
+    assert rows == count
