@@ -273,10 +273,17 @@ def _check_schedule(options: DatasetOptions, key: str) -> None:
             f'expected a cron line of 5 fields such as "0 2 * * *", not {shown(schedule)}',
         )
     # Airflow's own cron library, imported here: DAG files have it already, `--help` needs none.
-    from croniter import croniter
+    from croniter import CroniterBadDateError, croniter
 
+    if any(re.match(r"[rR]\b", field) for field in schedule.split()):
+        raise Wrong(
+            f"{key}.schedule",
+            f"expected fixed times, not {shown(schedule)}: R is drawn anew each time it is read",
+        )
     try:
-        croniter(schedule)
+        croniter(schedule).get_next()
+    except CroniterBadDateError as error:
+        raise Wrong(f"{key}.schedule", f"{shown(schedule)} never comes: {error}") from error
     except (ValueError, KeyError, AttributeError) as error:
         raise Wrong(f"{key}.schedule", f"{shown(schedule)} is no cron line: {error}") from error
 

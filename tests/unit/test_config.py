@@ -310,6 +310,8 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "datasets.web.schedule: '0 25 * * *' is no cron line",
         ),
         ("dataset", "schedule = '@nightly'", "'@nightly' is no cron line"),
+        ("dataset", "schedule = '0 0 30 2 *'", "'0 0 30 2 *' never comes"),
+        ("dataset", "schedule = 'R 2 * * *'", "expected fixed times, not 'R 2 * * *'"),
         (
             "dataset",
             "timezone = 'Europe/Berln'",
