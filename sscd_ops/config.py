@@ -13,7 +13,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -54,6 +55,7 @@ _LOCAL = "file://"
 """A root or a cache of this scheme is a folder, for everything that asks which it is."""
 _PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::[^{}]*)?\}")
 
+_STARTS = (date(1970, 1, 1), date(2100, 12, 31))
 _MOST_BITS = 100
 """Of a perceptual hash that a stored match may differ in."""
 _RANGES: dict[str, tuple[float, float]] = {
@@ -139,16 +141,30 @@ def _settings(file: Path, raw: Mapping[str, Any], *, tolerant: bool) -> Settings
     catalog = read_section(CatalogOptions, raw.get("catalog", {}), "catalog")
     datasets: dict[str, DatasetOptions] = {}
     faulty: dict[str, str] = {}
-    for name, table in read_table(raw.get("datasets", {}), "datasets").items():
+    tables = read_table(raw.get("datasets", {}), "datasets")
+    for name, table in tables.items():
         try:
             datasets[name] = _dataset(base, name, table)
         except Wrong as wrong:
             if not tolerant:
                 raise
-            # The name becomes part of a DAG id, which has an alphabet too.
-            shown = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:64] or "_"
-            faulty[shown] = f"{file}: {wrong.key}: {wrong.message}"
+            faulty[_faulty_name(name, {*tables} - {name}, faulty)] = (
+                f"{file}: {wrong.key}: {wrong.message}"
+            )
     return Settings(str(file), storage, catalog, datasets, faulty)
+
+
+def _faulty_name(name: str, *others: Container[str]) -> str:
+    """The name of a faulty dataset, in the alphabet of a DAG id; never one that is another's."""
+    free = dag_name(name)
+    while any(free in taken for taken in others):
+        free += "_"
+    return free
+
+
+def dag_name(name: str) -> str:
+    """What may stand in a DAG id, of whatever a dataset is called."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:64] or "_"
 
 
 def _place(base: Path, url: str, key: str) -> str:
@@ -164,7 +180,10 @@ def _place(base: Path, url: str, key: str) -> str:
         )
     if not url or "://" in url:
         return url
-    return os.path.normpath(base / Path(url).expanduser())
+    try:
+        return os.path.normpath(base / Path(url).expanduser())
+    except RuntimeError as error:  # ~somebody
+        raise Wrong(key, f"{shown(url)} leads to no home folder: give the whole path") from error
 
 
 # ---------------------------------------------------------------- datasets
@@ -298,6 +317,10 @@ def _check_numbers(options: DatasetOptions, key: str) -> None:
         raise Wrong(
             f"{key}.duplicates.threshold",
             f"expected a cosine similarity above 0 and at most 1, not {threshold:g}",
+        )
+    if not _STARTS[0] <= options.start <= _STARTS[1]:
+        raise Wrong(
+            f"{key}.start", f"expected a day of the years 1970 to 2100, not {options.start}"
         )
     for path, allowed in _RANGES.items():
         value: Any = options

@@ -166,20 +166,22 @@ def _duration(value: Any, key: str) -> float:
     if number is not None and number >= 0:
         return number
     match = _DURATION.match(value) if isinstance(value, str) else None
-    if not match:
+    duration = float(match[1]) * _SECONDS[match[2]] if match else math.inf
+    if not math.isfinite(duration):
         raise Wrong(
             key, f'expected seconds or a duration such as "30m" or "6h", not {shown(value)}'
         )
-    return float(match[1]) * _SECONDS[match[2]]
+    return duration
 
 
 def _size(value: Any, key: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     match = _SIZE.match(value) if isinstance(value, str) else None
-    if not match:
+    number = float(match[1]) * _BYTES[match[2]] if match else math.inf
+    if not math.isfinite(number):
         raise Wrong(key, f'expected bytes or a size such as "512MB" or "1GB", not {shown(value)}')
-    return int(float(match[1]) * _BYTES[match[2]])
+    return int(number)
 
 
 def _date(value: Any) -> date | None:
@@ -206,8 +208,13 @@ def _integer(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if fits and math.isfinite(value) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 _PLAIN: dict[Any, tuple[str, Callable[[Any], Any]]] = {

@@ -15,6 +15,7 @@ import click
 from sscd_ops.errors import ConfigError, SscdOpsError, UsageError
 
 if TYPE_CHECKING:
+    from sscd_ops.options import Settings
     from sscd_ops.wiring import Wiring
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,13 +68,34 @@ def _user() -> str:
 
 
 def open_wiring(config: str | None, *, progress: bool = False) -> Wiring:
-    """The parts of a command. It may start the embedded Postgres, and says so."""
+    """The parts of a command. It may start the embedded Postgres, and says so.
+
+    A dataset whose table in the config file is wrong stops the commands that are for it alone; the
+    others say that it is.
+
+    Raises:
+        ConfigError: the file is wrong, or what it says of the command's dataset.
+    """
     from sscd_ops.cli.progress import TerminalProgress
     from sscd_ops.config import load_settings
     from sscd_ops.wiring import Wiring
 
+    settings = load_settings(config, tolerant=True)
+    _say_faulty(settings)
     shown = TerminalProgress() if progress and sys.stderr.isatty() else None
-    return Wiring(load_settings(config), allow_embedded=True, progress=shown)
+    return Wiring(settings, allow_embedded=True, progress=shown)
+
+
+def _say_faulty(settings: Settings) -> None:
+    from sscd_ops.cli.output import say
+    from sscd_ops.config import dag_name
+
+    context = click.get_current_context(silent=True)
+    asked = context.params.get("dataset") if context is not None else None
+    if asked and asked not in settings.datasets and dag_name(asked) in settings.faulty:
+        raise ConfigError(settings.faulty[dag_name(asked)])
+    for message in settings.faulty.values():
+        say(f"warning: {message} (that dataset has no nights until it is mended)")
 
 
 def check_dataset(parts: Wiring, dataset: str | None) -> None:

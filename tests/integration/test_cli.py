@@ -563,6 +563,74 @@ def test_the_index_is_verified_and_rebuilt(fresh: Site) -> None:
     fresh("index", "verify", "--dataset", "web")
 
 
+# ---------------------------------------------------------------- one faulty dataset
+
+
+FAULTY = {
+    "an unknown key": '[datasets.bad]\nschedul = "@daily"\n',
+    "a source": '[datasets.bad]\n[[datasets.bad.sources]]\nkind = "tars"\n',
+    "no sources": "[datasets.bad]\n",
+    "airflow": '[datasets.bad]\n[[datasets.bad.sources]]\nurls = ["x"]\n'
+    "[datasets.bad.airflow]\nmax_active_run = 1\n",
+    "a home that is nobody's": "[datasets.bad]\n[[datasets.bad.sources]]\n"
+    'urls = ["~nobody_such/x"]\n',
+    "a number beyond all": '[datasets.bad]\n[[datasets.bad.sources]]\nurls = ["x"]\n'
+    f"[datasets.bad.duplicates]\nmargin = 1{400 * '0'}\n",
+    "a start before all": "[datasets.bad]\nstart = 0001-01-01\n"
+    '[[datasets.bad.sources]]\nurls = ["x"]\n',
+    "a name": '[datasets.Bad]\n[[datasets.Bad.sources]]\nurls = ["x"]\n',
+}
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_a_faulty_dataset_stops_its_own_commands_alone(fresh: Site, kind: str) -> None:
+    with fresh.config.open("a") as file:
+        file.write(FAULTY[kind])
+    bad = "Bad" if kind == "a name" else "bad"
+
+    listed = fresh("batch", "list", "--dataset", "web")
+    every = fresh("audit", "removed")
+    own = [
+        fresh(*command, "--dataset", bad, exit_code=2)
+        for command in (("run", "--date", FIRST), ("audit", "removed"), ("snapshot", "list"))
+    ]
+    looked = fresh("doctor", exit_code=1)
+
+    assert listed.stderr.count("warning: ") == every.stderr.count("warning: ") == 1
+    assert "curation.toml: datasets." in listed.stderr
+    assert len({called.stderr for called in own}) == 1
+    assert own[0].stderr.startswith("error: ")
+    assert own[0].stderr.count("\n") == 1, "the error is said once"
+    reason = own[0].stderr.removeprefix("error: ").strip()
+    assert reason in listed.stderr
+    assert reason.partition(": ")[2] in looked.stdout
+    assert "dataset web" in looked.stdout
+
+
+def test_a_healthy_dataset_runs_beside_faulty_ones_of_nearly_its_name(fresh: Site) -> None:
+    with fresh.config.open("a") as file:
+        file.write('[datasets."w b"]\n[datasets."w?b"]\n')
+    fresh.config.write_text(fresh.config.read_text().replace("datasets.other", "datasets.w_b"))
+
+    ran = fresh("run", "--dataset", "web", "--date", FIRST)
+    healthy = fresh("batch", "list", "--dataset", "w_b")
+
+    for called in (ran, healthy):
+        assert called.stderr.count("warning: ") == 2
+    assert "published" in ran.stdout
+
+
+def test_what_is_wrong_with_storage_or_catalog_stops_every_dataset(fresh: Site) -> None:
+    text = fresh.config.read_text()
+    for wrong in ("[storage]\nroot = 1\n", "[storage]\nroot = ''\n", "[catalog]\nurll = 'x'\n"):
+        kept = text if "catalog" in wrong else text.partition("[datasets.web]")[2]
+        fresh.config.write_text(wrong + (kept if "catalog" in wrong else "[datasets.web]" + kept))
+
+        called = fresh("batch", "list", "--dataset", "web", exit_code=2)
+
+        assert wrong[1:8] in called.stderr
+
+
 # ---------------------------------------------------------------- db and doctor
 
 

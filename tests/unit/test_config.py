@@ -504,3 +504,11 @@ def test_reading_the_config_needs_nothing_heavy() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_a_faulty_dataset_never_takes_the_name_of_another(tmp_path: Path) -> None:
+    path = small(tmp_path, rest='[datasets."we b"]\n[datasets."we?b"]\n[datasets.we_b_]\nx = 1')
+
+    settings = load_settings(path, tolerant=True)
+
+    assert set(settings.faulty) == {"we_b", "we_b__", "we_b_"}
