@@ -20,6 +20,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from sscd_ops.errors import ConfigError
+from sscd_ops.masking import holds_secret
 from sscd_ops.options import (
     PUBLISHED_COLUMNS,
     STEPS,
@@ -30,7 +31,6 @@ from sscd_ops.options import (
     StorageOptions,
 )
 from sscd_ops.toml_tables import (
-    CREDENTIALS,
     Wrong,
     check_keys,
     did_you_mean,
@@ -172,18 +172,24 @@ def _place(base: Path, url: str, key: str) -> str:
 
     Credentials are refused: a batch freezes its configuration, and ``curation.configs`` shows it.
     """
-    if CREDENTIALS.search(url):
-        raise Wrong(
-            key,
-            "holds credentials, and this file is copied into the catalog: take them out, and give"
-            " them by the environment or fsspec's own configuration",
-        )
+    _without_secret(url, key)
     if not url or "://" in url:
         return url
     try:
         return os.path.normpath(base / Path(url).expanduser())
     except RuntimeError as error:  # ~somebody
         raise Wrong(key, f"{shown(url)} leads to no home folder: give the whole path") from error
+
+
+def _without_secret(url: str, key: str) -> str:
+    if holds_secret(url):
+        raise Wrong(
+            key,
+            "holds credentials (a password, token or signature), and this file is copied into the"
+            " catalog: take them out, and give them by the environment or fsspec's own"
+            " configuration",
+        )
+    return url
 
 
 # ---------------------------------------------------------------- datasets
@@ -264,6 +270,7 @@ def _source(base: Path, dataset: str, table: Mapping[str, Any], key: str) -> Sou
         urls=tuple(_place(base, url, f"{key}.urls") for url in source.urls),
         root=_place(base, source.root, f"{key}.root"),
         ready=_place(base, source.ready, f"{key}.ready"),
+        captions_file=_without_secret(source.captions_file, f"{key}.captions_file"),
     )
 
 

@@ -28,9 +28,14 @@ becomes a quarantine row (``model.Fault``). Messages name the thing, the reason 
 
 from __future__ import annotations
 
+from sscd_ops.masking import masked
+
 
 class SscdOpsError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. What it says never holds a secret."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(masked(item) if isinstance(item, str) else item for item in args))
 
 
 class ConfigError(SscdOpsError):

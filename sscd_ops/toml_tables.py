@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, get_args, get_origin
 
+from sscd_ops.masking import masked
+
 _NEVER_SHOWN = "catalog.url"
-CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:[^/@\s]*@|(?<=https://)[^/@\s]*@")
-"""User and password of a URL, or a token; not Azure's ``abfs://container@account``."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)\Z")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)\Z")
@@ -95,8 +95,8 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, and without the credentials of a URL."""
-    text = CREDENTIALS.sub("***@", repr(value))
+    """A value for a message: short, and without secrets."""
+    text = masked(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -10,6 +10,8 @@ from typing import Any, TypedDict
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from sscd_ops.masking import harmless
+
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +76,8 @@ class ReadyTrigger(_TimedTrigger):
         try:
             return await asyncio.to_thread(exists, self.url)
         except Exception as error:  # noqa: BLE001 - fsspec's backends raise what they like
-            log.warning("can't look for %s: %s: %s", self.url, type(error).__name__, error)
+            said = harmless(f"{self.url}: {type(error).__name__}: {error}")
+            log.warning("can't look for %s", said)
             return False
 
 
