@@ -16,6 +16,7 @@
     |   |-- BatchNotRunnable     abandoned, bound to another live run, or not in a fitting state
     |   |-- FingerprintMismatch  descriptors of different fingerprints are never compared
     |   |-- MissingDescriptors   embed indexes must be cleared before resolve can go on
+    |   |-- StoreRefused         storage says no: a right, credentials, a read-only disk
     |   |-- WeightsUnavailable   model weights could not be found or fetched
     |   `-- BrokenShard          a tar's fault, on its way to becoming a quarantine row
     `-- InvariantError           catalog and files disagree, or code broke a promise
@@ -72,6 +73,10 @@ class DataError(SscdOpsError):
 
 PUT_BACK = "put the original back and run the night again"
 """What to do about ``SourceChanged``, for its messages."""
+
+
+class StoreRefused(DataError):
+    """Storage says no, and will again: names the place, the reason and the remedy."""
 
 
 class SourceChanged(DataError):

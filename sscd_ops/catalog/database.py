@@ -20,8 +20,9 @@ from sqlalchemy.pool import NullPool
 
 from sscd_ops.catalog.migrate import HEAD, current_revision, revisions
 from sscd_ops.errors import CatalogUnavailable, ConfigError
-from sscd_ops.masking import masked
 
+_SHOWN = ("host", "port", "sslmode")
+"""Of a URL's query; anything else may be a secret."""
 LOCK_SECONDS = 60.0
 IDLE_SECONDS = 60.0
 _OLDEST = 140000
@@ -110,7 +111,8 @@ class Catalog:
 
     def __repr__(self) -> str:
         # a password may stand in the query too
-        return f"Catalog({masked(self._url.render_as_string(hide_password=True))!r})"
+        query = {name: self._url.query[name] for name in _SHOWN if name in self._url.query}
+        return f"Catalog({self._url.set(query=query).render_as_string(hide_password=True)!r})"
 
     @property
     def url(self) -> str:

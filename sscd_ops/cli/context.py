@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sscd_ops.drivers import remedy_for
 from sscd_ops.errors import ConfigError, SscdOpsError, UsageError
 from sscd_ops.masking import MaskingFormatter, harmless, traceback_of
 
@@ -174,6 +175,9 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, SscdOpsError):
         return str(error)
     said = str(error).strip().partition("\n")[0]
+    remedy = remedy_for(error) if isinstance(error, OSError) else None
+    if remedy is not None:
+        return f"{said}: {remedy}"
     return f"{type(error).__name__}: {said} (--debug shows where)"
 
 

@@ -180,6 +180,17 @@ def test_what_trying_again_cannot_help_is_not_tried_again(kind):
         raise kind("what to do")
 
 
+def test_what_a_local_disk_refuses_is_not_tried_again_and_says_what_to_do():
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from sscd_ops.provider.errors import as_airflow
+
+    with pytest.raises(AirflowFailException, match="may not do this"), as_airflow():
+        raise PermissionError(13, "Permission denied", "/data/curation/index/x")
+    with pytest.raises(TimeoutError), as_airflow():
+        raise TimeoutError
+
+
 def test_what_may_work_again_is_retried():
     from sscd_ops.provider.errors import as_airflow
 
