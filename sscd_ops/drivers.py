@@ -7,7 +7,6 @@ class name, HTTP status and code, which may stand on the error or on the one it 
 from __future__ import annotations
 
 import errno
-import getpass
 import os
 import re
 import shutil
@@ -215,6 +214,8 @@ def _no_room(where: str, error: BaseException) -> str:
 
 
 def _who() -> str:
+    import getpass  # DAG files import this module, and need no terminal
+
     try:
         return f"user {getpass.getuser()}"
     except (KeyError, OSError):  # a container's user without a name

@@ -26,10 +26,9 @@ from sscd_ops.images.frames import Answer
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import FingerprintOptions, ModelName
+from sscd_ops.options import FingerprintOptions
 from sscd_ops.ports import Embedder
 
-DEFAULT_MODEL: ModelName = "sscd_small"
 """The model of a dataset that names none and has no decided batch yet."""
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
