@@ -127,6 +127,16 @@ def unknown_dataset(parts: Wiring, dataset: str) -> UsageError:
 class CommandGroup(click.Group):
     """Commands in the order a newcomer needs them, each with its first sentence whole."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what click says of wrong use shows arguments, but no secrets."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            said = error.format_message()
+            if harmless(said) == said:
+                raise
+            raise click.UsageError(harmless(said), error.ctx) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order they were added."""
         return list(self.commands)

@@ -1155,6 +1155,25 @@ def test_a_secret_in_a_source_is_refused_and_never_shown(
     assert [SECRET in each.output for each in called] == [False] * 3
 
 
+def test_an_argument_is_shown_without_its_secret(site: Site) -> None:
+    url = f"https://ann:{SECRET}@h/in?token={SECRET}"
+
+    for command in (
+        ("explain", url),
+        ("explain", f"{url}#one"),
+        ("run", "--dataset", "web", "--date", url),
+        ("run", "--dataset", url, "--date", FIRST),
+        ("batch", "show", url),
+        ("audit", url),
+        ("try", url),
+        ("evaluate", url),
+    ):
+        called = site(*command, exit_code=2)
+
+        assert "error" in called.stderr.lower()
+        assert SECRET not in called.output
+
+
 @pytest.mark.parametrize("key", ["weights", "postprocessing"])
 def test_a_secret_of_a_model_s_file_is_refused_and_never_shown(fresh: Site, key: str) -> None:
     fresh.config.write_text(
