@@ -18,8 +18,8 @@ configuration. An error names the thing, the reason and the remedy in a line or 
 --debug COMMAND ...` shows the traceback. `--format json` prints one JSON array on stdout; what a
 person reads beside it goes to stderr. json is exact; in csv and tables control characters of
 captions and keys are spaces, and a csv cell of text that begins with `=`, `+`, `-` or `@` gets an
-apostrophe before it, so that no spreadsheet runs it (numbers stay numbers). Without a database URL the commands start an embedded
-Postgres, and say so; commands that run at the same time share it.
+apostrophe before it, so that no spreadsheet runs it (numbers stay numbers). Without a database URL
+the commands start an embedded Postgres, and say so; commands that run at the same time share it.
 
 What follows is each command's own `--help`.
 """

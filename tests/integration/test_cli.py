@@ -22,6 +22,7 @@ from uuid import UUID
 
 import click
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -1153,6 +1154,22 @@ def test_a_secret_in_a_source_is_refused_and_never_shown(
 
     assert f"datasets.leaky.sources[0].{name}: holds credentials" in called[0].stderr
     assert [SECRET in each.output for each in called] == [False] * 3
+
+
+def test_the_database_s_password_is_in_no_view_and_no_file(site: Site) -> None:
+    engine = sa.create_engine(site.url)
+    password = str(engine.url.password)
+    with engine.connect() as conn:
+        found = conn.execute(sa.text("SELECT viewname FROM pg_views WHERE schemaname = 'curation'"))
+        views = list(found.scalars())
+        rows = [str(conn.execute(sa.text(f"SELECT * FROM curation.{v}")).all()) for v in views]
+    engine.dispose()
+    files = [path for path in (site.folder / "root").rglob("*") if path.is_file()]
+
+    assert len(views) > 5
+    assert len(files) > 5
+    assert password not in "".join(rows)
+    assert [path for path in files if password.encode() in path.read_bytes()] == []
 
 
 def test_an_argument_is_shown_without_its_secret(site: Site) -> None:
