@@ -125,7 +125,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("change", kinds_of_changes())
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_intervals_tile_time_whatever_the_clocks_do(change):
     zone, at = kinds_of_changes()[change]
     for schedule, days in SCHEDULES.items():
