@@ -132,8 +132,8 @@ nothing; an undecided one goes on where it was.
 **Backfill**: `airflow backfill create --dag-id {dag_id} {backfill}
 --max-active-runs 2`. Both are instants, the starts of the first and the last night: a day without
 a time is midnight UTC.
-**The model and threshold of each night**: `sscd-ops audit runs --config {config}
---dataset {dataset} --format csv`, columns `fingerprint` and `threshold`.
+**The model and threshold of each night** (columns `fingerprint` and `threshold`):
+`sscd-ops audit runs --config {config} --dataset {dataset} --format csv`.
 **What was removed and why**: `sscd-ops audit removed --config {config} --dataset {dataset}`,
 `sscd-ops explain SAMPLE_ID`.
 **New snapshots** are events of the asset `sscd-ops://{dataset}`."""
