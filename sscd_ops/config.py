@@ -13,12 +13,14 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from sscd_ops.errors import ConfigError
+from sscd_ops.masking import holds_secret
 from sscd_ops.options import (
     PUBLISHED_COLUMNS,
     STEPS,
@@ -29,7 +31,6 @@ from sscd_ops.options import (
     StorageOptions,
 )
 from sscd_ops.toml_tables import (
-    CREDENTIALS,
     Wrong,
     check_keys,
     did_you_mean,
@@ -54,6 +55,7 @@ _LOCAL = "file://"
 """A root or a cache of this scheme is a folder, for everything that asks which it is."""
 _PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::[^{}]*)?\}")
 
+_STARTS = (date(1970, 1, 1), date(2100, 12, 31))
 _MOST_BITS = 100
 """Of a perceptual hash that a stored match may differ in."""
 _LEAST_DECODER = 128 * 2**20
@@ -143,16 +145,30 @@ def _settings(file: Path, raw: Mapping[str, Any], *, tolerant: bool) -> Settings
     catalog = read_section(CatalogOptions, raw.get("catalog", {}), "catalog")
     datasets: dict[str, DatasetOptions] = {}
     faulty: dict[str, str] = {}
-    for name, table in read_table(raw.get("datasets", {}), "datasets").items():
+    tables = read_table(raw.get("datasets", {}), "datasets")
+    for name, table in tables.items():
         try:
             datasets[name] = _dataset(base, name, table)
         except Wrong as wrong:
             if not tolerant:
                 raise
-            # The name becomes part of a DAG id, which has an alphabet too.
-            shown = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:64] or "_"
-            faulty[shown] = f"{file}: {wrong.key}: {wrong.message}"
+            faulty[_faulty_name(name, {*tables} - {name}, faulty)] = (
+                f"{file}: {wrong.key}: {wrong.message}"
+            )
     return Settings(str(file), storage, catalog, datasets, faulty)
+
+
+def _faulty_name(name: str, *others: Container[str]) -> str:
+    """The name of a faulty dataset, in the alphabet of a DAG id; never one that is another's."""
+    free = dag_name(name)
+    while any(free in taken for taken in others):
+        free += "_"
+    return free
+
+
+def dag_name(name: str) -> str:
+    """What may stand in a DAG id, of whatever a dataset is called."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:64] or "_"
 
 
 def _place(base: Path, url: str, key: str) -> str:
@@ -160,15 +176,24 @@ def _place(base: Path, url: str, key: str) -> str:
 
     Credentials are refused: a batch freezes its configuration, and ``curation.configs`` shows it.
     """
-    if CREDENTIALS.search(url):
-        raise Wrong(
-            key,
-            "holds credentials, and this file is copied into the catalog: take them out, and give"
-            " them by the environment or fsspec's own configuration",
-        )
+    _without_secret(url, key)
     if not url or "://" in url:
         return url
-    return os.path.normpath(base / Path(url).expanduser())
+    try:
+        return os.path.normpath(base / Path(url).expanduser())
+    except RuntimeError as error:  # ~somebody
+        raise Wrong(key, f"{shown(url)} leads to no home folder: give the whole path") from error
+
+
+def _without_secret(url: str, key: str) -> str:
+    if holds_secret(url):
+        raise Wrong(
+            key,
+            "holds credentials (a password, token or signature), and this file is copied into the"
+            " catalog: take them out, and give them by the environment or fsspec's own"
+            " configuration",
+        )
+    return url
 
 
 # ---------------------------------------------------------------- datasets
@@ -249,6 +274,7 @@ def _source(base: Path, dataset: str, table: Mapping[str, Any], key: str) -> Sou
         urls=tuple(_place(base, url, f"{key}.urls") for url in source.urls),
         root=_place(base, source.root, f"{key}.root"),
         ready=_place(base, source.ready, f"{key}.ready"),
+        captions_file=_without_secret(source.captions_file, f"{key}.captions_file"),
     )
 
 
@@ -277,10 +303,17 @@ def _check_schedule(options: DatasetOptions, key: str) -> None:
             f'expected a cron line of 5 fields such as "0 2 * * *", not {shown(schedule)}',
         )
     # Airflow's own cron library, imported here: DAG files have it already, `--help` needs none.
-    from croniter import croniter
+    from croniter import CroniterBadDateError, croniter
 
+    if any(re.match(r"[rR]\b", field) for field in schedule.split()):
+        raise Wrong(
+            f"{key}.schedule",
+            f"expected fixed times, not {shown(schedule)}: R is drawn anew each time it is read",
+        )
     try:
-        croniter(schedule)
+        croniter(schedule).get_next()
+    except CroniterBadDateError as error:
+        raise Wrong(f"{key}.schedule", f"{shown(schedule)} never comes: {error}") from error
     except (ValueError, KeyError, AttributeError) as error:
         raise Wrong(f"{key}.schedule", f"{shown(schedule)} is no cron line: {error}") from error
 
@@ -295,6 +328,10 @@ def _check_numbers(options: DatasetOptions, key: str) -> None:
         raise Wrong(
             f"{key}.duplicates.threshold",
             f"expected a cosine similarity above 0 and at most 1, not {threshold:g}",
+        )
+    if not _STARTS[0] <= options.start <= _STARTS[1]:
+        raise Wrong(
+            f"{key}.start", f"expected a day of the years 1970 to 2100, not {options.start}"
         )
     for path, allowed in _RANGES.items():
         value: Any = options

@@ -16,6 +16,7 @@
     |   |-- BatchNotRunnable     abandoned, bound to another live run, or not in a fitting state
     |   |-- FingerprintMismatch  descriptors of different fingerprints are never compared
     |   |-- MissingDescriptors   embed indexes must be cleared before resolve can go on
+    |   |-- StoreRefused         storage says no: a right, credentials, a read-only disk
     |   |-- WeightsUnavailable   model weights could not be found or fetched
     |   `-- BrokenShard          a tar's fault, on its way to becoming a quarantine row
     `-- InvariantError           catalog and files disagree, or code broke a promise
@@ -28,9 +29,14 @@ becomes a quarantine row (``model.Fault``). Messages name the thing, the reason 
 
 from __future__ import annotations
 
+from sscd_ops.masking import masked
+
 
 class SscdOpsError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. What it says never holds a secret."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(masked(item) if isinstance(item, str) else item for item in args))
 
 
 class ConfigError(SscdOpsError):
@@ -67,6 +73,10 @@ class DataError(SscdOpsError):
 
 PUT_BACK = "put the original back and run the night again"
 """What to do about ``SourceChanged``, for its messages."""
+
+
+class StoreRefused(DataError):
+    """Storage says no, and will again: names the place, the reason and the remedy."""
 
 
 class SourceChanged(DataError):

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, get_args, get_origin
 
+from sscd_ops.masking import masked
+
 _NEVER_SHOWN = "catalog.url"
-CREDENTIALS = re.compile(r"(?<=://)[^/@:\s]*:[^/@\s]*@|(?<=https://)[^/@\s]*@")
-"""User and password of a URL, or a token; not Azure's ``abfs://container@account``."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)\Z")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)\Z")
@@ -103,8 +103,8 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, and without the credentials of a URL."""
-    text = CREDENTIALS.sub("***@", repr(value))
+    """A value for a message: short, and without secrets."""
+    text = masked(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -174,20 +174,22 @@ def _duration(value: Any, key: str) -> float:
     if number is not None and number >= 0:
         return number
     match = _DURATION.match(value) if isinstance(value, str) else None
-    if not match:
+    duration = float(match[1]) * _SECONDS[match[2]] if match else math.inf
+    if not math.isfinite(duration):
         raise Wrong(
             key, f'expected seconds or a duration such as "30m" or "6h", not {shown(value)}'
         )
-    return float(match[1]) * _SECONDS[match[2]]
+    return duration
 
 
 def _size(value: Any, key: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _SIZE.match(value) if isinstance(value, str) else None
-    if not match:
+    number = float(match[1]) * _BYTES[match[2]] if match else math.inf
+    if not math.isfinite(number):
         raise Wrong(key, f'expected bytes or a size such as "512MB" or "1GB", not {shown(value)}')
-    return int(float(match[1]) * _BYTES[match[2]])
+    return int(number)
 
 
 def _date(value: Any) -> date | None:
@@ -214,8 +216,13 @@ def _integer(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if fits and math.isfinite(value) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 _PLAIN: dict[Any, tuple[str, Callable[[Any], Any]]] = {

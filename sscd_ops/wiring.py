@@ -193,7 +193,7 @@ class Wiring:
 
     def default_model(self) -> ModelName:
         """The model of a new dataset that names none."""
-        from sscd_ops.descriptors.embedder import DEFAULT_MODEL
+        from sscd_ops.descriptors.thresholds import DEFAULT_MODEL
 
         return DEFAULT_MODEL
 

@@ -21,6 +21,8 @@ from sqlalchemy.pool import NullPool
 from sscd_ops.catalog.migrate import HEAD, current_revision, revisions
 from sscd_ops.errors import CatalogUnavailable, ConfigError
 
+_SHOWN = ("host", "port", "sslmode")
+"""Of a URL's query; anything else may be a secret."""
 LOCK_SECONDS = 60.0
 IDLE_SECONDS = 60.0
 _OLDEST = 140000
@@ -31,6 +33,7 @@ _MISCONFIGURED = (
     "no password supplied",
     "no pg_hba.conf entry",
     "does not exist",
+    "invalid dsn",
 )
 # SQLSTATE classes and codes of what may work when tried again: connection lost, server shutting
 # down or full, disk errors, a lock not granted, a deadlock, an idle transaction ended, a standby.
@@ -107,7 +110,9 @@ class Catalog:
         return engine
 
     def __repr__(self) -> str:
-        return f"Catalog({self._url.render_as_string(hide_password=True)!r})"
+        # a password may stand in the query too
+        query = {name: self._url.query[name] for name in _SHOWN if name in self._url.query}
+        return f"Catalog({self._url.set(query=query).render_as_string(hide_password=True)!r})"
 
     @property
     def url(self) -> str:
@@ -249,5 +254,8 @@ def _milliseconds(seconds: float) -> str:
 def _is_passing(error: BaseException | None) -> bool:
     code: str | None = getattr(error, "pgcode", None)
     if code is None:
-        return isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
+        # an option that libpq does not know comes as the error of a program
+        return isinstance(
+            error, (psycopg2.OperationalError, psycopg2.InterfaceError)
+        ) or "invalid dsn" in str(error)
     return code.startswith(_PASSING)

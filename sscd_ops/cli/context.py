@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sscd_ops.drivers import remedy_for
 from sscd_ops.errors import ConfigError, SscdOpsError, UsageError
+from sscd_ops.masking import MaskingFormatter, harmless, traceback_of
 
 if TYPE_CHECKING:
+    from sscd_ops.options import Settings
     from sscd_ops.wiring import Wiring
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,13 +70,37 @@ def _user() -> str:
 
 
 def open_wiring(config: str | None, *, progress: bool = False) -> Wiring:
-    """The parts of a command. It may start the embedded Postgres, and says so."""
+    """The parts of a command. It may start the embedded Postgres, and says so.
+
+    A dataset whose table in the config file is wrong stops the commands that are for it, or for
+    every dataset; the others say that it is.
+
+    Raises:
+        ConfigError: the file is wrong, or what it says of a dataset that the command is for.
+    """
     from sscd_ops.cli.progress import TerminalProgress
     from sscd_ops.config import load_settings
     from sscd_ops.wiring import Wiring
 
+    settings = load_settings(config, tolerant=True)
+    _say_faulty(settings)
     shown = TerminalProgress() if progress and sys.stderr.isatty() else None
-    return Wiring(load_settings(config), allow_embedded=True, progress=shown)
+    return Wiring(settings, allow_embedded=True, progress=shown)
+
+
+def _say_faulty(settings: Settings) -> None:
+    from sscd_ops.cli.output import say
+    from sscd_ops.config import dag_name
+
+    context = click.get_current_context(silent=True)
+    params = context.params if context is not None else {}
+    asked = params.get("dataset")
+    if asked and asked not in settings.datasets and dag_name(asked) in settings.faulty:
+        raise ConfigError(settings.faulty[dag_name(asked)])
+    for message in settings.faulty.values():
+        if "dataset" in params and not asked:
+            raise ConfigError(f"{message} (give --dataset NAME for another one alone)")
+        say(f"warning: {message} (that dataset has no nights until it is mended)")
 
 
 def check_dataset(parts: Wiring, dataset: str | None) -> None:
@@ -99,6 +126,16 @@ def unknown_dataset(parts: Wiring, dataset: str) -> UsageError:
 
 class CommandGroup(click.Group):
     """Commands in the order a newcomer needs them, each with its first sentence whole."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what click says of wrong use shows arguments, but no secrets."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            said = error.format_message()
+            if harmless(said) == said:
+                raise
+            raise click.UsageError(harmless(said), error.ctx) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order they were added."""
@@ -133,9 +170,12 @@ def guarded(command: F) -> F:
         except BrokenPipeError:  # `| head` has read enough; click ends the command without a word
             raise
         except Exception as error:
-            if debug or isinstance(error, (click.ClickException, click.exceptions.Exit)):
+            if isinstance(error, (click.ClickException, click.exceptions.Exit)):
                 raise
-            click.echo(f"error: {_sentence(error)}", err=True)
+            if debug:
+                click.echo(traceback_of(error), err=True, nl=False)
+                sys.exit(1)
+            click.echo(harmless(f"error: {_sentence(error)}"), err=True)
             sys.exit(2 if isinstance(error, (ConfigError, UsageError)) else 1)
 
     return run  # type: ignore[return-value]
@@ -145,15 +185,18 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, SscdOpsError):
         return str(error)
     said = str(error).strip().partition("\n")[0]
+    remedy = remedy_for(error) if isinstance(error, OSError) else None
+    if remedy is not None:
+        return f"{said}: {remedy}"
     return f"{type(error).__name__}: {said} (--debug shows where)"
 
 
 def set_up_logging(*, verbose: bool, debug: bool) -> None:
     """Log to stderr: warnings, and with ``-v`` what is being done."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(MaskingFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("sscd_ops").setLevel(level)
     # one line that everybody should see: which database is used when none was named
     logging.getLogger("sscd_ops.wiring").setLevel(min(level, logging.INFO))

@@ -272,7 +272,7 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
         }
         for name, write in written.items():
             if given[name]:
-                Path(given[name]).write_text(write(), encoding="utf-8")
+                Path(given[name]).write_text(write(), encoding="utf-8", errors="backslashreplace")
                 say(f"written: {given[name]}")
 
 

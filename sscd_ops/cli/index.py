@@ -15,6 +15,7 @@ from sscd_ops.cli.context import (
 )
 from sscd_ops.cli.output import print_rows, say
 from sscd_ops.cli.snapshot import dataset_option
+from sscd_ops.masking import harmless
 
 
 @click.group(cls=CommandGroup)
@@ -46,7 +47,7 @@ def index_verify(config: str | None, dataset: str) -> None:
     with open_wiring(config, progress=True) as parts:
         problems = verify_index(parts, dataset)
     for problem in problems:
-        click.echo(problem)
+        click.echo(harmless(problem))
     if problems:
         sys.exit(1)
     say("every segment and mask is there with its sha256")

@@ -8,13 +8,17 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import click
 
+from sscd_ops.masking import harmless, one_line
+
 FORMATS = click.Choice(["table", "csv", "json"])
-# Captions and keys come from strangers: nothing in them may move a terminal's cursor or colours.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+# Captions and keys come from strangers: nothing in them may move a terminal's cursor or colours,
+# nor be a formula to the program that opens a csv file.
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _WIDEST = 80
 
 
@@ -26,6 +30,8 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if value is None or isinstance(value, (bool, int, float, str, dict, list)):
         return value
+    if isinstance(value, Decimal):  # a sum of counts
+        return int(value) if value == value.to_integral_value() else float(value)
     return str(value)
 
 
@@ -52,7 +58,13 @@ def _json(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _csv(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+    """A cell that no spreadsheet runs: text that begins like a formula gets an apostrophe."""
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -87,11 +99,6 @@ def _cell(value: Any) -> str:
     return escape(_text(value))
 
 
-def one_line(text: str) -> str:
-    """A text on one line, without control characters."""
-    return _CONTROL.sub(" ", text)
-
-
 def _text(value: Any) -> str:
     if value is None:
         return ""
@@ -121,4 +128,4 @@ def print_fields(fields: Mapping[str, Any], form: str) -> None:
 
 def say(message: str) -> None:
     """A sentence for the person at the terminal, on stderr."""
-    click.echo(message, err=True)
+    click.echo(harmless(message), err=True)

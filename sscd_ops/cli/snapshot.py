@@ -19,6 +19,7 @@ from sscd_ops.cli.context import (
 )
 from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
+from sscd_ops.masking import harmless
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -129,7 +130,7 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None) -> Non
             found = _find(conn, dataset, number)
         problems = verify_snapshot(parts, dataset, found["snapshot"])
     for problem in problems:
-        click.echo(problem)
+        click.echo(harmless(problem))
     if problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")

@@ -1,60 +1,72 @@
 """Intervals of a cron schedule in a timezone: which night an instant or a day means.
 
-The boundaries are those that Airflow's ``CronDataIntervalTimetable`` makes, summer time included,
-so that a night run from the command line and one run by Airflow are the same batch.
+The boundaries are those of the runs that Airflow's ``CronDataIntervalTimetable`` makes one after
+another, summer time included, so that a night run from the command line and one run by Airflow are
+the same batch. A wall-clock time that summer time skips comes as much later, one that its end
+repeats comes the second time; a schedule of every hour counts elapsed time.
+
+From one boundary the next follows, but not the one before: a skipped time and one an hour later
+may be the same instant. So every look begins at an *anchor*, a boundary that is one whatever came
+before it, and goes forward. Intervals tile time whatever the clocks do.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from sscd_ops.errors import UsageError
 from sscd_ops.model import Interval
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_SHIFT = timedelta(hours=26)
+"""More than clocks were ever moved by: 24 hours, where the date line was."""
+_REACH = timedelta(hours=30)
+"""From noon UTC on a date to any moment of that day in any zone (UTC-12 to UTC+15)."""
+_HOURS = timedelta(hours=3)
+"""More than clocks are moved by today."""
 
 
 def next_boundary(schedule: str, timezone: str, instant: datetime) -> datetime:
     """The first boundary after an aware instant, in UTC."""
-    return _step(schedule, timezone, instant, forward=True)
+    return interval_holding(schedule, timezone, instant).end
 
 
 def interval_holding(schedule: str, timezone: str, instant: datetime) -> Interval:
-    """The schedule's interval with ``start <= instant < end``, in UTC."""
-    end = next_boundary(schedule, timezone, instant)
-    start = _step(schedule, timezone, end, forward=False)
-    while start > instant:  # the end of summer time repeats an hour
-        end, start = start, _step(schedule, timezone, start, forward=False)
-    return Interval(start, end)
+    """The schedule's interval with ``start <= instant < end``, in UTC.
+
+    Raises:
+        UsageError: the instant is too near to the first or the last of all years.
+    """
+    return _Clock(schedule, timezone).until(instant)[-1]
 
 
 def intervals_starting_on(schedule: str, timezone: str, day: date) -> list[Interval]:
     """The intervals that start on a local day, in order; more than one unless nightly."""
-    zone = ZoneInfo(timezone)
-    midnight = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
-    answer: list[Interval] = []
-    start = next_boundary(schedule, timezone, midnight - timedelta(seconds=1))
-    while start.astimezone(zone).date() == day:
-        end = next_boundary(schedule, timezone, start)
-        answer.append(Interval(start, end))
-        start = end
-    return answer
+    clock = _Clock(schedule, timezone)
+    # No clock says when a day begins that is skipped or comes twice: all that may lie in it.
+    with _known_years():
+        noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+        found = clock.between(noon - _REACH, noon + _REACH)
+        return [item for item in found if item.start.astimezone(clock.zone).date() == day]
 
 
 def intervals_before(
     schedule: str, timezone: str, interval: Interval, count: int
 ) -> list[Interval]:
     """The ``count`` intervals of the schedule just before one of its own, the latest first."""
+    clock = _Clock(schedule, timezone)
     answer: list[Interval] = []
     end = interval.start
-    for _ in range(count):
-        answer.append(interval_holding(schedule, timezone, end - timedelta(microseconds=1)))
+    while len(answer) < count:
+        answer += reversed(clock.until(end - timedelta(microseconds=1)))
         end = answer[-1].start
-    return answer
+    return answer[:count]
 
 
 def date_of(schedule: str, timezone: str, interval: Interval) -> str:
@@ -94,7 +106,8 @@ def interval_of(schedule: str, timezone: str, text: str) -> Interval:
         near = interval_holding(schedule, timezone, instant.replace(tzinfo=zone))
         raise UsageError(
             f"no interval of schedule {schedule!r} ({timezone}) starts on {text}; the one before"
-            f" starts at {near.start.astimezone(zone).isoformat()}: give that day"
+            f" starts at {near.start.astimezone(zone).isoformat()}: give"
+            f" {date_of(schedule, timezone, near)}"
         )
     starts = ", ".join(item.start.astimezone(zone).isoformat() for item in found)
     raise UsageError(
@@ -103,20 +116,97 @@ def interval_of(schedule: str, timezone: str, text: str) -> Interval:
     )
 
 
-def _step(schedule: str, timezone: str, instant: datetime, *, forward: bool) -> datetime:
-    zone = ZoneInfo(timezone)
-    naive = instant.astimezone(zone).replace(tzinfo=None)
-    cron = croniter(schedule, naive)
-    there: datetime = cron.get_next(datetime) if forward else cron.get_prev(datetime)
-    if cron.expanded[1] == ["*"]:
-        # Every hour: wall-clock time repeats or skips one, elapsed time doesn't.
-        return instant.astimezone(UTC) + (there - naive)
-    return _aware(there, zone).astimezone(UTC)
+class _Clock:
+    """The boundaries of a schedule.
+
+    Args:
+        schedule: a cron line.
+        timezone: of the wall clock it is read by.
+    """
+
+    def __init__(self, schedule: str, timezone: str) -> None:
+        self.zone = ZoneInfo(timezone)
+        self._cron = croniter(schedule)
+        self._is_hourly = self._cron.expanded[1] == ["*"]
+
+    def until(self, instant: datetime) -> list[Interval]:
+        """Intervals that follow each other, at least one; the last holds the instant."""
+        with _known_years():
+            start = self._anchor(instant)
+            answer: list[Interval] = []
+            while start <= instant:
+                end = self._after(start)
+                answer.append(Interval(start, end))
+                start = end
+            return answer
+
+    def between(self, first: datetime, last: datetime) -> list[Interval]:
+        """The intervals from the one that holds ``first`` to the one that holds ``last``."""
+        with _known_years():
+            start = self.until(first)[-1].start
+            answer: list[Interval] = []
+            while start <= last:
+                end = self._after(start)
+                answer.append(Interval(start, end))
+                start = end
+            return answer
+
+    def _after(self, boundary: datetime) -> datetime:
+        """The boundary after one."""
+        naive = self._naive(boundary)
+        self._cron.set_current(naive, force=True)
+        there: datetime = self._cron.get_next(datetime)
+        if self._is_hourly:
+            # wall-clock time repeats or skips an hour, elapsed time doesn't
+            return boundary.astimezone(UTC) + (there - naive)
+        return self._aware(there)
+
+    def _anchor(self, instant: datetime) -> datetime:
+        """A boundary at or before an instant that does not depend on those before it."""
+        minute = self._naive(instant).replace(second=0, microsecond=0)
+        there = self._before(minute + timedelta(minutes=1))
+        while self._aware(there) > instant or not self._is_anchor(there):
+            there = self._before(there - _HOURS if self._is_hourly else there)
+        return self._aware(there)
+
+    def _is_anchor(self, there: datetime) -> bool:
+        """Whether every sequence of boundaries has the one at a wall-clock time of the schedule.
+
+        It has where no clock is moved near it. A schedule of every hour of some days only may come
+        shifted out of a pause in which one is, and is itself again when it has run for hours.
+        Times that only ever come near such a moment (the last Sunday of March) begin with the
+        first after a pause.
+        """
+        if self._is_calm(there):
+            return not self._is_hourly or self._before(there - _HOURS) >= there - 2 * _HOURS
+        return not self._is_hourly and there - self._before(there) > _SHIFT
+
+    def _is_calm(self, there: datetime) -> bool:
+        """Whether the clock is moved within ``_SHIFT`` of a wall-clock time."""
+        here = self._aware(there)
+        near = (here - _SHIFT, here, here + _SHIFT)
+        return len({moment.astimezone(self.zone).utcoffset() for moment in near}) == 1
+
+    def _before(self, there: datetime) -> datetime:
+        self._cron.set_current(there, force=True)
+        found: datetime = self._cron.get_prev(datetime)
+        return found
+
+    def _naive(self, instant: datetime) -> datetime:
+        return instant.astimezone(self.zone).replace(tzinfo=None)
+
+    def _aware(self, naive: datetime) -> datetime:
+        """A wall-clock time in UTC: the later of two equal ones, a skipped one moved on."""
+        early = naive.replace(tzinfo=self.zone, fold=0).astimezone(UTC)
+        if self._naive(early) != naive:
+            return early
+        return naive.replace(tzinfo=self.zone, fold=1).astimezone(UTC)
 
 
-def _aware(naive: datetime, zone: ZoneInfo) -> datetime:
-    """A wall-clock time as an instant: the later of two equal ones, a skipped one moved on."""
-    early = naive.replace(tzinfo=zone, fold=0)
-    if early.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != naive:
-        return early
-    return naive.replace(tzinfo=zone, fold=1)
+@contextmanager
+def _known_years() -> Iterator[None]:
+    """Around what may leave the years that a date can have."""
+    try:
+        yield
+    except (OverflowError, CroniterBadDateError) as error:
+        raise UsageError(f"too far away for this schedule: {error}") from error

@@ -26,11 +26,8 @@ from sscd_ops.images.frames import Answer
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions, ModelName
+from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions
 from sscd_ops.ports import Embedder
-
-DEFAULT_MODEL: ModelName = "sscd_small"
-"""The model of a dataset that names none and has no decided batch yet."""
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 (n, h, w, 3) -> float32 (n, d), rows L2-normalised or zero."""

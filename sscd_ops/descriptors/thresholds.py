@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from sscd_ops.options import ModelName
+
+DEFAULT_MODEL: ModelName = "sscd_small"
+"""The model of a new dataset that names none."""
 _SSCD = 0.75
 """The reference README: cosine above it is a copy with about 90% precision on DISC21."""
 

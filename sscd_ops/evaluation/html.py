@@ -24,6 +24,7 @@ from sscd_ops.evaluation.tables import (
 )
 from sscd_ops.evaluation.tasks import Task
 from sscd_ops.images.sheets import Pair, contact_sheet
+from sscd_ops.masking import one_line
 
 _STYLE = """
 body { font: 15px/1.45 sans-serif; max-width: 1120px; margin: 2em auto; color: #222 }
@@ -250,7 +251,7 @@ def _pairs(task: Task, shown: Sequence[Shown]) -> list[Pair]:
 
 
 def _paragraph(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>' if text else ""
+    return f'<p class="note">{escape(one_line(text))}</p>' if text else ""
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -265,7 +266,7 @@ def _table(rows: Sequence[Row]) -> str:
             text = _text(row.get(name))
             number = text[:1].isdigit() or text[:2].lstrip("-").isdigit()
             style = ' class="n"' if number else ""
-            cells.append(f"<td{style}>{escape(text)}</td>")
+            cells.append(f"<td{style}>{escape(one_line(text))}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 

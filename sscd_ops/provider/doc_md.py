@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from sscd_ops.core.schedule import interval_holding, next_boundary
-from sscd_ops.descriptors.thresholds import PERCEPTUAL, THRESHOLDS
+from sscd_ops.core.schedule import date_of, interval_holding, next_boundary
+from sscd_ops.descriptors.thresholds import DEFAULT_MODEL, PERCEPTUAL, THRESHOLDS
+from sscd_ops.masking import masked
 from sscd_ops.options import STEPS
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def doc_md(settings: Settings, options: DatasetOptions) -> str:
     """A dataset's page, from its options."""
     dag_id = f"curate_{options.name}"
-    return "\n".join(
+    page = "\n".join(
         [
             f"# {options.name}: nightly curation",
             "",
@@ -41,9 +42,11 @@ def doc_md(settings: Settings, options: DatasetOptions) -> str:
                 dataset=options.name,
                 config=settings.path,
                 backfill=_backfill(options),
+                night=_first_night(options),
             ),
         ]
     )
+    return masked(page)
 
 
 def _deciding(options: DatasetOptions) -> str:
@@ -51,9 +54,9 @@ def _deciding(options: DatasetOptions) -> str:
     if threshold is None:
         threshold = THRESHOLDS.get(options.fingerprint.model)
     said = "the model's measured threshold" if threshold is None else f"{threshold:g}"
-    model = options.fingerprint.model or "the dataset's own, else the product's default"
     return (
-        f"Model: {model}. A picture is a copy at a similarity of at least {said}"
+        f"Model: {options.fingerprint.model or _UNNAMED}."
+        f" A picture is a copy at a similarity of at least {said}"
         f" ({options.duplicates.grouping}, search {options.duplicates.search})"
         f"{_by_hash(options)}; who stays:"
         f" {', '.join(options.duplicates.prefer) or 'who came first'}. The guard holds a night at"
@@ -62,15 +65,22 @@ def _deciding(options: DatasetOptions) -> str:
     )
 
 
+# Which model a dataset has stands in the catalog, and parsing a DAG file asks no database.
+_UNNAMED = (
+    "the config file names none, so it is the dataset's own since its first night; that of a new"
+    f" dataset is {DEFAULT_MODEL} (threshold {THRESHOLDS[DEFAULT_MODEL]:g})"
+)
+
+
 def _by_hash(options: DatasetOptions) -> str:
     """The second measure, as configured; a model that is not named here is not guessed."""
     duplicates = options.duplicates
-    is_on = duplicates.perceptual
-    if is_on == "auto":
-        is_on = options.fingerprint.model in PERCEPTUAL
-    if not is_on:
-        return ""
-    return f", or with a perceptual hash at most {duplicates.perceptual_distance} of 256 bits away"
+    said = f", or with a perceptual hash at most {duplicates.perceptual_distance} of 256 bits away"
+    if duplicates.perceptual != "auto":
+        return said if duplicates.perceptual else ""
+    if not options.fingerprint.model:
+        return f"; with {' or '.join(sorted(PERCEPTUAL))} a perceptual hash is a second measure"
+    return said if options.fingerprint.model in PERCEPTUAL else ""
 
 
 def _placing(options: DatasetOptions) -> str:
@@ -98,6 +108,15 @@ def _backfill(options: DatasetOptions) -> str:
     return f"--from-date {_local(first, zone)} --to-date {_local(last, zone)}"
 
 
+def _first_night(options: DatasetOptions) -> str:
+    """What names the first night of November 2026: its day, or its start where a day has more."""
+    zone = ZoneInfo(options.timezone)
+    begin = datetime(2026, 11, 1, tzinfo=zone) - timedelta(microseconds=1)
+    first = next_boundary(options.schedule, options.timezone, begin)
+    night = interval_holding(options.schedule, options.timezone, first)
+    return date_of(options.schedule, options.timezone, night)
+
+
 def _local(instant: datetime, zone: ZoneInfo) -> str:
     return instant.astimezone(zone).isoformat(timespec="minutes")
 
@@ -108,11 +127,13 @@ nothing; an undecided one goes on where it was.
 **Held by the guard**: resolve failed with the figures. Right as it is:
 `sscd-ops batch release ID --why '...'`, then clear `resolve`. Wrong:
 `sscd-ops batch abandon ID --why '...'`, mend the data, clear the run.
-**A night again, by hand**: trigger with `{{"date": "2026-11-01"}}`; what came late:
-`{{"date": "2026-11-01", "supplement": true}}`; only to look: `"dry_run": true`.
+**A night again, by hand**: trigger with `{{"date": "{night}"}}`; what came late:
+`{{"date": "{night}", "supplement": true}}`; only to look: `"dry_run": true`.
 **Backfill**: `airflow backfill create --dag-id {dag_id} {backfill}
 --max-active-runs 2`. Both are instants, the starts of the first and the last night: a day without
 a time is midnight UTC.
+**The model and threshold of each night** (columns `fingerprint` and `threshold`):
+`sscd-ops audit runs --config {config} --dataset {dataset} --format csv`.
 **What was removed and why**: `sscd-ops audit removed --config {config} --dataset {dataset}`,
 `sscd-ops explain SAMPLE_ID`.
 **New snapshots** are events of the asset `sscd-ops://{dataset}`."""
@@ -120,4 +141,5 @@ a time is midnight UTC.
 
 def faulty_doc_md(name: str, message: str) -> str:
     """The page of a dataset whose configuration is wrong."""
-    return f"# {name}: the configuration is wrong\n\n```\n{message}\n```\n\nThe other datasets run."
+    said = masked(message)
+    return f"# {name}: the configuration is wrong\n\n```\n{said}\n```\n\nThe other datasets run."

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from sscd_ops.drivers import remedy_for
 from sscd_ops.errors import ConfigError, DataError, InvariantError, MissingExtra, UsageError
 
 _FINAL = (ConfigError, DataError, InvariantError, MissingExtra, UsageError)
@@ -19,3 +20,8 @@ def as_airflow() -> Iterator[None]:
         yield
     except _FINAL as error:
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+    except OSError as error:  # of a local file that is read as it lies
+        remedy = remedy_for(error)
+        if remedy is None:
+            raise
+        raise AirflowFailException(f"{type(error).__name__}: {error}: {remedy}") from error

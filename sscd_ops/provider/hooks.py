@@ -10,6 +10,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from sscd_ops.errors import ConfigError, SscdOpsError
+from sscd_ops.masking import secrets_in
 from sscd_ops.provider.info import CONNECTION_TYPE, DEFAULT_CONN_ID
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ class SscdOpsHook(BaseHook):
         from sscd_ops.wiring import Wiring
 
         conn = self._connection()
+        settings, database_url = self.settings(conn), _database_url(conn)
+        _mask(database_url, os.environ.get("SSCD_OPS_DATABASE_URL"), settings.catalog.url)
         return Wiring(
-            self.settings(conn),
-            database_url=_database_url(conn),
+            settings,
+            database_url=database_url,
             allow_embedded=False,
             progress=progress,
             ask_airflow=ask_airflow,
@@ -119,6 +122,14 @@ def _database_url(conn: Connection | None) -> str | None:
         query={"sslmode": sslmode} if sslmode else {},
     )
     return url.render_as_string(hide_password=False)
+
+
+def _mask(*urls: str | None) -> None:
+    """Have Airflow take the secrets of database URLs out of its logs, whoever writes them there."""
+    from airflow.sdk.log import mask_secret
+
+    for secret in {secret for url in urls if url for secret in secrets_in(url)}:
+        mask_secret(secret)
 
 
 def _schema_version(parts: Wiring) -> str:

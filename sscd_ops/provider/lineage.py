@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sscd_ops.masking import masked
+
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
@@ -76,7 +78,7 @@ class CommitLineage:
 
 def split_uri(uri: str) -> tuple[str, str]:
     """A URI as OpenLineage's (namespace, name): ``s3://bucket/a/b`` -> ``s3://bucket``, ``a/b``."""
-    parts = urlsplit(uri)
+    parts = urlsplit(masked(uri))
     if not parts.scheme or parts.scheme == "file":
         return "file", parts.path
     return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/")

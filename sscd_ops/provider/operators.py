@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from sscd_ops.wiring import Wiring
 
-PLAN_BATCH = "{{ ti.xcom_pull(task_ids='plan', key='report')['batch_id'] }}"
-"""Template of the batch that the run's plan registered."""
+PLAN_BATCH = "{{ ti.xcom_pull(task_ids=task.plan_task_id, key='report')['batch_id'] }}"
+"""Template of the batch that the plan above a task registered."""
 LABEL = "{{ sscd_ops_label | default('') }}"
 """``map_index_template`` of mapped steps."""
 
@@ -153,7 +153,7 @@ class _BatchOperator(SscdStepOperator):
     """A step after plan.
 
     Args:
-        batch_id: the batch's number; the default asks the run's task ``plan``.
+        batch_id: the batch's number; the default asks the nearest ``SscdPlanOperator`` above.
     """
 
     template_fields: Sequence[str] = (*SscdStepOperator.template_fields, "batch_id")
@@ -161,6 +161,34 @@ class _BatchOperator(SscdStepOperator):
     def __init__(self, *, batch_id: int | str = PLAN_BATCH, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
+
+    @property
+    def plan_task_id(self) -> str:
+        """The task, of whatever name and group, that registers the batch: the nearest plan above.
+
+        Raises:
+            AirflowFailException: there is none, or which one is nearest cannot be said.
+        """
+        found = self.plans_above()
+        if len(found) == 1:
+            return found[0]
+        said = " and ".join(found) + " are both" if found else "no SscdPlanOperator is"
+        with as_airflow():
+            raise ConfigError(
+                f"{self.task_id}: {said} above it, and the batch is asked of that: put one before"
+                " it, or give this operator `batch_id`"
+            )
+
+    def plans_above(self) -> list[str]:
+        """The task ids of the nearest plans above; more than one where they are as near."""
+        tasks = self.dag.task_dict
+        level = set(self.upstream_task_ids)
+        while level:
+            found = sorted(name for name in level if isinstance(tasks[name], SscdPlanOperator))
+            if found:
+                return found
+            level = {above for name in level for above in tasks[name].upstream_task_ids}
+        return []
 
 
 class _GroupOperator(_BatchOperator):
@@ -276,7 +304,7 @@ class SscdResolveOperator(_BatchOperator):
         from sscd_ops.provider import turn
 
         batch_id = int(self.batch_id)
-        if not planned and (before := turn.planning_before(parts, batch_id, context)):
+        if not planned and (before := self._planning_before(parts, context)):
             self.log.info("waiting for run %s to register its night", before[0]["run_id"])
             self._wait(before, RECHECK)
         waiting = turn.still_to_decide(parts, batch_id, self.task_id)
@@ -284,6 +312,14 @@ class SscdResolveOperator(_BatchOperator):
             self.log.info("waiting for %s", turn.describe(waiting))
             members = turn.members_of(waiting, self.task_id)
             self._wait(members, RECHECK if len(members) == len(waiting) else CLI_POLL)
+
+    def _planning_before(self, parts: Wiring, context: Context) -> list[Member]:
+        from sscd_ops.provider import turn
+
+        plans = self.plans_above()
+        if len(plans) != 1:  # the batch was named by hand
+            return []
+        return turn.planning_before(parts, int(self.batch_id), context, plans[0])
 
     def _wait(self, members: list[Member], seconds: float) -> None:
         trigger = TurnTrigger(members=members, poll=self.poll, until=time.time() + seconds)

@@ -10,6 +10,9 @@ from typing import Any, TypedDict
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from sscd_ops.drivers import remedy_for
+from sscd_ops.masking import harmless
+
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +77,10 @@ class ReadyTrigger(_TimedTrigger):
         try:
             return await asyncio.to_thread(exists, self.url)
         except Exception as error:  # noqa: BLE001 - fsspec's backends raise what they like
-            log.warning("can't look for %s: %s: %s", self.url, type(error).__name__, error)
+            said = f"{self.url}: {type(error).__name__}: {error}"
+            if remedy := remedy_for(error):
+                said += f": {remedy} (the triggerer looks, on its own machine)"
+            log.warning("can't look for %s", harmless(said))
             return False
 
 

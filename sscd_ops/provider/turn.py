@@ -33,7 +33,9 @@ def ask_airflow(runner: Runner) -> bool | None:
         return None
 
 
-def planning_before(parts: Wiring, batch_id: int, context: Context) -> list[Member]:
+def planning_before(
+    parts: Wiring, batch_id: int, context: Context, plan_task_id: str
+) -> list[Member]:
     """The running DAG run just before this one, while its plan is still to register its batch.
 
     One is enough: a run further back is waited for by the one between, and a batch decides only
@@ -47,7 +49,7 @@ def planning_before(parts: Wiring, batch_id: int, context: Context) -> list[Memb
     before = context["ti"].get_previous_dagrun(state="running")
     if before is None:
         return []
-    member = _member(before.dag_id, before.run_id, "plan", _PLANNED)
+    member = _member(before.dag_id, before.run_id, plan_task_id, _PLANNED)
     return [] if is_over(member) else [member]
 
 

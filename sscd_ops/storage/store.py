@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from sscd_ops.drivers import asking
-from sscd_ops.errors import ConfigError, StoreUnavailable
+from sscd_ops.drivers import asking, told
+from sscd_ops.errors import ConfigError
 from sscd_ops.model import StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
@@ -140,7 +140,7 @@ def _temporary(directory: Path) -> Any:
         finally:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreUnavailable(f"{directory}: {error}") from error
+        raise told(str(directory), error) from error
 
 
 def _fill(stream: Any, write: Callable[[BinaryIO], None]) -> tuple[str, int]:
@@ -220,7 +220,7 @@ class RemoteStore:
                 except (NotImplementedError, TypeError):
                     self._fs.put_file(str(temporary), path)
         except FileNotFoundError as error:  # no such bucket
-            raise StoreUnavailable(f"{self.url(file.name)}: {error}") from error
+            raise told(self.url(file.name), error) from error
 
     def _compare(self, file: StoredFile) -> None:
         digest = hashlib.sha256()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -203,6 +204,44 @@ def test_the_page_s_backfill_starts_with_the_first_night_of_its_week_and_ends_wi
     days = [pendulum.date(2026, 11, day) for day in range(1, 8)]
     wanted = [i.start for day in days for i in intervals_starting_on(schedule, timezone, day)]
     assert nights == (wanted or [parse(first)])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "timezone", "night"),
+    [
+        ("0 2 * * *", "Europe/Berlin", "2026-11-01"),
+        ("0 * * * *", "UTC", "2026-11-01T00:00:00+00:00"),
+        ("0 */6 * * *", "America/New_York", "2026-11-01T00:00:00-04:00"),
+        ("0 1 15 * *", "UTC", "2026-11-15"),
+        ("0 2 * * 1", "Asia/Tokyo", "2026-11-02"),
+    ],
+)
+def test_the_page_s_night_by_hand_is_one_that_a_run_takes(schedule, timezone, night):
+    from sscd_ops.core.schedule import interval_of
+    from sscd_ops.options import DatasetOptions, Settings
+    from sscd_ops.provider.doc_md import doc_md
+
+    page = doc_md(Settings("x"), DatasetOptions("web", schedule=schedule, timezone=timezone))
+
+    shown = re.findall(r'\{"date": "([^"]*)"', page)
+    assert shown == [night, night]
+    assert interval_of(schedule, timezone, night)
+
+
+def test_the_page_of_a_dataset_without_a_model_says_what_it_cannot_know():
+    from sscd_ops.options import DatasetOptions, DuplicatesOptions, Settings
+    from sscd_ops.provider.doc_md import doc_md
+
+    page = doc_md(Settings("x"), DatasetOptions("web"))
+
+    assert "Model: the config file names none, so it is the dataset's own since its first" in page
+    assert "that of a new dataset is sscd_small (threshold 0.75)" in page
+    assert "at least the model's measured threshold (" in page
+    assert "with sscd_small a perceptual hash is a second measure" in page
+    assert "sscd-ops audit runs --config x --dataset" in page
+    given = DatasetOptions("web", duplicates=DuplicatesOptions(threshold=0.9, perceptual=False))
+    assert "similarity of at least 0.9 (" in doc_md(Settings("x"), given)
+    assert "hash" not in doc_md(Settings("x"), given)
 
 
 def test_the_page_says_the_model_s_threshold_or_the_config_s():

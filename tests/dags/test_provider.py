@@ -180,6 +180,17 @@ def test_what_trying_again_cannot_help_is_not_tried_again(kind):
         raise kind("what to do")
 
 
+def test_what_a_local_disk_refuses_is_not_tried_again_and_says_what_to_do():
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from sscd_ops.provider.errors import as_airflow
+
+    with pytest.raises(AirflowFailException, match="may not do this"), as_airflow():
+        raise PermissionError(13, "Permission denied", "/data/curation/index/x")
+    with pytest.raises(TimeoutError), as_airflow():
+        raise TimeoutError
+
+
 def test_what_may_work_again_is_retried():
     from sscd_ops.provider.errors import as_airflow
 
@@ -401,3 +412,49 @@ def test_the_asset_has_one_name_for_producers_and_consumers():
     # Airflow itself appends a slash to a uri without a path; the name decides.
     assert asset("web").name == "sscd-ops://web"
     assert asset("web") == Asset(name="sscd-ops://web", uri="sscd-ops://web")
+
+
+# ---------------------------------------------------------------- secrets
+
+
+SECRET = "hunter2x7"
+
+
+def test_airflow_is_told_the_database_s_secrets_to_mask(tmp_path, monkeypatch):
+    from airflow.sdk.log import redact
+
+    from sscd_ops.provider import SscdOpsHook
+
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[storage]\nroot = "r"\n[catalog]\nurl = "postgresql://ann:{SECRET}-1@h/c"\n'
+    )
+    url = f"postgresql://h/c?sslpassword={SECRET}-2"
+    monkeypatch.setenv("SSCD_OPS_DATABASE_URL", url)
+    monkeypatch.setattr(SscdOpsHook, "_connection", lambda self: None)
+
+    with SscdOpsHook(config=str(config)).wiring():
+        said = redact(f"could not connect: {SECRET}-1 {SECRET}-2")
+
+    assert SECRET not in said
+
+
+def test_no_secret_reaches_lineage_pages_or_failures(caplog):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from sscd_ops.options import DatasetOptions, Settings, SourceOptions
+    from sscd_ops.provider.doc_md import doc_md, faulty_doc_md
+    from sscd_ops.provider.errors import as_airflow
+    from sscd_ops.provider.lineage import split_uri
+    from sscd_ops.provider.triggers import ReadyTrigger
+
+    url = f"nonsense://ann:{SECRET}@h/in/x.tar?token={SECRET}"
+    source = SourceOptions("s", urls=(url,), ready=url)
+    page = doc_md(Settings("x"), DatasetOptions("web", sources=(source,)))
+    with pytest.raises(AirflowFailException) as failed, as_airflow():
+        raise errors.StoreRefused(url)
+    asyncio.run(first_event(ReadyTrigger(url=url, poll=0.1, until=time.time())))
+
+    told = [page, faulty_doc_md("web", url), str(failed.value), caplog.text, *split_uri(url)]
+    assert "can't look for nonsense://***@h/in/x.tar?token=***" in caplog.text
+    assert SECRET not in "".join(told)

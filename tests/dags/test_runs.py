@@ -304,6 +304,95 @@ def test_a_supplement_reads_what_came_late_and_a_clear_finds_the_same_one(site):
     assert [tuple(row.values()) for row in runs] == [(0, "published", 3), (1, "published", 3)]
 
 
+# ---------------------------------------------------------------- DAGs of one's own
+
+
+def own_dag(site: Site, names: dict[str, str], datasets: tuple[str, ...] = ("demo",)) -> Any:
+    """The operators in a task group each, under names of one's own, one dataset after another."""
+    from airflow.sdk import DAG, TaskGroup
+
+    from sscd_ops import provider
+
+    def common(step: str) -> dict[str, Any]:
+        rule = "none_failed" if step in ("match", "resolve", "commit") else "all_success"
+        return {"task_id": names.get(step, step), "config": str(site.config), "trigger_rule": rule}
+
+    with DAG("curate_demo", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        before = None
+        for dataset in datasets:
+            with TaskGroup(f"curate_{dataset}") as group, TaskGroup("night"):
+                plan = provider.SscdPlanOperator(
+                    dataset=dataset, date="{{ params.date }}", **common("plan")
+                )
+                groups = plan.output
+                ingest = provider.SscdIngestOperator.partial(**common("ingest"))
+                embed = provider.SscdEmbedOperator.partial(**common("embed"))
+                match = provider.SscdMatchOperator(part=0, parts_total=1, **common("match"))
+                resolve = provider.SscdResolveOperator(**common("resolve"))
+                publish = provider.SscdPublishOperator.partial(**common("publish"))
+                commit = provider.SscdCommitOperator(dataset=dataset, **common("commit"))
+                ingested, embedded = ingest.expand(group=groups), embed.expand(group=groups)
+                published = publish.expand(group=resolve.output)
+                plan >> ingested >> embedded >> match >> resolve >> published >> commit
+            if before is not None:
+                before >> group
+            before = group
+    dag.params["date"] = ""
+    return dag
+
+
+def test_the_operators_work_in_task_groups_under_other_names_and_for_two_datasets(site):
+    site.put("2026-11-11", "00000.tar", 920)
+    site.put("2026-11-11", "00000.tar", 930, "deferred")
+    (site.base / "deferred" / "2026-11-11" / "_SUCCESS").touch()
+    names = {"plan": "register", "resolve": "decide", "commit": "end"}
+
+    dag = own_dag(site, names, ("demo", "deferred"))
+    ended = run(11, {"date": "2026-11-11"}, dag=dag)
+
+    assert set(ended.values()) == {"success"}
+    assert "curate_demo.night.register" in ended
+    done = site.ask(
+        "SELECT dataset, state, kept FROM curation.runs"
+        " WHERE interval_start = '2026-11-11T00:00Z' ORDER BY dataset"
+    )
+    assert [tuple(row.values()) for row in done] == [
+        ("deferred", "published", 3),
+        ("demo", "published", 3),
+    ]
+
+
+def test_a_run_waits_for_the_plan_before_it_by_the_name_it_has_in_this_dag(site, monkeypatch):
+    from sscd_ops.provider import turn
+
+    asked = []
+    monkeypatch.setattr(turn, "is_over", lambda member: asked.append(member) or True)
+    site.put("2026-11-12", "00000.tar", 940)
+    add_running_run("curate_demo", "before", datetime(2026, 12, 11, 12, tzinfo=UTC))
+
+    ended = run(12, {"date": "2026-11-12"}, dag=own_dag(site, {"plan": "register"}))
+
+    assert ended["run"] == "success"
+    assert [member["task_id"] for member in asked] == ["curate_demo.night.register"]
+
+
+def test_a_step_without_a_plan_above_says_what_to_do():
+    from airflow.sdk import DAG
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from sscd_ops.provider import SscdMatchOperator, SscdPlanOperator
+
+    with DAG("alone", schedule=None):
+        alone = SscdMatchOperator(task_id="match", part=0, parts_total=1)
+        two = SscdMatchOperator(task_id="two", part=0, parts_total=1)
+        [SscdPlanOperator(task_id=name, dataset=name) for name in ("a", "b")] >> two
+
+    with pytest.raises(AirflowFailException, match=r"match: no SscdPlanOperator is.*`batch_id`"):
+        _ = alone.plan_task_id
+    with pytest.raises(AirflowFailException, match="a and b are both above"):
+        _ = two.plan_task_id
+
+
 # ---------------------------------------------------------------- waiting, and dying in between
 
 

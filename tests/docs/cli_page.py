@@ -16,8 +16,10 @@ Every command takes `--config FILE` (or `SSCD_OPS_CONFIG`), save `evaluate`, `tr
 which need no configuration. Exit codes: 0 done, 1 a finding or a failed run, 2 wrong use or bad
 configuration. An error names the thing, the reason and the remedy in a line or two; `sscd-ops
 --debug COMMAND ...` shows the traceback. `--format json` prints one JSON array on stdout; what a
-person reads beside it goes to stderr. Without a database URL the commands start an embedded
-Postgres, and say so; commands that run at the same time share it.
+person reads beside it goes to stderr. json is exact; in csv and tables control characters of
+captions and keys are spaces, and a csv cell of text that begins with `=`, `+`, `-` or `@` gets an
+apostrophe before it, so that no spreadsheet runs it (numbers stay numbers). Without a database URL
+the commands start an embedded Postgres, and say so; commands that run at the same time share it.
 
 What follows is each command's own `--help`.
 """

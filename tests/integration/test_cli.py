@@ -22,6 +22,7 @@ from uuid import UUID
 
 import click
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -85,13 +86,19 @@ class Site:
     def env(self) -> dict[str, str | None]:
         return {"SSCD_OPS_CONFIG": str(self.config), "SSCD_OPS_DATABASE_URL": self.url}
 
-    def __call__(self, *arguments: object, exit_code: int = 0, **env: str | None) -> Result:
+    def __call__(
+        self,
+        *arguments: object,
+        exit_code: int = 0,
+        shows_traceback: bool = False,
+        **env: str | None,
+    ) -> Result:
         """A command in this process; an exception that leaves it fails the test."""
         called = CliRunner().invoke(main, [str(a) for a in arguments], env={**self.env, **env})
         if not isinstance(called.exception, (SystemExit, type(None))):
             raise called.exception
         assert called.exit_code == exit_code, called.output
-        assert "Traceback" not in called.output
+        assert ("Traceback" in called.output) is shows_traceback
         return called
 
     def json(self, *arguments: object) -> list[dict[str, Any]]:
@@ -206,9 +213,13 @@ def told(ran: subprocess.Popen[bytes]) -> tuple[str, str]:
 
 
 def csv_cell(value: Any) -> str:
+    """A JSON value as csv shows it, said again from what is promised of csv."""
     if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else str(value)
+        value = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", value)
+    return "'" + text if text.strip()[:1] in set("=+-@") else text
 
 
 def assert_formats_agree(
@@ -310,12 +321,14 @@ def test_audits_say_the_same_in_every_format(site: Site, what: str) -> None:
     assert len(rows) == many[what]
 
 
-def test_captions_are_whole_in_csv_and_json_and_harmless_in_a_table(site: Site) -> None:
+def test_captions_are_whole_in_json_and_harmless_in_csv_and_a_table(site: Site) -> None:
     rows = {row["key"]: row for row in site.json("audit", "kept")}
 
     assert rows["two"]["caption"] == HOSTILE
     assert rows["two"]["meta"] == {"url": "http://x/1"}
-    assert HOSTILE in [row["caption"] for row in csv_rows(site("audit", "kept", "--format", "csv"))]
+    as_csv = site("audit", "kept", "--format", "csv").stdout
+    assert "caf\u00e9 [bold]x[/bold]  [31mred [2J back" in as_csv
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", as_csv)
     printed = site("audit", "kept").stdout
     assert "caf\u00e9 [bold]x[/bold]  [31mred [2J back" in printed
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", printed)
@@ -562,6 +575,75 @@ def test_the_index_is_verified_and_rebuilt(fresh: Site) -> None:
     assert re.fullmatch(r"segment 1: wrote (descriptors|ids) anew\n", rebuilt.stdout)
     assert file.read_bytes() == before
     fresh("index", "verify", "--dataset", "web")
+
+
+# ---------------------------------------------------------------- one faulty dataset
+
+
+FAULTY = {
+    "an unknown key": '[datasets.bad]\nschedul = "@daily"\n',
+    "a source": '[datasets.bad]\n[[datasets.bad.sources]]\nkind = "tars"\n',
+    "no sources": "[datasets.bad]\n",
+    "airflow": '[datasets.bad]\n[[datasets.bad.sources]]\nurls = ["x"]\n'
+    "[datasets.bad.airflow]\nmax_active_run = 1\n",
+    "a home that is nobody's": "[datasets.bad]\n[[datasets.bad.sources]]\n"
+    'urls = ["~nobody_such/x"]\n',
+    "a number beyond all": '[datasets.bad]\n[[datasets.bad.sources]]\nurls = ["x"]\n'
+    f"[datasets.bad.duplicates]\nmargin = 1{400 * '0'}\n",
+    "a start before all": "[datasets.bad]\nstart = 0001-01-01\n"
+    '[[datasets.bad.sources]]\nurls = ["x"]\n',
+    "a name": '[datasets.Bad]\n[[datasets.Bad.sources]]\nurls = ["x"]\n',
+}
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_a_faulty_dataset_stops_its_own_commands_alone(fresh: Site, kind: str) -> None:
+    with fresh.config.open("a") as file:
+        file.write(FAULTY[kind])
+    bad = "Bad" if kind == "a name" else "bad"
+
+    listed = fresh("batch", "list", "--dataset", "web")
+    of_none = fresh("db", "status")
+    commands = (("run", "--date", FIRST), ("audit", "removed"), ("snapshot", "list"))
+    own = [fresh(*command, "--dataset", bad, exit_code=2) for command in commands]
+    of_all = fresh("audit", "removed", exit_code=2)
+    looked = fresh("doctor", exit_code=1)
+
+    assert listed.stderr.count("warning: ") == of_none.stderr.count("warning: ") == 1
+    assert "curation.toml: datasets." in listed.stderr
+    assert len({called.stderr for called in own}) == 1
+    assert own[0].stderr.startswith("error: ")
+    assert own[0].stderr.count("\n") == 1, "the error is said once"
+    reason = own[0].stderr.removeprefix("error: ").strip()
+    assert reason in listed.stderr
+    assert reason in of_all.stderr
+    assert "give --dataset" in of_all.stderr
+    assert reason.partition(": ")[2] in looked.stdout
+    assert "dataset web" in looked.stdout
+
+
+def test_a_healthy_dataset_runs_beside_faulty_ones_of_nearly_its_name(fresh: Site) -> None:
+    with fresh.config.open("a") as file:
+        file.write('[datasets."w b"]\n[datasets."w?b"]\n')
+    fresh.config.write_text(fresh.config.read_text().replace("datasets.other", "datasets.w_b"))
+
+    ran = fresh("run", "--dataset", "web", "--date", FIRST)
+    healthy = fresh("batch", "list", "--dataset", "w_b")
+
+    for called in (ran, healthy):
+        assert called.stderr.count("warning: ") == 2
+    assert "published" in ran.stdout
+
+
+def test_what_is_wrong_with_storage_or_catalog_stops_every_dataset(fresh: Site) -> None:
+    text = fresh.config.read_text()
+    for wrong in ("[storage]\nroot = 1\n", "[storage]\nroot = ''\n", "[catalog]\nurll = 'x'\n"):
+        kept = text if "catalog" in wrong else text.partition("[datasets.web]")[2]
+        fresh.config.write_text(wrong + (kept if "catalog" in wrong else "[datasets.web]" + kept))
+
+        called = fresh("batch", "list", "--dataset", "web", exit_code=2)
+
+        assert wrong[1:8] in called.stderr
 
 
 # ---------------------------------------------------------------- db and doctor
@@ -1038,3 +1120,107 @@ def test_the_same_night_twice_at_once_is_one_night(fresh: Site) -> None:
             assert json.loads(out)[0]["kept"] == 4
     assert len(fresh.json("audit", "runs")) == 1
     fresh("snapshot", "verify", "--dataset", "web")
+
+
+# ---------------------------------------------------------------- secrets
+
+
+SECRET = "hunter2x7"
+SECRETS = {
+    "a token in urls": ("urls", f'["https://h/in/a.tar?token={SECRET}"]'),
+    "a signature in urls": ("urls", f'["https://h/a.tar?X-Amz-Signature={SECRET}&x=1"]'),
+    "a user in ready": ("ready", f'"https://ann:{SECRET}@h/done"'),
+    "a token in ready": ("ready", f'"https://h/{{date}}/done#access_token={SECRET}"'),
+    "a token in root": ("root", f'"https://{SECRET}@h/in"'),
+    "a token in captions_file": ("captions_file", f'"https://h/c.csv?sig={SECRET}"'),
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_a_secret_in_a_source_is_refused_and_never_shown(
+    fresh: Site, kind: str, debug: tuple[str, ...]
+) -> None:
+    name, value = SECRETS[kind]
+    folder = 'kind = "folder"\n' if name == "captions_file" else ""
+    fresh.config.write_text(
+        CONFIG
+        + f"[datasets.leaky]\n[[datasets.leaky.sources]]\n{folder}{name} = {value}\n"
+        + ("" if name == "urls" else 'urls = ["https://h/in/*"]\n')
+    )
+
+    run = ("run", "--dataset", "leaky", "--date", FIRST)
+    called = [
+        fresh(*debug, *run, exit_code=1 if debug else 2, shows_traceback=bool(debug)),
+        fresh(*debug, "batch", "list", "--dataset", "web"),
+        fresh(*debug, "doctor", exit_code=1),
+    ]
+
+    assert f"datasets.leaky.sources[0].{name}: holds credentials" in called[0].stderr
+    assert [SECRET in each.output for each in called] == [False] * 3
+
+
+def test_the_database_s_password_is_in_no_view_and_no_file(site: Site) -> None:
+    engine = sa.create_engine(site.url)
+    password = str(engine.url.password)
+    with engine.connect() as conn:
+        found = conn.execute(sa.text("SELECT viewname FROM pg_views WHERE schemaname = 'curation'"))
+        views = list(found.scalars())
+        rows = [str(conn.execute(sa.text(f"SELECT * FROM curation.{v}")).all()) for v in views]
+    engine.dispose()
+    files = [path for path in (site.folder / "root").rglob("*") if path.is_file()]
+
+    assert len(views) > 5
+    assert len(files) > 5
+    assert password not in "".join(rows)
+    assert [path for path in files if password.encode() in path.read_bytes()] == []
+
+
+def test_an_argument_is_shown_without_its_secret(site: Site) -> None:
+    url = f"https://ann:{SECRET}@h/in?token={SECRET}"
+
+    for command in (
+        ("explain", url),
+        ("explain", f"{url}#one"),
+        ("run", "--dataset", "web", "--date", url),
+        ("run", "--dataset", url, "--date", FIRST),
+        ("batch", "show", url),
+        ("audit", url),
+        ("try", url),
+        ("evaluate", url),
+    ):
+        called = site(*command, exit_code=2)
+
+        assert "error" in called.stderr.lower()
+        assert SECRET not in called.output
+
+
+@pytest.mark.parametrize("key", ["weights", "postprocessing"])
+def test_a_secret_of_a_model_s_file_is_refused_and_never_shown(fresh: Site, key: str) -> None:
+    fresh.config.write_text(
+        changed('model = "dct"', f'model = "dct"\n{key} = "https://h/w?token={SECRET}"')
+    )
+
+    called = fresh("run", "--dataset", "web", "--date", FIRST, exit_code=2)
+
+    assert f"datasets.web.fingerprint.{key}: holds credentials" in called.stderr
+    assert SECRET not in called.output
+
+
+@pytest.mark.parametrize("query", ["password", "sslpassword", "nonsense"])
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_a_password_of_the_database_never_leaves(
+    fresh: Site, query: str, debug: tuple[str, ...]
+) -> None:
+    """As a user's, in the query, and beside an option that libpq does not know."""
+    nowhere = f"postgresql://ann:{SECRET}@127.0.0.1:1/c?{query}={SECRET}"
+    code = 1 if debug or query != "nonsense" else 2
+
+    called = [
+        fresh(*debug, "batch", "list", exit_code=code, SSCD_OPS_DATABASE_URL=nowhere,
+              shows_traceback=bool(debug)),
+        fresh(*debug, "doctor", exit_code=1, SSCD_OPS_DATABASE_URL=nowhere),
+    ]  # fmt: skip
+
+    assert SECRET not in "".join(each.output for each in called)
+    assert "127.0.0.1" in called[0].output

@@ -310,6 +310,8 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "datasets.web.schedule: '0 25 * * *' is no cron line",
         ),
         ("dataset", "schedule = '@nightly'", "'@nightly' is no cron line"),
+        ("dataset", "schedule = '0 0 30 2 *'", "'0 0 30 2 *' never comes"),
+        ("dataset", "schedule = 'R 2 * * *'", "expected fixed times, not 'R 2 * * *'"),
         (
             "dataset",
             "timezone = 'Europe/Berln'",
@@ -519,3 +521,11 @@ def test_reading_the_config_needs_nothing_heavy() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_a_faulty_dataset_never_takes_the_name_of_another(tmp_path: Path) -> None:
+    path = small(tmp_path, rest='[datasets."we b"]\n[datasets."we?b"]\n[datasets.we_b_]\nx = 1')
+
+    settings = load_settings(path, tolerant=True)
+
+    assert set(settings.faulty) == {"we_b", "we_b__", "we_b_"}

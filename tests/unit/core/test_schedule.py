@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,10 @@ from sscd_ops.core.schedule import (
     interval_of,
     intervals_before,
     intervals_starting_on,
+    next_boundary,
 )
 from sscd_ops.errors import UsageError
+from tests.clock_changes import kinds_of_changes
 
 NIGHTLY = "0 2 * * *"
 
@@ -99,3 +102,84 @@ def test_the_intervals_before_follow_without_a_gap_and_can_be_named(schedule, zo
     assert [i.end for i in before] == [i.start for i in [now, *before[:-1]]]
     assert all(i.start < i.end for i in before)
     assert [interval_of(schedule, zone, date_of(schedule, zone, i)) for i in before] == before
+
+
+SCHEDULES = {
+    # schedule -> how far around a change to look
+    NIGHTLY: 3,
+    "30 2 * * *": 3,
+    "@daily": 3,
+    "59 23 * * *": 3,
+    "0 */6 * * *": 2,
+    "15,45 1-3 * * *": 2,
+    "10,20,35 2 * * *": 2,
+    "15,45 0-1,22-23 * * *": 2,
+    "0 * * * *": 1,
+    "*/20 * * * *": 1,
+    "7 * * * 1": 8,
+    "0 2 * * 0": 15,
+    "0 0 1 * *": 70,
+    "0 2 * 3 L0": 800,  # near a change in every year
+    "0 0 29 2 *": 3000,
+}
+
+
+@pytest.mark.parametrize("change", kinds_of_changes())
+@pytest.mark.timeout(120)
+def test_intervals_tile_time_whatever_the_clocks_do(change):
+    zone, at = kinds_of_changes()[change]
+    for schedule, days in SCHEDULES.items():
+        if schedule == "7 * * * 1" and at.year < 2025:
+            continue  # elapsed time over a moved date line: Monday's hours would be Tuesday's
+        said = f"{schedule} {zone}"
+        last = interval_holding(schedule, zone, at + timedelta(days=days))
+        tiles = [last]
+        while tiles[0].start > at - timedelta(days=days):
+            tiles = [*intervals_before(schedule, zone, tiles[0], 20)[::-1], *tiles]
+
+        assert all(a.start < a.end == b.start for a, b in pairwise(tiles)), said
+        near = [tile for tile in tiles if abs(tile.start - at) < timedelta(hours=3)]
+        for tile in [tiles[0], *near, last]:
+            assert interval_holding(schedule, zone, tile.start) == tile, f"{said} {tile}"
+            assert interval_of(schedule, zone, date_of(schedule, zone, tile)) == tile, said
+        minutes = (-1201, -91, -60, -31, -15, -1, 0, 1, 15, 31, 60, 91, 1201)
+        for instant in (at + timedelta(minutes=m, seconds=7) for m in minutes):
+            (held,) = [tile for tile in tiles if tile.start <= instant < tile.end]
+            assert interval_holding(schedule, zone, instant) == held, f"{said} {instant}"
+            assert next_boundary(schedule, zone, instant) == held.end, f"{said} {instant}"
+
+
+@pytest.mark.parametrize("change", kinds_of_changes())
+def test_every_day_means_its_nights_or_says_that_it_has_none(change):
+    zone, at = kinds_of_changes()[change]
+    days = [at.date() + timedelta(days=offset) for offset in (-2, -1, 0, 1, 2)]
+    for schedule in (NIGHTLY, "30 2 * * *", "@daily", "59 23 * * *", "0 */6 * * *"):
+        found = [night for day in days for night in intervals_starting_on(schedule, zone, day)]
+
+        assert all(a.end == b.start for a, b in pairwise(found)), f"{schedule} {zone}"
+        for day in days:
+            nights = intervals_starting_on(schedule, zone, day)
+            if len(nights) == 1:
+                assert interval_of(schedule, zone, day.isoformat()) == nights[0]
+            else:
+                with pytest.raises(UsageError, match=r"no interval|several intervals"):
+                    interval_of(schedule, zone, day.isoformat())
+
+
+def test_a_day_that_was_skipped_names_the_night_before_it():
+    with pytest.raises(UsageError, match=r"no interval.*2011-12-29T02:00.*give 2011-12-29"):
+        interval_of(NIGHTLY, "Pacific/Apia", "2011-12-30")
+
+
+def test_a_night_at_a_skipped_hour_starts_an_hour_later_by_the_clock():
+    night = interval_of(NIGHTLY, "Europe/Zurich", "2027-03-28")
+
+    assert (night.start, night.end) == (utc(2027, 3, 28, 1), utc(2027, 3, 29, 0))
+    assert interval_holding(NIGHTLY, "Europe/Zurich", utc(2027, 3, 28, 0, 59)).end == night.start
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31", "9999-12-31T23:59"])
+@pytest.mark.parametrize("schedule", [NIGHTLY, "0 * * * *", "0 0 29 2 *"])
+def test_the_ends_of_the_calendar_are_refused(text, schedule):
+    with pytest.raises(UsageError):
+        interval_of(schedule, "Pacific/Apia", text)
