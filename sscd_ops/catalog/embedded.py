@@ -283,7 +283,7 @@ def _boot() -> str:
 def _namespace() -> str:
     """The processes that are seen from here: another container has another."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not Linux, or no /proc
         return ""
 

@@ -1,0 +1,179 @@
+"""How every connection to the catalog is made, and the settings that it gets.
+
+What a role, a database, the server's file or the environment (PGOPTIONS, PGCLIENTENCODING ...) say
+of a session must not change what a night answers. So each connection is set, where it begins, to
+the values that this code was written and tested for. They are set by a statement: a pooler refuses
+libpq's ``options``, and the statement comes last, so it counts.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg2
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import ArgumentError
+
+from sscd_ops.catalog.urls import CONFIGURED, shown
+from sscd_ops.errors import ConfigError
+
+ENCODING = "UTF8"
+
+SETTINGS: Mapping[str, str] = {
+    # what text means, and how values are written as text and read from it
+    "client_encoding": ENCODING,
+    "standard_conforming_strings": "on",
+    "backslash_quote": "safe_encoding",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    # which tables and rows are meant: all names are qualified; hidden rows are an error
+    "search_path": "pg_catalog, pg_temp",
+    "row_security": "off",
+    "session_replication_role": "origin",
+    "restrict_nonsystem_relation_kind": "",
+    "default_tablespace": "",
+    "default_table_access_method": "heap",
+    # damaged pages are an error, not rows that are missing
+    "zero_damaged_pages": "off",
+    "ignore_checksum_failure": "off",
+    "exit_on_error": "off",
+    # transactions
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    # how long things may take is said where they are done
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    # The server's side of keepalive: it lets go of a dead client's locks after a minute.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    # Compiling a plan over dozens of partitions costs more than the queries here.
+    "jit": "off",
+}
+"""Of every session, where its server has the setting: numbers in the setting's unit."""
+
+# A commit that is answered must last; that it lasts on more servers than one is theirs to say.
+_SYNCHRONOUS = (
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') = 'off'"
+)
+_DIFFERENT = (
+    " FROM unnest(%s::text[], %s::text[]) w(name, value)"
+    " JOIN pg_catalog.pg_settings s ON s.name = w.name AND s.setting IS DISTINCT FROM w.value"
+)
+# Setting what is set already would need the right to set it, which some are a superuser's.
+_SET = f"SELECT set_config(s.name, w.value, false){_DIFFERENT}"
+
+
+def open_engine(
+    url: URL, *, application_name: str, settings: Mapping[str, str] | None = None, **options: Any
+) -> Engine:
+    """An engine all of whose connections have ``SETTINGS``.
+
+    Args:
+        url: from ``checked_url``; what it says of the connection goes before what is said here.
+        application_name: shown in ``pg_stat_activity``.
+        settings: further ones, as ``SETTINGS``.
+        options: SQLAlchemy's.
+
+    Raises:
+        ConfigError: the URL's hosts and ports do not fit; on connecting: the database's encoding
+            is not UTF8.
+    """
+    wanted = {**SETTINGS, **(settings or {})}
+    arguments = {
+        "application_name": application_name,
+        "connect_timeout": 15,
+        "keepalives": 1,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+    }
+    try:
+        engine = create_engine(
+            url,
+            connect_args={
+                **{name: value for name, value in arguments.items() if name not in url.query},
+                "client_encoding": ENCODING,
+            },
+            use_native_hstore=False,
+            **options,
+        )
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(f"{CONFIGURED}: {error}") from None
+    # before SQLAlchemy's own first queries: a timeout of the role's would end those
+    event.listen(
+        engine.pool, "connect", lambda connection, _: _begin(connection, url, wanted), insert=True
+    )
+    return engine
+
+
+def _begin(connection: Any, url: URL, wanted: Mapping[str, str]) -> None:
+    _check_encoding(connection, url)
+    connection.set_client_encoding(ENCODING)
+    before = connection.autocommit
+    connection.autocommit = True
+    given = (list(wanted), list(wanted.values()))
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0")
+        cursor.execute(_SYNCHRONOUS)
+        try:
+            cursor.execute(_SET, given)
+        except psycopg2.errors.InsufficientPrivilege:
+            cursor.execute(f"SELECT s.name || ' = ' || s.setting{_DIFFERENT}", given)
+            found = ", ".join(sorted(name for (name,) in cursor.fetchall()))
+            raise ConfigError(
+                f"{shown(url)}: the server, the database or the role sets {found}, which changes"
+                " what is read, and this role may not set it back: RESET it there (ALTER ROLE role"
+                " RESET name; ALTER DATABASE database RESET name; ALTER SYSTEM RESET name)"
+            ) from None
+    connection.autocommit = before
+
+
+def _check_encoding(connection: Any, url: URL) -> None:
+    found = connection.info.parameter_status("server_encoding")
+    if found == ENCODING:
+        return
+    raise ConfigError(
+        f"{shown(url)}: the database stores text as {found}, and captions need UTF8. Make another"
+        f" and name it in catalog.url: CREATE DATABASE name ENCODING '{ENCODING}' LOCALE 'C'"
+        " TEMPLATE template0"
+    )
+
+
+def is_shared(one: Connection, other: Connection) -> bool:
+    """Whether two connections have one session in turn: a pooler between pools by transaction.
+
+    Args:
+        one: in autocommit; ``other`` likewise.
+        other: open at the same time.
+    """
+    for this, that in ((one, other), (other, one)):
+        mark = secrets.token_hex(8)
+        pid = this.execute(_MARK, {"mark": mark}).scalar_one()
+        if tuple(that.execute(_SEEN).one()) in ((mark, pid), ("", pid)):
+            return True
+        if tuple(this.execute(_SEEN).one()) != (mark, pid):
+            return True
+    return False
+
+
+_MARK = text("SELECT pg_backend_pid() FROM set_config('sscd_ops.session', :mark, false)")
+_SEEN = text("SELECT coalesce(current_setting('sscd_ops.session', true), ''), pg_backend_pid()")
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler is between: it greets with a process number of its own."""
+    greeted = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+    return bool(greeted != connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
