@@ -66,7 +66,8 @@ def checked_url(url: str, named: str = CONFIGURED) -> URL:
         raise ConfigError(f"{named} names no database: add /DATABASE behind host and port")
     folder = unquote(parsed.host or "")
     if folder.startswith("/"):  # a socket's, as libpq writes it
-        query = {**parsed.query, "host": folder, "port": str(parsed.port or 5432)}
+        port = {"port": str(parsed.port)} if parsed.port else {}
+        query = {**parsed.query, "host": folder, **port}
         parsed = URL.create(
             parsed.drivername, parsed.username, parsed.password, None, None, parsed.database, query
         )
@@ -119,11 +120,13 @@ def url_of(
     """
     hosts, ports = zip(*(_split(one, port) for one in host.split(",")), strict=True)
     query = dict(parameters)
+    single: str | None = hosts[0]
+    number = ports[0]
     if len(hosts) > 1 or hosts[0].startswith("/"):
-        query |= {"host": ",".join(hosts), "port": ",".join(ports)}
-        single, number = None, None
-    else:
-        single, number = hosts[0], int(ports[0])
+        query["host"] = ",".join(hosts)
+        if any(ports):
+            query["port"] = ",".join(str(one or 5432) for one in ports)
+        single = number = None
     url = URL.create(
         "postgresql+psycopg2",
         username=user or None,
@@ -136,7 +139,7 @@ def url_of(
     return url.render_as_string(hide_password=False)
 
 
-def _split(one: str, port: int | None) -> tuple[str, str]:
+def _split(one: str, port: int | None) -> tuple[str, int | None]:
     """``host``, ``host:port``, ``[v6]:port``, ``v6`` or ``/folder`` as host and port."""
     one = one.strip()
     found = None if one.startswith("/") else _HOST.fullmatch(one)
@@ -144,4 +147,4 @@ def _split(one: str, port: int | None) -> tuple[str, str]:
     own = of_six or of_name or ""
     if not one or (own and not (own.isascii() and own.isdigit() and 0 < int(own) < 65536)):
         raise ValueError(f"{one!r} is no HOST or HOST:PORT")
-    return six or name, own or str(port or 5432)
+    return six or name, int(own) if own else port
