@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from sscd_ops.catalog import faults
 from sscd_ops.catalog.locks import LockSession
 from sscd_ops.catalog.migrate import HEAD, current_revision, revisions
-from sscd_ops.catalog.sessions import is_pooled, is_shared, open_engine
+from sscd_ops.catalog.sessions import open_engine
 from sscd_ops.catalog.urls import checked_url, shown
 from sscd_ops.errors import ConfigError
 
@@ -154,35 +154,24 @@ class Catalog:
             session.release(before)
 
     def check_server(self) -> None:
-        """See that this server, and whatever is between, can hold a catalog.
+        """See that this server can hold a catalog.
 
         Raises:
-            ConfigError: it is too old, or a pooler between pools by transaction.
+            ConfigError: it is too old, or cannot be connected to as ``open_engine`` needs.
             CatalogUnavailable: the server is away.
         """
         with self.read() as conn:
-            version, connections = conn.execute(
+            version, self._max_connections = conn.execute(
                 text(
                     "SELECT current_setting('server_version_num')::int,"
                     " current_setting('max_connections')::int"
                 )
             ).one()
-            pooled = is_pooled(conn)
-        self._max_connections = connections
         if version < _OLDEST:
             raise ConfigError(
                 f"{self!r}: Postgres {version // 10000} is too old: the catalog needs"
                 f" {_OLDEST // 10000} or newer: upgrade the server or name another"
             )
-        if not pooled:
-            return
-        with self.direct() as one, self.direct() as other:
-            if is_shared(one, other):
-                raise ConfigError(
-                    f"{self!r}: a pooler is between that pools by transaction, so session locks"
-                    " and settings go to whoever comes next: let it pool by session for this"
-                    " database (pgbouncer: pool_mode = session), or name the server itself"
-                )
 
     def check_schema(self) -> None:
         """See that this database holds the catalog at the version of this release, and ours to use.
