@@ -20,7 +20,7 @@ from sscd_ops.catalog.locks import LockSession
 from sscd_ops.catalog.migrate import HEAD, current_revision, revisions
 from sscd_ops.catalog.sessions import open_engine
 from sscd_ops.catalog.urls import checked_url, shown
-from sscd_ops.errors import ConfigError
+from sscd_ops.errors import CatalogUnavailable, ConfigError
 
 LOCK_SECONDS = 60.0
 IDLE_SECONDS = 60.0
@@ -158,13 +158,13 @@ class Catalog:
 
         Raises:
             ConfigError: it is too old, or cannot be connected to as ``open_engine`` needs.
-            CatalogUnavailable: the server is away.
+            CatalogUnavailable: the server is away, or a standby, which may become the primary.
         """
         with self.read() as conn:
-            version, self._max_connections = conn.execute(
+            version, self._max_connections, standby = conn.execute(
                 text(
                     "SELECT current_setting('server_version_num')::int,"
-                    " current_setting('max_connections')::int"
+                    " current_setting('max_connections')::int, pg_is_in_recovery()"
                 )
             ).one()
         if version < _OLDEST:
@@ -172,6 +172,8 @@ class Catalog:
                 f"{self!r}: Postgres {version // 10000} is too old: the catalog needs"
                 f" {_OLDEST // 10000} or newer: upgrade the server or name another"
             )
+        if standby:
+            raise CatalogUnavailable(f"{self!r}: {faults.STANDBY}")
 
     def check_schema(self) -> None:
         """See that this database holds the catalog at the version of this release, and ours to use.

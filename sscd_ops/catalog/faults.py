@@ -24,7 +24,7 @@ _FULL = (
     f" {CONNECTIONS} at once. Run fewer at once, or raise the CONNECTION LIMIT of the role or"
     " database, the pooler's size, or the server's max_connections"
 )
-_STANDBY = (
+STANDBY = (
     "It only reads: a standby, or a primary that was demoted. Name the primary in catalog.url; with"
     " several hosts add target_session_attrs=read-write"
 )
@@ -45,7 +45,7 @@ _OFFER = "The server cannot do what the catalog needs: it must be Postgres 14 or
 _CODES: dict[str, tuple[type[SscdOpsError], str]] = {
     "08": (CatalogUnavailable, "Is the server up, and catalog.url right?"),
     "0A": (ConfigError, _OFFER),
-    "25006": (CatalogUnavailable, _STANDBY),
+    "25006": (CatalogUnavailable, STANDBY),
     "25P03": (CatalogUnavailable, "The server ended a transaction that stood idle: try again"),
     "25P04": (CatalogUnavailable, "The server ended a transaction that took too long: try again"),
     "28": (ConfigError, "Check user and password in catalog.url, and the server's pg_hba.conf"),
@@ -101,8 +101,8 @@ _TEXTS: tuple[tuple[str, type[SscdOpsError], str], ...] = (
     ("certificate", ConfigError, "Check sslmode, sslrootcert, sslcert and sslkey"),
     ("private key", ConfigError, "Check sslcert and sslkey: the key's mode must be 0600"),
     ("session is not read-only", CatalogUnavailable, "target_session_attrs finds no such server"),
-    ("session is read-only", CatalogUnavailable, _STANDBY),
-    ("hot standby mode", CatalogUnavailable, _STANDBY),
+    ("session is read-only", CatalogUnavailable, STANDBY),
+    ("hot standby mode", CatalogUnavailable, STANDBY),
     ("database system is", CatalogUnavailable, "It starts, stops or recovers: try again"),
     ("invalid ", ConfigError, _CHECK_URL),
     ("no such database", ConfigError, f"{_CHECK_URL}, and the pooler's list of databases"),

@@ -85,11 +85,17 @@ def auditor_is_well(conn: Connection) -> bool:
 
 
 def status(url: str) -> tuple[str | None, str]:
-    """(version the database has, version this release needs); None: no catalog there yet."""
+    """(version the database has, version this release needs); None: no catalog there yet.
+
+    Raises:
+        ConfigError: the server or its user cannot hold a catalog.
+        CatalogUnavailable: the server is away.
+    """
     from sscd_ops.catalog.database import Catalog
 
     catalog = Catalog(url)
     try:
+        catalog.check_server()
         with catalog.read() as conn:
             return current_revision(conn), HEAD
     finally:

@@ -85,14 +85,20 @@ class SscdOpsHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Look at the database, its schema version, and whether the storage root can be written."""
-        said = []
+        from sscd_ops.catalog.health import findings
+
+        said: list[str] = []
+        wrong: list[str] = []
         try:
             with self.wiring() as parts:
                 said.append(f"database answers, schema version {_schema_version(parts)}")
+                with parts.catalog.read() as database:
+                    wrong = [what for _, what, good in findings(database) if not good]
+                said += wrong
                 said.append(parts.check_storage())
         except (SscdOpsError, OSError) as error:
             return False, "; ".join([*said, f"{type(error).__name__}: {error}"])
-        return True, "; ".join(said)
+        return not wrong, "; ".join(said)
 
     def _connection(self) -> Connection | None:
         try:

@@ -20,8 +20,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from sscd_ops.catalog import migrate
+from sscd_ops.catalog import embedded, migrate
 from sscd_ops.catalog.database import Catalog
+from sscd_ops.catalog.health import findings
 from sscd_ops.catalog.sessions import SETTINGS
 from sscd_ops.errors import CatalogUnavailable, ConfigError, InvariantError, SscdOpsError
 from sscd_ops.testing import picture
@@ -323,6 +324,102 @@ def test_a_dump_restored_where_the_auditor_is_not_is_mended_by_the_upgrade(
         assert migrate.auditor_is_well(conn)
         conn.exec_driver_sql("SET LOCAL ROLE sscd_ops_auditor")
         conn.execute(text("SELECT * FROM curation.runs"))
+
+
+def test_doctor_s_findings_name_what_is_short_and_their_remedies_work(catalog: Catalog) -> None:
+    def wrong(url: str) -> list[str]:
+        opened = Catalog(url)
+        with opened.read() as conn:
+            answer = [said for _, said, good in findings(conn) if not good]
+        opened.dispose()
+        return answer
+
+    assert wrong(catalog.url) == []
+    with role_of(catalog.url) as url:
+        name = make_url(url).username
+        superuser(catalog.url, f"ALTER ROLE {name} CONNECTION LIMIT 2")
+        (said,) = wrong(url)
+        assert "1 of the role's CONNECTION LIMIT 2" in said
+        superuser(catalog.url, f"ALTER ROLE {name} CONNECTION LIMIT 3")
+        assert wrong(url) == []
+    superuser(catalog.url, "REVOKE ALL ON curation.runs FROM sscd_ops_auditor")
+    (said,) = wrong(catalog.url)
+    assert "sscd_ops_auditor" in said
+    migrate.upgrade(catalog.url)
+    assert wrong(catalog.url) == []
+
+
+# ---------------------------------------------------------------- standbys
+
+
+@pytest.fixture(scope="module")
+def other_server() -> Iterator[Path]:
+    """The home of an embedded server of this module's own, with a catalog."""
+    folder = Path(tempfile.mkdtemp(prefix="sscd-ops-other-"))
+    folder.chmod(0o755)
+    migrate.upgrade(embedded.ensure_running(folder / "first")["catalog"])
+    yield folder
+    for home in folder.iterdir():
+        embedded.stop(home)
+    shutil.rmtree(folder)
+
+
+def test_a_standby_is_told_in_a_sentence(other_server: Path, tmp_path: Path) -> None:
+    first, second = other_server / "first", other_server / "second"
+    embedded.stop(first)
+    subprocess.run(["cp", "-a", first, second], check=True)
+    (second / "server.json").unlink()
+    (second / "data" / "standby.signal").touch()
+    world = World(tmp_path, embedded.ensure_running(second)["catalog"])
+    world.put(DAY, "a.tar", [pair("a", picture(1))])
+
+    commands: list[Callable[[str], object]] = [
+        migrate.upgrade,
+        migrate.status,
+        lambda url: Catalog(url).check_schema(),
+        lambda url: world.night(DAY),
+    ]
+    for command in commands:
+        said = r"only reads: a standby.*target_session_attrs=read-write"
+        with pytest.raises(CatalogUnavailable, match=said):
+            command(world.url)
+    with pytest.raises(CatalogUnavailable, match=r"read-only|hot standby"):
+        Catalog(f"{world.url}?target_session_attrs=read-write").check_schema()
+
+
+def test_a_dump_that_is_restored_on_another_server_is_whole(
+    other_server: Path, world: World, tmp_path: Path
+) -> None:
+    """Where the auditor's role is not: the restore complains, `db upgrade` makes it."""
+    binaries = embedded._binaries()
+    if not (binaries / "pg_dump").exists():
+        pytest.skip("the wheel has no pg_dump")
+    world.put(DAY, "a.tar", [pair("a", picture(1), CAPTION)])
+    world.night(DAY)
+    dump = subprocess.run(
+        [binaries / "pg_dump", "-d", world.url.replace("+psycopg2", "")],
+        capture_output=True,
+        check=True,
+    ).stdout
+    server = embedded.ensure_running(other_server / "third", ("restored",))["restored"]
+    done = subprocess.run(
+        ["psql", "-q", "-d", server.replace("+psycopg2", "")],
+        input=dump,
+        capture_output=True,
+        check=False,
+    )
+    assert b'role "sscd_ops_auditor" does not exist' in done.stderr
+    before = world.views()
+    world.url = server
+    with world.parts() as parts, parts.catalog.read() as conn:
+        assert not migrate.auditor_is_well(conn)
+
+    migrate.upgrade(server)
+
+    with world.parts() as parts, parts.catalog.read() as conn:
+        assert migrate.auditor_is_well(conn)
+    assert world.views() == before
+    assert world.night(DAY).answered
 
 
 # ---------------------------------------------------------------- poolers
