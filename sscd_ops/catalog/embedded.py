@@ -335,6 +335,9 @@ def _connect(place: _Home, database: str) -> Any:
         password=place.password,
         dbname=database,
         connect_timeout=10,
+        # what the environment says (PGSSLMODE ...) is meant for other servers
+        sslmode="disable",
+        client_encoding="UTF8",
     )
 
 

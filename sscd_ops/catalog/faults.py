@@ -30,7 +30,8 @@ STANDBY = (
 )
 _NOT_OURS = (
     "The role in catalog.url may not do this: connect as the role that ran `sscd-ops db upgrade`,"
-    " or let this one act as it: GRANT owner TO role; ALTER ROLE role SET role = owner"
+    " or let this one act as it: GRANT owner TO role; ALTER ROLE role SET role = owner (for a first"
+    " upgrade: GRANT CREATE ON DATABASE database TO role)"
 )
 _DAMAGED = (
     "The database's files are damaged: start no more nights, and restore the last backup"

@@ -82,6 +82,12 @@ def shown_url(url: URL) -> str:
     return url.render_as_string(hide_password=False)
 
 
+COMMANDS: list[Callable[[str], object]] = [
+    migrate.upgrade,
+    migrate.status,
+    lambda url: Catalog(url).check_schema(),
+]
+"""What every command begins with."""
 CREATE = "GRANT CREATE ON DATABASE {database} TO {role}"
 
 
@@ -141,16 +147,8 @@ def test_a_superuser_s_setting_that_hides_damage_is_refused_by_name(catalog_url:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-@pytest.mark.parametrize(
-    "command",
-    [
-        migrate.upgrade,
-        migrate.status,
-        lambda url: Catalog(url).check_schema(),
-    ],
-)
 def test_a_database_of_another_encoding_is_refused_and_the_remedy_works(
-    empty_url: str, encoding: str, command: Callable[[str], object]
+    empty_url: str, encoding: str
 ) -> None:
     made, mended = (f"test_{uuid.uuid4().hex[:12]}" for _ in range(2))
     superuser(
@@ -159,8 +157,9 @@ def test_a_database_of_another_encoding_is_refused_and_the_remedy_works(
         " TEMPLATE template0",
     )
     try:
-        with pytest.raises(ConfigError, match=f"stores text as {encoding}") as caught:
-            command(shown_url(make_url(empty_url).set(database=made)))
+        for command in COMMANDS:
+            with pytest.raises(ConfigError, match=f"stores text as {encoding}") as caught:
+                command(shown_url(make_url(empty_url).set(database=made)))
         remedy = str(caught.value).rpartition(": ")[2]
         superuser(empty_url, remedy.replace("DATABASE name", f"DATABASE {mended}"))
         migrate.upgrade(shown_url(make_url(empty_url).set(database=mended)))
@@ -193,6 +192,16 @@ def test_another_role_s_catalog_is_refused_and_the_remedy_works(catalog_url: str
             assert conn.execute(text("SELECT current_user")).scalar() == "curator"
         opened.dispose()
         superuser(catalog_url, f'REVOKE curator FROM "{make_url(url).username}"')
+
+
+def test_a_role_that_may_not_make_a_catalog_is_told_how_it_may(empty_url: str) -> None:
+    with role_of(empty_url) as url:
+        with pytest.raises(ConfigError, match=r"permission denied.*GRANT CREATE ON DATABASE"):
+            migrate.upgrade(url)
+        parsed = make_url(url)
+        superuser(empty_url, f"GRANT CREATE ON DATABASE {parsed.database} TO {parsed.username}")
+        migrate.upgrade(url)
+        assert migrate.status(url) == (migrate.HEAD, migrate.HEAD)
 
 
 def test_a_full_server_says_how_many_connections_are_needed(catalog_url: str) -> None:
@@ -249,20 +258,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize("code", list(KINDS))
-def test_every_code_of_postgres_is_one_of_our_errors(
-    catalog: Catalog, code: str, raw: bool
-) -> None:
-    sql = f"DO $$ BEGIN RAISE EXCEPTION 'for a test' USING ERRCODE = '{code}'; END $$"
-
-    said = f"for a test.*SQLSTATE {code}"
-    with pytest.raises(SscdOpsError, match=said) as caught, catalog.begin() as conn:
-        if raw:
-            conn.connection.cursor().execute(sql)
-        else:
-            conn.exec_driver_sql(sql)
-
-    assert type(caught.value) is KINDS[code]
+def test_every_code_of_postgres_is_one_of_our_errors(catalog: Catalog, raw: bool) -> None:
+    for code, kind in KINDS.items():
+        sql = f"DO $$ BEGIN RAISE EXCEPTION 'for a test' USING ERRCODE = '{code}'; END $$"
+        said = f"for a test.*SQLSTATE {code}"
+        with pytest.raises(SscdOpsError, match=said) as caught, catalog.begin() as conn:
+            if raw:
+                conn.connection.cursor().execute(sql)
+            else:
+                conn.exec_driver_sql(sql)
+        assert type(caught.value) is kind, code
 
 
 def test_a_table_that_is_gone_is_told_as_a_damaged_catalog(catalog: Catalog) -> None:
@@ -373,13 +378,7 @@ def test_a_standby_is_told_in_a_sentence(other_server: Path, tmp_path: Path) -> 
     world = World(tmp_path, embedded.ensure_running(second)["catalog"])
     world.put(DAY, "a.tar", [pair("a", picture(1))])
 
-    commands: list[Callable[[str], object]] = [
-        migrate.upgrade,
-        migrate.status,
-        lambda url: Catalog(url).check_schema(),
-        lambda url: world.night(DAY),
-    ]
-    for command in commands:
+    for command in (*COMMANDS, lambda url: world.night(DAY)):
         said = r"only reads: a standby.*target_session_attrs=read-write"
         with pytest.raises(CatalogUnavailable, match=said):
             command(world.url)
@@ -397,13 +396,13 @@ def test_a_dump_that_is_restored_on_another_server_is_whole(
     world.put(DAY, "a.tar", [pair("a", picture(1), CAPTION)])
     world.night(DAY)
     dump = subprocess.run(
-        [binaries / "pg_dump", "-d", world.url.replace("+psycopg2", "")],
+        [binaries / "pg_dump", "--no-owner", "-d", world.url.replace("+psycopg2", "")],
         capture_output=True,
         check=True,
     ).stdout
     server = embedded.ensure_running(other_server / "third", ("restored",))["restored"]
     done = subprocess.run(
-        ["psql", "-q", "-d", server.replace("+psycopg2", "")],
+        [binaries / "psql", "-q", "-d", server.replace("+psycopg2", "")],
         input=dump,
         capture_output=True,
         check=False,
@@ -473,7 +472,7 @@ def test_a_pooler_that_pools_by_transaction_is_refused(
 ) -> None:
     url = pooler(catalog_url, mode)
 
-    for command in (migrate.upgrade, migrate.status, lambda url: Catalog(url).check_schema()):
+    for command in COMMANDS:
         with pytest.raises(SscdOpsError, match=r"pool_mode = session|statement pooling"):
             command(url)
 
