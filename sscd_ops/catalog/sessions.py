@@ -42,8 +42,6 @@ SETTINGS: Mapping[str, str] = {
     "row_security": "off",
     "session_replication_role": "origin",
     "restrict_nonsystem_relation_kind": "",
-    "default_tablespace": "",
-    "default_table_access_method": "heap",
     # damaged pages are an error, not rows that are missing
     "zero_damaged_pages": "off",
     "ignore_checksum_failure": "off",
@@ -65,6 +63,13 @@ SETTINGS: Mapping[str, str] = {
 }
 """Of every session, where its server has the setting: numbers in the setting's unit."""
 
+# What would end or mislead the statements that set the rest, and since which server it is there.
+_FIRST = {
+    "transaction_timeout": 170000,
+    "idle_session_timeout": 140000,
+    "statement_timeout": 0,
+    "search_path": 0,
+}
 # A commit that is answered must last; that it lasts on more servers than one is theirs to say.
 _SYNCHRONOUS = (
     "SELECT set_config('synchronous_commit', 'on', false)"
@@ -133,7 +138,8 @@ class _Beginning:
         before = connection.autocommit
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("SET statement_timeout = 0")
+            known = (name for name, since in _FIRST.items() if connection.server_version >= since)
+            cursor.execute("; ".join(f"SET {name} = {SETTINGS[name]}" for name in known))
             if not self._is_pooler_known:
                 self._check_pooler(connection)
             cursor.execute(_SYNCHRONOUS)
