@@ -11,14 +11,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from sscd_ops.catalog import embedded, migrate
 from sscd_ops.catalog.database import Catalog
@@ -26,6 +24,7 @@ from sscd_ops.catalog.health import findings
 from sscd_ops.catalog.sessions import SETTINGS
 from sscd_ops.errors import CatalogUnavailable, ConfigError, InvariantError, SscdOpsError
 from sscd_ops.testing import picture
+from tests.databases import role_of, shown_url, superuser
 from tests.integration.world import VIEWS, World, assert_promises, pair
 
 DAY = "2026-11-01"
@@ -56,30 +55,6 @@ HOSTILE = {
     "enable_indexscan": "off",
     "enable_hashjoin": "off",
 }
-
-
-def superuser(url: str, *statements: str) -> None:
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as conn:
-        for statement in statements:
-            conn.exec_driver_sql(statement)
-
-
-@contextmanager
-def role_of(url: str, *rights: str, attributes: str = "LOGIN") -> Iterator[str]:
-    """A role with some rights on a database; the URL that connects as it."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    database = make_url(url).database
-    superuser(url, f"CREATE ROLE {name} {attributes} PASSWORD 'own'")
-    superuser(url, *(right.format(role=name, database=database) for right in rights))
-    try:
-        yield shown_url(make_url(url).set(username=name, password="own"))
-    finally:
-        superuser(url, f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
-
-
-def shown_url(url: URL) -> str:
-    return url.render_as_string(hide_password=False)
 
 
 COMMANDS: list[Callable[[str], object]] = [
