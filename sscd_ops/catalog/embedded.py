@@ -49,6 +49,8 @@ _LOCK_SECONDS = 120.0
 # After kill -9 of the postmaster its children live on for some seconds, and until they are gone
 # a new one refuses to start.
 _START_SECONDS = 20.0
+# So long what is left of a container that was just killed may hold the lock.
+_ENDING_SECONDS = 5.0
 _DATABASE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -410,8 +412,9 @@ def _start(place: _Home, binaries: Path) -> None:
     while True:
         log_start = _log_size(place)
         with _alive(place) as nobody:
-            if nobody is None:  # those that a killed postmaster left end within seconds
-                _check_namespace(place)
+            if nobody is None:  # what a killed postmaster or container left ends within seconds
+                if time.monotonic() > end - _START_SECONDS + _ENDING_SECONDS:
+                    _check_namespace(place)
             else:
                 _forget_dead(place)
                 _remember(place, port)
