@@ -363,13 +363,6 @@ def set_message(conn: Connection, batch_id: int, message: str) -> None:
 # ---------------------------------------------------------------- who is alive
 
 
-def hold_cli_lock(conn: Connection, batch_id: int) -> bool:
-    """Take this session's advisory lock on a batch; False where another command holds it."""
-    return bool(
-        value(conn, "SELECT pg_try_advisory_lock(:k, CAST(:b AS int))", k=CLI_LOCK, b=batch_id)
-    )
-
-
 def cli_is_alive(conn: Connection, batch_id: int) -> bool:
     """Whether some session holds the batch's advisory lock, looked up without taking it."""
     return (
@@ -383,11 +376,6 @@ def cli_is_alive(conn: Connection, batch_id: int) -> bool:
         )
         is not None
     )
-
-
-def hold_resolve_lock(conn: Connection, batch_id: int) -> None:
-    """Wait for the session lock that lets one process at a time decide this batch."""
-    run(conn, "SELECT pg_advisory_lock(:k, CAST(:b AS int))", k=RESOLVE_LOCK, b=batch_id)
 
 
 # ---------------------------------------------------------------- the waiting set

@@ -7,11 +7,14 @@ listens on 127.0.0.1 with a password, changes nothing outside its home, and outl
 What lies in a home::
 
     lock          one command at a time starts or stops the server
-    server.json   {"host", "port"}: the machine that may start it, and where it listened last
+    alive         held by the server, by every process of it, for as long as it lives
+    server.json   {"host", "boot", "namespace", "port"}: who started it last, and where it listens
     password      of the role ``curator``, mode 0600
     data/         the data directory; ``server.log`` is in it
 
-Only commands on one machine may start it: two hosts on one data directory would ruin it.
+Only commands on one machine may start it: two servers on one data directory would ruin it. Postgres
+itself looks for another server by its process number and shared memory, and sees neither of a
+container's beside it; the lock on ``alive`` is seen by whoever sees the file.
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ _LOCK_SECONDS = 120.0
 # After kill -9 of the postmaster its children live on for some seconds, and until they are gone
 # a new one refuses to start.
 _START_SECONDS = 20.0
+# So long what is left of a container that was just killed may hold the lock.
+_ENDING_SECONDS = 5.0
 _DATABASE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -62,6 +67,10 @@ class _Home:
     @property
     def state(self) -> Path:
         return self.path / "server.json"
+
+    @property
+    def alive(self) -> Path:
+        return self.path / "alive"
 
     @property
     def password_file(self) -> Path:
@@ -90,7 +99,8 @@ def ensure_running(home: Path, databases: Sequence[str] = ("catalog",)) -> dict[
 
     Raises:
         MissingExtra: the wheel with the binaries is not installed.
-        ConfigError: the home belongs to another machine, or may not be reached by the server.
+        ConfigError: the home belongs to another machine, or may not be reached by the server; its
+            server runs in another container, out of reach.
         CatalogUnavailable: the server does not start; the message has the end of its log.
         UsageError: a database's name is none.
     """
@@ -117,7 +127,7 @@ def stop(home: Path) -> None:
     """Stop the server of a home and wait for its end; nothing happens where none runs.
 
     Raises:
-        ConfigError: the home belongs to another machine.
+        ConfigError: the home belongs to another machine, or its server to another container.
         CatalogUnavailable: it did not stop within a minute.
     """
     place = _Home(home.absolute())
@@ -125,9 +135,13 @@ def stop(home: Path) -> None:
         return
     with _locked(place):
         _check_host(place)
-        _forget_dead(place)
+        with _alive(place) as nobody:
+            if nobody is not None:
+                _forget_dead(place)
         if not place.pid_file.exists():
             return
+        if nobody is None:  # its number means another process here
+            _check_namespace(place)
         done = _run(
             _binaries(), "pg_ctl", "-D", str(place.data), "-w", "-t", "60", "-m", "fast", "stop"
         )
@@ -182,7 +196,10 @@ def _own(path: Path) -> None:
         os.chown(path, user.pw_uid, user.pw_gid)
 
 
-def _run(binaries: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+def _run(
+    binaries: Path, program: str, *arguments: str, keep: Sequence[int] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    """Run one of the wheel's programs; ``keep``: file descriptors that it inherits."""
     user = _server_user()
     identity: dict[str, Any] = (
         {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -196,6 +213,7 @@ def _run(binaries: Path, program: str, *arguments: str) -> subprocess.CompletedP
         cwd="/",
         env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
         start_new_session=True,
+        pass_fds=keep,
         check=False,
         **identity,
     )
@@ -249,8 +267,49 @@ def _state(place: _Home) -> dict[str, Any]:
 
 def _remember(place: _Home, port: int) -> None:
     fresh = place.state.with_suffix(".tmp")
-    fresh.write_text(json.dumps({"host": socket.gethostname(), "port": port}) + "\n")
+    state = {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "namespace": _namespace(),
+        "port": port,
+    }
+    fresh.write_text(json.dumps(state) + "\n")
     fresh.replace(place.state)
+
+
+def _boot() -> str:
+    """What the running kernel calls itself: a number made at every start of the machine."""
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def _namespace() -> str:
+    """The processes that are seen from here: another container has another."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux, or no /proc
+        return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _check_namespace(place: _Home) -> None:
+    """Refuse what only those may do who see the server's processes."""
+    state = _state(place)
+    found = (state.get("boot"), state.get("namespace"))
+    if found == (_boot(), _namespace()):
+        return
+    raise ConfigError(
+        f"the embedded Postgres in {place.path} runs in another container or machine: host"
+        f" {state.get('host')!r}, boot {found[0]}, process namespace {found[1]}; this one is host"
+        f" {socket.gethostname()!r}, boot {_boot()}, process namespace {_namespace()}. Two servers"
+        " on one data directory would ruin it, so none is started or stopped from here: run the"
+        " command there, or stop it there (`sscd-ops db stop`), or set SSCD_OPS_DATABASE_URL"
+    )
 
 
 def _check_host(place: _Home) -> None:
@@ -278,6 +337,9 @@ def _connect(place: _Home, database: str) -> Any:
         password=place.password,
         dbname=database,
         connect_timeout=10,
+        # what the environment says (PGSSLMODE ...) is meant for other servers
+        sslmode="disable",
+        client_encoding="UTF8",
     )
 
 
@@ -348,15 +410,21 @@ def _start(place: _Home, binaries: Path) -> None:
     port = int(_state(place).get("port") or _free_port())
     end = time.monotonic() + _START_SECONDS
     while True:
-        _forget_dead(place)
         log_start = _log_size(place)
-        _remember(place, port)
-        _run(
-            binaries,
-            "pg_ctl",
-            *("-D", str(place.data), "-l", str(place.data / "server.log"), "-w", "-t", "60"),
-            *("-o", f"-p {port}", "start"),
-        )
+        with _alive(place) as nobody:
+            if nobody is None:  # what a killed postmaster or container left ends within seconds
+                if time.monotonic() > end - _START_SECONDS + _ENDING_SECONDS:
+                    _check_namespace(place)
+            else:
+                _forget_dead(place)
+                _remember(place, port)
+                _run(
+                    binaries,
+                    "pg_ctl",
+                    *("-D", str(place.data), "-l", str(place.data / "server.log")),
+                    *("-w", "-t", "60", "-o", f"-p {port}", "start"),
+                    keep=(nobody,),
+                )
         if _answers(place):
             return
         if time.monotonic() > end:
@@ -367,6 +435,22 @@ def _start(place: _Home, binaries: Path) -> None:
         if "could not bind" in _log_end(place, log_start):
             port = _free_port()
         time.sleep(0.5)
+
+
+@contextmanager
+def _alive(place: _Home) -> Iterator[int | None]:
+    """The lock that a living server holds, as an open file; None where one holds it.
+
+    What is started with the file open inherits the lock, and so does all that this starts: it is
+    free again when the last of them is gone, however they ended.
+    """
+    with place.alive.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield file.fileno()
 
 
 def _forget_dead(place: _Home) -> None:

@@ -11,12 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg2
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
 
-from sscd_ops.errors import CatalogUnavailable, ConfigError
+from sscd_ops.errors import ConfigError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -27,56 +24,78 @@ HEAD = "0001"
 
 VERSION_TABLE = "schema_version"
 UPGRADE_LOCK = 0x5CD05CD0
+AUDITOR = "sscd_ops_auditor"
+"""The role that may read the public views and nothing else."""
 _LOCATION = Path(__file__).parent / "migrations"
-_WAIT_SECONDS = 600
+_VIEWS = Path(__file__).parent / "views"
+_WAIT_SECONDS = 600.0
 
 
 def upgrade(url: str) -> None:
     """Bring a database to this release's version, in one transaction; nothing where it is there.
 
-    Two upgrades at once are fine: the second waits and finds nothing to do.
+    The auditor's role is made where it lacks, as far as this user may. Two upgrades at once are
+    fine: the second waits and finds nothing to do.
 
     Raises:
-        ConfigError: the URL is none of Postgres, or the database has a version this release does
-            not know.
-        CatalogUnavailable: the server is away or refuses the user, or an upgrade elsewhere takes
-            over ten minutes.
+        ConfigError: the URL is none of Postgres, the server or its user cannot hold a catalog, or
+            the database has a version this release does not know.
+        CatalogUnavailable: the server is away, or an upgrade elsewhere takes over ten minutes.
     """
-    from sscd_ops.catalog.database import checked_url
-
-    engine = create_engine(checked_url(url), poolclass=NullPool)
-    try:
-        with engine.begin() as conn:
-            conn.execute(text(f"SET LOCAL lock_timeout = '{_WAIT_SECONDS}s'"))
-            conn.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": UPGRADE_LOCK})
-            current = current_revision(conn)
-            if current == HEAD:
-                return
-            if current is not None and current not in revisions():
-                raise ConfigError(
-                    f"the catalog has schema version {current}, which this release ({HEAD}) does"
-                    " not know: install the release that wrote it, or a newer one"
-                )
-            from alembic import command  # 0.3 s, which commands on a current catalog save
-
-            config = _config()
-            config.attributes["connection"] = conn
-            command.upgrade(config, "head")
-    except DBAPIError as error:
-        if isinstance(error.orig, psycopg2.OperationalError):
-            said = " ".join(str(error.orig).split())
-            raise CatalogUnavailable(f"the catalog could not be upgraded: {said}") from error
-        raise
-    finally:
-        engine.dispose()
-
-
-def status(url: str) -> tuple[str | None, str]:
-    """(version the database has, version this release needs); None: no catalog there yet."""
     from sscd_ops.catalog.database import Catalog
 
     catalog = Catalog(url)
     try:
+        catalog.check_server()
+        with catalog.begin(lock_timeout=_WAIT_SECONDS, idle_timeout=0) as conn:
+            conn.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": UPGRADE_LOCK})
+            current = current_revision(conn)
+            if current is not None and current not in (HEAD, *revisions()):
+                raise ConfigError(
+                    f"the catalog has schema version {current}, which this release ({HEAD}) does"
+                    " not know: install the release that wrote it, or a newer one"
+                )
+            if current != HEAD:
+                from alembic import command  # 0.3 s, which commands on a current catalog save
+
+                config = _config()
+                config.attributes["connection"] = conn
+                command.upgrade(config, "head")
+            elif not auditor_is_well(conn):
+                conn.exec_driver_sql((_VIEWS / "grants_v1.sql").read_text(encoding="utf-8"))
+    finally:
+        catalog.dispose()
+
+
+def auditor_is_well(conn: Connection) -> bool:
+    """Whether the role for people is there and may read every public view.
+
+    A dump carries no roles: a catalog that was restored on another server has lost it.
+    """
+    lacking = conn.execute(
+        text(
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " LEFT JOIN pg_roles r ON r.rolname = :role WHERE n.nspname = 'curation'"
+            " AND c.relkind = 'v' AND (r.oid IS NULL OR NOT has_schema_privilege(r.oid, n.oid,"
+            " 'USAGE') OR NOT has_table_privilege(r.oid, c.oid, 'SELECT'))"
+        ),
+        {"role": AUDITOR},
+    )
+    return int(lacking.scalar_one()) == 0
+
+
+def status(url: str) -> tuple[str | None, str]:
+    """(version the database has, version this release needs); None: no catalog there yet.
+
+    Raises:
+        ConfigError: the server or its user cannot hold a catalog.
+        CatalogUnavailable: the server is away.
+    """
+    from sscd_ops.catalog.database import Catalog
+
+    catalog = Catalog(url)
+    try:
+        catalog.check_server()
         with catalog.read() as conn:
             return current_revision(conn), HEAD
     finally:

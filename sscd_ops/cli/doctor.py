@@ -17,6 +17,7 @@ from sscd_ops.masking import harmless
 
 if TYPE_CHECKING:
     from sscd_ops.options import DatasetOptions
+    from sscd_ops.wiring import Wiring
 
 _PACKAGES = (
     "numpy",
@@ -122,8 +123,21 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
         yield _connection(settings.path, conn_id)
         return
     with Wiring(settings, allow_embedded=True) as parts:
-        yield _try("database", lambda: repr(parts.catalog))
+        database = _try("database", lambda: repr(parts.catalog))
+        yield database
+        if database[-1]:
+            yield from _catalog(parts)
         yield _try("storage", parts.check_storage)
+
+
+def _catalog(parts: Wiring) -> Iterator[Line]:
+    from sscd_ops.catalog.health import findings
+
+    try:
+        with parts.catalog.read() as conn:
+            yield from list(findings(conn))
+    except SscdOpsError as error:
+        yield "database", str(error), False
 
 
 def _sources(dataset: DatasetOptions) -> str:

@@ -20,6 +20,7 @@ from sscd_ops.cli.output import print_fields, print_rows, say
 
 if TYPE_CHECKING:
     from sscd_ops.steps.night import NightReport
+    from sscd_ops.wiring import Wiring
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -147,7 +148,10 @@ def db_upgrade(config: str | None) -> None:
     with open_wiring(config) as parts:
         before, head = status(parts.database_url)
         upgrade(parts.database_url)
+        problems = _problems(parts)
     click.echo(f"schema {head}" + ("" if before == head else f" (was {before or 'empty'})"))
+    for problem in problems:
+        say(problem)
 
 
 @db.command("status")
@@ -161,10 +165,21 @@ def db_status(config: str | None) -> None:
 
     with open_wiring(config) as parts:
         current, head = status(parts.database_url)
+        problems = _problems(parts) if current == head else []
     click.echo(f"catalog {current or 'empty'}, this release {head}")
+    for problem in problems:
+        say(problem)
     if current != head:
         say("run `sscd-ops db upgrade`")
         sys.exit(1)
+
+
+def _problems(parts: Wiring) -> list[str]:
+    """What the catalog lacks beside its schema; nights go on without it, or say so themselves."""
+    from sscd_ops.catalog.health import findings
+
+    with parts.catalog.read() as conn:
+        return [said for _, said, good in findings(conn) if not good]
 
 
 @db.command("detach-month")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class SscdOpsHook(BaseHook):
     """Catalog, storage and settings of a worker.
 
-    Which catalog: the connection's host, where the connection exists; else SSCD_OPS_DATABASE_URL;
+    Which catalog: the connection's, where it exists and has a host; else SSCD_OPS_DATABASE_URL;
     else the config file's ``catalog.url``. Which config file: ``config``, else the connection's
     ``config``, else SSCD_OPS_CONFIG.
 
@@ -57,12 +57,13 @@ class SscdOpsHook(BaseHook):
         """The joined parts, to be used as a context manager.
 
         Raises:
-            ConfigError: no config file is named, or it is wrong.
+            ConfigError: no config file is named, or it is wrong; the connection has something that
+                would not be used.
         """
         from sscd_ops.wiring import Wiring
 
         conn = self._connection()
-        settings, database_url = self.settings(conn), _database_url(conn)
+        settings, database_url = self.settings(conn), _database_url(conn, self.conn_id)
         _mask(database_url, os.environ.get("SSCD_OPS_DATABASE_URL"), settings.catalog.url)
         return Wiring(
             settings,
@@ -87,14 +88,20 @@ class SscdOpsHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Look at the database, its schema version, and whether the storage root can be written."""
-        said = []
+        from sscd_ops.catalog.health import findings
+
+        said: list[str] = []
+        wrong: list[str] = []
         try:
             with self.wiring() as parts:
                 said.append(f"database answers, schema version {_schema_version(parts)}")
+                with parts.catalog.read() as database:
+                    wrong = [what for _, what, good in findings(database) if not good]
+                said += wrong
                 said.append(parts.check_storage())
         except (SscdOpsError, OSError) as error:
             return False, "; ".join([*said, f"{type(error).__name__}: {error}"])
-        return True, "; ".join(said)
+        return not wrong, "; ".join(said)
 
     def _connection(self) -> Connection | None:
         try:
@@ -105,23 +112,87 @@ class SscdOpsHook(BaseHook):
             raise
 
 
-def _database_url(conn: Connection | None) -> str | None:
-    """A connection as a SQLAlchemy URL; None where it has no host (it may just name the config)."""
-    if conn is None or not conn.host:
-        return None
-    from sqlalchemy.engine import URL
+def _database_url(conn: Connection | None, conn_id: str) -> str | None:
+    """A connection as a SQLAlchemy URL; None where it names no database (but maybe the config).
 
-    sslmode = conn.extra_dejson.get("sslmode")
-    url = URL.create(
-        "postgresql+psycopg2",
-        username=conn.login or None,
-        password=conn.password or None,
-        host=conn.host,
-        port=conn.port,
-        database=conn.schema or "catalog",
-        query={"sslmode": sslmode} if sslmode else {},
-    )
-    return url.render_as_string(hide_password=False)
+    Raises:
+        ConfigError: something in it would be left unused, and so another database might be.
+    """
+    if conn is None:
+        return None
+    what = f"Airflow connection {conn_id!r}"
+    if conn.conn_type not in (None, "", CONNECTION_TYPE, *_OF_POSTGRES):
+        raise ConfigError(
+            f"{what} is of type {conn.conn_type!r}: make it one of type {CONNECTION_TYPE!r}"
+            " (or 'postgres')"
+        )
+    parameters = _parameters(conn, what)
+    if not conn.host:
+        fields = ("login", "password", "schema", "port")
+        unused = [name for name in fields if getattr(conn, name)] + sorted(parameters)
+        if unused:
+            raise ConfigError(
+                f"{what} has {', '.join(unused)}, but no host, so it names no database: give it"
+                " the host (or the folder of a socket), or take these out to use"
+                " SSCD_OPS_DATABASE_URL or catalog.url"
+            )
+        return None
+    from sscd_ops.catalog.urls import checked_url, url_of
+
+    try:
+        url = url_of(
+            user=conn.login or "",
+            password=conn.password or "",
+            host=conn.host,
+            port=_port(conn.port),
+            database=conn.schema or "catalog",
+            parameters=parameters,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{what}: its host or port is wrong: {error}") from None
+    checked_url(url, what)
+    return url
+
+
+def _port(port: Any) -> int | None:
+    """A connection's port, which may be text where it came from JSON."""
+    if port in (None, ""):
+        return None
+    if not str(port).isascii() or not str(port).isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{port!r} is no port")
+    return int(port)
+
+
+def _parameters(conn: Connection, what: str) -> dict[str, str]:
+    """The extras as libpq's parameters; empty ones, which Airflow's form leaves, do not count."""
+    from sscd_ops.catalog.urls import PARAMETERS
+
+    found: dict[str, str] = {}
+    for name, value in conn.extra_dejson.items():
+        if name == "config" or value is None or value == "":
+            continue
+        if name in _FIELDS:
+            raise ConfigError(f"{what}: its extra {name!r} belongs into the field {_FIELDS[name]}")
+        if name not in PARAMETERS or not isinstance(value, str | int):
+            raise ConfigError(
+                f"{what} has the extra {name!r} = {value!r}, which is not used: it may have"
+                f" 'config', and parameters of a connection to Postgres:"
+                f" {', '.join(sorted(PARAMETERS - set(_FIELDS)))}"
+            )
+        found[name] = str(int(value) if isinstance(value, bool) else value)
+    return found
+
+
+_OF_POSTGRES = ("postgres", "postgresql")
+_FIELDS = {
+    "host": "host",
+    "port": "port",
+    "user": "login",
+    "password": "password",
+    "dbname": "schema",
+    "service": "host (a service file is not read)",
+}
+"""What the extras of a connection are not for, and where it belongs."""
 
 
 def _mask(*urls: str | None) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from sscd_ops.catalog import batches, shards
+from sscd_ops.catalog.locks import LockSession
 from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
@@ -42,13 +43,31 @@ class NightReport:
     message: str = ""
 
 
-class _Timed:
-    """Runs a step and adds up its seconds."""
+class _Overtaken(BatchNotRunnable):
+    """The lock was lost, and another command has the batch: nothing more is written about it."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
+
+class _Timed:
+    """Runs a step and adds up its seconds; before it, sees that the batch is still this run's."""
+
+    def __init__(self, seconds: dict[str, float], locks: LockSession) -> None:
         self._seconds = seconds
+        self._locks = locks
+
+    def keep(self) -> None:
+        """See that the batch is still this run's, or take it again.
+
+        Raises:
+            BatchNotRunnable: another command has it by now.
+        """
+        if not self._locks.keep():
+            raise _Overtaken(
+                "the database ended this command's session, and another command runs the batch"
+                " since: this one stops. Wait for the other's end, then run the night again"
+            )
 
     def __call__(self, step: str, work: Callable[[], T]) -> T:
+        self.keep()
         watch = Stopwatch()
         answer = work()
         self._seconds[step] = self._seconds.get(step, 0.0) + watch.seconds
@@ -71,13 +90,12 @@ def run(
     """
     runner = Runner("cli")
     seconds: dict[str, float] = {}
-    timed = _Timed(seconds)
-
     dry: list[int] = []
-    with parts.catalog.direct() as session, contextlib.ExitStack() as at_end:
+    with parts.catalog.locks() as locks, contextlib.ExitStack() as at_end:
+        timed = _Timed(seconds, locks)
 
         def hold(batch_id: int) -> None:
-            if not batches.hold_cli_lock(session, batch_id):
+            if not locks.take(batches.CLI_LOCK, batch_id):
                 raise BatchNotRunnable(
                     f"another command runs batch {batch_id} right now: wait for its end, then run"
                     " this one again"
@@ -107,7 +125,7 @@ def run(
         try:
             return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
         except SscdOpsError as error:
-            if not dry_run:
+            if not (dry_run or isinstance(error, _Overtaken)):
                 _note(parts, batch_id, str(error))
             raise
 
@@ -127,7 +145,7 @@ def _steps(
         timed("ingest", lambda: ingest.run(parts, batch_id, planned.groups))
         timed("embed", lambda: embed.run(parts, batch_id, planned.groups))
         timed("match", lambda: match.run(parts, batch_id, 0, 1))
-        timed("wait", lambda: wait_for_turn(parts, batch_id, poll))
+        timed("wait", lambda: wait_for_turn(parts, batch_id, poll, timed.keep))
     decided = timed("resolve", lambda: resolve.run(parts, batch_id))
     for group in decided.groups:
         timed("publish", partial(publish.run, parts, batch_id, group))
@@ -153,8 +171,16 @@ def _steps(
     )
 
 
-def wait_for_turn(parts: Parts, batch_id: int, poll_seconds: float = 2.0) -> None:
-    """Wait until every batch of the waiting set has decided, or is known not to."""
+def wait_for_turn(
+    parts: Parts,
+    batch_id: int,
+    poll_seconds: float = 2.0,
+    keep: Callable[[], None] = lambda: None,
+) -> None:
+    """Wait until every batch of the waiting set has decided, or is known not to.
+
+    ``keep`` is called after every look: it may take hours, and ends where ``keep`` raises.
+    """
     said = False
     while True:
         others, waited = resolve.arrive(parts, batch_id)
@@ -166,6 +192,7 @@ def wait_for_turn(parts: Parts, batch_id: int, poll_seconds: float = 2.0) -> Non
             log.warning("waiting for earlier batches to decide first batches=%s", names)
             said = True
         time.sleep(poll_seconds)
+        keep()
 
 
 def _drop(parts: Parts, dry: Sequence[int]) -> None:

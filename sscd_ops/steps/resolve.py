@@ -169,8 +169,8 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
     """
     watch = Stopwatch()
     # a zombie that hangs must not hang its retry for ever
-    with parts.catalog.direct(lock_timeout=_PATIENCE) as session:
-        batches.hold_resolve_lock(session, batch_id)
+    with parts.catalog.locks() as locks:
+        locks.take(batches.RESOLVE_LOCK, batch_id, wait=_PATIENCE)
         work = load_work(parts, batch_id)
         if work.batch.state.is_decided:
             _delete_left(parts, work)
@@ -193,7 +193,8 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
                 _delete_lost(parts, now)
                 return _answer(parts, now, watch)
             # whoever lost its session lock must not go on beside the one that has it
-            batches.hold_resolve_lock(session, batch_id)
+            if not locks.keep():
+                raise BatchNotRunnable(f"another command runs batch {batch_id} by now")
             log.info("decided by another meanwhile, working it out again batch=%s", batch_id)
     raise CommitConflict(f"batch {batch_id}: others decided first {_TRIES} times; try again")
 

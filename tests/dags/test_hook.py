@@ -72,6 +72,115 @@ def test_the_catalog_is_the_connection_s_else_the_environment_s_else_the_file_s(
     assert SscdOpsHook("other", str(config)).get_conn().database_url == NAMED
 
 
+def given(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """The default connection, from its fields as Airflow's JSON has them."""
+    fields = {"conn_type": "sscd_ops", **fields}
+    monkeypatch.setenv("AIRFLOW_CONN_SSCD_OPS_DEFAULT", json.dumps(fields))
+
+
+def dialled(config: Path) -> dict[str, Any]:
+    """What libpq is asked to connect to, by the catalog of the hook's parts."""
+    from sscd_ops.catalog.database import Catalog
+
+    url = SscdOpsHook(config=str(config)).wiring().database_url
+    engine = Catalog(url).engine
+    return engine.dialect.create_connect_args(engine.url)[1]
+
+
+ODD = "p@ss:w/o?r#d%20 é&=+"
+LOGIN = {"user": "ann", "password": ODD}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"host": "h"}, {"host": "h", "dbname": "catalog"}),
+        ({"host": "h", "port": "5433", "schema": "d b/é"}, {"port": 5433, "dbname": "d b/é"}),
+        ({"host": "/run/pg"}, {"host": "/run/pg"}),
+        ({"host": "/run/pg", "port": 5433}, {"host": "/run/pg", "port": "5433"}),
+        ({"host": "::1", "port": 5433}, {"host": "::1", "port": 5433}),
+        ({"host": "[::1]"}, {"host": "::1"}),
+        ({"host": "[::1]:7"}, {"host": "::1", "port": 7}),
+        ({"host": "a,b", "port": 5433}, {"host": "a,b", "port": "5433,5433"}),
+        ({"host": "a:1, b:2,c"}, {"host": "a,b,c", "port": "1,2,5432"}),
+        ({"host": "[::1]:1,/run/pg"}, {"host": "::1,/run/pg", "port": "1,5432"}),
+        ({"host": "h", "conn_type": "postgres"}, {"host": "h"}),
+        (
+            {
+                "host": "h",
+                "extra": {
+                    "sslmode": "verify-full",
+                    "sslrootcert": "/etc/ca of ours.pem",
+                    "sslcert": "c.pem",
+                    "sslkey": "k.pem",
+                    "connect_timeout": 3,
+                    "keepalives": True,
+                    "keepalives_idle": "7",
+                    "application_name": "night",
+                    "target_session_attrs": "read-write",
+                    "options": "-c work_mem=64MB",
+                    "gssencmode": "disable",
+                    "sslcrl": "",
+                    "config": None,
+                },
+            },
+            {
+                "sslmode": "verify-full",
+                "sslrootcert": "/etc/ca of ours.pem",
+                "sslcert": "c.pem",
+                "sslkey": "k.pem",
+                "connect_timeout": "3",
+                "keepalives": "1",
+                "keepalives_idle": "7",
+                "application_name": "night",
+                "target_session_attrs": "read-write",
+                "options": "-c work_mem=64MB",
+                "gssencmode": "disable",
+            },
+        ),
+    ],
+)
+def test_everything_in_a_connection_is_used(
+    config: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    given(monkeypatch, login="ann", password=ODD, **fields)
+
+    found = dialled(config)
+
+    assert found == found | LOGIN | wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"login": "ann"}, "has login, but no host"),
+        ({"schema": "cat", "port": 5432}, "has schema, port, but no host"),
+        ({"password": "geheim"}, "has password, but no host"),
+        ({"extra": {"sslmode": "require"}}, "has sslmode, but no host"),
+        ({"host": "h", "extra": {"sslmod": "require"}}, "the extra 'sslmod'"),
+        ({"host": "h", "extra": {"iam": True}}, "the extra 'iam'"),
+        ({"host": "h", "extra": {"sslmode": ["require"]}}, "the extra 'sslmode'"),
+        ({"host": "h", "extra": {"client_encoding": "latin1"}}, "the extra 'client_encoding'"),
+        ({"host": "h", "extra": {"dbname": "x"}}, "'dbname' belongs into the field schema"),
+        ({"host": "h", "extra": {"host": "x"}}, "'host' belongs into the field host"),
+        ({"host": "h", "port": 70000}, "70000 is no port"),
+        ({"host": "h:x"}, "'h:x' is no HOST or HOST:PORT"),
+        ({"host": "a,,b"}, "'' is no HOST"),
+        ({"host": "h", "conn_type": "mysql"}, "is of type 'mysql'"),
+    ],
+)
+def test_what_would_not_be_used_is_refused_by_name(
+    config: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], said: str
+) -> None:
+    given(monkeypatch, **fields)
+
+    with pytest.raises(ConfigError, match="'sscd_ops_default'") as caught:
+        SscdOpsHook(config=str(config)).wiring()
+
+    assert said in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
 def test_a_task_never_starts_the_embedded_server(config: Path) -> None:
     config.write_text(config.read_text().partition("[catalog]")[0])
 

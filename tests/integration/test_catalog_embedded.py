@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -198,3 +199,118 @@ def test_nothing_runs_in_a_home_that_is_not_there(tmp_path: Path) -> None:
     assert not embedded.is_running(tmp_path / "nothing")
     embedded.stop(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+# ---------------------------------------------------------------- containers
+
+IN_A_CONTAINER = ("unshare", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc")
+
+
+def may_unshare() -> bool:
+    return subprocess.run([*IN_A_CONTAINER, "true"], capture_output=True).returncode == 0
+
+
+needs_unshare = pytest.mark.skipif(
+    not shutil.which("unshare") or not may_unshare(),
+    reason="a container's namespaces may not be made here: needs unshare, as root",
+)
+ENSURE = (
+    "import sys; from pathlib import Path; from sscd_ops.catalog import embedded\n"
+    "print(embedded.ensure_running(Path(sys.argv[1]))['catalog'], flush=True)\n"
+)
+
+
+MANY_NUMBERS = "import subprocess\nfor _ in range(99): subprocess.run(['true'])\n"
+"""A postmaster's number must be nobody's in the other container, or Postgres itself refuses."""
+
+
+@pytest.fixture
+def container(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A container of this host's name that runs the home's server."""
+    embedded.ensure_running(home)
+    embedded.stop(home)
+    program = f"{MANY_NUMBERS}{ENSURE}sys.stdin.read()"
+    running = subprocess.Popen(
+        [*IN_A_CONTAINER, sys.executable, "-c", program, str(home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield running
+    running.communicate("")
+
+
+@pytest.fixture
+def elsewhere(container: subprocess.Popen[str]) -> str:
+    """The URL of the container's server."""
+    assert container.stdout is not None
+    return container.stdout.readline().strip()
+
+
+def command(home: Path, program: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """A command in another container, which sees the home but not the other's processes."""
+    return subprocess.run(
+        [*IN_A_CONTAINER, *more, sys.executable, "-c", program, str(home)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@needs_unshare
+def test_a_container_out_of_reach_of_the_server_is_refused_and_ruins_nothing(
+    home: Path, elsewhere: str
+) -> None:
+    ask(elsewhere, "CREATE TABLE safe AS SELECT generate_series(1, 1000) AS x")
+    pid_file = (home / "data" / "postmaster.pid").read_text()
+
+    for program in (ENSURE, ENSURE.replace("ensure_running", "stop").replace("['catalog']", "")):
+        refused = command(home, program, "--net")
+        assert refused.returncode
+        assert "runs in another container or machine: host" in refused.stderr
+        assert "sscd-ops db stop" in refused.stderr
+
+    assert (home / "data" / "postmaster.pid").read_text() == pid_file
+    assert ask(elsewhere, "SELECT count(*) FROM safe") == 1000
+
+
+@needs_unshare
+def test_a_container_that_reaches_the_server_uses_it(home: Path, elsewhere: str) -> None:
+    assert command(home, ENSURE).stdout.strip() == elsewhere
+    assert embedded.ensure_running(home)["catalog"] == elsewhere
+    with pytest.raises(ConfigError, match="runs in another container"):
+        embedded.stop(home)
+    assert ask(elsewhere, "SELECT 1") == 1
+
+
+@needs_unshare
+def test_a_container_that_was_killed_leaves_the_home_to_the_next(
+    home: Path, container: subprocess.Popen[str], elsewhere: str
+) -> None:
+    ask(elsewhere, "CREATE TABLE left_behind AS SELECT generate_series(1, 1000) AS x")
+
+    container.kill()
+    while embedded.is_running(home):  # the kernel takes a moment to end its processes
+        time.sleep(0.05)
+    url = embedded.ensure_running(home)["catalog"]
+
+    assert ask(url, "SELECT count(*) FROM left_behind") == 1000
+
+
+def test_the_server_and_nobody_else_holds_its_lock(home: Path) -> None:
+    def is_free() -> bool:
+        with (home / "alive").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    embedded.ensure_running(home)
+    assert not is_free()
+
+    embedded.stop(home)
+    end = time.monotonic() + 10  # the last of its processes goes after the pid file
+    while not is_free():
+        assert time.monotonic() < end
+        time.sleep(0.05)

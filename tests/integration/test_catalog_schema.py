@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from sscd_ops.catalog import migrate
 from sscd_ops.catalog.database import Catalog
@@ -173,7 +172,7 @@ def test_the_auditor_reads_every_view_and_nothing_else(catalog: Catalog) -> None
         "CREATE TABLE public.mine (x int)",
         "CREATE VIEW curation.mine AS SELECT 1",
     ]:
-        with pytest.raises(ProgrammingError, match="permission denied"):
+        with pytest.raises(ConfigError, match="permission denied"):
             as_auditor(refused)
 
 

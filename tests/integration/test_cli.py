@@ -37,7 +37,7 @@ from sscd_ops.model import Runner
 from sscd_ops.steps import plan
 from sscd_ops.testing import make_tar, picture, plant
 from sscd_ops.wiring import Wiring
-from tests.databases import fresh_database
+from tests.databases import fresh_database, role_of, superuser
 from tests.integration.world import pair
 
 FIRST, SECOND, EMPTY = "2026-11-01", "2026-11-02", "2026-11-03"
@@ -675,6 +675,29 @@ def test_doctor_finds_all_well(site: Site) -> None:
     assert f"{number}: {why}" in printed
     assert "decoders, at most 3.5 GiB each (limits.decode_memory)" in printed
     assert site.url.rpartition("@")[0].rpartition(":")[2] not in printed
+
+
+def test_every_command_says_whose_the_catalog_is_and_what_to_do(site: Site) -> None:
+    with role_of(site.url) as url:
+        for command in (["run", "--dataset", "web", "--date", FIRST], ["audit", "runs"]):
+            said = site(*command, exit_code=2, SSCD_OPS_DATABASE_URL=url).stderr
+            assert "the catalog's tables belong to curator" in said
+            assert "GRANT" in said
+        doctor = site("doctor", exit_code=1, SSCD_OPS_DATABASE_URL=url).stdout
+        assert "BAD  database" in doctor
+        assert "the catalog's tables belong to curator" in doctor
+        mistyped = f"{url}?sslmod=require"
+        said = site("db", "status", exit_code=2, SSCD_OPS_DATABASE_URL=mistyped).stderr
+        assert "no parameter 'sslmod'" in said
+
+
+def test_doctor_and_db_status_miss_the_auditor_and_an_upgrade_mends_it(site: Site) -> None:
+    superuser(site.url, "REVOKE ALL ON curation.runs FROM sscd_ops_auditor")
+
+    assert "BAD  auditor" in site("doctor", exit_code=1).stdout
+    assert "sscd_ops_auditor" in site("db", "status").stderr
+    assert "sscd_ops_auditor" not in site("db", "upgrade").stderr
+    assert "ok   auditor" in site("doctor").stdout
 
 
 def test_doctor_names_each_problem_and_goes_on(site: Site, tmp_path: Path) -> None:

@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from sscd_ops.catalog import batches, shards
 from sscd_ops.catalog.database import Catalog
-from sscd_ops.errors import CommitConflict, InvariantError, SourceChanged, StaleAttempt
+from sscd_ops.catalog.faults import CONNECTIONS
+from sscd_ops.errors import (
+    BatchNotRunnable,
+    CommitConflict,
+    InvariantError,
+    SourceChanged,
+    StaleAttempt,
+)
 from sscd_ops.model import Runner, StoredFile
 from sscd_ops.options import StorageOptions
-from sscd_ops.steps import commit, ingest, manage, match, plan, publish, resolve
+from sscd_ops.steps import commit, embed, ingest, manage, match, plan, publish, resolve
+from sscd_ops.steps.night import NightReport
 from sscd_ops.steps.parts import StepReport
 from sscd_ops.steps.resolve import ResolveReport
 from sscd_ops.storage.cache import FileCache
@@ -134,6 +143,116 @@ def assert_published_once(world: World) -> None:
     assert_promises(world)
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.decisions") == [{"n": 1}]
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.segments") == [{"n": 1}]
+
+
+LOSE_COMMANDS = LOSE_SESSIONS.replace("23761", str(batches.CLI_LOCK))
+"""The same, to the session that says a command is alive."""
+
+
+@pytest.mark.parametrize("step", [ingest, embed, match, resolve, publish, commit])
+def test_a_command_that_lost_its_session_takes_the_batch_again_before_the_next_step(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(world, planted_nights())
+    real = step.run
+    locks: list[Any] = []
+
+    def run(*given: Any) -> Any:
+        """The session ends in the middle of a step: the next one begins with a lock."""
+        answer = real(*given)
+        locks.append(world.ask(LOSE_COMMANDS))
+        return answer
+
+    def looks(*given: Any) -> Any:
+        locks.append(world.ask(HELD))
+        return real_commit(*given)
+
+    real_commit = commit.run
+    monkeypatch.setattr(commit, "run", looks)
+    if step is not commit:
+        monkeypatch.setattr(step, "run", run)
+
+    report = world.night(DAYS[0])
+
+    assert str(report.state) == "published"
+    assert locks[-1] == [{"n": 1}]
+    assert ("was ended: taking them again" in caplog.text) is (step is not commit)
+    assert_promises(world)
+
+
+HELD = LOSE_COMMANDS.replace("pg_terminate_backend(pid)", "count(*) AS n")
+
+
+def test_a_command_whose_batch_another_took_stops_before_the_next_step(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, planted_nights())
+    real = match.run
+    lost, stopped = threading.Event(), threading.Event()
+    said: list[BaseException | NightReport] = []
+
+    def first(*given: Any) -> Any:
+        """The first command's match; the second's waits until the first has stopped."""
+        answer = real(*given)
+        if not lost.is_set():
+            world.ask(LOSE_COMMANDS)
+            lost.set()
+            threading.Thread(target=second, name="second").start()
+            assert holding.wait(60)
+        else:
+            holding.set()
+            assert stopped.wait(60)
+        return answer
+
+    def second() -> None:
+        try:
+            said.append(world.night(DAYS[0]))
+        except BaseException as error:
+            said.append(error)
+
+    holding = threading.Event()
+    monkeypatch.setattr(match, "run", first)
+    try:
+        with pytest.raises(BatchNotRunnable, match="another command runs the batch"):
+            world.night(DAYS[0])
+    finally:
+        stopped.set()
+    for thread in threading.enumerate():
+        if thread.name == "second":
+            thread.join(60)
+
+    assert isinstance(said[0], NightReport), said
+    assert_promises(world)
+    assert world.ask("SELECT message FROM curation.runs") == [{"message": ""}]
+
+
+def test_a_command_uses_two_connections_and_a_third_for_a_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, planted_nights())
+    most: list[int] = []
+    stop = threading.Event()
+    watch = Catalog(world.url, application_name="watch")
+
+    def look() -> None:
+        counted = text(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'sscd-ops%'"
+        )
+        while not stop.is_set():
+            with watch.begin() as conn:
+                most.append(conn.execute(counted).scalar_one())
+            time.sleep(0.002)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    world.night(DAYS[0])
+    stop.set()
+    looking.join()
+    watch.dispose()
+
+    assert sorted(most)[len(most) // 2] <= 2
+    assert max(most) <= CONNECTIONS
 
 
 def test_a_file_delivered_anew_before_a_repeated_plan_is_read_once(world: World) -> None:

@@ -15,5 +15,7 @@ BEGIN
     GRANT SELECT ON ALL TABLES IN SCHEMA curation TO sscd_ops_auditor;
 EXCEPTION
     WHEN undefined_object THEN NULL;
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE 'role sscd_ops_auditor got no rights: the views are another user''s';
 END
 $$;
