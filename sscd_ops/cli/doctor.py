@@ -6,6 +6,7 @@ import importlib
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from sscd_ops.errors import SscdOpsError
 
 if TYPE_CHECKING:
     from sscd_ops.options import DatasetOptions
+    from sscd_ops.wiring import Wiring
 
 _PACKAGES = (
     "numpy",
@@ -87,11 +89,12 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
         yield "config", str(error), False
         return
     yield "config", settings.path, True
-    for name in sorted(settings.datasets):
-        dataset = settings.datasets[name]
-        yield f"dataset {name}", _sources(dataset), True
-        for problem in _problems(dataset):
-            yield f"dataset {name}", problem, False
+    with Wiring(settings) as parts:
+        for name in sorted(settings.datasets):
+            dataset = settings.datasets[name]
+            yield f"dataset {name}", _sources(dataset), True
+            for problem in (*_feeds(dataset, parts), *_problems(dataset)):
+                yield f"dataset {name}", problem, False
     for message in settings.faulty.values():
         yield "dataset", message.removeprefix(f"{settings.path}: "), False
     if conn_id:
@@ -107,16 +110,25 @@ def _sources(dataset: DatasetOptions) -> str:
     return f"{listed}; {dataset.schedule} {dataset.timezone}"
 
 
+def _feeds(dataset: DatasetOptions, parts: Wiring) -> Iterator[str]:
+    """What no night would find where its sources say."""
+    from sscd_ops.core.schedule import interval_holding, intervals_before
+    from sscd_ops.sources.absent import nowhere
+
+    cron = (dataset.schedule, dataset.timezone)
+    (last,) = intervals_before(*cron, interval_holding(*cron, datetime.now(UTC)), 1)
+    for source in dataset.sources:
+        try:
+            problems = nowhere(
+                source, lambda one: parts.source(one, dataset.limits), last, dataset.timezone
+            )
+        except SscdOpsError as error:
+            problems = [str(error)]
+        yield from (f"source {source.name}: {problem}" for problem in problems)
+
+
 def _problems(dataset: DatasetOptions) -> Iterator[str]:
     """What its first night would stop at, as far as that shows without reading or fetching."""
-    from sscd_ops.sources.files import filesystem
-
-    for source in dataset.sources:
-        for url in source.urls:
-            try:
-                filesystem(url)
-            except SscdOpsError as error:
-                yield f"source {source.name}: {error}"
     fingerprint = dataset.fingerprint
     if fingerprint.device not in ("auto", "cpu") and not _has(fingerprint.device):
         yield f"fingerprint.device is {fingerprint.device!r}: there is no such device"

@@ -88,6 +88,11 @@ class FolderSource:
         """None when the interval's data may be read, else the URL that is waited for."""
         return places.missing_marker(self._options, interval, timezone)
 
+    def version(self, shard: FoundShard) -> str | None:
+        """The version of a folder's listing as it is now; None where no file is left in it."""
+        found = self._found(shard.uri)
+        return None if found is None else found.version
+
     # ------------------------------------------------------------ reading
 
     def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
@@ -159,11 +164,7 @@ class FolderSource:
     # ------------------------------------------------------------ captions in one file
 
     def _captions_url(self, folder: str) -> str:
-        name = self._options.captions_file
-        if not name:
-            return ""
-        elsewhere = "://" in name or name.startswith("/")
-        return files.canonical(name) if elsewhere else f"{folder}/{name}"
+        return places.captions_url(self._options, folder)
 
     def _captions(self, folder: str) -> _Captions:
         url = self._captions_url(folder)

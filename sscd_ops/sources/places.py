@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -45,6 +45,16 @@ def expand(url: str, interval: Interval, timezone: str) -> list[str]:
         return _PLACEHOLDER.sub(one, url)
 
     return list(dict.fromkeys(fill(day) for day in _days(interval, timezone)))
+
+
+def replace_placeholders(url: str, with_what: Callable[[str], str]) -> str:
+    """The URL with each placeholder replaced by what ``with_what`` makes of its strftime format."""
+
+    def one(match: re.Match[str]) -> str:
+        name, form = match.groups()
+        return with_what(form or (_DATE if name == "date" else _INSTANT))
+
+    return _PLACEHOLDER.sub(one, url)
 
 
 def _days(interval: Interval, timezone: str) -> Iterator[datetime]:
@@ -148,3 +158,12 @@ def missing_marker(options: SourceOptions, interval: Interval, timezone: str) ->
         if not files.is_there(url, is_pattern=has_magic(url)):
             return url
     return None
+
+
+def captions_url(options: SourceOptions, folder: str) -> str:
+    """The URL of a folder's captions file; empty where the source has none."""
+    name = options.captions_file
+    if not name:
+        return ""
+    elsewhere = "://" in name or name.startswith("/")
+    return files.canonical(name) if elsewhere else f"{folder}/{name}"

@@ -15,7 +15,8 @@ from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
 from sscd_ops.steps.late import LateShard
-from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.parts import Parts, Stopwatch, load_work
+from sscd_ops.steps.sources import Absent, nothing_at
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,6 +41,9 @@ class NightReport:
     unpublishable: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     message: str = ""
+    night: str = ""
+    absent: list[Absent] = field(default_factory=list)
+    """Of a dry run: URLs that name nothing in the night."""
 
 
 class _Timed:
@@ -101,8 +105,8 @@ def run(
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
             raise DataError(
-                f"batch {batch_id} waits for its data: {planned.waiting_for} is missing. Run it"
-                " again when that is there, or correct the source's `ready`"
+                f"batch {batch_id} ({planned.night}) waits for its data: {planned.waiting_for} is"
+                " missing. Run it again when that is there, or correct the source's `ready`"
             )
         try:
             return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
@@ -133,6 +137,7 @@ def _steps(
         timed("publish", partial(publish.run, parts, batch_id, group))
     with parts.catalog.begin() as conn:
         faulty = shards.faulty_shards(conn, batches.read_batch(conn, batch_id).attempt_id)
+    absent = _absent(parts, batch_id) if dry_run else []  # commit drops a dry run
     done = timed("commit", lambda: commit.run(parts, batch_id))
     return NightReport(
         batch_id,
@@ -150,7 +155,14 @@ def _steps(
         planned.unpublishable,
         {step: round(spent, 3) for step, spent in seconds.items()},
         decided.message,
+        planned.night,
+        absent,
     )
+
+
+def _absent(parts: Parts, batch_id: int) -> list[Absent]:
+    work = load_work(parts, batch_id)
+    return nothing_at(parts, work, work.options.sources)
 
 
 def wait_for_turn(parts: Parts, batch_id: int, poll_seconds: float = 2.0) -> None:
@@ -162,7 +174,7 @@ def wait_for_turn(parts: Parts, batch_id: int, poll_seconds: float = 2.0) -> Non
         if not others:
             return
         if not said:
-            names = ", ".join(f"{other.batch_id} ({other.label})" for other in others)
+            names = ", ".join(f"{other.batch_id} ({other.night})" for other in others)
             log.warning("waiting for earlier batches to decide first batches=%s", names)
             said = True
         time.sleep(poll_seconds)
