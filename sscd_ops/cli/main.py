@@ -53,7 +53,12 @@ def main(verbose: bool, debug: bool) -> None:
     is_flag=True,
     help="Read source shards that came after the night was decided, as a supplement to it.",
 )
-@click.option("--dry-run", is_flag=True, help="Work everything out, decide and publish nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Work everything out, decide and publish nothing; ends with 1 where the night would be"
+    " held, or a URL names nothing.",
+)
 @format_option
 @guarded
 def run(

@@ -116,9 +116,7 @@ def arrive(parts: Parts, batch_id: int) -> tuple[list[WaitFor], float]:
     for other in undecided:
         alive = parts.is_alive(other)
         if alive is not False:
-            answer.append(
-                WaitFor(other.batch_id, other.runner or Runner("cli"), other.name, alive)
-            )
+            answer.append(WaitFor(other.batch_id, other.runner or Runner("cli"), other.name, alive))
     return answer, waited
 
 

@@ -141,6 +141,7 @@ def make_site(folder: Path, url: str) -> Site:
         [pair("four", picture(5)), pair("small", plant(picture(2), "half_size"))],
     )
     make_tar(folder / "in" / SECOND / "partner.tar", [pair("five", picture(6))])
+    make_tar(folder / "other" / FIRST / "a.tar", [pair("six", picture(8))])
     (folder / "curation.toml").write_text(CONFIG)
     return Site(folder, url)
 
@@ -625,6 +626,61 @@ def test_doctor_says_what_the_next_night_would_stop_at(
     assert any("url 'nosuch://bucket/x'" in line and "s3fs (s3://)" in line for line in bad)
     assert any("fingerprint.weights: no file" in line for line in bad)
     assert any(f"fingerprint.device is '{device}': there is no such device" in line for line in bad)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("in/{date}/partner*", "in/{date}/partnr*", "source partner: urls: nothing is at {}/in/"),
+        ("in/{date}/partner*", "in/{date:%Y%m%d}/partner*", "source partner: urls: nothing is at"),
+        (
+            '"in/{date}/crawl*.tar"',
+            '"in/{date}/crawl*.tar", "x/*.tar"',
+            "source crawl: urls: .*/x/",
+        ),
+        ('name = "partner"', 'name = "partner"\nready = "in/{date}/_DONE"', "ready: .*_DONE"),
+    ],
+    ids=["a slip", "another format of the date", "one URL of two", "a marker"],
+)
+def test_doctor_names_what_no_night_would_find(
+    site: Site, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    config = site.folder / f"{tmp_path.name}.toml"  # paths are relative to it
+    config.write_text(changed(old, new))
+
+    printed = site("doctor", "--config", config, exit_code=1).stdout
+
+    (bad,) = [line for line in printed.splitlines() if line.startswith("BAD")]
+    assert re.search(said.format(site.folder), bad)
+
+
+def test_doctor_names_a_captions_file_that_is_not_there(site: Site) -> None:
+    config = site.folder / "folders.toml"
+    config.write_text(
+        f'''[storage]\nroot = "root"\n[[datasets.web.sources]]\nkind = "folder"
+urls = ["in/{{date}}"]\ncaptions_file = "{site.folder}/captoins.csv"\n'''
+    )
+
+    printed = site("doctor", "--config", config, exit_code=1).stdout
+
+    (bad,) = [line for line in printed.splitlines() if line.startswith("BAD")]
+    assert f"source web: captions_file: nothing is at {site.folder}/captoins.csv" in bad
+
+
+def test_a_dry_run_ends_with_1_where_urls_name_nothing(fresh: Site) -> None:
+    fresh.config.write_text(changed("partner*", "partnr*"))
+    night = ("run", "--dataset", "web", "--date", FIRST)
+
+    said = fresh(*night, "--dry-run", exit_code=1).stderr
+
+    assert f"source partner: nothing is at {fresh.folder}/in/{FIRST}/partnr*.tar" in said
+    assert "the guard would hold it: source 'partner' keeps none of 0 samples" in said
+    assert f"batch 2 ({FIRST})" in fresh(*night, exit_code=1).stderr
+    fresh.config.write_text(CONFIG)
+    fresh("batch", "abandon", 2, "--why", "a slip")
+    assert fresh.json(*night)[0]["night"] == FIRST
+    [listed] = fresh.json("batch", "list")
+    assert listed["night"] == FIRST
 
 
 def test_doctor_tests_a_connection_of_airflow(site: Site, tmp_path: Path) -> None:
