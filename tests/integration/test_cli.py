@@ -141,7 +141,7 @@ def make_site(folder: Path, url: str) -> Site:
         [pair("four", picture(5)), pair("small", plant(picture(2), "half_size"))],
     )
     make_tar(folder / "in" / SECOND / "partner.tar", [pair("five", picture(6))])
-    make_tar(folder / "other" / FIRST / "a.tar", [pair("six", picture(8))])
+    make_tar(folder / "other" / SECOND / "a.tar", [pair("six", picture(8))])
     (folder / "curation.toml").write_text(CONFIG)
     return Site(folder, url)
 
@@ -457,10 +457,11 @@ def test_an_abandoned_batch_is_planned_anew(fresh: Site) -> None:
     fresh(*night, exit_code=1)
 
     fresh("batch", "abandon", 1, "--why", "the files were late")
-    make_tar(fresh.folder / "in" / EMPTY / "crawl.tar", [pair("late", picture(9))])
+    for number, name in enumerate(("crawl.tar", "partner.tar")):
+        make_tar(fresh.folder / "in" / EMPTY / name, [pair("late", picture(9 + number))])
     [ran] = fresh.json(*night)
 
-    assert (ran["read"], ran["kept"]) == (1, 1)
+    assert (ran["read"], ran["kept"]) == (2, 2)
     [event] = [row for row in fresh.json("audit", "events") if row["kind"] == "abandoned"]
     assert event["why"] == "the files were late"
     assert event["actor"]
@@ -593,7 +594,7 @@ def test_doctor_finds_all_well(site: Site) -> None:
 
 
 def test_doctor_names_each_problem_and_goes_on(site: Site, tmp_path: Path) -> None:
-    config = tmp_path / "bad.toml"
+    config = site.folder / f"{tmp_path.name}.toml"  # beside its data
     config.write_text(
         CONFIG.replace('"root"', '"s3://bucket/x"').replace('search = "flat"', 'search = "flatt"')
     )
