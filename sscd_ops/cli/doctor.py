@@ -40,7 +40,7 @@ Line = tuple[str, str, bool]
 @click.option("--conn-id", help="Test this Airflow connection, as a task would use it.")
 @guarded
 def doctor(config: str | None, conn_id: str | None) -> None:
-    """Check versions, devices, sources, database and storage; say what to do; exit 1 on a problem."""
+    """Check versions, devices, sources, database, storage; say what to do; exit 1 on a problem."""
     lines = [*_versions(), *_device(), *_parts(config, conn_id)]
     for what, found, good in lines:
         click.echo(f"{'ok  ' if good else 'BAD '} {what:<18} {found}")

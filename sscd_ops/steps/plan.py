@@ -647,7 +647,7 @@ def _nothing_new(conn: Connection, batch: Batch, watch: Stopwatch, skipped: int)
     there = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)
     unfinished = (BatchState.DECIDED, BatchState.UNPUBLISHABLE)
     last = next((other for other in there if other.state in unfinished), there[-1])
-    log.info("nothing new for the interval batch=%s skipped=%s", last.batch_id, skipped)
+    log.info("nothing new for night=%s batch=%s skipped=%s", last.night, last.batch_id, skipped)
     return PlanReport(
         last.batch_id,
         last.state,
