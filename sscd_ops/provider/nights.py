@@ -50,7 +50,10 @@ def night_of(context: Mapping[str, Any], date: str, options: DatasetOptions) -> 
         )
     night = interval_holding(options.schedule, options.timezone, run.logical_date)
     name = date_of(options.schedule, options.timezone, night)
-    log.info("logical date %s lies in night %s", run.logical_date, name)
+    log.info(
+        "logical date %s lies in night %s, from %s to %s",
+        *(run.logical_date, name, night.start, night.end),
+    )
     return night
 
 
