@@ -108,6 +108,8 @@ def run(
         print_rows(_by_source(report), form)
     _say_what_to_know(report, dataset)
     if dry_run:
+        if not report.source_shards and report.skipped_shards:
+            say("nothing to read: other batches have read all that is there")
         say("dry run: nothing was decided or published")
         if report.message or report.absent:
             sys.exit(1)

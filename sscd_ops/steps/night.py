@@ -138,6 +138,8 @@ def _steps(
     with parts.catalog.begin() as conn:
         faulty = shards.faulty_shards(conn, batches.read_batch(conn, batch_id).attempt_id)
     absent = _absent(parts, batch_id) if dry_run else []  # commit drops a dry run
+    # a dry run over what other batches have read finds nothing to hold
+    is_read = dry_run and not planned.source_shards and planned.skipped_shards > 0
     done = timed("commit", lambda: commit.run(parts, batch_id))
     return NightReport(
         batch_id,
@@ -154,7 +156,7 @@ def _steps(
         planned.late,
         planned.unpublishable,
         {step: round(spent, 3) for step, spent in seconds.items()},
-        decided.message,
+        "" if is_read else decided.message,
         planned.night,
         absent,
     )

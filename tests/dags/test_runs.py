@@ -306,9 +306,9 @@ def test_a_supplement_reads_what_came_late_and_a_clear_finds_the_same_one(site):
 
 def test_a_run_that_is_reprocessed_as_a_supplement_reads_what_came_late(site):
     """As a backfill does it that reprocesses: the same run, cleared, with another conf."""
-    site.put("2026-11-12", "00000.tar", 900)
+    site.put("2026-11-12", "00000.tar", 1200)
     run(12, {"date": "2026-11-12"})
-    site.put("2026-11-12", "00001.tar", 950)
+    site.put("2026-11-12", "00001.tar", 1250)
 
     again = run(12, {"date": "2026-11-12", "supplement": True})
 

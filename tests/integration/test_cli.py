@@ -682,6 +682,7 @@ def test_a_dry_run_ends_with_1_where_urls_name_nothing(fresh: Site) -> None:
     assert fresh.json(*night)[0]["night"] == FIRST
     [listed] = fresh.json("batch", "list")
     assert listed["night"] == FIRST
+    assert "other batches have read all that is there" in fresh(*night, "--dry-run").stderr
 
 
 def test_doctor_tests_a_connection_of_airflow(site: Site, tmp_path: Path) -> None:
