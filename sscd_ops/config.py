@@ -69,6 +69,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "duplicates.perceptual_distance": (0, _MOST_BITS),
     "duplicates.perceptual_margin": (0, _MOST_BITS),
     "guard.max_removed_odds": (1e-3, 1e9),
+    "guard.max_quarantined_odds": (1e-3, 1e9),
     "guard.first_nights_max": (0, 1),
     "limits.max_pixels": (1, 178_956_970),  # Pillow opens nothing larger
     "limits.decode_memory": (0, 2**50),

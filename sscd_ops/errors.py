@@ -71,7 +71,7 @@ class DataError(SscdOpsError):
     """Trying again cannot help: a person must look. Airflow does not retry these."""
 
 
-PUT_BACK = "put the original back and run the night again"
+PUT_BACK = "put the original back and run the night again (in Airflow: clear the run from plan)"
 """What to do about ``SourceChanged``, for its messages."""
 
 

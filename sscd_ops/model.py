@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -317,6 +318,13 @@ class Batch:
     runner: Runner | None
     dry_run: bool
     message: str
+    night: str = ""
+    """What ``--date`` takes for its interval; a supplement's is that of its night."""
+
+    @property
+    def name(self) -> str:
+        """The batch as people know it: its night, and which supplement to it."""
+        return f"{self.night}, supplement {self.supplement}" if self.supplement else self.night
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +332,8 @@ class Counts:
     """The counts of a decision: ``read = kept + removed_exact + removed_near + quarantined``.
 
     ``removed_near``: every removal that is not exact, those by hash alone (``removed_perceptual``)
-    among them.
+    among them. ``codes``: how many samples are quarantined by each code, and how many source shards
+    have a fault of their own, by its code (``Fault.of_shard``); of ``source_shards``.
     """
 
     read: int = 0
@@ -335,6 +344,12 @@ class Counts:
     known: int = 0
     not_delivered: int = 0
     removed_perceptual: int = 0
+    source_shards: int = field(default=0, compare=False)
+    codes: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def plain(self) -> dict[str, Any]:
+        """The counts as plain values, for JSON."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @property
     def removed(self) -> int:

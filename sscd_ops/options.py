@@ -165,7 +165,9 @@ class GuardOptions:
     """What holds a batch for a person to look at."""
 
     max_removed_odds: float = 3.0
+    max_quarantined_odds: float = 3.0
     first_nights_max: float = 0.8
+    """Of what is removed, and of what is quarantined."""
     empty: Literal["hold", "allow"] = "hold"
 
 

@@ -90,6 +90,13 @@ class Source(Protocol):
     def ready(self, interval: Interval, timezone: str) -> str | None:
         """None when the interval's data may be read, else the URL that is waited for."""
 
+    def version(self, shard: FoundShard) -> str | None:
+        """The version of a shard as it is now; None where it is gone. May be asked by threads.
+
+        Raises:
+            StoreUnavailable: storage did not answer.
+        """
+
     def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
         """Stream a shard's samples in order, then exactly one ``ShardEnd``. Memory is bounded.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from sscd_ops.errors import ConfigError, StoreUnavailable
-from sscd_ops.model import Batch, Fingerprint, Runner
+from sscd_ops.model import Batch, Fingerprint, Interval, Runner
 from sscd_ops.options import (
     USUAL_LIMITS,
     FingerprintOptions,
@@ -165,6 +165,14 @@ class Wiring:
         from sscd_ops.storage.tar_read import read_tar
 
         return open_source(options, limits, read_tar)
+
+    def nothing_at(
+        self, options: SourceOptions, limits: LimitsOptions, interval: Interval, timezone: str
+    ) -> list[str]:
+        """The URLs of an interval, placeholders filled in, that name no source shard."""
+        from sscd_ops.sources.absent import nothing_at
+
+        return nothing_at(options, lambda one: self.source(one, limits), interval, timezone)
 
     def source_root(self, options: SourceOptions) -> str:
         """What the identities of a source are relative to."""

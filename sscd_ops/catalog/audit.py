@@ -13,7 +13,7 @@ from sscd_ops.catalog.sql import row, rows
 
 AUDITS: dict[str, tuple[str, ...]] = {
     "runs": (
-        "dataset", "batch_id", "interval_start", "supplement", "state", "read", "quarantined",
+        "dataset", "batch_id", "night", "supplement", "state", "read", "quarantined",
         "removed_exact", "removed_near", "removed_perceptual", "kept", "known", "shards",
         "snapshot", "message",
     ),
@@ -136,7 +136,7 @@ def explain(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
         conn,
         "SELECT s.*, k.shard, k.shard_key, q.message, r.witness_source, r.witness_source_shard,"
         " r.witness_key, r.witness_caption, r.witness_batch_id, r.witness_dataset,"
-        " r.witness_shard, u.interval_start, u.interval_end, u.threshold AS run_threshold,"
+        " r.witness_shard, u.night, u.interval_start, u.interval_end, u.threshold AS run_threshold,"
         " u.perceptual_distance, u.fingerprint, u.search"
         " FROM curation.samples s"
         " JOIN curation.runs u ON u.batch_id = s.batch_id"
@@ -196,7 +196,7 @@ def batch_list(conn: Connection, dataset: str | None, limit: int) -> list[Mappin
     """The newest batches."""
     return rows(
         conn,
-        "SELECT batch_id, dataset, interval_start, supplement, state, turn, kept, snapshot, runner,"
+        "SELECT batch_id, dataset, night, supplement, state, turn, kept, snapshot, runner,"
         " run_id, message FROM curation.runs WHERE (CAST(:d AS text) IS NULL OR dataset = :d)"
         " ORDER BY batch_id DESC LIMIT :n",
         d=dataset,

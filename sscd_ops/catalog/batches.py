@@ -83,6 +83,7 @@ def _batch(raw: Any) -> Batch:
         else None,
         raw["dry_run"],
         raw["message"],
+        raw["night"],
     )
 
 
@@ -187,6 +188,7 @@ def insert_batch(
     supplement: int,
     *,
     label: str,
+    night: str,
     dry_run: bool,
     runner: Runner,
 ) -> int:
@@ -195,8 +197,8 @@ def insert_batch(
         value(
             conn,
             "INSERT INTO sscd_ops.batches (dataset_id, interval_start, interval_end, supplement,"
-            " dry_run, state, runner, label) VALUES (:d, :s, :e, :n, :dry, 'planned',"
-            " CAST(:r AS jsonb), :label) RETURNING batch_id",
+            " dry_run, state, runner, label, night) VALUES (:d, :s, :e, :n, :dry, 'planned',"
+            " CAST(:r AS jsonb), :label, :night) RETURNING batch_id",
             d=dataset_id,
             s=interval.start,
             e=interval.end,
@@ -204,6 +206,7 @@ def insert_batch(
             dry=dry_run,
             r=_runner_json(runner),
             label=label,
+            night=night,
         )
     )
 
@@ -216,6 +219,23 @@ def is_there(conn: Connection, batch_id: int) -> bool:
     """Whether there is a batch of this number: a needless one is forgotten."""
     return bool(
         value(conn, "SELECT EXISTS (SELECT FROM sscd_ops.batches WHERE batch_id = :b)", b=batch_id)
+    )
+
+
+def leave_others(conn: Connection, batch_id: int, runner: Runner) -> None:
+    """Take the DAG run away from other batches of its dataset that it began and did not decide.
+
+    What a run works on follows its params, which a clear or a reprocessing may change. The batch it
+    leaves has failed: nobody waits for it, this run itself least of all.
+    """
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET runner = NULL WHERE runner = CAST(:r AS jsonb)"
+        " AND batch_id <> :b AND state = ANY(:s) AND NOT dry_run"
+        " AND dataset_id = (SELECT dataset_id FROM sscd_ops.batches WHERE batch_id = :b)",
+        r=_runner_json(runner),
+        b=batch_id,
+        s=list(UNDER_WAY),
     )
 
 
@@ -252,6 +272,7 @@ def insert_attempt(
     dataset: Dataset,
     skipped_shards: int,
     label: str,
+    night: str,
 ) -> int:
     """Open the batch's next attempt, pinned to the dataset's last turn and generation."""
     if not batch.dry_run:
@@ -285,9 +306,11 @@ def insert_attempt(
     run(
         conn,
         "UPDATE sscd_ops.batches SET attempt_id = :a, state = 'planned', ready = true,"
-        " waiting_set = NULL, waiting_since = NULL, message = '', label = :l WHERE batch_id = :b",
+        " waiting_set = NULL, waiting_since = NULL, message = '', label = :l, night = :n"
+        " WHERE batch_id = :b",
         a=attempt_id,
         l=label,
+        n=night,
         b=batch.batch_id,
     )
     return attempt_id

@@ -29,7 +29,7 @@ class PastBatch:
 
 def counts_of(raw: Mapping[str, Any]) -> Counts:
     """Counts from their jsonb form."""
-    return Counts(**{k: int(v) for k, v in raw.items() if k in Counts.__dataclass_fields__})
+    return Counts(**{k: v for k, v in raw.items() if k in Counts.__dataclass_fields__})
 
 
 def live_segments(conn: Connection, dataset_id: int, generation: int) -> list[Segment]:
@@ -143,12 +143,8 @@ def add_sources(conn: Connection, decision_id: int, by_source: Mapping[str, Coun
             " VALUES (:x, :s, CAST(:c AS jsonb))",
             x=decision_id,
             s=source,
-            c=json.dumps(_counts_json(counts)),
+            c=json.dumps(counts.plain()),
         )
-
-
-def _counts_json(counts: Counts) -> dict[str, int]:
-    return {name: getattr(counts, name) for name in Counts.__dataclass_fields__}
 
 
 def recent_decisions(conn: Connection, dataset_id: int, turn: int, limit: int) -> list[PastBatch]:
@@ -261,7 +257,7 @@ def put_in_force(
         " message = '' WHERE batch_id = :b AND decision_id IS NULL AND attempt_id = :a",
         t=turn,
         x=decision_id,
-        c=json.dumps(_counts_json(counts)),
+        c=json.dumps(counts.plain()),
         p=plan,
         b=batch.batch_id,
         a=batch.attempt_id,
@@ -332,7 +328,7 @@ def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
     """Every segment with its newest mask, for `index info`."""
     return rows(
         conn,
-        "SELECT s.*, b.turn, b.label, m.mask, m.kept, m.generation_from, m.generation_to"
+        "SELECT s.*, b.turn, b.night, m.mask, m.kept, m.generation_from, m.generation_to"
         " FROM sscd_ops.segments s JOIN sscd_ops.batches b USING (batch_id)"
         " LEFT JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id"
         " AND m.generation_to IS NULL WHERE s.dataset_id = :d ORDER BY b.turn, s.segment_id",

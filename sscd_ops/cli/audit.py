@@ -168,7 +168,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _SHOWN = (
     "dataset",
     "batch_id",
-    "interval_start",
+    "night",
     "turn",
     "decided_at",
     "sample_id",

@@ -6,6 +6,7 @@ import importlib
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ Line = tuple[str, str, bool]
 @click.option("--conn-id", help="Test this Airflow connection, as a task would use it.")
 @guarded
 def doctor(config: str | None, conn_id: str | None) -> None:
-    """Check versions, devices, database and storage; say what to do; exit 1 on a problem."""
+    """Check versions, devices, sources, database, storage; say what to do; exit 1 on a problem."""
     lines = [*_versions(), *_device(), *_machine(), *_parts(config, conn_id)]
     for what, found, good in lines:
         click.echo(harmless(f"{'ok  ' if good else 'BAD '} {what:<18} {found}"))
@@ -111,12 +112,13 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
         yield "config", str(error), False
         return
     yield "config", settings.path, True
-    for name in sorted(settings.datasets):
-        dataset = settings.datasets[name]
-        yield f"dataset {name}", _sources(dataset), True
-        yield f"dataset {name}", _decoders(dataset), True
-        for problem in _problems(dataset):
-            yield f"dataset {name}", problem, False
+    with Wiring(settings) as parts:
+        for name in sorted(settings.datasets):
+            dataset = settings.datasets[name]
+            yield f"dataset {name}", _sources(dataset), True
+            yield f"dataset {name}", _decoders(dataset), True
+            for problem in (*_feeds(dataset, parts), *_problems(dataset)):
+                yield f"dataset {name}", problem, False
     for message in settings.faulty.values():
         yield "dataset", message.removeprefix(f"{settings.path}: "), False
     if conn_id:
@@ -161,16 +163,25 @@ def _decoders(dataset: DatasetOptions) -> str:
     return said
 
 
+def _feeds(dataset: DatasetOptions, parts: Wiring) -> Iterator[str]:
+    """What no night would find where its sources say."""
+    from sscd_ops.core.schedule import interval_holding, intervals_before
+    from sscd_ops.sources.absent import nowhere
+
+    cron = (dataset.schedule, dataset.timezone)
+    (last,) = intervals_before(*cron, interval_holding(*cron, datetime.now(UTC)), 1)
+    for source in dataset.sources:
+        try:
+            problems = nowhere(
+                source, lambda one: parts.source(one, dataset.limits), last, dataset.timezone
+            )
+        except SscdOpsError as error:
+            problems = [str(error)]
+        yield from (f"source {source.name}: {problem}" for problem in problems)
+
+
 def _problems(dataset: DatasetOptions) -> Iterator[str]:
     """What its first night would stop at, as far as that shows without reading or fetching."""
-    from sscd_ops.sources.files import filesystem
-
-    for source in dataset.sources:
-        for url in source.urls:
-            try:
-                filesystem(url)
-            except SscdOpsError as error:
-                yield f"source {source.name}: {error}"
     fingerprint = dataset.fingerprint
     if fingerprint.device not in ("auto", "cpu") and not _has(fingerprint.device):
         yield f"fingerprint.device is {fingerprint.device!r}: there is no such device"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,12 @@ def main(verbose: bool, debug: bool) -> None:
     is_flag=True,
     help="Read source shards that came after the night was decided, as a supplement to it.",
 )
-@click.option("--dry-run", is_flag=True, help="Work everything out, decide and publish nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Work everything out, decide and publish nothing; ends with 1 where the night would be"
+    " held, or a URL names nothing.",
+)
 @format_option
 @guarded
 def run(
@@ -77,6 +83,7 @@ def run(
         report = night.run(parts, dataset, interval, supplement=supplement, dry_run=dry_run)
     fields: dict[str, Any] = {
         "batch_id": report.batch_id,
+        "night": report.night,
         "state": str(report.state),
         "read": report.counts.read,
         "quarantined": report.counts.quarantined,
@@ -100,8 +107,21 @@ def run(
     if form == "table" and len(report.by_source) > 1:
         click.echo()
         print_rows(_by_source(report), form)
+    _say_what_to_know(report, dataset)
+    if dry_run:
+        if not report.source_shards and report.skipped_shards:
+            say("nothing to read: other batches have read all that is there")
+        say("dry run: nothing was decided or published")
+        if report.message or report.absent:
+            sys.exit(1)
+
+
+def _say_what_to_know(report: NightReport, dataset: str) -> None:
+    """What a person should know beside the counts."""
     if report.message:
         say(report.message)
+    for absent in report.absent:
+        say(f"source {absent.source}: nothing is at {', '.join(absent.urls)}")
     if report.faulty_shards:
         say(
             f"{report.faulty_shards} source shards are faulty (truncated, empty ...): `sscd-ops"
@@ -109,8 +129,6 @@ def run(
         )
     if report.answered:
         say("nothing to do: the batch was decided before")
-    if dry_run:
-        say("dry run: nothing was decided or published")
     for shard in report.late:
         how = f"--dataset {dataset} --date {shard.date}" + " --supplement" * shard.supplement
         say(f"late: {shard.uri} was never read: sscd-ops run {how}")

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Literal
 
-from sscd_ops.model import Counts
+from sscd_ops.model import Counts, Fault
 from sscd_ops.options import GuardOptions
 
 ENOUGH_BATCHES = 3
 """Fewer earlier batches than this say nothing about what is usual."""
 ENOUGH_SAMPLES = 1000
-"""A smaller night, or source, says little about odds."""
+"""A smaller night, or source, says little about odds of removal."""
+ENOUGH_READ = 30
+"""Fewer samples, or source shards, than this say little about odds of quarantine."""
+A_FEW = 3
+"""Fewer broken samples, or broken source shards, than this hold no batch by their share."""
 RECENT = 3
 """Turns in which a source that kept samples is expected to keep some again."""
 LEAST_ODDS = 0.05
 
 Past = tuple[Counts, Mapping[str, Counts]]
 """An earlier batch: its counts, and by source."""
+Unit = Literal["samples", "source shards"]
+"""What is quarantined: a sample by its code, or a whole source shard by the code of its own."""
+
+_OF_SHARD = frozenset(str(fault) for fault in Fault if fault.of_shard)
 
 
 def check(
@@ -30,7 +39,8 @@ def check(
 ) -> list[str]:
     """Why the batch should be held; empty if it may pass.
 
-    Quarantined samples are left out on either side.
+    Removals are judged without the quarantined samples, on either side; what is quarantined is
+    judged by itself (docs/decisions/0010-the-guard-watches-quarantine.md).
 
     Args:
         now: the batch's counts.
@@ -41,15 +51,21 @@ def check(
             nothing (docs/decisions/0006-supplements-and-silent-sources.md).
     """
     reasons = []
-    if options.empty == "hold":
+    if options.empty == "hold" and not (supplement and _is_little(now)):
         expected = {s: c for s, c in by_source.items() if c.read or not supplement}
         reasons += _empty(now, expected, history)
-    reasons += _odds("the dataset", now, [past for past, _ in history], options)
-    for source, counts in sorted(by_source.items()):
-        if _judged(counts) >= ENOUGH_SAMPLES and len(by_source) > 1:
-            past = [sources[source] for _, sources in history if source in sources]
+    whole = [past for past, _ in history]
+    reasons += _odds("the dataset", now, whole, options)
+    reasons += _quarantine("the dataset", now, whole, options)
+    for source, counts in sorted(by_source.items()) if len(by_source) > 1 else ():
+        past = [sources[source] for _, sources in history if source in sources]
+        if _judged(counts) >= ENOUGH_SAMPLES:
             reasons += _odds(f"source {source!r}", counts, past, options, first_nights=False)
+        reasons += _quarantine(f"source {source!r}", counts, past, options)
     return reasons
+
+
+# ---------------------------------------------------------------- what is removed
 
 
 def _judged(counts: Counts) -> int:
@@ -87,15 +103,92 @@ def _odds(
     return []
 
 
+# ---------------------------------------------------------------- what is quarantined
+
+
+def _quarantine(
+    who: str, now: Counts, history: Sequence[Counts], options: GuardOptions
+) -> list[str]:
+    """A code at a time: a new fault shows beside a usual one that is larger."""
+    reasons = []
+    for unit in ("samples", "source shards"):
+        codes = [code for code in now.codes if (code in _OF_SHARD) == (unit == "source shards")]
+        said = [_unusual(who, now, history, options, unit, code) for code in sorted(codes)]
+        reasons += list(filter(None, said)) or list(
+            filter(None, [_unusual(who, now, history, options, unit, None)])
+        )
+    return reasons
+
+
+def _lost(counts: Counts, unit: Unit, code: str | None) -> tuple[int, int]:
+    """How many are quarantined by a code (None: by any), of how many."""
+    if unit == "samples":
+        return (counts.quarantined if code is None else counts.codes.get(code, 0)), counts.read
+    codes = _OF_SHARD if code is None else {code}
+    return sum(counts.codes.get(name, 0) for name in codes), counts.source_shards
+
+
+def _unusual(
+    who: str,
+    now: Counts,
+    history: Sequence[Counts],
+    options: GuardOptions,
+    unit: Unit,
+    code: str | None,
+) -> str:
+    """Why what a code (None: all codes together) quarantines should be seen; empty if it may pass.
+
+    What is usual, only batches say that read enough; without enough of them, or of what was read,
+    the share of all codes together decides.
+    """
+    lost, whole = _lost(now, unit, code)
+    if lost < A_FEW:
+        return ""
+    what = f"{who} quarantines {lost} of {whole} {unit}" + (f" as {code}" if code else "")
+    usual = [_lost(past, unit, code) for past in history]
+    known = [(bad + 1) / (of - bad + 1) for bad, of in usual if of >= ENOUGH_READ]
+    if len(known) >= ENOUGH_BATCHES and whole >= ENOUGH_READ:
+        odds, often = (lost + 1) / (whole - lost + 1), max(LEAST_ODDS, median(known))
+        if odds > options.max_quarantined_odds * often:
+            return (
+                f"{what}, odds {odds:.2f}, more than {options.max_quarantined_odds:g} times the"
+                f" usual {often:.2f} (guard.max_quarantined_odds)"
+            )
+        return ""
+    if code is None and lost / whole > options.first_nights_max:
+        return (
+            f"{what}, a share of {lost / whole:.2f} above {options.first_nights_max:g}"
+            " (guard.first_nights_max)"
+        )
+    return ""
+
+
+# ---------------------------------------------------------------- what is missing
+
+
+def _is_little(now: Counts) -> bool:
+    """Whether a broken sample or two, or a broken source shard or two, are all that came."""
+    broken = now.quarantined + _lost(now, "source shards", None)[0]
+    return now.quarantined == now.read and 0 < broken < A_FEW
+
+
 def _empty(now: Counts, by_source: Mapping[str, Counts], history: Sequence[Past]) -> list[str]:
+    if now.read == 0 and now.known:
+        return [
+            f"the batch has no new sample: all {now.known} have a verdict already"
+            ' (guard.empty = "allow" lets it pass)'
+        ]
     if now.read == 0:
         return ['the batch has no sample (guard.empty = "allow" lets empty nights pass)']
     reasons = []
     for source, counts in sorted(by_source.items()):
-        kept = sum(sources[source].kept for _, sources in history[:RECENT] if source in sources)
-        if counts.kept == 0 and kept:
+        recent = [sources[source] for _, sources in history[:RECENT] if source in sources]
+        kept = sum(past.kept for past in recent)
+        is_new = not any(source in sources for _, sources in history)
+        if counts.kept == 0 and (kept or is_new):
+            before = f"but kept {kept} in the last {RECENT} turns" if kept else "in its first night"
             reasons.append(
-                f"source {source!r} keeps none of {counts.read} samples, but kept {kept} in the"
-                f' last {RECENT} turns (guard.empty = "allow" lets it pass)'
+                f"source {source!r} keeps none of {counts.read} samples, {before}"
+                ' (guard.empty = "allow" lets it pass)'
             )
     return reasons

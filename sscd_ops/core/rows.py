@@ -215,15 +215,59 @@ def _reasons(
     message = np.full(len(outcome), None, object)
     for removed, reason in _REMOVED.items():
         code[outcome == removed] = reason
+    bad, codes, messages = _faults(table, images, outcome, image)
+    code[bad], message[bad] = codes, messages
+    return pa.array(code, pa.string()), pa.array(message, pa.string())
+
+
+def _faults(
+    table: pa.Table, images: Images, outcome: NDArray[np.int8], image: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.object_], NDArray[np.object_]]:
+    """The rows with a fault, and its code and message: that of the image, else the row's own."""
     bad = np.flatnonzero((outcome == QUARANTINED) | (outcome == SHARD_FAULT))
     subset = table.select(["code", "message"]).take(pa.array(bad))
-    codes, messages = subset.column("code").to_pylist(), subset.column("message").to_pylist()
-    for row, said, why in zip(bad, codes, messages, strict=True):
-        if image[row] >= 0:
-            fault, why = images.faults[int(image[row])]
-            said = str(fault)
-        code[row], message[row] = said, why
-    return pa.array(code, pa.string()), pa.array(message, pa.string())
+    codes, messages = np.empty(len(bad), object), np.empty(len(bad), object)
+    codes[:] = subset.column("code").to_pylist()
+    messages[:] = subset.column("message").to_pylist()
+    for at in np.flatnonzero(image[bad] >= 0):
+        fault, messages[at] = images.faults[int(image[bad[at]])]
+        codes[at] = str(fault)
+    return bad, codes, messages
+
+
+@dataclass(frozen=True)
+class FaultTally:
+    """What a batch, or one of its sources, quarantines.
+
+    ``codes``: how many samples by code, and how many source shards by the code of their own fault.
+    ``examples``: code -> index of the source shard, key (None: the shard's own fault), message.
+    """
+
+    codes: dict[str, int]
+    examples: dict[str, tuple[int, str | None, str]]
+
+
+def tally_faults(
+    samples: Samples, images: Images, decided: Decided, source_of: NDArray[np.int64], count: int
+) -> list[FaultTally]:
+    """What each source quarantines.
+
+    Args:
+        samples: the batch.
+        images: its images.
+        decided: the outcomes.
+        source_of: int64 (n,), number of each sample's source.
+        count: how many sources there are.
+    """
+    answer = [FaultTally({}, {}) for _ in range(count)]
+    bad, codes, messages = _faults(samples.table, images, decided.outcome, images.image_of)
+    for row, code, message in zip(bad, codes, messages, strict=True):
+        tally = answer[source_of[row]]
+        tally.codes[code] = tally.codes.get(code, 0) + 1
+        if code not in tally.examples:
+            key = samples.table.column("key")[int(row)].as_py()
+            tally.examples[code] = int(samples.shard[row]), key, message or ""
+    return answer
 
 
 def _constant(value: int, count: int, kind: pa.DataType) -> pa.Array:

@@ -60,7 +60,8 @@ def _deciding(options: DatasetOptions) -> str:
         f" ({options.duplicates.grouping}, search {options.duplicates.search})"
         f"{_by_hash(options)}; who stays:"
         f" {', '.join(options.duplicates.prefer) or 'who came first'}. The guard holds a night at"
-        f" {options.guard.max_removed_odds:g} times the usual odds of removal; empty nights:"
+        f" {options.guard.max_removed_odds:g} times the usual odds of removal, or"
+        f" {options.guard.max_quarantined_odds:g} times those of a quarantine code; empty nights:"
         f" {options.guard.empty}."
     )
 

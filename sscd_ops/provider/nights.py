@@ -32,7 +32,7 @@ def night_of(context: Mapping[str, Any], date: str, options: DatasetOptions) -> 
     Raises:
         UsageError: a manual run without either; a scheduled run with ``date``.
     """
-    from sscd_ops.core.schedule import interval_holding, interval_of
+    from sscd_ops.core.schedule import date_of, interval_holding, interval_of
 
     run = context["dag_run"]
     if str(getattr(run.run_type, "value", run.run_type)) in _BY_SCHEDULE:
@@ -49,7 +49,11 @@ def night_of(context: Mapping[str, Any], date: str, options: DatasetOptions) -> 
             ' {"date": "2026-11-01"}, or with a logical date'
         )
     night = interval_holding(options.schedule, options.timezone, run.logical_date)
-    log.info("logical date %s lies in the night %s to %s", run.logical_date, night.start, night.end)
+    name = date_of(options.schedule, options.timezone, night)
+    log.info(
+        "logical date %s lies in night %s, from %s to %s",
+        *(run.logical_date, name, night.start, night.end),
+    )
     return night
 
 

@@ -88,4 +88,4 @@ def _member(dag_id: str, run_id: str, task_id: str, states: list[str]) -> Member
 
 def describe(waiting: Sequence[Any]) -> str:
     """The waited-for as one line for the log."""
-    return ", ".join(f"batch {w.batch_id} of {w.label} ({w.runner})" for w in waiting)
+    return ", ".join(f"batch {w.batch_id} of {w.night} ({w.runner})" for w in waiting)

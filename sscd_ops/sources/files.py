@@ -182,6 +182,16 @@ def file(url: str) -> Listed | None:
         return look(fs, path)
 
 
+def version(url: str) -> str | None:
+    """The version of a file as it is now; None where there is none.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    found = file(url)
+    return None if found is None else found.version
+
+
 def listing(url: str, *, is_pattern: bool) -> list[Listed]:
     """The finished files of a URL or pattern, sorted.
 

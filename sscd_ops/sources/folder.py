@@ -71,6 +71,11 @@ class FolderSource:
         """None when the interval's data may be read, else the URL that is waited for."""
         return places.missing_marker(self._options, interval, timezone)
 
+    def version(self, shard: FoundShard) -> str | None:
+        """The version of a folder's listing as it is now; None where no file is left in it."""
+        found = self._found(shard.uri)
+        return None if found is None else found.version
+
     # ------------------------------------------------------------ reading
 
     def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
@@ -193,15 +198,12 @@ class FolderSource:
     # ------------------------------------------------------------ captions in one file
 
     def _captions_url(self, folder: str) -> str:
-        name = self._options.captions_file
-        if not name:
-            return ""
-        return files.canonical(name) if _is_elsewhere(name) else f"{folder}/{name}"
+        return places.captions_url(self._options, folder)
 
     def _between(self, folder: str) -> str:
         """The way between the folder and the captions file's, to which names may be relative."""
         name = self._options.captions_file
-        if not _is_elsewhere(name):
+        if not places.is_elsewhere(name):
             return name.rpartition("/")[0]
         above = self._captions_url(folder).rpartition("/")[0] + "/"
         return folder.removeprefix(above) if folder.startswith(above) else ""
@@ -230,10 +232,6 @@ class FolderSource:
                     f" {PUT_BACK}"
                 )
             yield made
-
-
-def _is_elsewhere(captions_file: str) -> bool:
-    return "://" in captions_file or captions_file.startswith("/")
 
 
 def _stem(url: str) -> str:

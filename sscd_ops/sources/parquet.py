@@ -58,6 +58,10 @@ class ParquetSource:
         """None when the interval's data may be read, else the URL that is waited for."""
         return places.missing_marker(self._options, interval, timezone)
 
+    def version(self, shard: FoundShard) -> str | None:
+        """The version of a file as it is now; None where it is gone."""
+        return files.version(shard.uri)
+
     def read(self, shard: FoundShard) -> Iterator[RawSample | ShardEnd]:
         """Stream the rows of a file, then its end."""
         seen: dict[str, int] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -45,6 +45,16 @@ def expand(url: str, interval: Interval, timezone: str) -> list[str]:
         return _PLACEHOLDER.sub(one, url)
 
     return list(dict.fromkeys(fill(day) for day in _days(interval, timezone)))
+
+
+def replace_placeholders(url: str, with_what: Callable[[str], str]) -> str:
+    """The URL with each placeholder replaced by what ``with_what`` makes of its strftime format."""
+
+    def one(match: re.Match[str]) -> str:
+        name, form = match.groups()
+        return with_what(form or (_DATE if name == "date" else _INSTANT))
+
+    return _PLACEHOLDER.sub(one, url)
 
 
 def _days(interval: Interval, timezone: str) -> Iterator[datetime]:
@@ -148,3 +158,16 @@ def missing_marker(options: SourceOptions, interval: Interval, timezone: str) ->
         if not files.is_there(url, is_pattern=has_magic(url)):
             return url
     return None
+
+
+def captions_url(options: SourceOptions, folder: str) -> str:
+    """The URL of a folder's captions file; empty where the source has none."""
+    name = options.captions_file
+    if not name:
+        return ""
+    return files.canonical(name) if is_elsewhere(name) else f"{folder}/{name}"
+
+
+def is_elsewhere(captions_file: str) -> bool:
+    """Whether a captions file has a place of its own, rather than one in each folder."""
+    return "://" in captions_file or captions_file.startswith("/")

@@ -31,7 +31,7 @@ from sscd_ops.steps.parts import (
     Work,
     groups_asked,
     load_work,
-    or_abandon,
+    with_abandon,
 )
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _COLUMNS = ["position", "image_sha256", "image_member", "image_offset", "image_bytes", "code"]
 
 
+@with_abandon
 def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     """Write the descriptors of the work list of a group, or of several.
 
@@ -68,8 +69,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
             wanted = lists[shard.shard_id]
             if len(wanted) and embedder is None:
                 embedder = _open(parts, work)
-            with or_abandon(batch_id):
-                content = _embed(parts, work, shard, wanted, embedder)
+            content = _embed(parts, work, shard, wanted, embedder)
             _register(parts, work, shard, content, embedder)
             total["images"] += len(wanted)
             total["embedded"] += len(content.ids)

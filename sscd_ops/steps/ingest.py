@@ -18,12 +18,13 @@ from sscd_ops.steps.parts import (
     Work,
     groups_asked,
     load_work,
-    or_abandon,
+    with_abandon,
 )
 
 log = logging.getLogger(__name__)
 
 
+@with_abandon
 def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     """Write the manifests of a group's (or several groups') source shards that have none yet.
 
@@ -50,8 +51,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     inspect = parts.inspector(work.options.limits)
     parts.progress.start(f"ingest {work.batch.dataset}", len(missing))
     for shard in missing:
-        with or_abandon(batch_id):
-            counts = _ingest(parts, work, shard, inspect)
+        counts = _ingest(parts, work, shard, inspect)
         total["shards"] += 1
         for name in counts.keys() & total.keys():
             total[name] += counts[name]

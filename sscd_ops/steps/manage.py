@@ -29,7 +29,10 @@ def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
         batches.add_event(
             conn, batch.dataset_id, "released", actor=actor, why=why, batch_id=batch_id
         )
-    return f"batch {batch_id} is released: clear its resolve task, or run its night again"
+    return (
+        f"batch {batch_id} is released: clear its resolve task, or run its night again"
+        f" ({batch.name})"
+    )
 
 
 def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
@@ -61,7 +64,7 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
     with parts.catalog.begin() as conn:
         # of a try that was held or died; without the lock, as they may be many
         decisions.delete_lost(conn, batch)
-    return f"batch {batch_id} is abandoned: running its night again plans it anew"
+    return f"batch {batch_id} is abandoned: running its night again ({batch.name}) plans it anew"
 
 
 def _need(actor: str, why: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from sscd_ops.catalog import batches, decisions, shards
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, load_work
+from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, load_work, with_abandon
 from sscd_ops.steps.queries import load_queries, open_backend, search_segment
 
 
+@with_abandon
 def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
     """Search every ``part_count``-th live segment, beginning with number ``part``.
 

@@ -16,7 +16,8 @@ from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
 from sscd_ops.steps.late import LateShard
-from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.parts import Parts, Stopwatch, load_work
+from sscd_ops.steps.sources import Absent, nothing_at
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,6 +42,9 @@ class NightReport:
     unpublishable: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     message: str = ""
+    night: str = ""
+    absent: list[Absent] = field(default_factory=list)
+    """Of a dry run: URLs that name nothing in the night."""
 
 
 class _Overtaken(BatchNotRunnable):
@@ -119,8 +123,8 @@ def run(
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
             raise DataError(
-                f"batch {batch_id} waits for its data: {planned.waiting_for} is missing. Run it"
-                " again when that is there, or correct the source's `ready`"
+                f"batch {batch_id} ({planned.night}) waits for its data: {planned.waiting_for} is"
+                " missing. Run it again when that is there, or correct the source's `ready`"
             )
         try:
             return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
@@ -151,6 +155,9 @@ def _steps(
         timed("publish", partial(publish.run, parts, batch_id, group))
     with parts.catalog.begin() as conn:
         faulty = shards.faulty_shards(conn, batches.read_batch(conn, batch_id).attempt_id)
+    absent = _absent(parts, batch_id) if dry_run else []  # commit drops a dry run
+    # a dry run over what other batches have read finds nothing to hold
+    is_read = dry_run and not planned.source_shards and planned.skipped_shards > 0
     done = timed("commit", lambda: commit.run(parts, batch_id))
     return NightReport(
         batch_id,
@@ -167,8 +174,15 @@ def _steps(
         planned.late,
         planned.unpublishable,
         {step: round(spent, 3) for step, spent in seconds.items()},
-        decided.message,
+        "" if is_read else decided.message,
+        planned.night,
+        absent,
     )
+
+
+def _absent(parts: Parts, batch_id: int) -> list[Absent]:
+    work = load_work(parts, batch_id)
+    return nothing_at(parts, work, work.options.sources)
 
 
 def wait_for_turn(
@@ -188,7 +202,7 @@ def wait_for_turn(
         if not others:
             return
         if not said:
-            names = ", ".join(f"{other.batch_id} ({other.label})" for other in others)
+            names = ", ".join(f"{other.batch_id} ({other.night})" for other in others)
             log.warning("waiting for earlier batches to decide first batches=%s", names)
             said = True
         time.sleep(poll_seconds)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from functools import wraps
+from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.perceptual import BITS, similarity_at
-from sscd_ops.errors import SourceChanged
-from sscd_ops.model import Batch, Fingerprint
+from sscd_ops.errors import (
+    ConfigError,
+    FingerprintMismatch,
+    MissingExtra,
+    SourceChanged,
+    WeightsUnavailable,
+)
+from sscd_ops.model import Batch, Fingerprint, Interval
 from sscd_ops.options import (
     USUAL_LIMITS,
     DatasetOptions,
@@ -57,6 +64,11 @@ class Parts(Protocol):
 
     def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
         """A source's reader."""
+
+    def nothing_at(
+        self, options: SourceOptions, limits: LimitsOptions, interval: Interval, timezone: str
+    ) -> list[str]:
+        """The URLs of an interval, placeholders filled in, that name no source shard."""
 
     def source_root(self, options: SourceOptions) -> str:
         """What the identities of a source are relative to."""
@@ -197,12 +209,19 @@ def groups_asked(group: int | Sequence[int]) -> frozenset[int]:
     return frozenset({group} if isinstance(group, int) else group)
 
 
+_OF_CONFIGURATION = (ConfigError, MissingExtra, WeightsUnavailable, FingerprintMismatch)
+
+
 @contextmanager
-def or_abandon(batch_id: int) -> Iterator[None]:
-    """Around reads for an undecided batch: it has another way on where a source changed.
+def or_abandon(parts: Parts, batch_id: int) -> Iterator[None]:
+    """Around work for an undecided batch: its errors name the other way on, to abandon it.
+
+    A source file that changed may stay as it is now. A setting that is wrong was frozen when the
+    batch was planned: to mend the file changes nothing for this batch.
 
     Raises:
         SourceChanged: with that way added to its message.
+        ConfigError, MissingExtra, WeightsUnavailable, FingerprintMismatch: likewise.
     """
     try:
         yield
@@ -211,6 +230,35 @@ def or_abandon(batch_id: int) -> Iterator[None]:
             f"{error}, or sscd-ops batch abandon {batch_id} --why '...' and run the night with what"
             " is there now"
         ) from error
+    except _OF_CONFIGURATION as error:
+        with parts.catalog.begin() as conn:
+            batch = read_batch(conn, batch_id)
+        if batch.state.is_decided or batch.dry_run:
+            raise  # a dry run is planned anew each time
+        raise type(error)(
+            f"{error}. Batch {batch_id} ({batch.name}) keeps the configuration that it was planned"
+            f" with: once that is mended, sscd-ops batch abandon {batch_id} --why '...' and run the"
+            " night again (in Airflow: clear the run from plan)"
+        ) from error
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def with_abandon(
+    step: Callable[Concatenate[Parts, int, _P], _T], /
+) -> Callable[Concatenate[Parts, int, _P], _T]:
+    """A step whose errors name the way past a frozen configuration; see ``or_abandon``."""
+
+    @wraps(step)
+    def run(parts: Parts, batch_id: int, /, *rest: _P.args, **named: _P.kwargs) -> _T:
+        # opened before: where the catalog and the root are is not frozen with a batch
+        _ = parts.catalog, parts.store
+        with or_abandon(parts, batch_id):
+            return step(parts, batch_id, *rest, **named)
+
+    return run
 
 
 class Stopwatch:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import batches, decisions, shards
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.core.identities import interval_label
+from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import (
     BatchNotRunnable,
     ConfigError,
@@ -33,7 +34,7 @@ from sscd_ops.model import (
 from sscd_ops.options import DatasetOptions, FingerprintOptions, dataset_from_json, to_json
 from sscd_ops.ports import Source
 from sscd_ops.steps.late import LateShard, find_late
-from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.parts import Parts, Stopwatch, or_abandon
 from sscd_ops.steps.snapshots import repair_latest
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class PlanReport:
     unpublishable: list[int] = field(default_factory=list)
     """Decided batches of the dataset whose source changed before they were published."""
     seconds: float = 0.0
+    night: str = ""
+    """What ``--date`` takes for the night."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,6 +77,7 @@ class PlanReport:
         return {
             "step": "plan",
             "batch_id": self.batch_id,
+            "night": self.night,
             "state": str(self.state),
             "answered": self.answered,
             "waiting_for": self.waiting_for,
@@ -84,7 +88,10 @@ class PlanReport:
     def funnel(self) -> str:
         """The report as one line."""
         counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
-        return f"plan batch={self.batch_id} state={self.state} {counts} seconds={self.seconds:.2f}"
+        return (
+            f"plan batch={self.batch_id} night={self.night} state={self.state} {counts}"
+            f" seconds={self.seconds:.2f}"
+        )
 
 
 def run(
@@ -118,7 +125,11 @@ def run(
     """
     watch = Stopwatch()
     options = _options(parts, dataset)
-    batch = _choose(parts, options, interval, runner, hold, supplement=supplement, dry_run=dry_run)
+    asked = {"supplement": supplement, "dry_run": dry_run}
+    batch = _choose(parts, options, interval, runner, hold, **asked)
+    own = batch if batch.supplement and batch.state is BatchState.PUBLISHED else None
+    if own is not None and _has_unread(parts, own, options):
+        batch = _choose(parts, options, interval, runner, hold, **asked, anew=True)
     skipped: int | None = None
     while skipped is None:
         if batch.state.is_decided:
@@ -128,7 +139,12 @@ def run(
             with parts.catalog.begin() as conn:
                 batches.set_ready(conn, batch.batch_id, False)
             return PlanReport(
-                batch.batch_id, batch.state, [], waiting_for=seen.missing, seconds=watch.seconds
+                batch.batch_id,
+                batch.state,
+                [],
+                waiting_for=seen.missing,
+                seconds=watch.seconds,
+                night=batch.night,
             )
         late = find_late(parts, batch, seen.options, seen.sources, seen.found)
         # weights may have to be fetched: never under the lock
@@ -140,9 +156,7 @@ def run(
             there = batches.is_there(conn, batch.batch_id)
             batch = batches.read_batch(conn, batch.batch_id) if there else batch
         if not there:  # another try of this very run found nothing to read and forgot it
-            batch = _choose(
-                parts, options, interval, runner, hold, supplement=supplement, dry_run=dry_run
-            )
+            batch = _choose(parts, options, interval, runner, hold, **asked)
     repair_latest(parts, dataset)
     report = _report(parts, batch.batch_id, watch, skipped, late)
     for shard in report.late:
@@ -199,7 +213,8 @@ def _look(parts: Parts, batch: Batch, options: DatasetOptions, interval: Interva
     """Look by the frozen configuration while its attempt can go on, else by that of now."""
     frozen = _frozen(parts, batch)
     if frozen is not None:
-        seen = _list(parts, batch, frozen, interval, is_frozen=True)
+        with or_abandon(parts, batch.batch_id):
+            seen = _list(parts, batch, frozen, interval, is_frozen=True)
         with parts.catalog.begin() as conn:
             registered = shards.shards_of(conn, batch.attempt_id)
         if not _delivered_anew(registered, seen.found):
@@ -233,6 +248,18 @@ def _delivered_anew(registered: Sequence[SourceShard], found: Sequence[FoundShar
     )
 
 
+def _has_unread(parts: Parts, batch: Batch, options: DatasetOptions) -> bool:
+    """Whether files of the batch's interval came that no batch has read.
+
+    A DAG run whose supplement is published is run again for these, by a reprocessing; where there
+    are none it is a clear, which answers with that supplement.
+    """
+    sources = [parts.source(source, options.limits) for source in options.sources]
+    found = [s for source in sources for s in source.find(batch.interval, options.timezone)]
+    with parts.catalog.begin() as conn:
+        return len(shards.owners(conn, batch.dataset_id, found)) < len(found)
+
+
 def _is_needless(conn: Connection, batch: Batch) -> bool:
     """Whether this is a supplement that nobody has planned before and that has nothing to read."""
     if not batch.supplement or batch.attempt_id:
@@ -252,22 +279,24 @@ def _choose(
     *,
     supplement: bool,
     dry_run: bool,
+    anew: bool = False,
 ) -> Batch:
-    """The batch this run works on."""
+    """The batch this run works on; with ``anew`` not a supplement that it has published."""
     with parts.catalog.begin() as conn:
         dataset_id = batches.ensure_dataset(conn, options.name)
         batches.lock_dataset(conn, dataset_id)
         there = batches.batches_of_interval(conn, dataset_id, interval)
-        mine = [b for b in there if runner.kind == "airflow" and b.runner == runner]
-        if mine and not dry_run:
-            # a retry or a clear of a DAG run finds its own batch, whatever came since
+        mine = _own(there, runner, supplement=supplement)
+        if mine and not dry_run and not anew:
+            # a retry or a clear of a DAG run finds its own batch
+            _leave_others(conn, mine[-1], runner)
             return mine[-1]
         if dry_run:
             _drop_dead_dry_runs(parts, conn, dataset_id, runner)
             there = _dry_run_of(conn, dataset_id, interval, runner)
             number = 0
         elif supplement:
-            there, number = _supplement(parts, there, interval)
+            there, number = _supplement(parts, options, there, interval)
         else:
             there, number = there[:1], 0
         if there:
@@ -277,6 +306,7 @@ def _choose(
                 if hold is not None:
                     hold(batch.batch_id)
                 batches.bind_runner(conn, batch.batch_id, runner)
+            _leave_others(conn, batch, runner)
             return batch
         batch_id = batches.insert_batch(
             conn,
@@ -284,19 +314,42 @@ def _choose(
             interval,
             number,
             label=interval_label(interval, options.timezone),
+            night=date_of(options.schedule, options.timezone, interval),
             dry_run=dry_run,
             runner=runner,
         )
         if hold is not None:
             hold(batch_id)
-        return batches.read_batch(conn, batch_id)
+        batch = batches.read_batch(conn, batch_id)
+        _leave_others(conn, batch, runner)
+        return batch
 
 
-def _supplement(parts: Parts, there: list[Batch], interval: Interval) -> tuple[list[Batch], int]:
+def _own(there: Sequence[Batch], runner: Runner, *, supplement: bool) -> list[Batch]:
+    """The batches of an interval that a DAG run began: its night, or its supplements to it.
+
+    Which of the two the run is for now, its params say: a reprocessing may have changed them.
+    """
+    return [
+        batch
+        for batch in there
+        if runner.kind == "airflow" and batch.runner == runner
+        if bool(batch.supplement) == supplement
+    ]
+
+
+def _leave_others(conn: Connection, batch: Batch, runner: Runner) -> None:
+    if runner.kind == "airflow":
+        batches.leave_others(conn, batch.batch_id, runner)
+
+
+def _supplement(
+    parts: Parts, options: DatasetOptions, there: list[Batch], interval: Interval
+) -> tuple[list[Batch], int]:
     """The supplement to resume as a list of one, or an empty list and the next number."""
     if not there:
         raise UsageError(
-            f"the interval starting {interval.start.isoformat()} has no batch yet:"
+            f"night {date_of(options.schedule, options.timezone, interval)} has no batch yet:"
             " run it without --supplement first"
         )
     for batch in there[1:]:
@@ -308,7 +361,7 @@ def _supplement(parts: Parts, there: list[Batch], interval: Interval) -> tuple[l
         return [], last.supplement + 1
     if last.supplement == 0:
         raise BatchNotRunnable(
-            f"batch {last.batch_id} of this interval is {last.state}: run the night without"
+            f"batch {last.batch_id} ({last.name}) is {last.state}: run the night without"
             " --supplement, it reads everything that is there"
         )
     return [last], last.supplement
@@ -504,6 +557,7 @@ def _open_attempt(
         dataset=dataset,
         skipped_shards=skipped,
         label=interval_label(batch.interval, options.timezone),
+        night=date_of(options.schedule, options.timezone, batch.interval),
     )
 
 
@@ -593,7 +647,7 @@ def _nothing_new(conn: Connection, batch: Batch, watch: Stopwatch, skipped: int)
     there = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)
     unfinished = (BatchState.DECIDED, BatchState.UNPUBLISHABLE)
     last = next((other for other in there if other.state in unfinished), there[-1])
-    log.info("nothing new for the interval batch=%s skipped=%s", last.batch_id, skipped)
+    log.info("nothing new for night=%s batch=%s skipped=%s", last.night, last.batch_id, skipped)
     return PlanReport(
         last.batch_id,
         last.state,
@@ -601,6 +655,7 @@ def _nothing_new(conn: Connection, batch: Batch, watch: Stopwatch, skipped: int)
         answered=True,
         skipped_shards=skipped,
         seconds=watch.seconds,
+        night=last.night,
     )
 
 
@@ -622,11 +677,12 @@ def _report(
     for other in stuck:
         log.warning("batch is unpublishable batch=%s message=%s", other.batch_id, other.message)
     for other in decided:
-        if other.batch_id != batch_id and parts.is_alive(other) is False:
+        is_left = other.runner == batch.runner and batch.runner != Runner("cli")
+        if other.batch_id != batch_id and (is_left or parts.is_alive(other) is False):
             log.warning(
                 "batch was decided by a run that ended before it was published: run it again"
-                " batch=%s interval=%s supplement=%s",
-                *(other.batch_id, other.interval.start.isoformat(), other.supplement),
+                " batch=%s night=%s",
+                *(other.batch_id, other.name),
             )
     return PlanReport(
         batch_id,
@@ -637,4 +693,5 @@ def _report(
         late=late,
         unpublishable=[other.batch_id for other in stuck],
         seconds=watch.seconds,
+        night=batch.night,
     )

@@ -29,7 +29,8 @@ from sscd_ops.errors import (
     StaleAttempt,
 )
 from sscd_ops.model import Batch, BatchState, Counts, Runner, StoredFile
-from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
+from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
+from sscd_ops.steps.sources import nothing_at, require_sources
 from sscd_ops.steps.working import Worked, work_out
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class ResolveReport:
             "lock_seconds": round(self.lock_seconds, 3),
             "message": self.message,
             "shards": self.shards,
-            **{name: getattr(self.counts, name) for name in Counts.__dataclass_fields__},
+            **self.counts.plain(),
         }
 
     def funnel(self) -> str:
@@ -90,7 +91,7 @@ class WaitFor:
 
     batch_id: int
     runner: Runner
-    label: str
+    night: str
     alive: bool | None
     """None where the runner can't be asked from here."""
 
@@ -115,8 +116,7 @@ def arrive(parts: Parts, batch_id: int) -> tuple[list[WaitFor], float]:
     for other in undecided:
         alive = parts.is_alive(other)
         if alive is not False:
-            label = other.interval.start.isoformat()
-            answer.append(WaitFor(other.batch_id, other.runner or Runner("cli"), label, alive))
+            answer.append(WaitFor(other.batch_id, other.runner or Runner("cli"), other.name, alive))
     return answer, waited
 
 
@@ -156,6 +156,7 @@ def _note_not_awaited(parts: Parts, batch_id: int, others: Sequence[WaitFor]) ->
 # ---------------------------------------------------------------- deciding
 
 
+@with_abandon
 def run(parts: Parts, batch_id: int) -> ResolveReport:
     """Decide the batch, or answer with what was decided.
 
@@ -220,6 +221,9 @@ def _try(parts: Parts, work: Work) -> float | None:
     dataset = _read_dataset(parts, work)
     worked = work_out(parts, work, dataset)
     decision_id = _write_rows(parts, work, worked)
+    require_sources(parts, work)
+    reasons = _guard(parts, work, dataset, worked)
+    message = _held_message(parts, work, reasons, worked) if reasons else ""
     held = Stopwatch()
     with parts.catalog.begin() as conn:
         now = batches.lock_dataset(conn, work.batch.dataset_id)
@@ -234,14 +238,12 @@ def _try(parts: Parts, work: Work) -> float | None:
         if (now.next_turn, now.generation) != (dataset.next_turn, dataset.generation):
             return None
         _check_owned(conn, work, worked)
-        released = batches.read_attempt(conn, batch).released
-        reasons = [] if released else _guard(conn, work, dataset, worked)
-        if reasons:
-            message = _held_message(work, reasons, worked)
+        is_held = bool(reasons) and not batches.read_attempt(conn, batch).released
+        if is_held:
             _hold(conn, work, worked, message)
         else:
             _put_in_force(conn, work, dataset, worked, decision_id)
-    if reasons:
+    if is_held:
         raise BatchHeld(message)
     return held.seconds
 
@@ -255,8 +257,7 @@ def _read_dataset(parts: Parts, work: Work) -> Dataset:
         own = (dataset.fingerprint_detail or {}).get("name")
         raise FingerprintMismatch(
             f"batch {work.batch.batch_id} was embedded with"
-            f" {work.attempt.fingerprint_detail['name']}, but the dataset has become {own}:"
-            f" abandon the batch and run its night again"
+            f" {work.attempt.fingerprint_detail['name']}, but the dataset has become {own}"
         )
     return dataset
 
@@ -312,8 +313,10 @@ def _check_owned(conn: Connection, work: Work, worked: Worked) -> None:
         )
 
 
-def _guard(conn: Connection, work: Work, dataset: Dataset, worked: Worked) -> list[str]:
-    history = decisions.recent_decisions(conn, work.batch.dataset_id, dataset.next_turn, 14)
+def _guard(parts: Parts, work: Work, dataset: Dataset, worked: Worked) -> list[str]:
+    """Why the batch should be held in this turn, whose history is what it is: no lock is needed."""
+    with parts.catalog.begin() as conn:
+        history = decisions.recent_decisions(conn, work.batch.dataset_id, dataset.next_turn, 14)
     return check(
         worked.counts,
         worked.by_source,
@@ -323,16 +326,38 @@ def _guard(conn: Connection, work: Work, dataset: Dataset, worked: Worked) -> li
     )
 
 
-def _held_message(work: Work, reasons: Sequence[str], worked: Worked) -> str:
+_MOST_CODES = 8
+"""Quarantine codes that a message lists."""
+
+
+def _figures(parts: Parts, work: Work, reasons: Sequence[str], worked: Worked) -> str:
+    """Why the guard holds the batch, an example of each fault, and which URLs name nothing."""
+    said = list(reasons)
+    faults = [
+        (count, f"{source} has {count} {code}, e.g. {worked.examples[source][code]}")
+        for source, counts in worked.by_source.items()
+        for code, count in counts.codes.items()
+    ]
+    faults.sort(key=lambda fault: -fault[0])
+    said += [text for _, text in faults[:_MOST_CODES]]
+    silent = [s for s in work.options.sources if not worked.by_source[s.name].source_shards]
+    if worked.counts.read == 0 or not work.batch.supplement:
+        said += [
+            f"no sample was found under the urls of {absent.source} ({', '.join(absent.urls)})"
+            for absent in nothing_at(parts, work, silent)
+        ]
+    return "; ".join(said)
+
+
+def _held_message(parts: Parts, work: Work, reasons: Sequence[str], worked: Worked) -> str:
     batch = work.batch.batch_id
-    if worked.counts.read == 0:
-        urls = [f"{s.name} ({', '.join(s.urls)})" for s in work.options.sources]
-        reasons = [*reasons, f"no sample was found under the urls of {'; '.join(urls)}"]
     return (
-        f"the guard holds batch {batch}: {'; '.join(reasons)}. If it is right as it is:"
-        f" sscd-ops batch release {batch} --why '...', then clear resolve (or run it again)."
-        f" If not: sscd-ops batch abandon {batch} --why '...', mend data or configuration, run the"
-        " night again (until then the batch keeps the configuration that it was planned with)"
+        f"the guard holds batch {batch} ({work.batch.name}):"
+        f" {_figures(parts, work, reasons, worked)}. If it is right as it is: sscd-ops batch"
+        f" release {batch} --why '...', then clear resolve (or run it again); what is quarantined"
+        f" stays so. If not: mend data or configuration, sscd-ops batch abandon {batch} --why"
+        " '...' and run the night again (in Airflow: clear the run from plan). Until it is"
+        " abandoned the batch keeps the configuration that it was planned with"
     )
 
 
@@ -423,8 +448,7 @@ def _dry(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
     """Work everything out and say so; no row, no turn, nothing to publish."""
     dataset = _read_dataset(parts, work)
     worked = work_out(parts, work, dataset)
-    with parts.catalog.begin() as conn:
-        reasons = _guard(conn, work, dataset, worked)
+    reasons = _guard(parts, work, dataset, worked)
     return ResolveReport(
         work.batch.batch_id,
         work.batch.state,
@@ -434,5 +458,7 @@ def _dry(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
         worked.by_source,
         len(worked.planned),
         seconds=watch.seconds,
-        message=f"the guard would hold it: {'; '.join(reasons)}" if reasons else "",
+        message=f"the guard would hold it: {_figures(parts, work, reasons, worked)}"
+        if reasons
+        else "",
     )

@@ -200,7 +200,7 @@ def index_info(parts: Parts, name: str) -> list[dict[str, Any]]:
             {
                 "segment": r["segment_id"],
                 "batch_id": r["batch_id"],
-                "interval": r["label"],
+                "night": r["night"],
                 "turn": r["turn"],
                 "rows": r["rows"],
                 "kept": r["kept"],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -67,6 +68,8 @@ class Worked:
     publish: PublishPlan
     counts: Counts
     by_source: dict[str, Counts]
+    examples: dict[str, dict[str, str]]
+    """Source -> quarantine code -> where it first comes and what the message there says."""
     segment_files: Mapping[str, StoredFile]
     segment_rows: int
     mask: StoredFile
@@ -88,11 +91,8 @@ class Worked:
     def figures(self) -> dict[str, Any]:
         """The counts, for the event."""
         return {
-            "counts": {n: getattr(self.counts, n) for n in Counts.__dataclass_fields__},
-            "sources": {
-                source: {n: getattr(c, n) for n in Counts.__dataclass_fields__}
-                for source, c in self.by_source.items()
-            },
+            "counts": self.counts.plain(),
+            "sources": {source: counts.plain() for source, counts in self.by_source.items()},
         }
 
     def rows(self, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
@@ -180,7 +180,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         hash_threshold=work.hash_threshold,
         month=month,
     )
-    counts, by_source = _counts(parts, work, samples, decided, registered)
+    counts, by_source, examples = _counts(parts, work, samples, images, decided, registered)
     kept = np.zeros(len(queries.ids), bool)
     kept[images.query[decided.kept]] = True
     segment_files, mask = _write_segment(parts, work, backend, queries, kept)
@@ -196,6 +196,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         publish=plan_publish(work, samples, decided.outcome == KEPT),
         counts=counts,
         by_source=by_source,
+        examples=examples,
         segment_files=segment_files,
         segment_rows=len(queries.ids),
         mask=mask,
@@ -450,22 +451,43 @@ def _counts(
     parts: Parts,
     work: Work,
     samples: Samples,
+    images: Images,
     decided: Decided,
     registered: Sequence[SourceShard],
-) -> tuple[Counts, dict[str, Counts]]:
+) -> tuple[Counts, dict[str, Counts], dict[str, dict[str, str]]]:
+    """The batch's counts, those of each source, and an example of every fault."""
     with parts.catalog.begin() as conn:
         said = shards.shard_counts(conn, work.attempt.attempt_id)
-    missed: dict[str, int] = {source.name: 0 for source in work.options.sources}
-    for shard in registered:
-        missed[shard.source] += int(said[shard.shard_id].get("not_delivered", 0))
-    names = sorted(missed)
+    names = sorted(source.name for source in work.options.sources)
     of_shard = np.array([names.index(s.source) for s in registered], np.int64)
     of_sample = of_shard[samples.shard] if len(registered) else np.empty(0, np.int64)
-    by_source = {
-        name: core_rows.count(decided.outcome[of_sample == i], missed[name])
-        for i, name in enumerate(names)
-    }
-    return core_rows.count(decided.outcome, sum(missed.values())), by_source
+    tallies = core_rows.tally_faults(samples, images, decided, of_sample, len(names))
+    by_source, examples = {}, {}
+    for i, (name, tally) in enumerate(zip(names, tallies, strict=True)):
+        mine = [s for s in registered if s.source == name]
+        missed = sum(int(said[s.shard_id].get("not_delivered", 0)) for s in mine)
+        by_source[name] = replace(
+            core_rows.count(decided.outcome[of_sample == i], missed),
+            source_shards=len(mine),
+            codes=tally.codes,
+        )
+        examples[name] = {
+            code: _example(registered[shard].relative_uri, key, message)
+            for code, (shard, key, message) in tally.examples.items()
+        }
+    together = core_rows.count(
+        decided.outcome, sum(counts.not_delivered for counts in by_source.values())
+    )
+    codes = sum((Counter(counts.codes) for counts in by_source.values()), Counter())
+    return (
+        replace(together, source_shards=len(registered), codes=dict(codes)),
+        by_source,
+        examples,
+    )
+
+
+def _example(shard: str, key: str | None, message: str) -> str:
+    return f"{shard if key is None else f'{shard}#{key}'}: {message[:200]}"
 
 
 def _write_segment(

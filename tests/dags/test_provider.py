@@ -155,7 +155,7 @@ def test_a_manual_run_takes_the_night_that_holds_its_logical_date_and_logs_it(ca
     night = night_of(run_of("manual", logical_date=utc(2026, 11, 20, 23)), "", WEB)
 
     assert night == NIGHT
-    assert "2026-11-20 02:00:00" in caplog.text
+    assert "lies in night 2026-11-20, from 2026-11-20 02:00:00" in caplog.text
 
 
 def test_a_manual_run_without_a_night_is_refused_with_an_example():

@@ -304,6 +304,20 @@ def test_a_supplement_reads_what_came_late_and_a_clear_finds_the_same_one(site):
     assert [tuple(row.values()) for row in runs] == [(0, "published", 3), (1, "published", 3)]
 
 
+def test_a_run_that_is_reprocessed_as_a_supplement_reads_what_came_late(site):
+    """As a backfill does it that reprocesses: the same run, cleared, with another conf."""
+    site.put("2026-11-19", "00000.tar", 1200)
+    run(19, {"date": "2026-11-19"})
+    site.put("2026-11-19", "00001.tar", 1250)
+
+    again = run(19, {"date": "2026-11-19", "supplement": True})
+
+    assert again["run"] == again["publish"] == "success"
+    told = report(19, "resolve")
+    assert (told["kept"], told["source_shards"], told["answered"]) == (3, 1, False)
+    assert report(19, "plan")["night"] == "2026-11-19"
+
+
 # ---------------------------------------------------------------- DAGs of one's own
 
 

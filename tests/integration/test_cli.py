@@ -149,6 +149,7 @@ def make_site(folder: Path, url: str) -> Site:
         [pair("four", picture(5)), pair("small", plant(picture(2), "half_size"))],
     )
     make_tar(folder / "in" / SECOND / "partner.tar", [pair("five", picture(6))])
+    make_tar(folder / "other" / SECOND / "a.tar", [pair("six", picture(8))])
     (folder / "curation.toml").write_text(CONFIG)
     return Site(folder, url)
 
@@ -470,10 +471,11 @@ def test_an_abandoned_batch_is_planned_anew(fresh: Site) -> None:
     fresh(*night, exit_code=1)
 
     fresh("batch", "abandon", 1, "--why", "the files were late")
-    make_tar(fresh.folder / "in" / EMPTY / "crawl.tar", [pair("late", picture(9))])
+    for number, name in enumerate(("crawl.tar", "partner.tar")):
+        make_tar(fresh.folder / "in" / EMPTY / name, [pair("late", picture(9 + number))])
     [ran] = fresh.json(*night)
 
-    assert (ran["read"], ran["kept"]) == (1, 1)
+    assert (ran["read"], ran["kept"]) == (2, 2)
     [event] = [row for row in fresh.json("audit", "events") if row["kind"] == "abandoned"]
     assert event["why"] == "the files were late"
     assert event["actor"]
@@ -701,7 +703,7 @@ def test_doctor_and_db_status_miss_the_auditor_and_an_upgrade_mends_it(site: Sit
 
 
 def test_doctor_names_each_problem_and_goes_on(site: Site, tmp_path: Path) -> None:
-    config = tmp_path / "bad.toml"
+    config = site.folder / f"{tmp_path.name}.toml"  # beside its data
     config.write_text(
         CONFIG.replace('"root"', '"s3://bucket/x"').replace('search = "flat"', 'search = "flatt"')
     )
@@ -734,6 +736,62 @@ def test_doctor_says_what_the_next_night_would_stop_at(
     assert any("url 'nosuch://bucket/x'" in line and "s3fs (s3://)" in line for line in bad)
     assert any("fingerprint.weights: no file" in line for line in bad)
     assert any(f"fingerprint.device is '{device}': there is no such device" in line for line in bad)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("in/{date}/partner*", "in/{date}/partnr*", "source partner: urls: nothing is at {}/in/"),
+        ("in/{date}/partner*", "in/{date:%Y%m%d}/partner*", "source partner: urls: nothing is at"),
+        (
+            '"in/{date}/crawl*.tar"',
+            '"in/{date}/crawl*.tar", "x/*.tar"',
+            "source crawl: urls: .*/x/",
+        ),
+        ('name = "partner"', 'name = "partner"\nready = "in/{date}/_DONE"', "ready: .*_DONE"),
+    ],
+    ids=["a slip", "another format of the date", "one URL of two", "a marker"],
+)
+def test_doctor_names_what_no_night_would_find(
+    site: Site, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    config = site.folder / f"{tmp_path.name}.toml"  # paths are relative to it
+    config.write_text(changed(old, new))
+
+    printed = site("doctor", "--config", config, exit_code=1).stdout
+
+    (bad,) = [line for line in printed.splitlines() if line.startswith("BAD")]
+    assert re.search(said.format(site.folder), bad)
+
+
+def test_doctor_names_a_captions_file_that_is_not_there(site: Site) -> None:
+    config = site.folder / "folders.toml"
+    config.write_text(
+        f'''[storage]\nroot = "root"\n[[datasets.web.sources]]\nkind = "folder"
+urls = ["in/{{date}}"]\ncaptions_file = "{site.folder}/captoins.csv"\n'''
+    )
+
+    printed = site("doctor", "--config", config, exit_code=1).stdout
+
+    (bad,) = [line for line in printed.splitlines() if line.startswith("BAD")]
+    assert f"source web: captions_file: nothing is at {site.folder}/captoins.csv" in bad
+
+
+def test_a_dry_run_ends_with_1_where_urls_name_nothing(fresh: Site) -> None:
+    fresh.config.write_text(changed("partner*", "partnr*"))
+    night = ("run", "--dataset", "web", "--date", FIRST)
+
+    said = fresh(*night, "--dry-run", exit_code=1).stderr
+
+    assert f"source partner: nothing is at {fresh.folder}/in/{FIRST}/partnr*.tar" in said
+    assert "the guard would hold it: source 'partner' keeps none of 0 samples" in said
+    assert f"batch 2 ({FIRST})" in fresh(*night, exit_code=1).stderr
+    fresh.config.write_text(CONFIG)
+    fresh("batch", "abandon", 2, "--why", "a slip")
+    assert fresh.json(*night)[0]["night"] == FIRST
+    [listed] = fresh.json("batch", "list")
+    assert listed["night"] == FIRST
+    assert "other batches have read all that is there" in fresh(*night, "--dry-run").stderr
 
 
 def test_doctor_tests_a_connection_of_airflow(site: Site, tmp_path: Path) -> None:

@@ -126,6 +126,18 @@ def test_a_shard_that_vanished_is_named(feed: Feed, folder: str) -> None:
         list(source.fetch(shard, refs_of(samples[0].members)))
 
 
+def test_the_version_is_that_of_now(feed: Feed, folder: str) -> None:
+    source, shard = opened(feed, folder)
+    listed = source.version(shard)
+    feed.write(f"{folder}/2026-11-01", "a", ROWS[:20])
+    changed = source.version(shard)
+    remove(shard.uri)
+
+    assert listed == shard.version
+    assert changed not in (None, listed)
+    assert source.version(shard) is None
+
+
 def test_identity_is_relative_to_the_root(feed: Feed, folder: str) -> None:
     for day in ("2026-11-01", "2026-11-02"):
         feed.write(f"{folder}/{day}", "a")

@@ -26,6 +26,7 @@ CREATE TABLE sscd_ops.batches (
     last_change     bigint,                         -- the last turn that changed one of its verdicts
     runner          jsonb,                          -- {"kind": "cli"} or {"kind": "airflow", "dag_id", "run_id"}
     label           text NOT NULL,                  -- the interval in published names
+    night           text NOT NULL DEFAULT '',       -- the interval as people name it: what --date takes
     plan            text,                           -- 8 hex digits of the publish plan
     waiting_set     bigint[],                       -- attempts; fixed on first reaching resolve
     waiting_since   timestamptz,
