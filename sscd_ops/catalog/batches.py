@@ -119,6 +119,18 @@ def read_dataset(conn: Connection, name: str) -> Dataset | None:
     return None if raw is None else _dataset(raw)
 
 
+def need_dataset(conn: Connection, name: str) -> Dataset:
+    """The dataset's row without its lock.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    dataset = read_dataset(conn, name)
+    if dataset is None:
+        raise UsageError(f"dataset {name!r} has no batch yet")
+    return dataset
+
+
 def set_roots(conn: Connection, dataset_id: int, roots: dict[str, str]) -> None:
     """Store what the identities of each source are relative to."""
     run(

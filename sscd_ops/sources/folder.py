@@ -118,7 +118,7 @@ class FolderSource:
 
     def _unchanged(self, shard: FoundShard) -> list[files.Listed]:
         listed = files.below(shard.uri)
-        if self._version(shard.uri, listed) != shard.version:
+        if shard.version and self._version(shard.uri, listed) != shard.version:
             raise SourceChanged(f"folder {shard.uri} changed since it was listed: {PUT_BACK}")
         return listed
 

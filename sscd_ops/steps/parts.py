@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
@@ -12,8 +12,8 @@ from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.perceptual import BITS, similarity_at
-from sscd_ops.errors import SourceChanged
-from sscd_ops.model import Batch, Fingerprint
+from sscd_ops.errors import FileMismatch, SourceChanged
+from sscd_ops.model import Batch, Fingerprint, StoredFile
 from sscd_ops.options import (
     DatasetOptions,
     FingerprintOptions,
@@ -204,6 +204,28 @@ def or_abandon(batch_id: int) -> Iterator[None]:
             f"{error}, or sscd-ops batch abandon {batch_id} --why '...' and run the night with what"
             " is there now"
         ) from error
+
+
+def restore(
+    parts: Parts, file: StoredFile, write: Callable[[BinaryIO], None], or_else: str = ""
+) -> None:
+    """Write a lost or damaged file anew, with the bytes it had.
+
+    Args:
+        parts: the real parts.
+        file: what the catalog says.
+        write: writes the bytes to a stream.
+        or_else: for the message: another way out than a backup.
+
+    Raises:
+        FileMismatch: it cannot be had again; or a folder is in its place.
+    """
+    if not parts.store.restore(file, write):
+        raise FileMismatch(
+            f"{parts.store.url(file.name)} is lost or damaged, and what is made anew for it has"
+            " other bytes: another release wrote it, or what it is made from has changed; restore"
+            f" it from a backup{or_else}"
+        )
 
 
 class Stopwatch:
