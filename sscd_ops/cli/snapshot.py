@@ -116,47 +116,28 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
 @config_option
 @dataset_option
 @click.option("--snapshot", "number", type=int, help="Number of the snapshot; default: all.")
+@click.option("--repair", is_flag=True, help="First write what is missing or damaged anew.")
 @guarded
-def snapshot_verify(config: str | None, dataset: str, number: int | None) -> None:
+def snapshot_verify(config: str | None, dataset: str, number: int | None, repair: bool) -> None:
     """Read every published file and compare it with the catalog; exit 1 on a finding.
 
-    Each finding says what mends it.
+    With --repair files come out with the sha256 they had: a snapshot's file follows from the
+    catalog, a shard from decisions and its source shards, which must be there unchanged.
 
     Example: sscd-ops snapshot verify --config curation.toml --dataset web
     """
+    from sscd_ops.steps.mending import rebuild_snapshots
     from sscd_ops.steps.verify import verify_snapshot
 
     with open_wiring(config, progress=True) as parts:
         with parts.catalog.begin() as conn:
             _find(conn, dataset, number)
+        done, left = rebuild_snapshots(parts, dataset) if repair else ([], [])
         problems = verify_snapshot(parts, dataset, number)
-    for problem in problems:
+    for line in done:
+        say(line)
+    for problem in [*left, *problems]:
         click.echo(problem)
-    if problems:
+    if left or problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")
-
-
-@snapshot.command("rebuild")
-@config_option
-@dataset_option
-@guarded
-def snapshot_rebuild(config: str | None, dataset: str) -> None:
-    """Write missing or damaged published files anew; what cannot be is named (exit 1).
-
-    A snapshot's file follows from the catalog, a shard from decisions and source shards, which must
-    be there unchanged. Every file comes out with the sha256 it had.
-
-    Example: sscd-ops snapshot rebuild --config curation.toml --dataset web
-    """
-    from sscd_ops.steps.mending import rebuild_snapshots
-
-    with open_wiring(config, progress=True) as parts:
-        with parts.catalog.begin() as conn:
-            _find(conn, dataset, None)
-        done, left = rebuild_snapshots(parts, dataset)
-    for line in [*done, *left]:
-        click.echo(line)
-    if left:
-        sys.exit(1)
-    say("nothing was missing" if not done else f"{len(done)} done")

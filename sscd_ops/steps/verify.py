@@ -127,7 +127,7 @@ def _compare_pointer(parts: Parts, name: str, newest: Mapping[str, Any]) -> list
         return []
     return [
         f"{parts.store.url(pointer)} is not snapshot {newest['snapshot']}, the newest:"
-        f" `sscd-ops snapshot rebuild --dataset {name}` writes it anew"
+        f" `sscd-ops snapshot verify --dataset {name} --repair` writes it anew"
     ]
 
 
@@ -271,7 +271,7 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
                 _rebuild_mask(parts, name, segment)
                 done.append(f"segment {segment.segment_id}: wrote its mask anew")
     if left.said:
-        raise FileMismatch("; ".join([*left.said[:10], *done]))
+        raise FileMismatch("; ".join(left.said[:10]))
     return done + _add_codes(parts, name)
 
 

@@ -13,11 +13,11 @@ from sscd_ops.model import StoredFile
 NO_FILE = "is a folder or a device, not a file (move it away first)"
 _RESTORE = "restore it from a backup"
 _OF_OTHERS = (
-    f"{_RESTORE} (`sscd-ops index rebuild` and `sscd-ops snapshot rebuild` write anew what follows"
-    " from other files)"
+    f"{_RESTORE} (`sscd-ops index rebuild` and `sscd-ops snapshot verify --repair` write anew what"
+    " follows from other files)"
 )
 _INDEX = "`sscd-ops index rebuild --dataset {dataset}` writes it anew"
-_SNAPSHOT = "`sscd-ops snapshot rebuild --dataset {dataset}` writes it anew"
+_SNAPSHOT = "`sscd-ops snapshot verify --dataset {dataset} --repair` writes it anew"
 _REMEDIES = {
     "index": _INDEX,
     "manifests": f"{_INDEX}, from its source shard",

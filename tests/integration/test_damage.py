@@ -1,0 +1,284 @@
+"""Files below the root that are lost or damaged: found, and mended by what the message says.
+
+Every kind of file is damaged at every moment of a night. Whoever reads it refuses it or makes it
+anew; the remedies in what is printed are then followed to the letter, and the night ends as if
+nothing had been.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sscd_ops.catalog.sql import need_file
+from sscd_ops.errors import FileMismatch
+from sscd_ops.model import Runner, StoredFile
+from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps.mending import rebuild_snapshots
+from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.testing import COPIES, picture, plant
+from sscd_ops.wiring import Wiring
+from tests.databases import fresh_database
+from tests.integration.test_nights import BOTH, clouds
+from tests.integration.world import DATASET, World, assert_promises, interval, pair
+
+FIRST, SECOND = "2026-11-01", "2026-11-02"
+
+
+def start(world: World) -> None:
+    """Two nights to come, with copies of both measures; the first is run."""
+    world.change(duplicates=BOTH | {"search": "exact"})
+    copies = [
+        pair(f"{copy}-{number}", plant(picture(number), copy)) for number, copy in enumerate(COPIES)
+    ]
+    broken = pair("broken", b"\xff\xd8\xff\xe0 no picture")
+    world.put(FIRST, "a.tar", clouds(range(12)))
+    world.put(FIRST, "b.tar", [*clouds(range(12, 14)), broken])
+    world.put(SECOND, "a.tar", [*clouds(range(20, 24)), *copies])
+    world.night(FIRST)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
+) -> Iterator[World]:
+    """The same two nights without damage."""
+    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
+        world = World(tmp_path_factory.mktemp("undisturbed"), url)
+        start(world)
+        world.night(SECOND)
+        yield world
+
+
+# ---------------------------------------------------------------- damage
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def take_away(path: Path) -> None:
+    path.unlink()
+
+
+def make_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = (flip, zero, cut, empty, take_away, make_a_folder)
+
+
+def _of_shards(role: str) -> Callable[[World], list[Any]]:
+    return lambda world: [
+        row[role]
+        for row in world.ask(f"SELECT {role} FROM sscd_ops.source_shards ORDER BY shard_id")
+    ]
+
+
+def _of_segments(role: str) -> Callable[[World], list[Any]]:
+    def find(world: World) -> list[Any]:
+        rows = world.ask("SELECT files FROM sscd_ops.segments ORDER BY segment_id")
+        return [
+            next(file for name, file in row["files"].items() if name.startswith(role))
+            for row in rows
+        ]
+
+    return find
+
+
+def _of_output(role: str) -> Callable[[World], list[Any]]:
+    return lambda world: [
+        row["files"][role]
+        for row in world.ask(
+            "SELECT files FROM sscd_ops.output_shards WHERE files IS NOT NULL"
+            " ORDER BY decision_id, number"
+        )
+    ]
+
+
+def _column(sql: str) -> Callable[[World], list[Any]]:
+    return lambda world: [row["file"] for row in world.ask(sql)]
+
+
+KINDS: dict[str, Callable[[World], list[Any]]] = {
+    "manifest": _of_shards("manifest"),
+    "descriptors": _of_shards("descriptors"),
+    "matches": _column("SELECT file FROM sscd_ops.searches ORDER BY attempt_id"),
+    "segment": _of_segments("descriptors"),
+    "ids": _of_segments("ids"),
+    "codes": _of_segments("exact"),
+    "hashes": _of_segments("pdq"),
+    "mask": _column("SELECT mask AS file FROM sscd_ops.segment_masks ORDER BY segment_id"),
+    "snapshot": _column("SELECT file FROM sscd_ops.snapshots ORDER BY snapshot"),
+    "tar": _of_output("tar"),
+    "parquet": _of_output("parquet"),
+    "stats": _of_output("stats"),
+}
+
+
+def files(world: World, kind: str) -> list[StoredFile]:
+    return [need_file(raw) for raw in KINDS[kind](world) if raw is not None]
+
+
+# ---------------------------------------------------------------- a night and its remedies
+
+
+MOMENTS = ("planned", "ingested", "embedded", "matched", "decided", "written", "published")
+
+
+class Night:
+    """The second night, step by step, in a process for each call."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.batch_id = 0
+        self.groups: list[int] = []
+
+    def run(self, first: str = MOMENTS[0], last: str = MOMENTS[-1]) -> None:
+        for moment in MOMENTS[MOMENTS.index(first) : MOMENTS.index(last) + 1]:
+            with self.world.parts() as parts:
+                getattr(self, moment)(parts)
+
+    def planned(self, parts: Wiring) -> None:
+        runner = Runner("airflow", "curate_web", "second")
+        found = plan.run(parts, DATASET, interval(SECOND), runner=runner)
+        self.batch_id, self.groups = found.batch_id, found.groups
+
+    def ingested(self, parts: Wiring) -> None:
+        ingest.run(parts, self.batch_id, self.groups)
+
+    def embedded(self, parts: Wiring) -> None:
+        embed.run(parts, self.batch_id, self.groups)
+
+    def matched(self, parts: Wiring) -> None:
+        match.run(parts, self.batch_id, 0, 1)
+
+    def decided(self, parts: Wiring) -> None:
+        self.decision = resolve.run(parts, self.batch_id)
+
+    def written(self, parts: Wiring) -> None:
+        for group in self.decision.groups:
+            publish.run(parts, self.batch_id, group)
+
+    def published(self, parts: Wiring) -> None:
+        commit.run(parts, self.batch_id)
+
+
+def verify(world: World) -> list[str]:
+    with world.parts() as parts:
+        return verify_index(parts, DATASET) + verify_snapshot(parts, DATASET)
+
+
+def follow(world: World, said: str, path: Path) -> None:
+    """Do what a message says, in its order."""
+    done = False
+    if "move it away first" in said and path.is_dir():
+        shutil.rmtree(path)
+        done = "run its night again" in said
+    if f"`sscd-ops index rebuild --dataset {DATASET}`" in said:
+        with world.parts() as parts:
+            rebuild_index(parts, DATASET)
+        done = True
+    if f"`sscd-ops snapshot verify --dataset {DATASET} --repair`" in said:
+        with world.parts() as parts:
+            _, left = rebuild_snapshots(parts, DATASET)
+        assert left == []
+        done = True
+    assert done or "run its night again" in said, f"no remedy in: {said}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file of a kind that is damaged when a night is at a moment, and whether a person must act.
+
+    ``stops``: the next step that needs it refuses it; else it is made anew, or nobody reads it.
+    """
+
+    kind: str
+    moment: str
+    stops: bool
+
+
+INDEX = ("segment", "ids", "codes", "hashes", "mask")
+CASES = [
+    *(Case("manifest", moment, False) for moment in MOMENTS[1:]),
+    *(Case(kind, "planned", stops=True) for kind in INDEX),
+    # match has read all, and ids are read again for witnesses
+    *(Case(kind, "matched", stops=kind == "ids") for kind in INDEX),
+    *(Case(kind, "published", False) for kind in INDEX),
+    Case("descriptors", "embedded", True),
+    Case("descriptors", "matched", True),
+    Case("descriptors", "decided", False),
+    Case("descriptors", "published", False),
+    Case("matches", "matched", False),
+    Case("matches", "published", False),
+    Case("snapshot", "planned", False),
+    Case("snapshot", "written", False),
+    Case("snapshot", "published", False),
+    *(Case(kind, "planned", False) for kind in ("tar", "parquet", "stats")),
+    *(Case(kind, "written", False) for kind in ("tar", "parquet", "stats")),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "damage"),
+    [
+        pytest.param(case, damage, id=f"{case.kind}-{case.moment}-{damage.__name__}")
+        for number, case in enumerate(CASES)
+        for damage in (DAMAGES[number % len(DAMAGES)],)
+    ],
+)
+def test_a_damaged_file_is_mended_by_what_is_said(
+    world: World, undisturbed: World, case: Case, damage: Callable[[Path], None]
+) -> None:
+    start(world)
+    night = Night(world)
+    night.run(last=case.moment)
+    file = files(world, case.kind)[0 if case.moment == "planned" else -1]
+    path = world.base / "root" / file.name
+    damage(path)
+
+    found = verify(world)
+    assert any(file.name in said for said in found), found
+
+    rest = MOMENTS[MOMENTS.index(case.moment) + 1 :]
+    stopped = ""
+    for moment in rest:
+        try:
+            night.run(moment, moment)
+        except FileMismatch as error:
+            stopped = str(error)
+            break
+    assert bool(stopped) == case.stops or damage is make_a_folder, stopped
+    if stopped:
+        assert file.name in stopped
+        follow(world, stopped, path)
+        night.run()
+    for said in verify(world):
+        follow(world, said, path)
+        night.run()
+
+    assert verify(world) == []
+    assert world.verdicts() == undisturbed.verdicts()
+    assert world.published() == undisturbed.published()
+    assert_promises(world)
