@@ -52,9 +52,10 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
     problems = [p for row in chosen[:-1] for p in _check(parts, need_file(row["file"]))]
     if newest is not None:
         found = _check(parts, need_file(newest["file"]))
-        problems += found or _compare_document(parts, name, newest, live)
-        if newest is rows[-1]:
-            problems += found or _compare_pointer(parts, name, newest)
+        if not found:
+            found = _compare_document(parts, name, newest, live)
+            found += _compare_pointer(parts, name, newest) if newest is rows[-1] else []
+        problems += found
     parts.progress.start(f"verify snapshots of {name}", len(written))
     for shard in written:
         damaged = [p for file in files_of(shard["files"]).values() for p in _check(parts, file)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import stat
+import time
 from pathlib import Path
 
 from sscd_ops.errors import FileMismatch, StoreUnavailable
@@ -29,6 +30,8 @@ _REMEDIES = {
     "shards": f"{_SNAPSHOT}, from its source shards, or {_RESTORE}",
 }
 """By the folder below the dataset's: what follows from what."""
+_TICK = 0.1
+"""Seconds in which two writes may get one time of change: a file so young is read again."""
 _BAD_MEDIUM = frozenset({errno.EIO, errno.ELOOP, errno.EISDIR})
 
 
@@ -77,7 +80,8 @@ class Checked:
                 sha256 = sha256_of(path)
                 if sha256 != file.sha256:
                     return f"has sha256 {sha256}, the catalog says {file.sha256}"
-                self._seen[state] = sha256
+                if time.time() - found.st_mtime > _TICK:
+                    self._seen[state] = sha256
         except (FileNotFoundError, NotADirectoryError):
             return "is missing"
         except OSError as error:

@@ -7,25 +7,38 @@ nothing had been.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import text
 
 from sscd_ops.catalog.sql import need_file
-from sscd_ops.errors import FileMismatch
+from sscd_ops.errors import FileMismatch, SourceChanged
 from sscd_ops.model import Runner, StoredFile
-from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.options import StorageOptions
+from sscd_ops.steps import commit, embed, ingest, manage, match, plan, publish, resolve
 from sscd_ops.steps.mending import rebuild_snapshots
 from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
 from sscd_ops.testing import COPIES, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
 from tests.integration.test_nights import BOTH, clouds
-from tests.integration.world import DATASET, World, assert_promises, interval, pair
+from tests.integration.test_recovery import detach
+from tests.integration.world import (
+    DATASET,
+    World,
+    assert_catalog_and_files_agree,
+    assert_one_verdict_each,
+    assert_promises,
+    interval,
+    pair,
+)
 
 FIRST, SECOND = "2026-11-01", "2026-11-02"
 
@@ -280,5 +293,216 @@ def test_a_damaged_file_is_mended_by_what_is_said(
 
     assert verify(world) == []
     assert world.verdicts() == undisturbed.verdicts()
+    assert world.published() == undisturbed.published()
+    assert_promises(world)
+
+
+# ---------------------------------------------------------------- what no row names
+
+
+@pytest.mark.parametrize("left", [b"", b"half of it", None])
+def test_what_a_killed_try_left_under_a_published_name_is_written_over(
+    world: World, undisturbed: World, left: bytes | None
+) -> None:
+    start(world)
+    night = Night(world)
+    night.run(last="decided")
+    root = world.base / "root"
+    for name in undisturbed.published().keys() - world.published().keys():
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(len(undisturbed.stored(name))) if left is None else left)
+    snapshot = files(undisturbed, "snapshot")[-1]
+    (root / snapshot.name).write_bytes(b"{}" if left is None else left)
+
+    night.run("written")
+
+    assert world.published() == undisturbed.published()
+    assert_promises(world)
+
+
+def test_a_parquet_of_another_release_with_the_same_rows_is_taken(world: World) -> None:
+    start(world)
+    night = Night(world)
+    night.run(last="written")
+    file = files(world, "parquet")[-1]
+    path = world.base / "root" / file.name
+    table = pq.read_table(path)
+    forget = "UPDATE sscd_ops.output_shards SET files = NULL WHERE files #>> '{parquet,name}' = :n"
+    with world.parts() as parts, parts.catalog.begin() as conn:  # it died before its row
+        conn.execute(text(forget), {"n": file.name})
+    pq.write_table(table, path, compression="none")
+    other = path.read_bytes()
+
+    night.run("written")
+
+    assert path.read_bytes() == other
+    assert_promises(world)
+
+
+# ---------------------------------------------------------------- what it is made from is gone
+
+
+def test_a_lost_manifest_and_a_changed_source_need_the_original(
+    world: World, undisturbed: World
+) -> None:
+    """A copy from a backup has another time of change; what counts is its bytes."""
+    start(world)
+    night = Night(world)
+    night.run(last="decided")
+    tar = world.incoming / SECOND / "a.tar"
+    original = tar.read_bytes()
+    flip(tar)
+    take_away(world.base / "root" / files(world, "manifest")[-1].name)
+
+    with pytest.raises((SourceChanged, FileMismatch)) as refused:
+        night.run("written")
+    assert "from a backup" in str(refused.value) or "put the original back" in str(refused.value)
+    tar.write_bytes(original)
+    night.run()
+
+    assert world.published() == undisturbed.published()
+    assert_promises(world)
+
+
+@pytest.mark.parametrize("change", [flip, take_away])
+def test_before_the_decision_a_batch_that_lost_both_may_be_abandoned(
+    world: World, change: Callable[[Path], None]
+) -> None:
+    start(world)
+    night = Night(world)
+    night.run(last="matched")
+    take_away(world.base / "root" / files(world, "manifest")[-1].name)
+    change(world.incoming / SECOND / "a.tar")
+
+    with pytest.raises((SourceChanged, FileMismatch)) as refused:
+        night.run("decided", "decided")
+    assert f"sscd-ops batch abandon {night.batch_id} --why '...'" in str(refused.value)
+    with world.parts() as parts:
+        manage.abandon(parts, night.batch_id, actor="ann", why="lost")
+    # its rows still name what was lost
+    for said in verify(world):
+        follow(world, said, world.base)
+    assert verify(world) == []
+    night.run()
+
+    assert_catalog_and_files_agree(world)
+    assert_one_verdict_each(world, None)
+
+
+def test_a_published_shard_is_written_again_from_its_source_alone(world: World) -> None:
+    start(world)
+    tar = world.incoming / FIRST / "b.tar"
+    original = tar.read_bytes()
+    flip(tar)
+    lost = [world.base / "root" / file.name for file in files(world, "tar")]
+    before = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+
+    with world.parts() as parts:
+        done, left = rebuild_snapshots(parts, DATASET)
+    assert done == []
+    assert "put the original back and run this command again, or restore" in left[0]
+    tar.write_bytes(original)
+    for said in verify(world):
+        follow(world, said, world.base)
+
+    assert [path.read_bytes() for path in lost] == before
+    assert_promises(world)
+
+
+def test_a_shard_of_a_detached_month_comes_from_a_backup_alone(world: World) -> None:
+    start(world)
+    detach(world)
+    take_away(world.base / "root" / files(world, "tar")[0].name)
+
+    with world.parts() as parts:
+        done, left = rebuild_snapshots(parts, DATASET)
+
+    assert done == []
+    assert "the month of its samples was detached" in left[0]
+    assert "restore it from a backup" in left[0]
+
+
+def test_snapshots_of_all_nights_are_compared_and_made_again(world: World) -> None:
+    start(world)
+    world.night(SECOND)
+    folder = world.base / "root" / DATASET / "snapshots"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+
+    assert len(verify(world)) == 2
+    with world.parts() as parts:
+        done, left = rebuild_snapshots(parts, DATASET)
+
+    assert (len(done), left) == (2, [])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    flip(folder / "latest.json")
+    (said,) = verify(world)
+    follow(world, said, folder)
+    assert_promises(world)
+
+
+# ---------------------------------------------------------------- a source that changed
+
+
+@pytest.mark.parametrize("moment", ["planned", "ingested", "decided"])
+@pytest.mark.parametrize("change", [flip, cut, take_away])
+def test_a_source_that_was_put_back_goes_on(
+    world: World, undisturbed: World, moment: str, change: Callable[[Path], None]
+) -> None:
+    start(world)
+    night = Night(world)
+    night.run(last=moment)
+    tar = world.incoming / SECOND / "a.tar"
+    original, times = tar.read_bytes(), tar.stat()
+    change(tar)
+
+    with pytest.raises(SourceChanged) as refused:
+        night.run(MOMENTS[MOMENTS.index(moment) + 1])
+    tar.write_bytes(original)
+    if "time of change" in str(refused.value):
+        os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
+    night.run()
+
+    assert world.published() == undisturbed.published()
+    assert_promises(world)
+
+
+# ---------------------------------------------------------------- copies
+
+
+@pytest.mark.parametrize("damage", [flip, zero, cut, take_away, make_a_folder])
+def test_damaged_copies_of_a_remote_root_change_nothing(
+    world: World, undisturbed: World, damage: Callable[[Path], None]
+) -> None:
+    world.storage = StorageOptions(f"memory://{world.base}", str(world.base / "cache"), 10**9)
+    start(world)
+    night = Night(world)
+    for moment in MOMENTS:
+        night.run(moment, moment)
+        for copy in (world.base / "cache").iterdir():
+            if copy.is_file():
+                damage(copy)
+    if damage is not take_away:
+        assert all("in storage.cache was damaged" in said for said in verify(world))
+
+    assert verify(world) == []
+    assert world.published() == undisturbed.published()
+    assert_promises(world)
+
+
+def test_a_cache_that_is_removed_while_a_step_runs_is_filled_again(
+    world: World, undisturbed: World
+) -> None:
+    world.storage = StorageOptions(f"memory://{world.base}", str(world.base / "cache"), 10**9)
+    start(world)
+    night = Night(world)
+    with world.parts() as parts:
+        for moment in MOMENTS:
+            getattr(night, moment)(parts)
+            shutil.rmtree(world.base / "cache", ignore_errors=True)
+
     assert world.published() == undisturbed.published()
     assert_promises(world)

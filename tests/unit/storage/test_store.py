@@ -234,6 +234,7 @@ def test_a_file_is_compared_once_and_again_when_it_was_written(
     real = checked.sha256_of
     monkeypatch.setattr(checked, "sha256_of", lambda path: read.append(path) or real(path))
 
+    os.utime(store.url(file.name), (1, 1))
     path = store.local(file)
     store.local(file)
     assert len(read) == 1
