@@ -347,7 +347,8 @@ def require_attempt(conn: Connection, batch_id: int, attempt_id: int) -> None:
     if raw is None or raw["attempt_id"] != attempt_id or raw["state"] == "abandoned":
         raise StaleAttempt(
             f"batch {batch_id} was abandoned or planned anew while this task worked for its"
-            f" attempt {attempt_id}; nothing was written. Clear the run from its first task."
+            f" attempt {attempt_id}; nothing was written. Clear the run from its first task, or"
+            " run its night again"
         )
 
 

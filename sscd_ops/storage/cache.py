@@ -50,8 +50,7 @@ class FileCache:
         found = self._checked.fault(path, file)
         if found is None:
             with contextlib.suppress(FileNotFoundError):  # trimmed just now
-                # used now; its time of change stays, which says that it was compared
-                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+                self._checked.use(path, file)
                 return path
         elif os.path.lexists(path):
             log.warning("fetching a damaged copy again: %s is %s, which %s", path, file.name, found)

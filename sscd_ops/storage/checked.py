@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import stat
 import time
 from pathlib import Path
@@ -51,12 +52,12 @@ def mismatch(name: str, where: str, found: str) -> FileMismatch:
 class Checked:
     """Compares files with their sha256: each once, and again when it was written since.
 
-    What a disk does to a file behind the back of its inode, size and time of change is found by the
-    next command, which is another process.
+    What a disk does to a file behind the back of its inode, size and times is found by the next
+    command, which is another process.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, int, int, int], str] = {}
+        self._seen: dict[tuple[int, ...], str] = {}
 
     def fault(self, path: Path, file: StoredFile, *, anew: bool = False) -> str | None:
         """What is wrong with a local file; None where its bytes are those of the catalog.
@@ -75,13 +76,12 @@ class Checked:
                 return NO_FILE
             if found.st_size != file.bytes:
                 return f"has {found.st_size} bytes, the catalog says {file.bytes}"
-            state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-            if anew or self._seen.get(state) != file.sha256:
+            if anew or self._seen.get(_state(found)) != file.sha256:
                 sha256 = sha256_of(path)
                 if sha256 != file.sha256:
                     return f"has sha256 {sha256}, the catalog says {file.sha256}"
-                if time.time() - found.st_mtime > _TICK:
-                    self._seen[state] = sha256
+                if time.time() - found.st_ctime > _TICK:
+                    self._seen[_state(found)] = sha256
         except (FileNotFoundError, NotADirectoryError):
             return "is missing"
         except OSError as error:
@@ -89,6 +89,22 @@ class Checked:
                 return f"cannot be read ({error.strerror})"
             raise StoreUnavailable(f"{path}: {error}") from error
         return None
+
+    def use(self, path: Path, file: StoredFile) -> None:
+        """Note in a compared file's time of access that it is used now; it stays compared.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        before = path.stat()
+        os.utime(path, ns=(time.time_ns(), before.st_mtime_ns))
+        if self._seen.pop(_state(before), None) == file.sha256:
+            self._seen[_state(path.stat())] = file.sha256
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written; its ``ctime`` even where somebody sets the other."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def sha256_of(path: Path) -> str:

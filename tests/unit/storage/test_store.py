@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,15 +235,34 @@ def test_a_file_is_compared_once_and_again_when_it_was_written(
     real = checked.sha256_of
     monkeypatch.setattr(checked, "sha256_of", lambda path: read.append(path) or real(path))
 
-    os.utime(store.url(file.name), (1, 1))
+    time.sleep(0.11)  # what was written just now is read again
     path = store.local(file)
     store.local(file)
     assert len(read) == 1
     store.verify(file)
     assert len(read) == 2
-    path.write_bytes(b"rows")
-    store.local(file)
+    times = path.stat()
+    path.write_bytes(b"ROWS")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(FileMismatch):
+        store.local(file)
     assert len(read) == 3
+
+
+def test_a_copy_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each use of it is noted in its times."""
+    store = remote(tmp_path)
+    file = store.put("web", ".x", writes(b"rows"))
+    store.local(file)
+    time.sleep(0.11)
+    read: list[Path] = []
+    real = checked.sha256_of
+    monkeypatch.setattr(checked, "sha256_of", lambda path: read.append(path) or real(path))
+
+    for _ in range(3):
+        store.local(file)
+
+    assert len(read) == 1
 
 
 def test_a_disk_that_cannot_read_a_file_is_no_transient_fault(
