@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
@@ -528,3 +529,36 @@ def test_a_cache_that_is_removed_while_a_step_runs_is_filled_again(
 
     assert other_world.published() == undisturbed.published()
     assert_promises(other_world)
+
+
+# ---------------------------------------------------------------- other sources
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "img2dataset"])
+def test_manifests_of_every_kind_of_source_are_made_again(other_world: World, kind: str) -> None:
+    """Though the source was copied back from a backup, with other times."""
+    day = other_world.incoming / FIRST
+    endings = {"folder": "", "parquet": "/*.parquet", "img2dataset": "/*.tar"}
+    urls = (f"{other_world.incoming}/{{date}}{endings[kind]}",)
+    other_world.change_source(kind=kind, urls=urls, image_column="image", caption_column="text")
+    if kind == "folder":
+        day.mkdir(parents=True)
+        for seed in range(3):
+            (day / f"{seed}.jpg").write_bytes(picture(seed))
+            (day / f"{seed}.txt").write_text(f"caption {seed}")
+    elif kind == "parquet":
+        day.mkdir(parents=True)
+        rows = {"image": [picture(seed) for seed in range(3)], "text": ["a", "b", "c"]}
+        pq.write_table(pa.table(rows), day / "a.parquet")
+    else:
+        other_world.put(FIRST, "a.tar", clouds(range(3)))
+    other_world.night(FIRST)
+    for path in day.iterdir():
+        os.utime(path, (1, 1))
+    shutil.rmtree(other_world.base / "root" / DATASET / "manifests")
+    shutil.rmtree(other_world.base / "root" / DATASET / "shards")
+
+    for said in verify(other_world):
+        follow(other_world, said, other_world.base)
+
+    assert_catalog_and_files_agree(other_world)
