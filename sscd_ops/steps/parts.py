@@ -224,7 +224,7 @@ def restore(
         raise FileMismatch(
             f"{parts.store.url(file.name)} is lost or damaged, and what is made anew for it has"
             " other bytes: another release wrote it, or what it is made from has changed; restore"
-            f" it from a backup{or_else}"
+            f" one of them from a backup{or_else}"
         )
 
 

@@ -37,6 +37,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     Raises:
         SourceChanged: a member is gone or differs; the batch becomes ``unpublishable`` until the
             original is back.
+        FileMismatch: a manifest is lost and cannot be made anew; the batch likewise.
         BatchNotRunnable: the batch is not decided.
     """
     watch = Stopwatch()
@@ -56,7 +57,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
             rows = publishing.samples_of_output(conn, decision_id, shard["number"])
         try:
             files = _write_shard(parts, work, shard, rows, registered, partial(_put, parts, shard))
-        except SourceChanged as error:
+        except (SourceChanged, FileMismatch) as error:
             _unpublishable(parts, work, str(error))
             raise
         with parts.catalog.begin() as conn:

@@ -59,12 +59,18 @@ class FileCache:
         try:
             self._fetch(file, path, download)
         except (StoreUnavailable, OSError) as error:
-            if not _is_full(error):
+            if not self.make_room(error):
                 raise
-            self._trim(0, keep=path)
             self._fetch_or_say_full(file, path, download)
         self._trim(self._max_bytes, keep=path)
         return path
+
+    def make_room(self, error: BaseException) -> bool:
+        """Drop the copies that nobody uses if an error is of a full disk; whether it was."""
+        full = _is_full(error)
+        if full:
+            self._trim(0)
+        return full
 
     def drop_damaged(self, file: StoredFile) -> bool:
         """Remove the copy of a file if it is damaged; whether it was."""
@@ -100,7 +106,7 @@ class FileCache:
                 " its disk holds"
             ) from error
 
-    def _trim(self, max_bytes: int, *, keep: Path) -> None:
+    def _trim(self, max_bytes: int, *, keep: Path | None = None) -> None:
         copies = []
         for path in self._listed():
             try:

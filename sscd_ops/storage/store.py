@@ -198,7 +198,7 @@ class RemoteStore:
     def put(self, folder: str, suffix: str, write: Callable[[BinaryIO], None]) -> StoredFile:
         """Write a file named by its content."""
         checked_name(folder)
-        with _temporary(self._cache.folder) as (temporary, stream):
+        with self._scratch() as (temporary, stream):
             sha256, size = _fill(stream, write)
             file = StoredFile(f"{folder}/{sha256}{suffix}", sha256, size)
             # over what may be there: only a damaged file of such a name has other bytes
@@ -210,7 +210,7 @@ class RemoteStore:
     ) -> StoredFile:
         """Write a file under a given final name."""
         checked_name(name)
-        with _temporary(self._cache.folder) as (temporary, stream):
+        with self._scratch() as (temporary, stream):
             sha256, size = _fill(stream, write)
             file = StoredFile(name, sha256, size)
             self._upload(temporary, file, over=over)
@@ -218,7 +218,7 @@ class RemoteStore:
 
     def restore(self, file: StoredFile, write: Callable[[BinaryIO], None]) -> bool:
         """Write a lost or damaged file anew, if what is written are its bytes."""
-        with _temporary(self._cache.folder) as (temporary, stream):
+        with self._scratch() as (temporary, stream):
             sha256, _ = _fill(stream, write)
             if sha256 == file.sha256:
                 self._upload(temporary, file, over=True)
@@ -242,6 +242,16 @@ class RemoteStore:
                     self._fs.put_file(str(temporary), path)
         except FileNotFoundError as error:  # no such bucket
             raise StoreUnavailable(f"{self.url(file.name)}: {error}") from error
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Any]:
+        """A temporary file beside the copies; where they fill the disk, the next try has room."""
+        try:
+            with _temporary(self._cache.folder) as opened:
+                yield opened
+        except StoreUnavailable as error:
+            self._cache.make_room(error)
+            raise
 
     @contextlib.contextmanager
     def _no_folder(self, name: str) -> Iterator[None]:

@@ -405,6 +405,20 @@ def test_a_sound_copy_is_never_dropped(store: Store) -> None:
     assert not store.drop_damaged_copy(file)
 
 
+def test_a_disk_full_of_copies_has_room_for_the_next_try(tmp_path: Path) -> None:
+    store = remote(tmp_path)
+    copy = store.local(store.put("web", ".x", writes(b"rows")))
+    os.utime(copy, (1, 1))
+
+    def fails(_: BinaryIO) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreUnavailable):
+        store.put("web", ".x", fails)
+
+    assert not copy.exists()
+
+
 def test_a_cache_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
     store = remote(tmp_path)
     file = store.put("web", ".x", writes(b"rows"))
