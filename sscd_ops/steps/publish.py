@@ -56,7 +56,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
         with parts.catalog.begin() as conn:
             rows = publishing.samples_of_output(conn, decision_id, shard["number"])
         try:
-            files = _write_shard(parts, work, shard, rows, registered, partial(_put, parts, shard))
+            files = _write_shard(parts, work, shard, rows, registered)
         except (SourceChanged, FileMismatch) as error:
             _unpublishable(parts, work, str(error))
             raise
@@ -112,13 +112,14 @@ def _write_shard(
     shard: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     registered: Mapping[int, SourceShard],
-    put: _PutFile,
+    put: _PutFile | None = None,
 ) -> dict[str, StoredFile]:
     """Write one planned shard: tar, parquet and stats.
 
     Names follow from the plan's digest. Whatever changes the bytes written here must raise
     ``core.shard_plan.WRITER_VERSION``, or a retry under a new release meets its own older files.
     """
+    put = put or partial(_put, parts, shard)
     samples = list(_samples(parts, work, rows, registered))
     offsets: list[int] = []
     sizes: list[int] = []
