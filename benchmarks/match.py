@@ -5,6 +5,9 @@ memory-mapped files (in the page cache) with stored codes, kept masks, canonical
 kinds of data: isotropic (strangers are orthogonal) and clustered (1,000 clusters whose members are
 at .3 to .5 of each other), both with planted copies on both sides of the threshold.
 
+Then what it costs that a segment's files are compared with their sha256 when they are opened, once
+a process: of one of five times the history, beside its search (that of the table, times five).
+
 Run: ``python -m benchmarks.match [--history N] [--new N] [--share S] [--backends LIST]``.
 ``--share`` is the part of the queries that the FAISS reference and ``flat`` are timed on; their
 times are scaled. ``torch`` has no target: its line says what share of a large bfloat16 product's
@@ -49,6 +52,7 @@ DIGEST = "5e" * 32
 TARGETS = {"flat": 1.3, "exact": 0.35, "sketch": 0.15}
 ROUNDS = 3
 """Each times all ways once: a machine's speed changes over seconds."""
+_TIMES = 5
 NAMES = (*TARGETS, "torch")
 
 
@@ -149,7 +153,11 @@ def measure(
         store = FileSegmentStore(open_store(StorageOptions(root=str(folder))))
         segments = write_segments(store, history, list(backends.values()))
         opened: list[OpenSegment] = [store.open(segment) for segment in segments]
-        return _table(kind, history, fresh, share, backends, opened, say)
+        good, times = _table(kind, history, fresh, share, backends, opened, say)
+        del opened
+        if kind == "isotropic":
+            _say_compared(folder, history, backends, times, say)
+        return good
     finally:
         shutil.rmtree(folder)
 
@@ -162,7 +170,8 @@ def _table(
     backends: dict[str, SearchBackend],
     opened: list[OpenSegment],
     say: Callable[[str], None],
-) -> bool:
+) -> tuple[bool, dict[str, float]]:
+    """Print a kind's table; whether all targets were met, and each backend's seconds."""
     part = max(1, int(len(fresh) * share))
     wide, queries = history.astype(np.float32), fresh[:part].astype(np.float32)
     said = ("faiss", *backends)
@@ -196,7 +205,40 @@ def _table(
     if "torch" in backends:
         rate = 2 * len(history) * len(fresh) * DIMENSIONS / times["torch"]
         say(_share_of_peak(rate))
-    return good
+    return good, times
+
+
+def _say_compared(
+    folder: Path,
+    history: NDArray[np.float16],
+    backends: dict[str, SearchBackend],
+    times: dict[str, float],
+    say: Callable[[str], None],
+) -> None:
+    """Seconds to open one large segment: its files are read, hashed and compared."""
+    rows = _TIMES * len(history)
+    codes = {
+        role: np.concatenate([values] * _TIMES)
+        for backend in backends.values()
+        for role, values in backend.codes(history).items()
+    }
+    store = FileSegmentStore(open_store(StorageOptions(root=str(folder))))
+    large = np.concatenate([history] * _TIMES)
+    files = store.write("segments", large, np.zeros((rows, 32), np.uint8), codes)
+    segment = Segment(0, 0, rows, DIMENSIONS, DIGEST, files)
+    say(f"\nopened and compared: a segment of {rows:,} x {DIMENSIONS} (least of {ROUNDS} rounds)")
+    for name, backend in backends.items():
+        took = []
+        for _ in range(ROUNDS):
+            another = FileSegmentStore(open_store(StorageOptions(root=str(folder))))
+            start = time.perf_counter()
+            another.open(segment, backend.roles())
+            took.append(time.perf_counter() - start)
+        read = sum(f.bytes for r, f in files.items() if r not in codes or r in backend.roles())
+        say(
+            f"{name:8} {min(took):8.2f} s {read / min(took) / 1e9:6.2f} GB/s"
+            f" {min(took) / (_TIMES * times[name]):6.3f} of its search"
+        )
 
 
 def _share_of_peak(rate: float) -> str:

@@ -123,7 +123,10 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundShard:
-    """A source shard as a listing shows it; ``version`` changes when its content may have."""
+    """A source shard as a listing shows it; ``version`` changes when its content may have.
+
+    An empty ``version`` stands for any: whoever asks compares digests.
+    """
 
     source: str
     uri: str

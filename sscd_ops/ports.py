@@ -5,7 +5,7 @@ Each port has one behaviour suite in tests/ that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -41,14 +41,28 @@ class Store(Protocol):
         Writes anew even where a file of that name exists (equal name, equal bytes).
         """
 
-    def put_named(self, name: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+    def put_named(
+        self, name: str, write: Callable[[BinaryIO], None], *, over: bool = False
+    ) -> StoredFile:
         """Write a file under a given final name; it appears whole or not at all.
 
         The name carries the digest of what decides its bytes, so an existing one is replaced
         locally by equal bytes.
 
+        Args:
+            name: relative to the root.
+            write: writes its bytes to a stream.
+            over: replace a file with other bytes too: of one that no row names.
+
         Raises:
             FileMismatch: a file of this name exists with other bytes.
+        """
+
+    def restore(self, file: StoredFile, write: Callable[[BinaryIO], None]) -> bool:
+        """Write a lost or damaged file anew, if what is written are its bytes; whether it was.
+
+        Raises:
+            FileMismatch: a folder is in its place.
         """
 
     def replace(self, name: str, data: bytes) -> None:
@@ -58,18 +72,21 @@ class Store(Protocol):
         """The whole content of a small file, uncached; None where there is none."""
 
     def local(self, file: StoredFile) -> Path:
-        """A local path with the file's bytes; fetched into the cache and checked where remote.
-
-        Raises:
-            FileMismatch: missing, or its size (remote: sha256) differs.
-        """
-
-    def verify(self, file: StoredFile) -> None:
-        """Read the whole file and compare its sha256.
+        """A local path with the file's bytes, compared with its sha256; a copy where remote.
 
         Raises:
             FileMismatch: missing or different.
         """
+
+    def verify(self, file: StoredFile) -> None:
+        """Read the whole file and compare its sha256, whatever was compared before.
+
+        Raises:
+            FileMismatch: missing or different.
+        """
+
+    def drop_damaged_copy(self, file: StoredFile) -> bool:
+        """Remove a file's local copy if it is damaged; whether it was. Another one is fetched."""
 
     def delete(self, name: str) -> None:
         """Remove a file; no error where it is already gone."""
@@ -255,11 +272,23 @@ class SegmentStore(Protocol):
     ) -> dict[str, StoredFile]:
         """Write a segment's arrays; role -> file (``descriptors``, ``ids`` and each code)."""
 
-    def open(self, segment: Segment) -> OpenSegment:
-        """Map a segment's arrays.
+    def open(self, segment: Segment, codes: Collection[str] | None = None) -> OpenSegment:
+        """Compare a segment's files with their sha256 and map their arrays.
+
+        Args:
+            segment: which.
+            codes: the roles of the codes that are wanted, where it has them; None for all.
 
         Raises:
-            FileMismatch: a file is missing, or rows, ids and catalog disagree; says what to do.
+            FileMismatch: a file is missing or damaged, or rows and catalog disagree; says what to
+                do.
+        """
+
+    def ids(self, segment: Segment) -> NDArray[np.uint8]:
+        """The images' digests alone: uint8 (rows, 32).
+
+        Raises:
+            FileMismatch: as ``open``.
         """
 
     def write_mask(self, folder: str, kept: NDArray[np.bool_]) -> StoredFile:

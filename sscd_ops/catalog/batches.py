@@ -120,6 +120,18 @@ def read_dataset(conn: Connection, name: str) -> Dataset | None:
     return None if raw is None else _dataset(raw)
 
 
+def need_dataset(conn: Connection, name: str) -> Dataset:
+    """The dataset's row without its lock.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    dataset = read_dataset(conn, name)
+    if dataset is None:
+        raise UsageError(f"dataset {name!r} has no batch yet")
+    return dataset
+
+
 def set_roots(conn: Connection, dataset_id: int, roots: dict[str, str]) -> None:
     """Store what the identities of each source are relative to."""
     run(
@@ -358,7 +370,8 @@ def require_attempt(conn: Connection, batch_id: int, attempt_id: int) -> None:
     if raw is None or raw["attempt_id"] != attempt_id or raw["state"] == "abandoned":
         raise StaleAttempt(
             f"batch {batch_id} was abandoned or planned anew while this task worked for its"
-            f" attempt {attempt_id}; nothing was written. Clear the run from its first task."
+            f" attempt {attempt_id}; nothing was written. Clear the run from its first task, or"
+            " run its night again"
         )
 
 

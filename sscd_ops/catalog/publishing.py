@@ -68,6 +68,27 @@ def register_output(
     )
 
 
+def files_of_output(conn: Connection, decision_id: int, number: int) -> Any:
+    """The registered files of an output shard; None where it was not written."""
+    return value(
+        conn,
+        "SELECT files FROM sscd_ops.output_shards WHERE decision_id = :x AND number = :n",
+        x=decision_id,
+        n=number,
+    )
+
+
+def written_shards(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
+    """The shards of all snapshots and those that wait for their commit, by turn and number."""
+    return rows(
+        conn,
+        "SELECT o.*, b.batch_id FROM sscd_ops.output_shards o"
+        " JOIN sscd_ops.batches b ON b.decision_id = o.decision_id"
+        " WHERE b.dataset_id = :d AND o.files IS NOT NULL ORDER BY b.turn, o.number",
+        d=dataset_id,
+    )
+
+
 def live_shards(conn: Connection, dataset_id: int, snapshot: int) -> list[Mapping[str, Any]]:
     """The shards of a snapshot, by turn and number."""
     return rows(
@@ -154,17 +175,33 @@ def mark_announced(conn: Connection, batch_id: int) -> None:
     run(conn, "UPDATE sscd_ops.batches SET announced = true WHERE batch_id = :b", b=batch_id)
 
 
+_SNAPSHOT = (
+    "SELECT s.*, b.label, b.supplement, a.fingerprint_detail ->> 'name' AS fingerprint"
+    " FROM sscd_ops.snapshots s JOIN sscd_ops.batches b USING (batch_id)"
+    " JOIN sscd_ops.attempts a USING (attempt_id) WHERE s.dataset_id = :d"
+)
+"""A snapshot's row, and what its file says of the batch that made it."""
+
+
 def read_snapshot(
     conn: Connection, dataset_id: int, snapshot: int | None = None
 ) -> Mapping[str, Any] | None:
-    """A snapshot's row; the newest one where no number is given."""
+    """A snapshot's row, the newest one where no number is given; and what its file says.
+
+    Beside the row's own columns ``label``, ``supplement`` and ``fingerprint``, the model's name.
+    """
     return row(
         conn,
-        "SELECT * FROM sscd_ops.snapshots WHERE dataset_id = :d"
-        " AND (CAST(:s AS int) IS NULL OR snapshot = :s) ORDER BY snapshot DESC LIMIT 1",
+        f"{_SNAPSHOT} AND (CAST(:s AS int) IS NULL OR s.snapshot = :s)"
+        " ORDER BY s.snapshot DESC LIMIT 1",
         d=dataset_id,
         s=snapshot,
     )
+
+
+def snapshots(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
+    """All snapshots by number, as ``read_snapshot`` answers them."""
+    return rows(conn, f"{_SNAPSHOT} ORDER BY s.snapshot", d=dataset_id)
 
 
 def ids_of_output(conn: Connection, decision_id: int, number: int) -> set[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -161,6 +162,40 @@ def register_file(
     )
 
 
+def forget_file(conn: Connection, shard_id: int, role: str, file: StoredFile) -> bool:
+    """Name a shard's lost manifest or descriptors no longer; whether they were named until now.
+
+    Of an attempt that is not decided, whose files are written anew, or that never will be.
+    """
+    if role not in ("manifest", "descriptors"):
+        raise ValueError(role)
+    return (
+        run(
+            conn,
+            f"UPDATE sscd_ops.source_shards s SET {role} = NULL WHERE shard_id = :s"
+            f" AND {role} ->> 'sha256' = :x AND NOT EXISTS (SELECT FROM sscd_ops.batches b"
+            " WHERE b.attempt_id = s.attempt_id AND b.decision_id IS NOT NULL)",
+            s=shard_id,
+            x=file.sha256,
+        )
+        == 1
+    )
+
+
+def replace_descriptors(
+    conn: Connection, shard_id: int, lost: StoredFile, file: StoredFile
+) -> None:
+    """Name the descriptor file that was written anew for a lost one."""
+    run(
+        conn,
+        "UPDATE sscd_ops.source_shards SET descriptors = CAST(:f AS jsonb) WHERE shard_id = :s"
+        " AND descriptors ->> 'sha256' = :x",
+        f=file_json(file),
+        s=shard_id,
+        x=lost.sha256,
+    )
+
+
 def all_registered(conn: Connection, attempt_id: int, role: str) -> bool:
     """Whether every shard of the attempt has this file."""
     if role not in ("manifest", "descriptors"):
@@ -227,6 +262,64 @@ def searched(conn: Connection, attempt_id: int, queries: str) -> dict[tuple[int,
             q=queries,
         )
     }
+
+
+def forget_search(conn: Connection, attempt_id: int, file: StoredFile) -> None:
+    """Name a lost candidate file no longer: whoever needs it searches again."""
+    run(
+        conn,
+        "DELETE FROM sscd_ops.searches WHERE attempt_id = :a AND file ->> 'sha256' = :x",
+        a=attempt_id,
+        x=file.sha256,
+    )
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file that a step of a batch wrote for a later one, and what may still become of it.
+
+    ``role``: ``manifest``, ``descriptors`` or ``matches``. ``shard_id``: 0 for matches.
+    ``current``: of the batch's attempt, not of one that was given up. ``decided``: that one is in
+    force.
+    """
+
+    role: str
+    file: StoredFile
+    batch_id: int
+    attempt_id: int
+    shard_id: int
+    current: bool
+    decided: bool
+
+
+def named_files(conn: Connection, dataset_id: int) -> list[NamedFile]:
+    """Every manifest, descriptor and candidate file that a row of a dataset names."""
+    found = rows(
+        conn,
+        "SELECT f.*, a.batch_id, b.attempt_id = f.attempt_id AND b.state <> 'abandoned' AS current,"
+        " b.attempt_id = f.attempt_id AND b.decision_id IS NOT NULL AS decided FROM ("
+        " SELECT 'manifest' AS role, manifest AS file, attempt_id, shard_id"
+        " FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
+        " UNION ALL SELECT 'descriptors', descriptors, attempt_id, shard_id"
+        " FROM sscd_ops.source_shards WHERE descriptors IS NOT NULL"
+        " UNION ALL SELECT 'matches', file, attempt_id, 0 FROM sscd_ops.searches) f"
+        " JOIN sscd_ops.attempts a USING (attempt_id) JOIN sscd_ops.batches b"
+        " ON b.batch_id = a.batch_id WHERE b.dataset_id = :d"
+        " ORDER BY a.batch_id, f.attempt_id, f.role, f.shard_id, f.file ->> 'name'",
+        d=dataset_id,
+    )
+    return [
+        NamedFile(
+            r["role"],
+            need_file(r["file"]),
+            r["batch_id"],
+            r["attempt_id"],
+            r["shard_id"],
+            bool(r["current"]),
+            bool(r["decided"]),
+        )
+        for r in found
+    ]
 
 
 def read_shard(conn: Connection, shard_id: int) -> SourceShard | None:

@@ -41,7 +41,11 @@ def index_info(config: str | None, dataset: str, form: str) -> None:
 @dataset_option
 @guarded
 def index_verify(config: str | None, dataset: str) -> None:
-    """Compare every live segment and mask with the catalog; exit 1 on a finding."""
+    """Read every file of the index and compare it with the catalog; exit 1 on a finding.
+
+    Segments and masks, and the manifests, descriptor and candidate files that steps write for each
+    other; of a remote root also the copies in storage.cache. Each finding says what mends it.
+    """
     from sscd_ops.steps.verify import verify_index
 
     with open_wiring(config, progress=True) as parts:
@@ -50,7 +54,7 @@ def index_verify(config: str | None, dataset: str) -> None:
         click.echo(harmless(problem))
     if problems:
         sys.exit(1)
-    say("every segment and mask is there with its sha256")
+    say("every segment and mask is there with its sha256, and so is what they follow from")
 
 
 @index.command("rebuild")
@@ -58,9 +62,11 @@ def index_verify(config: str | None, dataset: str) -> None:
 @dataset_option
 @guarded
 def index_rebuild(config: str | None, dataset: str) -> None:
-    """Write missing or damaged segments and masks anew, from descriptors and the catalog.
+    """Write missing or damaged files of the index anew; what cannot be is named (exit 1).
 
-    Segments written under another search backend get the codes of the one in use.
+    Segments and descriptor files follow from each other, masks from the catalog, manifests from the
+    source shards; lost candidate files are forgotten. Segments written under another search backend
+    get the codes of the one in use.
 
     Example: sscd-ops index rebuild --config curation.toml --dataset web
     """

@@ -116,21 +116,29 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
 @snapshot.command("verify")
 @config_option
 @dataset_option
-@snapshot_option
+@click.option("--snapshot", "number", type=int, help="Number of the snapshot; default: all.")
+@click.option("--repair", is_flag=True, help="First write what is missing or damaged anew.")
 @guarded
-def snapshot_verify(config: str | None, dataset: str, number: int | None) -> None:
-    """Read every file of a snapshot and compare it with the catalog; exit 1 on a finding.
+def snapshot_verify(config: str | None, dataset: str, number: int | None, repair: bool) -> None:
+    """Read every published file and compare it with the catalog; exit 1 on a finding.
+
+    With --repair files come out with the sha256 they had: a snapshot's file follows from the
+    catalog, a shard from decisions and its source shards, which must be there unchanged.
 
     Example: sscd-ops snapshot verify --config curation.toml --dataset web
     """
+    from sscd_ops.steps.mending import rebuild_snapshots
     from sscd_ops.steps.verify import verify_snapshot
 
     with open_wiring(config, progress=True) as parts:
         with parts.catalog.begin() as conn:
-            found = _find(conn, dataset, number)
-        problems = verify_snapshot(parts, dataset, found["snapshot"])
-    for problem in problems:
+            _find(conn, dataset, number)
+        done, left = rebuild_snapshots(parts, dataset) if repair else ([], [])
+        problems = verify_snapshot(parts, dataset, number)
+    for line in done:
+        say(line)
+    for problem in [*left, *problems]:
         click.echo(harmless(problem))
-    if problems:
+    if left or problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")

@@ -156,6 +156,8 @@ def _checked(squared: NDArray[np.float64]) -> NDArray[np.float64]:
     if squared.size and not squared.max() <= MAX_SQUARED_NORM:  # NaN fails the comparison too
         raise InvariantError(
             f"a descriptor has squared norm {squared.max()}, expected 1: it is not finite or not"
-            " L2-normalised; rebuild its segment with `sscd-ops index rebuild`"
+            " L2-normalised. `sscd-ops index rebuild` mends what a disk did to its segment;"
+            " if that finds nothing, the model or this machine's memory is at fault: abandon the"
+            " batch (sscd-ops batch abandon) and run its night again elsewhere"
         )
     return squared

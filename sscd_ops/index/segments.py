@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.errors import FileMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = "descriptors"
 IDS = "ids"
-REMEDY = "restore the file or run `sscd-ops index rebuild`"
+_BY_HAND = (
+    "its bytes are those that the catalog names, so the catalog was changed by hand: restore it"
+    " from a backup"
+)
+_AT_ONCE = 4
+"""Files of a segment that are compared, or fetched, side by side."""
 _COPY = 16 * 2**20
 """Bytes of a memory map written at once."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """An opened segment (``ports.OpenSegment``): memory maps, nothing is read before it is used."""
+    """An opened segment (``ports.OpenSegment``): memory maps of files that were compared."""
 
     descriptors: NDArray[np.float16]
     ids: NDArray[np.uint8]
@@ -68,17 +75,42 @@ class FileSegmentStore:
         """Write one array as ``.npy``."""
         return self.store.put(folder, ".npy", lambda target: _save(target, values))
 
-    def open(self, segment: Segment) -> Arrays:
-        """Map a segment's arrays.
+    def open(self, segment: Segment, codes: Collection[str] | None = None) -> Arrays:
+        """Compare a segment's files with their sha256, side by side, and map their arrays.
+
+        Args:
+            segment: which.
+            codes: the roles of the codes that are wanted, where it has them; None for all.
 
         Raises:
-            FileMismatch: a file is missing or unreadable, or rows, shapes and catalog disagree.
+            FileMismatch: a file is missing or damaged, or rows, shapes and catalog disagree.
         """
+        wanted = set(segment.files)
+        if codes is not None:
+            wanted &= {DESCRIPTORS, IDS, *codes}
+        arrays = self._arrays(segment, sorted(wanted))
+        missing = [role for role in (DESCRIPTORS, IDS) if role not in arrays]
+        if missing:
+            raise FileMismatch(f"segment {segment.segment_id} has no {missing[0]}; {_BY_HAND}")
+        return Arrays(arrays.pop(DESCRIPTORS), arrays.pop(IDS), arrays)
+
+    def ids(self, segment: Segment) -> NDArray[np.uint8]:
+        """The images' digests alone: uint8 (rows, 32).
+
+        Raises:
+            FileMismatch: as ``open``.
+        """
+        return self._arrays(segment, [IDS])[IDS]
+
+    def _arrays(self, segment: Segment, roles: Sequence[str]) -> dict[str, NDArray[Any]]:
+        with ThreadPoolExecutor(_AT_ONCE) as threads:  # hashing lets go of the GIL
+            paths = list(threads.map(self.store.local, [segment.files[role] for role in roles]))
         arrays = {
-            role: _map(self.store.local(file), file.name) for role, file in segment.files.items()
+            role: _map(path, segment.files[role].name)
+            for role, path in zip(roles, paths, strict=True)
         }
         _check(f"segment {segment.segment_id}", arrays, segment.rows, segment.dimensions)
-        return Arrays(arrays.pop(DESCRIPTORS), arrays.pop(IDS), arrays)
+        return arrays
 
     def write_mask(self, folder: str, kept: NDArray[np.bool_]) -> StoredFile:
         """Write a kept mask: eight rows a byte, the first row in the highest bit."""
@@ -95,7 +127,7 @@ class FileSegmentStore:
         if len(packed) != (rows + 7) // 8:
             raise FileMismatch(
                 f"{file.name} holds a mask of {len(packed)} bytes, expected {(rows + 7) // 8} for"
-                f" {rows} rows; {REMEDY}"
+                f" {rows} rows; {_BY_HAND}"
             )
         return np.unpackbits(packed, count=rows).astype(np.bool_)
 
@@ -107,18 +139,9 @@ class FileSegmentStore:
         Raises:
             FileMismatch: the descriptors are missing or disagree with the catalog.
         """
-        file = segment.files.get(DESCRIPTORS)
-        if file is None:
-            raise FileMismatch(f"segment {segment.segment_id} has no descriptors; {REMEDY}")
-        self.store.verify(file)
-        descriptors = _map(self.store.local(file), file.name)
-        _check(
-            f"segment {segment.segment_id}",
-            {DESCRIPTORS: descriptors},
-            segment.rows,
-            segment.dimensions,
-        )
-        codes = backend.codes(descriptors)
+        if DESCRIPTORS not in segment.files:
+            raise FileMismatch(f"segment {segment.segment_id} has no descriptors; {_BY_HAND}")
+        codes = backend.codes(self._arrays(segment, [DESCRIPTORS])[DESCRIPTORS])
         return {role: self.write_array(folder, values) for role, values in codes.items()}
 
 
@@ -156,7 +179,7 @@ def _map(path: Path, name: str) -> NDArray[Any]:
             return loaded
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise FileMismatch(f"{name} is no readable array ({error}); {REMEDY}") from error
+        raise FileMismatch(f"{name} is no readable array ({error}); {_BY_HAND}") from error
     return mapped
 
 
@@ -171,9 +194,7 @@ def _check(what: str, arrays: dict[str, NDArray[Any]], rows: int, dimensions: in
         shape, dtype = expected.get(role, ((rows, *values.shape[1:]), str(values.dtype)))
         if values.shape != shape or str(values.dtype) != dtype:
             raise FileMismatch(
-                f"{what}: {role} is {values.dtype} {values.shape}, expected {dtype} {shape};"
-                f" {REMEDY}"
+                f"{what}: {role} is {values.dtype} {values.shape}, expected {dtype} {shape}: either"
+                " its files were mixed up or the catalog was changed by hand; restore that from a"
+                " backup"
             )
-    missing = [role for role in (DESCRIPTORS,) if role not in arrays]
-    if missing:
-        raise FileMismatch(f"{what} has no {missing[0]}; {REMEDY}")

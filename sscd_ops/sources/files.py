@@ -396,7 +396,7 @@ def _version(fs: Any, path: str) -> str:
 
 
 def _check_version(shard: FoundShard, version: str) -> None:
-    if version != shard.version:
+    if shard.version and version != shard.version:
         raise SourceChanged(
             f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
             f" {PUT_BACK}"

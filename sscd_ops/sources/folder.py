@@ -103,7 +103,7 @@ class FolderSource:
 
     def _unchanged(self, shard: FoundShard) -> files.Below:
         found = files.below(shard.uri)
-        if self._version(shard.uri, found.files) != shard.version:
+        if shard.version and self._version(shard.uri, found.files) != shard.version:
             raise SourceChanged(f"folder {shard.uri} changed since it was listed: {PUT_BACK}")
         return found
 

@@ -12,7 +12,13 @@ from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import BatchNotRunnable, CommitConflict, InvariantError
 from sscd_ops.model import BatchState, StoredFile
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
-from sscd_ops.steps.snapshots import batch_name, document, repair_latest, snapshot_name
+from sscd_ops.steps.snapshots import (
+    batch_name,
+    document,
+    repair_latest,
+    snapshot_name,
+    write_body,
+)
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +141,8 @@ def _try(parts: Parts, work: Work) -> bool:
             shards=listed,
         )
         name = snapshot_name(batch.dataset, snapshot, hashlib.sha256(body).hexdigest())
-        file = parts.store.put_named(name, lambda stream: _write(stream, body))
+        # the name says the content: other bytes there are those of a killed try or a bad disk
+        file = parts.store.put_named(name, lambda stream: write_body(stream, body), over=True)
     with parts.catalog.begin() as conn:
         now = batches.lock_dataset(conn, batch.dataset_id)
         raw = decisions.batch_row(conn, batch.batch_id)
@@ -161,10 +168,6 @@ def _try(parts: Parts, work: Work) -> bool:
             details={"snapshot": snapshot if file else None, "shards": len(mine)},
         )
     return True
-
-
-def _write(stream: Any, body: bytes) -> None:
-    stream.write(body)
 
 
 def _register(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +18,14 @@ from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.perceptual import WIDTH
 from sscd_ops.errors import (
     PUT_BACK,
-    BatchNotRunnable,
+    FileMismatch,
     FingerprintMismatch,
     InvariantError,
     SourceChanged,
 )
 from sscd_ops.model import Fault, MemberRef, SourceShard
 from sscd_ops.ports import Embedder
+from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import (
     Parts,
     StepReport,
@@ -45,7 +47,8 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
 
     The work list of a source shard is a function of the batch's manifests and the turn pinned at
     plan: its readable images without a verdict as of that turn, each at its first place in the
-    batch's (source shard, position) order.
+    batch's (source shard, position) order. A descriptor file that was lost or damaged since is
+    written anew.
 
     Raises:
         BatchNotRunnable: a manifest of the batch is missing: ingest first.
@@ -57,7 +60,10 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     with parts.catalog.begin() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
     asked = groups_asked(group)
-    todo = [s for s in registered if s.group in asked and s.descriptors is None]
+    asked_for = [s for s in registered if s.group in asked]
+    if not work.batch.state.is_decided:
+        asked_for = [_without_lost(parts, work, shard) for shard in asked_for]
+    todo = [shard for shard in asked_for if shard.descriptors is None]
     if work.batch.state.is_decided or not todo:
         return StepReport("embed", batch_id, {}, watch.seconds, answered=True)
     lists = _work_lists(parts, work, registered, todo)
@@ -79,6 +85,21 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
             embedder.__exit__(None, None, None)
         parts.progress.done()
     return StepReport("embed", batch_id, total, watch.seconds)
+
+
+def _without_lost(parts: Parts, work: Work, shard: SourceShard) -> SourceShard:
+    """The shard without its descriptor file where that is lost or damaged: it is written anew."""
+    if shard.descriptors is None:
+        return shard
+    try:
+        parts.store.local(shard.descriptors)
+    except FileMismatch as damage:
+        log.warning("embedding again uri=%s damage=%s", shard.uri, damage)
+        with parts.catalog.begin() as conn:
+            batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
+            shards.forget_file(conn, shard.shard_id, "descriptors", shard.descriptors)
+        return replace(shard, descriptors=None)
+    return shard
 
 
 def _open(parts: Parts, work: Work) -> Embedder:
@@ -118,12 +139,7 @@ def _work_lists(
 
 def _readable(parts: Parts, work: Work, shard: SourceShard) -> pa.Table:
     """The samples of a shard's manifest that carry a picture to be embedded."""
-    if shard.manifest is None:
-        raise BatchNotRunnable(
-            f"source shard {shard.uri} of batch {work.batch.batch_id} has no manifest yet:"
-            " embed starts when all ingest is done"
-        )
-    table = read_manifest(parts.store.local(shard.manifest), columns=_COLUMNS)
+    table = read_manifest(manifest_of(parts, work, shard), columns=_COLUMNS)
     return table.filter(table.column("code").is_null())
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import BinaryIO
 
 from sscd_ops.catalog import batches, shards
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
-from sscd_ops.model import Fault, RawSample, ShardEnd, SourceShard
+from sscd_ops.errors import BatchNotRunnable, FileMismatch, SourceChanged
+from sscd_ops.model import Fault, FoundShard, RawSample, ShardEnd, SourceShard, StoredFile
 from sscd_ops.ports import InspectImage, Source
 from sscd_ops.steps.parts import (
     Parts,
@@ -18,6 +21,7 @@ from sscd_ops.steps.parts import (
     Work,
     groups_asked,
     load_work,
+    restore,
     with_abandon,
 )
 
@@ -29,7 +33,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     """Write the manifests of a group's (or several groups') source shards that have none yet.
 
     Bytes are not copied: publish takes them from the source. What is wrong with a sample or a
-    shard becomes a row of the manifest.
+    shard becomes a row of the manifest. A manifest that was lost or damaged since is made anew.
 
     Raises:
         SourceChanged: a source shard vanished or changed since plan listed it.
@@ -42,6 +46,10 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     asked = groups_asked(group)
     todo = [s for s in registered if s.group in asked]
     missing = [shard for shard in todo if shard.manifest is None]
+    if not work.batch.state.is_decided:
+        for shard in todo:
+            if shard.manifest is not None:
+                manifest_of(parts, work, shard)
     if work.batch.state.is_decided or not missing:
         return StepReport("ingest", batch_id, {"shards": len(todo)}, watch.seconds, answered=True)
     total = {
@@ -60,30 +68,83 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     return StepReport("ingest", batch_id, total, watch.seconds)
 
 
-def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage) -> dict[str, int]:
-    options = work.options
-    source_options = options.source(shard.source)
-    source = parts.source(source_options, options.limits)
-    interpreter = Interpreter(
-        options.name, source_options, options.limits, shard.relative_uri, inspect
-    )
-    counts = {
-        "samples": 0, "quarantined": 0, "not_delivered": 0, "ignored": 0, "faulty_shards": 0
-    }  # fmt: skip
-    ignored: dict[str, int] = {}
+def manifest_of(parts: Parts, work: Work, shard: SourceShard) -> Path:
+    """A shard's manifest as a local file; made anew from the source where it is lost or damaged.
 
-    def write(stream: BinaryIO) -> None:
+    Raises:
+        BatchNotRunnable: ingest has not written it yet.
+        SourceChanged: it cannot be made anew: the source is not what was read.
+        FileMismatch: what is made anew is another manifest, or it cannot be written.
+    """
+    if shard.manifest is None:
+        raise BatchNotRunnable(
+            f"source shard {shard.uri} of batch {work.batch.batch_id} has no manifest yet: this"
+            " step starts when all ingest is done"
+        )
+    try:
+        return parts.store.local(shard.manifest)
+    except FileMismatch as damage:
+        _make_anew(parts, work, shard, shard.manifest, damage)
+    return parts.store.local(shard.manifest)
+
+
+def _make_anew(
+    parts: Parts, work: Work, shard: SourceShard, manifest: StoredFile, damage: FileMismatch
+) -> None:
+    log.warning("making a manifest anew uri=%s damage=%s", shard.uri, damage)
+    # the sha256 says whether it is the one that was read: a file put back may have another time
+    anyhow = replace(shard.found, version="")
+    batch_id, undecided = work.batch.batch_id, not work.batch.state.is_decided
+    or_else = f", or sscd-ops batch abandon {batch_id} --why '...' and run its night again"
+    writing = _Writing(parts, work, shard, anyhow, parts.inspector(work.options.limits))
+    try:
+        restore(parts, manifest, writing.write, or_else if undecided else "")
+    except SourceChanged as changed:
+        raise SourceChanged(
+            f"the manifest {manifest.name} is lost or damaged, and cannot be made anew: {changed}"
+        ) from damage
+
+
+class _Writing:
+    """Reads a source shard and writes its manifest; counts what it saw."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        work: Work,
+        shard: SourceShard,
+        found: FoundShard,
+        inspect: InspectImage,
+    ) -> None:
+        options = work.options
+        source_options = options.source(shard.source)
+        self._source = parts.source(source_options, options.limits)
+        self._interpreter = Interpreter(
+            options.name, source_options, options.limits, shard.relative_uri, inspect
+        )
+        self._found = found
+        self._limit = options.limits.max_shard_bytes
+        self.counts = {
+            "samples": 0, "quarantined": 0, "not_delivered": 0, "ignored": 0, "faulty_shards": 0
+        }  # fmt: skip
+        self.ignored: dict[str, int] = {}
+
+    def write(self, stream: BinaryIO) -> None:
         with ManifestBuilder(stream) as builder:
-            for item in _read(source, shard, options.limits.max_shard_bytes):
+            for item in _read(self._source, self._found, self._limit):
                 if isinstance(item, RawSample):
-                    row = interpreter.row(item)
+                    row = self._interpreter.row(item)
                     builder.add(row)
-                    counts["samples"] += 1
-                    counts["quarantined"] += row.code is not None
+                    self.counts["samples"] += 1
+                    self.counts["quarantined"] += row.code is not None
                 else:
-                    _end(builder, shard, item, counts, ignored)
+                    _end(builder, self._found, item, self.counts, self.ignored)
 
-    file = parts.store.put(f"{work.folder}/manifests", ".parquet", write)
+
+def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage) -> dict[str, int]:
+    writing = _Writing(parts, work, shard, shard.found, inspect)
+    file = parts.store.put(f"{work.folder}/manifests", ".parquet", writing.write)
+    counts, ignored = writing.counts, writing.ignored
     with parts.catalog.begin() as conn:
         batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
         shards.register_file(
@@ -96,9 +157,9 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
     return counts
 
 
-def _read(source: Source, shard: SourceShard, limit: int) -> Iterator[RawSample | ShardEnd]:
+def _read(source: Source, shard: FoundShard, limit: int) -> Iterator[RawSample | ShardEnd]:
     if shard.size <= limit:
-        return source.read(shard.found)
+        return source.read(shard)
     message = (
         f"{shard.size} bytes, at most {limit} (limits.max_shard_bytes): deliver it in smaller files"
     )
@@ -107,7 +168,7 @@ def _read(source: Source, shard: SourceShard, limit: int) -> Iterator[RawSample 
 
 def _end(
     builder: ManifestBuilder,
-    shard: SourceShard,
+    shard: FoundShard,
     end: ShardEnd,
     counts: dict[str, int],
     ignored: dict[str, int],

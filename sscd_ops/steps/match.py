@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sscd_ops.catalog import batches, decisions, shards
 from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, load_work, with_abandon
-from sscd_ops.steps.queries import load_queries, open_backend, search_segment
+from sscd_ops.steps.queries import load_queries, open_backend, search_segment, sound_searches
 
 
 @with_abandon
@@ -25,8 +25,7 @@ def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
             conn, work.batch.dataset_id, dataset.generation if dataset else 0
         )
     queries = load_queries(parts, work, registered)
-    with parts.catalog.begin() as conn:
-        done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
+    done = sound_searches(parts, work, queries)
     mine = [s for i, s in enumerate(live) if i % part_count == part]
     todo = [s for s in mine if s.mask and (s.segment_id, s.mask.sha256) not in done]
     if todo and len(queries.ids):

@@ -15,12 +15,13 @@ from sscd_ops.core.identities import interval_label
 from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import (
     ConfigError,
+    FileMismatch,
     FingerprintMismatch,
     MissingExtra,
     SourceChanged,
     WeightsUnavailable,
 )
-from sscd_ops.model import Batch, Fingerprint, Interval
+from sscd_ops.model import Batch, Fingerprint, Interval, StoredFile
 from sscd_ops.options import (
     USUAL_LIMITS,
     DatasetOptions,
@@ -259,6 +260,28 @@ def with_abandon(
             return step(parts, batch_id, *rest, **named)
 
     return run
+
+
+def restore(
+    parts: Parts, file: StoredFile, write: Callable[[BinaryIO], None], or_else: str = ""
+) -> None:
+    """Write a lost or damaged file anew, with the bytes it had.
+
+    Args:
+        parts: the real parts.
+        file: what the catalog says.
+        write: writes the bytes to a stream.
+        or_else: for the message: another way out than a backup.
+
+    Raises:
+        FileMismatch: it cannot be had again; or a folder is in its place.
+    """
+    if not parts.store.restore(file, write):
+        raise FileMismatch(
+            f"{parts.store.url(file.name)} is lost or damaged, and what is made anew for it has"
+            " other bytes: another release wrote it, or what it is made from has changed; restore"
+            f" one of them from a backup{or_else}"
+        )
 
 
 class Stopwatch:

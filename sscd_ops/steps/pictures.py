@@ -9,13 +9,14 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 
-from sscd_ops.catalog import batches, lookups, shards
+from sscd_ops.catalog import lookups, shards
 from sscd_ops.catalog.sql import files_of
 from sscd_ops.core.manifest import read_manifest
-from sscd_ops.errors import DataError, SourceChanged, StoreUnavailable
-from sscd_ops.model import MemberRef
-from sscd_ops.options import DatasetOptions, dataset_from_json
-from sscd_ops.steps.parts import Parts
+from sscd_ops.errors import DataError, FileMismatch, SourceChanged, StoreUnavailable
+from sscd_ops.model import MemberRef, SourceShard
+from sscd_ops.options import DatasetOptions
+from sscd_ops.steps.ingest import manifest_of
+from sscd_ops.steps.parts import Parts, Work, load_work
 
 
 def sample_image(parts: Parts, sample_id: str) -> bytes:
@@ -29,27 +30,32 @@ def sample_image(parts: Parts, sample_id: str) -> bytes:
         found = lookups.sample_place(conn, UUID(sample_id))
         if found is None:
             raise DataError(f"there is no sample {sample_id}")
-        batch = batches.read_batch(conn, found["batch_id"])
-        options = dataset_from_json(batches.read_attempt(conn, batch).config)
         shard = shards.read_shard(conn, found["shard_id"])
-    if shard is None or shard.manifest is None:
+    work = load_work(parts, found["batch_id"])
+    if shard is None:
         raise DataError(f"the source shard of sample {sample_id} is not registered any longer")
-    manifest = read_manifest(
-        parts.store.local(shard.manifest),
-        columns=["position", "image_member", "image_offset", "image_bytes", "image_sha256"],
-    )
-    rows = [r for r in manifest.to_pylist() if r["position"] == found["position"]]
-    if not rows or rows[0]["image_member"] is None:
-        raise DataError(f"sample {sample_id} has no image")
     try:
-        return _fetch(parts, options, shard, rows[0])
-    except (DataError, StoreUnavailable) as error:
+        place = _place(parts, work, shard, found["position"])
+        if place is not None:
+            return _fetch(parts, work.options, shard, place)
+    except (DataError, FileMismatch, StoreUnavailable) as error:
         published = _published(parts, sample_id)
         if published is None:
             raise DataError(
                 f"{error}; sample {sample_id} was not published, so its picture is nowhere else"
             ) from error
         return published
+    raise DataError(f"sample {sample_id} has no image")
+
+
+def _place(parts: Parts, work: Work, shard: SourceShard, position: int) -> dict[str, Any] | None:
+    """Where the image of a sample lies in its source shard; None of a sample without one."""
+    manifest = read_manifest(
+        manifest_of(parts, work, shard),
+        columns=["position", "image_member", "image_offset", "image_bytes", "image_sha256"],
+    )
+    rows: list[dict[str, Any]] = manifest.to_pylist()
+    return next((r for r in rows if r["position"] == position and r["image_member"]), None)
 
 
 def _published(parts: Parts, sample_id: str) -> bytes | None:

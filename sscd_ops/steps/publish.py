@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -14,12 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog import batches, decisions, publishing, shards
+from sscd_ops.catalog.sql import files_of
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.shard_plan import published_extensions
 from sscd_ops.errors import PUT_BACK, BatchNotRunnable, FileMismatch, SourceChanged
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work
+from sscd_ops.steps.ingest import manifest_of
+from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work, restore
 from sscd_ops.steps.resolve import numbers_of
 
 log = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     Raises:
         SourceChanged: a member is gone or differs; the batch becomes ``unpublishable`` until the
             original is back.
+        FileMismatch: a manifest is lost and cannot be made anew; the batch likewise.
         BatchNotRunnable: the batch is not decided.
     """
     watch = Stopwatch()
@@ -52,7 +57,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
             rows = publishing.samples_of_output(conn, decision_id, shard["number"])
         try:
             files = _write_shard(parts, work, shard, rows, registered)
-        except SourceChanged as error:
+        except (SourceChanged, FileMismatch) as error:
             _unpublishable(parts, work, str(error))
             raise
         with parts.catalog.begin() as conn:
@@ -96,19 +101,26 @@ class _Sample:
         return str(self.row["sample_id"].hex)
 
 
+_Write = Callable[[BinaryIO], None]
+_PutFile = Callable[[str, str, _Write], StoredFile]
+"""Writes a file of an output shard: its role, its name, what writes its bytes."""
+
+
 def _write_shard(
     parts: Parts,
     work: Work,
     shard: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     registered: Mapping[int, SourceShard],
+    put: _PutFile | None = None,
 ) -> dict[str, StoredFile]:
     """Write one planned shard: tar, parquet and stats.
 
     Names follow from the plan's digest. Whatever changes the bytes written here must raise
     ``core.shard_plan.WRITER_VERSION``, or a retry under a new release meets its own older files.
     """
-    samples = list(_samples(parts, rows, registered))
+    put = put or partial(_put, parts, shard)
+    samples = list(_samples(parts, work, rows, registered))
     offsets: list[int] = []
     sizes: list[int] = []
 
@@ -126,10 +138,14 @@ def _write_shard(
                     sizes.append(len(data))
         sink.close()
 
-    tar = parts.store.put_named(shard["name"], write_tar)
+    tar = put("tar", shard["name"], write_tar)
     stem = shard["name"].removesuffix(".tar")
     table = _table(work, samples, offsets, sizes)
-    parquet = _put_table(parts, f"{stem}.parquet", table)
+    parquet = put(
+        "parquet",
+        f"{stem}.parquet",
+        lambda stream: pq.write_table(table, stream, compression="zstd"),
+    )
     stats = (
         json.dumps(
             {
@@ -144,40 +160,82 @@ def _write_shard(
         )
         + "\n"
     ).encode()
-    stats_file = parts.store.put_named(f"{stem}_stats.json", lambda stream: _put(stream, stats))
+    stats_file = put("stats", f"{stem}_stats.json", lambda stream: _write(stream, stats))
     return {"tar": tar, "parquet": parquet, "stats": stats_file}
 
 
-def _put_table(parts: Parts, name: str, table: pa.Table) -> StoredFile:
-    """Write the parquet, or take the one that a try under another release of pyarrow left.
+def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: _Write) -> StoredFile:
+    """Write a file that no row names yet, over what a killed try or a bad disk left there."""
+    try:
+        return parts.store.put_named(name, write)
+    except FileMismatch:
+        with parts.catalog.begin() as conn:
+            files = publishing.files_of_output(conn, shard["decision_id"], shard["number"])
+        if files:
+            raise  # another process registered it just now: ours is not to replace its bytes
+        earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
+        if earlier is not None:
+            return earlier
+        log.warning("wrote over a file that no row names role=%s name=%s", role, name)
+        return parts.store.put_named(name, write, over=True)
+
+
+def _earlier_parquet(parts: Parts, name: str, write: _Write) -> StoredFile | None:
+    """The parquet that a try under another release of pyarrow left, if it has the same rows.
 
     Its bytes depend on the release, its name does not; equal rows are what is promised.
     """
-    try:
-        return parts.store.put_named(
-            name, lambda stream: pq.write_table(table, stream, compression="zstd")
-        )
-    except FileMismatch:
-        there = parts.store.read_small(name)
-        if there is None or not _holds(there, table):
-            raise
-        log.info("took the parquet of an earlier release name=%s", name)
-        return StoredFile(name, hashlib.sha256(there).hexdigest(), len(there))
+    there = parts.store.read_small(name)
+    wanted = io.BytesIO()
+    write(wanted)
+    if there is None or not _equal_rows(there, wanted.getvalue()):
+        return None
+    log.info("took the parquet of an earlier release name=%s", name)
+    return StoredFile(name, hashlib.sha256(there).hexdigest(), len(there))
 
 
-def _holds(data: bytes, table: pa.Table) -> bool:
+def _equal_rows(there: bytes, wanted: bytes) -> bool:
     try:
-        return bool(pq.read_table(pa.BufferReader(data)).equals(table))
+        found = pq.read_table(pa.BufferReader(there))
     except (pa.ArrowException, OSError):
         return False
+    return bool(found.equals(pq.read_table(pa.BufferReader(wanted))))
 
 
-def _put(stream: BinaryIO, data: bytes) -> None:
+def _write(stream: BinaryIO, data: bytes) -> None:
     stream.write(data)
 
 
+def write_again(parts: Parts, work: Work, shard: Mapping[str, Any]) -> None:
+    """Write the files of an output shard anew, with the bytes they had when they were registered.
+
+    Raises:
+        SourceChanged: a member is gone from its source, or differs.
+        FileMismatch: the bytes cannot be had again: another release wrote them, or their month was
+            detached.
+    """
+    named = files_of(shard["files"])
+    with parts.catalog.begin() as conn:
+        registered = {s.shard_id: s for s in shards.shards_of(conn, work.attempt.attempt_id)}
+        rows = publishing.samples_of_output(conn, shard["decision_id"], shard["number"])
+    if len(rows) != shard["samples"]:
+        raise FileMismatch(
+            f"{shard['name']}: the month of its samples was detached, so that it cannot be written"
+            " anew: restore it from a backup"
+        )
+
+    def put(role: str, name: str, write: _Write) -> StoredFile:
+        restore(parts, named[role], write)
+        return named[role]
+
+    _write_shard(parts, work, shard, rows, registered, put)
+
+
 def _samples(
-    parts: Parts, rows: Sequence[Mapping[str, Any]], registered: Mapping[int, SourceShard]
+    parts: Parts,
+    work: Work,
+    rows: Sequence[Mapping[str, Any]],
+    registered: Mapping[int, SourceShard],
 ) -> Iterator[_Sample]:
     """The shard's samples with their members, from the manifests."""
     start = 0
@@ -187,11 +245,9 @@ def _samples(
         while stop < len(rows) and rows[stop]["shard_id"] == shard_id:
             stop += 1
         here = rows[start:stop]
-        manifest = registered[shard_id].manifest
-        if manifest is None:
-            raise BatchNotRunnable(f"source shard {shard_id} has no manifest")
         table = read_manifest(
-            parts.store.local(manifest), columns=["position", "members", "image_member"]
+            manifest_of(parts, work, registered[shard_id]),
+            columns=["position", "members", "image_member"],
         )
         wanted = pa.array([row["position"] for row in here], pa.int32())
         # positions are 0, 1, 2 ... in row order, save for a shard fault at the end

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sscd_ops.catalog import batches, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, read_descriptors
 from sscd_ops.core.perceptual import ROLE, WIDTH
-from sscd_ops.errors import BatchNotRunnable
+from sscd_ops.errors import BatchNotRunnable, FileMismatch
 from sscd_ops.model import Fault, Matches, Segment, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.parts import Parts, Work
@@ -106,7 +106,8 @@ def search_segment(
     parts: Parts, work: Work, backend: SearchBackend, queries: Queries, segment: Segment
 ) -> StoredFile:
     """Compare the queries with a segment's kept rows, write what was found and register it."""
-    opened = parts.segments.open(segment)
+    hash_roles = () if queries.hashes is None else (ROLE,)
+    opened = parts.segments.open(segment, [*backend.roles(), *hash_roles])
     if segment.mask is None:
         raise BatchNotRunnable(f"segment {segment.segment_id} is in no generation")
     kept = parts.segments.read_mask(segment.mask, segment.rows)
@@ -161,6 +162,23 @@ def search_segment(
             file,
         )
     return file
+
+
+def sound_searches(parts: Parts, work: Work, queries: Queries) -> dict[tuple[int, str], StoredFile]:
+    """(segment, mask sha256) -> candidate file; lost and damaged ones are forgotten."""
+    with parts.catalog.begin() as conn:
+        done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
+    sound = {}
+    for what, file in done.items():
+        try:
+            parts.store.local(file)
+        except FileMismatch as damage:
+            log.warning("searching again segment=%d damage=%s", what[0], damage)
+            with parts.catalog.begin() as conn:
+                shards.forget_search(conn, work.attempt.attempt_id, file)
+        else:
+            sound[what] = file
+    return sound
 
 
 def write_matches(

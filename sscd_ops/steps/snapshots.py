@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sscd_ops.catalog import batches, publishing
 from sscd_ops.catalog.sql import files_of, need_file
-from sscd_ops.errors import CatalogUnavailable
-from sscd_ops.steps.parts import Parts
+from sscd_ops.errors import CatalogUnavailable, FileMismatch
+from sscd_ops.steps.parts import Parts, restore
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
 
 _TRIES = 3
 
@@ -69,6 +72,50 @@ def batch_name(label: str, supplement: int) -> str:
     return f"{label}-s{supplement}" if supplement else label
 
 
+def made_from_catalog(
+    dataset: str, row: Mapping[str, Any], shards: Sequence[Mapping[str, Any]]
+) -> bytes:
+    """What the file of a registered snapshot holds.
+
+    Args:
+        dataset: its name.
+        row: as ``publishing.read_snapshot`` answers it.
+        shards: its live shards.
+    """
+    return document(
+        dataset,
+        row["snapshot"],
+        parent=row["parent"],
+        batch=batch_name(row["label"], row["supplement"]),
+        fingerprint=row["fingerprint"],
+        shards=shards,
+    )
+
+
+def read_snapshot_file(
+    parts: Parts, conn: Connection, dataset: str, row: Mapping[str, Any]
+) -> bytes:
+    """A snapshot's file; made anew from the catalog where it is lost or damaged.
+
+    Raises:
+        FileMismatch: another release wrote it, so that its bytes cannot be had again.
+    """
+    file = need_file(row["file"])
+    try:
+        return parts.store.local(file).read_bytes()
+    except FileMismatch as damage:
+        log.warning("making snapshot %d anew: %s", row["snapshot"], damage)
+    live = publishing.live_shards(conn, row["dataset_id"], row["snapshot"])
+    body = made_from_catalog(dataset, row, live)
+    restore(parts, file, lambda stream: write_body(stream, body))
+    return body
+
+
+def write_body(stream: BinaryIO, body: bytes) -> None:
+    """Write a file's bytes."""
+    stream.write(body)
+
+
 def repair_latest(parts: Parts, dataset: str) -> None:
     """Make ``latest.json`` a copy of the newest snapshot's file, where it is not; never back.
 
@@ -100,7 +147,7 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
         newest = publishing.read_snapshot(conn, row.dataset_id)
         if newest is None:
             return
-        wanted = parts.store.local(need_file(newest["file"])).read_bytes()
+        wanted = read_snapshot_file(parts, conn, dataset, newest)
         if parts.store.read_small(name) != wanted:
             wrote.append(True)
             parts.store.replace(name, wanted)

@@ -2,60 +2,62 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from sqlalchemy.engine import Connection
+from numpy.typing import NDArray
 
 from sscd_ops.catalog import batches, decisions, publishing, shards
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core.perceptual import ROLE
-from sscd_ops.errors import FileMismatch, SscdOpsError, UsageError
+from sscd_ops.errors import FileMismatch, SscdOpsError
 from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.options import dataset_from_json
+from sscd_ops.steps.mending import Left, damage, mend_steps
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import codes_of, load_queries, open_backend
-from sscd_ops.steps.snapshots import document
+from sscd_ops.steps.snapshots import made_from_catalog
 
 log = logging.getLogger(__name__)
-
-
-def _dataset(conn: Connection, name: str) -> Dataset:
-    dataset = batches.read_dataset(conn, name)
-    if dataset is None:
-        raise UsageError(f"dataset {name!r} has no batch yet")
-    return dataset
 
 
 # ---------------------------------------------------------------- snapshots
 
 
 def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> list[str]:
-    """Read every file of a snapshot and compare it with the catalog; the problems found.
+    """Read the files of one snapshot, or of all, and compare them with the catalog; the problems.
 
     Checks the snapshot's file, each shard's tar, parquet and stats by sha256, that each parquet
     lists the samples that the catalog keeps in its shard, each once, and that the shards are of
     as many samples as their batches keep. Of a month that was detached the catalog has the number
-    alone: there a parquet must list that many, none twice.
+    alone: there a parquet must list that many, none twice. Of all snapshots also the older ones'
+    files, shards that wait for their commit, and ``latest.json``.
     """
     with parts.catalog.begin() as conn:
-        dataset = _dataset(conn, name)
-        row = publishing.read_snapshot(conn, dataset.dataset_id, snapshot)
-        if row is None:
-            return [] if snapshot is None else [f"there is no snapshot {snapshot} of {name}"]
-        live = publishing.live_shards(conn, dataset.dataset_id, row["snapshot"])
-    problems = _check(parts, need_file(row["file"]))
-    if not problems:
-        problems += _compare_document(parts, name, row, live)
-    parts.progress.start(f"verify snapshot {row['snapshot']}", len(live))
-    for shard in live:
+        dataset = batches.need_dataset(conn, name)
+        rows = publishing.snapshots(conn, dataset.dataset_id)
+        chosen = [row for row in rows if snapshot in (None, row["snapshot"])]
+        if snapshot is not None and not chosen:
+            return [f"there is no snapshot {snapshot} of {name}"]
+        newest = chosen[-1] if chosen else None
+        live = []
+        if newest is not None:
+            live = publishing.live_shards(conn, dataset.dataset_id, newest["snapshot"])
+        written = live if snapshot else publishing.written_shards(conn, dataset.dataset_id)
+    problems = [p for row in chosen[:-1] for p in _check(parts, need_file(row["file"]))]
+    if newest is not None:
+        found = _check(parts, need_file(newest["file"]))
+        if not found:
+            found = _compare_document(parts, name, newest, live)
+            found += _compare_pointer(parts, name, newest) if newest is rows[-1] else []
+        problems += found
+    parts.progress.start(f"verify snapshots of {name}", len(written))
+    for shard in written:
         damaged = [p for file in files_of(shard["files"]).values() for p in _check(parts, file)]
         problems += damaged or _compare_samples(parts, shard)
         parts.progress.advance()
@@ -95,10 +97,15 @@ def _compare_samples(parts: Parts, shard: Mapping[str, Any]) -> list[str]:
 
 
 def _check(parts: Parts, file: StoredFile) -> list[str]:
-    try:
-        parts.store.verify(file)
-    except FileMismatch as error:
-        return [str(error)]
+    """What is wrong with a file below the root and with its copy in the cache."""
+    found = damage(parts, file)
+    if found is not None:
+        return [found]
+    if parts.store.drop_damaged_copy(file):
+        return [
+            f"the copy of {file.name} in storage.cache was damaged: it is removed now, and fetched"
+            " again when it is needed"
+        ]
     return []
 
 
@@ -106,20 +113,23 @@ def _compare_document(
     parts: Parts, name: str, row: Mapping[str, Any], live: list[Mapping[str, Any]]
 ) -> list[str]:
     body = parts.store.local(need_file(row["file"])).read_bytes()
-    found = json.loads(body)
-    wanted = document(
-        name,
-        row["snapshot"],
-        parent=row["parent"],
-        batch=found["batch"],
-        fingerprint=found["fingerprint"],
-        shards=live,
-    )
-    return (
-        []
-        if body == wanted
-        else [f"snapshot {row['snapshot']} lists other shards than the catalog"]
-    )
+    if body == made_from_catalog(name, row, live):
+        return []
+    return [
+        f"snapshot {row['snapshot']} lists other shards than the catalog: that was changed by hand,"
+        " or another release wrote the snapshot; if neither, restore both from one backup"
+    ]
+
+
+def _compare_pointer(parts: Parts, name: str, newest: Mapping[str, Any]) -> list[str]:
+    pointer = f"{name}/snapshots/latest.json"
+    wanted = parts.store.local(need_file(newest["file"])).read_bytes()
+    if parts.store.read_small(pointer) == wanted:
+        return []
+    return [
+        f"{parts.store.url(pointer)} is not snapshot {newest['snapshot']}, the newest:"
+        f" `sscd-ops snapshot verify --dataset {name} --repair` writes it anew"
+    ]
 
 
 # ---------------------------------------------------------------- index
@@ -128,38 +138,55 @@ def _compare_document(
 def verify_index(parts: Parts, name: str) -> list[str]:
     """Compare every live segment and mask with the catalog; the problems found.
 
-    The descriptor files that segments are rebuilt from are looked at too.
+    Manifests, descriptor files and candidate files, which steps wrote for each other and segments
+    are rebuilt from, are looked at too, of every batch.
     """
     with parts.catalog.begin() as conn:
-        dataset = _dataset(conn, name)
+        dataset = batches.need_dataset(conn, name)
         live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
+        named = shards.named_files(conn, dataset.dataset_id)
     problems: list[str] = []
-    lost: list[str] = []
-    unhashed: list[str] = []
-    parts.progress.start(f"verify index of {name}", len(live))
+    hopeless: list[str] = []
+    parts.progress.start(f"verify index of {name}", len(live) + len(named))
+    lost: set[int] = set()
+    for found in named:
+        said = _check(parts, found.file)
+        problems += said
+        if said and found.role == "descriptors" and damage(parts, found.file) is not None:
+            lost.add(found.batch_id)
+        parts.progress.advance()
     for segment in live:
-        found = [p for file in segment.files.values() for p in _check(parts, file)]
+        work, decision_id = _work_of(parts, segment)
+        batch_id = work.batch.batch_id
+        said = [p for file in segment.files.values() for p in _check(parts, file)]
+        if batch_id in lost and _damaged(parts, segment, OF_DESCRIPTORS):
+            hopeless.append(
+                f"segment {segment.segment_id} and descriptor files of its batch {batch_id} are"
+                " both damaged: restore one of them from a backup, the other follows from it"
+            )
         if segment.mask is not None:
-            found += _check(parts, segment.mask)
-        if not found:
-            found = _open(parts, segment, dataset)
-        problems += found
-        work, _ = _work_of(parts, segment)
+            said += _check(parts, segment.mask)
+        problems += said or _compare_segment(parts, segment, dataset, work, decision_id)
         if work.perceptual and ROLE not in segment.files:
-            unhashed.append(
+            problems.append(
                 f"segment {segment.segment_id} has no perceptual hashes ({ROLE}), and batch"
-                f" {work.batch.batch_id} was to be decided by them: a worker of another release"
+                f" {batch_id} was to be decided by them: a worker of another release"
                 " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it"
                 " so"
             )
-        lost += _check_descriptors(parts, _shards_of(parts, work))
         parts.progress.advance()
     parts.progress.done()
-    if problems and not lost:
-        problems.append(f"`sscd-ops index rebuild --dataset {name}` writes what is missing anew")
-    if lost:
-        lost.append("restore these descriptor files: without them a lost segment cannot be rebuilt")
-    return problems + lost + unhashed
+    return problems + hopeless
+
+
+OF_DESCRIPTORS = ("descriptors", "ids", ROLE)
+"""The roles of a segment that its batch's descriptor files follow from, and it from them."""
+
+
+def _damaged(parts: Parts, segment: Segment, roles: Collection[str]) -> list[str]:
+    """Which of these files of a segment are lost or damaged."""
+    files = {role: file for role, file in segment.files.items() if role in roles}
+    return sorted(role for role, file in files.items() if damage(parts, file) is not None)
 
 
 def _shards_of(parts: Parts, work: Work) -> list[SourceShard]:
@@ -167,23 +194,28 @@ def _shards_of(parts: Parts, work: Work) -> list[SourceShard]:
         return shards.shards_of(conn, work.attempt.attempt_id)
 
 
-def _check_descriptors(parts: Parts, registered: Sequence[SourceShard]) -> list[str]:
-    """What is wrong with the descriptor files that embed wrote."""
-    files = [shard.descriptors for shard in registered if shard.descriptors is not None]
-    return [problem for file in files for problem in _check(parts, file)]
-
-
-def _open(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
+def _compare_segment(
+    parts: Parts, segment: Segment, dataset: Dataset, work: Work, decision_id: int
+) -> list[str]:
+    """Whether a segment's rows and kept mask are what the catalog says of its batch."""
+    by_hand = "the catalog was changed by hand, restore it from a backup"
     try:
-        parts.segments.open(segment)
+        ids = parts.segments.open(segment).ids
         if segment.mask is not None:
-            parts.segments.read_mask(segment.mask, segment.rows)
+            mask = parts.segments.read_mask(segment.mask, segment.rows)
+            kept = _kept(parts, work, decision_id, ids)
+            if (mask != kept).any():
+                return [
+                    f"segment {segment.segment_id}: its mask keeps {int(mask.sum())} images, the"
+                    f" catalog {int(kept.sum())}, {int((mask & kept).sum())} of them the same:"
+                    f" {by_hand}"
+                ]
     except SscdOpsError as error:
         return [str(error)]
     if segment.fingerprint != dataset.fingerprint:
         return [
             f"segment {segment.segment_id} has fingerprint {segment.fingerprint}, the dataset"
-            f" {dataset.fingerprint}: the catalog was changed by hand, restore it from a backup"
+            f" {dataset.fingerprint}: {by_hand}"
         ]
     return []
 
@@ -191,7 +223,7 @@ def _open(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
 def index_info(parts: Parts, name: str) -> list[dict[str, Any]]:
     """One row for each segment: batch, rows, kept rows, files and bytes."""
     with parts.catalog.begin() as conn:
-        dataset = _dataset(conn, name)
+        dataset = batches.need_dataset(conn, name)
         found = decisions.all_segments(conn, dataset.dataset_id)
     answer = []
     for r in found:
@@ -215,34 +247,39 @@ def index_info(parts: Parts, name: str) -> list[dict[str, Any]]:
 def rebuild_index(parts: Parts, name: str) -> list[str]:
     """Write missing or damaged segments and masks anew; what was done.
 
-    A segment is built from the descriptor files of its batch, which embed wrote; a mask from the
-    verdicts in the catalog. Both come out with the sha256 they had, save for search codes of
-    another release, which are registered anew. Then segments get the codes of the backend that the
-    last batch searched with, where they were written under another one: as a history grows, `auto`
-    moves on.
+    A segment is built from the descriptor files of its batch, which embed wrote, and these from
+    it; a mask from the verdicts in the catalog; a manifest from its source shard. Segments and
+    masks come out with the sha256 they had, save for search codes of another release, which are
+    registered anew. Then segments get the codes of the backend that the last batch searched with,
+    where they were written under another one: as a history grows, `auto` moves on. Candidate files
+    that were lost are forgotten.
 
     Raises:
-        FileMismatch: a descriptor file is gone too; names the batch that must be embedded again.
+        FileMismatch: what a file follows from is lost too. All else was mended.
     """
     with parts.catalog.begin() as conn:
-        dataset = _dataset(conn, name)
+        dataset = batches.need_dataset(conn, name)
         live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
-    done: list[str] = []
+    left = Left()
+    done = mend_steps(parts, dataset, {_work_of(parts, s)[0].batch.batch_id: s for s in live}, left)
     for segment in live:
-        damaged = [role for role, file in segment.files.items() if _check(parts, file)]
-        if damaged:
-            _rebuild_segment(parts, name, segment)
-            done.append(f"segment {segment.segment_id}: wrote {', '.join(sorted(damaged))} anew")
-        if segment.mask is not None and _check(parts, segment.mask):
-            _rebuild_mask(parts, name, segment)
-            done.append(f"segment {segment.segment_id}: wrote its mask anew")
+        with left:
+            damaged = _damaged(parts, segment, segment.files)
+            if damaged:
+                _rebuild_segment(parts, name, segment)
+                done.append(f"segment {segment.segment_id}: wrote {', '.join(damaged)} anew")
+            if segment.mask is not None and damage(parts, segment.mask) is not None:
+                _rebuild_mask(parts, name, segment)
+                done.append(f"segment {segment.segment_id}: wrote its mask anew")
+    if left.said:
+        raise FileMismatch("; ".join(left.said[:10]))
     return done + _add_codes(parts, name)
 
 
 def _add_codes(parts: Parts, name: str) -> list[str]:
     """Give every segment the codes of the last batch's backend; what was done."""
     with parts.catalog.begin() as conn:
-        dataset = _dataset(conn, name)
+        dataset = batches.need_dataset(conn, name)
         live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
     if not live:
         return []
@@ -270,11 +307,16 @@ def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
 def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     work, _ = _work_of(parts, segment)
     registered = _shards_of(parts, work)
-    lost = _check_descriptors(parts, registered)
+    lost = [
+        found
+        for shard in registered
+        if shard.descriptors is not None and (found := damage(parts, shard.descriptors)) is not None
+    ]
     if lost:
         raise FileMismatch(
             f"segment {segment.segment_id} is rebuilt from the descriptor files of batch"
-            f" {work.batch.batch_id}, and they are damaged too: restore them ({lost[0]})"
+            f" {work.batch.batch_id}, and they are damaged too: restore them from a backup"
+            f" ({lost[0].partition(';')[0]})"
         )
     queries = load_queries(parts, work, registered)
     codes = codes_of(open_backend(parts, work), queries)
@@ -285,7 +327,8 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         if role not in files or files[role].sha256 != segment.files[role].sha256:
             raise FileMismatch(
                 f"segment {segment.segment_id}: the descriptor files of batch"
-                f" {work.batch.batch_id} give other {role} than were decided with"
+                f" {work.batch.batch_id} give other {role} than were decided with: restore"
+                f" {segment.files[role].name} from a backup"
             )
     with parts.catalog.begin() as conn:
         decisions.replace_segment_files(conn, segment.segment_id, files)
@@ -293,17 +336,21 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
 
 def _rebuild_mask(parts: Parts, name: str, segment: Segment) -> None:
     work, decision_id = _work_of(parts, segment)
-    # its codes may have been written anew under other names just now
-    own = {role: segment.files[role] for role in ("descriptors", "ids")}
-    ids = parts.segments.open(replace(segment, files=own)).ids
-    kept = np.zeros(segment.rows, bool)
-    with parts.catalog.begin() as conn:
-        digests = [row.tobytes() for row in ids]
-        dataset_id = work.batch.dataset_id
-        kept[decisions.kept_segment_rows(conn, dataset_id, decision_id, digests)] = True
+    ids = parts.segments.ids(segment)
+    kept = _kept(parts, work, decision_id, ids)
     file = parts.segments.write_mask(f"{name}/index/masks", kept)
     if segment.mask is not None and file.sha256 != segment.mask.sha256:
         raise FileMismatch(
             f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"
-            " generation names"
+            f" generation names; restore {segment.mask.name} from a backup"
         )
+
+
+def _kept(parts: Parts, work: Work, decision_id: int, ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which rows of a segment hold a kept image, by the verdicts in the catalog."""
+    kept = np.zeros(len(ids), bool)
+    digests = [row.tobytes() for row in ids]
+    with parts.catalog.begin() as conn:
+        rows = decisions.kept_segment_rows(conn, work.batch.dataset_id, decision_id, digests)
+    kept[rows] = True
+    return kept

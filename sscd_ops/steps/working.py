@@ -32,9 +32,10 @@ from sscd_ops.core.leader import Hashes, Leader, lead
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Witnesses
-from sscd_ops.errors import BatchNotRunnable, InvariantError, MissingDescriptors
+from sscd_ops.errors import InvariantError, MissingDescriptors
 from sscd_ops.model import Counts, Matches, Segment, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
+from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
 from sscd_ops.steps.queries import (
@@ -44,6 +45,7 @@ from sscd_ops.steps.queries import (
     open_backend,
     read_matches,
     search_segment,
+    sound_searches,
 )
 
 log = logging.getLogger(__name__)
@@ -210,14 +212,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
 def _samples(
     parts: Parts, work: Work, registered: Sequence[SourceShard], known: set[bytes]
 ) -> Samples:
-    tables = []
-    for shard in registered:
-        if shard.manifest is None:
-            raise BatchNotRunnable(
-                f"source shard {shard.uri} of batch {work.batch.batch_id} has no manifest yet:"
-                " resolve starts when all ingest is done"
-            )
-        tables.append(read_manifest(parts.store.local(shard.manifest)))
+    tables = [read_manifest(manifest_of(parts, work, shard)) for shard in registered]
     if not tables:
         tables.append(_no_rows())
         registered = ()
@@ -294,8 +289,7 @@ def _search_history(
     Returns:
         The best by descriptor, and by hash.
     """
-    with parts.catalog.begin() as conn:
-        done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
+    done = sound_searches(parts, work, queries)
     found: list[tuple[int, Matches]] = []
     by_hash: list[tuple[int, Matches]] = []
     for segment in live if len(queries.ids) else ():
@@ -382,7 +376,7 @@ def _digests(
     answer = np.zeros((len(row), 32), np.uint8)
     for ordinal in np.unique(segment):
         here = segment == ordinal
-        answer[here] = parts.segments.open(live[int(ordinal)]).ids[row[here]]
+        answer[here] = parts.segments.ids(live[int(ordinal)])[row[here]]
     return answer
 
 

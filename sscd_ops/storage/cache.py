@@ -1,28 +1,28 @@
-"""Local copies of remote files, named by sha256, checked when they arrive, trimmed to a size."""
+"""Local copies of remote files, named by sha256, checked before use, trimmed to a size."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import errno
+import logging
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from sscd_ops.errors import FileMismatch
+from sscd_ops.errors import StoreUnavailable
 from sscd_ops.model import StoredFile
+from sscd_ops.storage.checked import Checked, mismatch
+
+log = logging.getLogger(__name__)
 
 _FRESH = 60.0
 """Seconds in which a copy that was asked for is opened: it is not trimmed before."""
 _ABANDONED = 86_400.0
 """Seconds without a write after which a download counts as given up."""
-
-
-def mismatch(where: str, found: str) -> FileMismatch:
-    """A file of the root that is not what the catalog says, with the way out."""
-    return FileMismatch(
-        f"{where} {found}; for a snapshot restore the file, for the index `sscd-ops index rebuild`"
-    )
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FileCache:
@@ -36,35 +36,79 @@ class FileCache:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
         self._max_bytes = max_bytes
+        self._checked = Checked()
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, file: StoredFile, download: Callable[[Path], None]) -> Path:
-        """The copy of a file, fetched by ``download`` where it is not there.
+        """The copy of a file, fetched by ``download`` where it is not there or damaged.
 
         Raises:
             FileMismatch: what came has another sha256 than the catalog says.
+            StoreUnavailable: it could not be fetched, or the cache's disk is full.
         """
         path = self.folder / file.sha256
-        # a copy that a full disk or a crash cut short is fetched again
-        if path.exists() and path.stat().st_size == file.bytes:
-            os.utime(path)
-            return path
+        found = self._checked.fault(path, file)
+        if found is None:
+            with contextlib.suppress(FileNotFoundError):  # trimmed just now
+                self._checked.use(path, file)
+                return path
+        elif os.path.lexists(path):
+            log.warning("fetching a damaged copy again: %s is %s, which %s", path, file.name, found)
+            if path.is_dir():  # anything else is replaced, under the eyes of other processes
+                _remove(path)
+        try:
+            self._fetch(file, path, download)
+        except (StoreUnavailable, OSError) as error:
+            if not self.make_room(error):
+                raise
+            self._fetch_or_say_full(file, path, download)
+        self._trim(self._max_bytes, keep=path)
+        return path
+
+    def make_room(self, error: BaseException) -> bool:
+        """Drop the copies that nobody uses if an error is of a full disk; whether it was."""
+        full = _is_full(error)
+        if full:
+            self._trim(0)
+        return full
+
+    def drop_damaged(self, file: StoredFile) -> bool:
+        """Remove the copy of a file if it is damaged; whether it was."""
+        path = self.folder / file.sha256
+        damaged = self._checked.fault(path, file, anew=True) is not None and os.path.lexists(path)
+        if damaged:
+            _remove(path)
+        return damaged
+
+    def _fetch(self, file: StoredFile, path: Path, download: Callable[[Path], None]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the disk
         temporary = self.folder / f".tmp-{uuid.uuid4().hex}"
         try:
             download(temporary)
-            with temporary.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != file.sha256:
-                raise mismatch(file.name, f"has sha256 {found}, the catalog says {file.sha256}")
+            found = self._checked.fault(temporary, file)
+            if found is not None:
+                raise mismatch(file.name, file.name, found)
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
-        self._trim(keep=path)
-        return path
+            _remove(temporary)
 
-    def _trim(self, keep: Path) -> None:
+    def _fetch_or_say_full(
+        self, file: StoredFile, path: Path, download: Callable[[Path], None]
+    ) -> None:
+        try:
+            self._fetch(file, path, download)
+        except (StoreUnavailable, OSError) as error:
+            if not _is_full(error):
+                raise
+            raise StoreUnavailable(
+                f"no room for {file.name} ({file.bytes} bytes) in the cache {self.folder}: free"
+                " space there, or give storage.cache another folder and storage.cache_bytes what"
+                " its disk holds"
+            ) from error
+
+    def _trim(self, max_bytes: int, *, keep: Path | None = None) -> None:
         copies = []
-        for path in self.folder.iterdir():
+        for path in self._listed():
             try:
                 found = path.stat()
             except FileNotFoundError:
@@ -72,14 +116,33 @@ class FileCache:
             if path.name.startswith("."):
                 # a download under way, unless whoever began it died
                 if path.name.startswith(".tmp-") and time.time() - found.st_mtime > _ABANDONED:
-                    path.unlink(missing_ok=True)
+                    _remove(path)
                 continue
-            copies.append((found.st_mtime, found.st_size, path))
+            copies.append((found.st_atime, found.st_size, path))
         total = sum(size for _, size, _ in copies)
         for used, size, path in sorted(copies):
-            if total <= self._max_bytes:
+            if total <= max_bytes:
                 return
             if path != keep and time.time() - used > _FRESH:
                 # a process that mapped it keeps its bytes
-                path.unlink(missing_ok=True)
+                _remove(path)
                 total -= size
+
+    def _listed(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+
+def _is_full(error: BaseException) -> bool:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _FULL
+
+
+def _remove(path: Path) -> None:
+    """Remove what is at a path of the cache, even a folder that some driver or person made."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -14,11 +14,12 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from sscd_ops.drivers import asking, told
-from sscd_ops.errors import ConfigError
+from sscd_ops.errors import ConfigError, StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
-from sscd_ops.storage.cache import FileCache, mismatch
+from sscd_ops.storage.cache import FileCache
+from sscd_ops.storage.checked import NO_FILE, Checked, mismatch, sha256_of
 from sscd_ops.storage.hashing import HashingStream
 
 _TEMPORARY = ".tmp-"
@@ -62,6 +63,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self.root = str(self._root)
+        self._checked = Checked()
 
     def _path(self, name: str) -> Path:
         return self._root / checked_name(name)
@@ -72,18 +74,29 @@ class LocalStore:
         with _temporary(directory) as (temporary, stream):
             sha256, size = _fill(stream, write)
             name = f"{folder}/{sha256}{suffix}"
-            _move(temporary, directory / f"{sha256}{suffix}")
+            _move(temporary, directory / f"{sha256}{suffix}", name)
         return StoredFile(name, sha256, size)
 
-    def put_named(self, name: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+    def put_named(
+        self, name: str, write: Callable[[BinaryIO], None], *, over: bool = False
+    ) -> StoredFile:
         """Write a file under a final name that carries the digest of what decides its bytes."""
         path = self._path(name)
         with _temporary(path.parent) as (temporary, stream):
             sha256, size = _fill(stream, write)
-            if path.exists() and _sha256(path) != sha256:
-                raise mismatch(str(path), "exists with other bytes")
-            _move(temporary, path)
+            if not over and path.is_file() and sha256_of(path) != sha256:
+                raise mismatch(name, str(path), "exists with other bytes")
+            _move(temporary, path, name)
         return StoredFile(name, sha256, size)
+
+    def restore(self, file: StoredFile, write: Callable[[BinaryIO], None]) -> bool:
+        """Write a lost or damaged file anew, if what is written are its bytes."""
+        path = self._path(file.name)
+        with _temporary(path.parent) as (temporary, stream):
+            sha256, _ = _fill(stream, write)
+            if sha256 == file.sha256:
+                _move(temporary, path, file.name)
+        return sha256 == file.sha256
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a small mutable file, atomically."""
@@ -92,32 +105,33 @@ class LocalStore:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-            _move(temporary, path)
+            _move(temporary, path, name)
 
     def read_small(self, name: str) -> bytes | None:
         """The whole content of a small file; None where there is none."""
         try:
             return self._path(name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
 
     def local(self, file: StoredFile) -> Path:
-        """The file's path, after a look at its size."""
-        path = self._path(file.name)
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise mismatch(str(path), "is missing") from None
-        if size != file.bytes:
-            raise mismatch(str(path), f"has {size} bytes, the catalog says {file.bytes}")
-        return path
+        """The file's path; its sha256 is compared once, and again when it was written since."""
+        return self._compared(file)
 
     def verify(self, file: StoredFile) -> None:
         """Compare the whole file's sha256."""
-        path = self.local(file)
-        found = _sha256(path)
-        if found != file.sha256:
-            raise mismatch(str(path), f"has sha256 {found}, the catalog says {file.sha256}")
+        self._compared(file, anew=True)
+
+    def _compared(self, file: StoredFile, *, anew: bool = False) -> Path:
+        path = self._path(file.name)
+        found = self._checked.fault(path, file, anew=anew)
+        if found is not None:
+            raise mismatch(file.name, str(path), found)
+        return path
+
+    def drop_damaged_copy(self, file: StoredFile) -> bool:
+        """There are no copies."""
+        return False
 
     def delete(self, name: str) -> None:
         """Remove a file."""
@@ -150,18 +164,15 @@ def _fill(stream: Any, write: Callable[[BinaryIO], None]) -> tuple[str, int]:
     return hashing.sha256, hashing.bytes
 
 
-def _move(temporary: Path, path: Path) -> None:
+def _move(temporary: Path, path: Path, name: str) -> None:
+    if path.is_dir():  # of somebody else's: what it holds is not ours to remove
+        raise mismatch(name, str(path), NO_FILE)
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class RemoteStore:
@@ -187,52 +198,83 @@ class RemoteStore:
     def put(self, folder: str, suffix: str, write: Callable[[BinaryIO], None]) -> StoredFile:
         """Write a file named by its content."""
         checked_name(folder)
-        with _temporary(self._cache.folder) as (temporary, stream):
+        with self._scratch() as (temporary, stream):
             sha256, size = _fill(stream, write)
             file = StoredFile(f"{folder}/{sha256}{suffix}", sha256, size)
             # over what may be there: only a damaged file of such a name has other bytes
             self._upload(temporary, file, over=True)
         return file
 
-    def put_named(self, name: str, write: Callable[[BinaryIO], None]) -> StoredFile:
+    def put_named(
+        self, name: str, write: Callable[[BinaryIO], None], *, over: bool = False
+    ) -> StoredFile:
         """Write a file under a given final name."""
         checked_name(name)
-        with _temporary(self._cache.folder) as (temporary, stream):
+        with self._scratch() as (temporary, stream):
             sha256, size = _fill(stream, write)
             file = StoredFile(name, sha256, size)
-            self._upload(temporary, file)
+            self._upload(temporary, file, over=over)
         return file
+
+    def restore(self, file: StoredFile, write: Callable[[BinaryIO], None]) -> bool:
+        """Write a lost or damaged file anew, if what is written are its bytes."""
+        with self._scratch() as (temporary, stream):
+            sha256, _ = _fill(stream, write)
+            if sha256 == file.sha256:
+                self._upload(temporary, file, over=True)
+        return sha256 == file.sha256
 
     def _upload(self, temporary: Path, file: StoredFile, *, over: bool = False) -> None:
         path = self._path(file.name)
         try:
-            with self._asking(file.name):
+            with self._asking(file.name), self._no_folder(file.name):
                 if over:
                     self._fs.put_file(str(temporary), path)
                     return
                 if self._fs.exists(path):
-                    self._compare(file)
+                    self._refuse_other(file)
                     return
                 try:
                     self._fs.put_file(str(temporary), path, mode="create")
                 except FileExistsError:
-                    self._compare(file)
+                    self._refuse_other(file)
                 except (NotImplementedError, TypeError):
                     self._fs.put_file(str(temporary), path)
         except FileNotFoundError as error:  # no such bucket
             raise told(self.url(file.name), error) from error
 
-    def _compare(self, file: StoredFile) -> None:
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Any]:
+        """A temporary file beside the copies; where they fill the disk, the next try has room."""
+        try:
+            with _temporary(self._cache.folder) as opened:
+                yield opened
+        except StoreUnavailable as error:
+            self._cache.make_room(error)
+            raise
+
+    @contextlib.contextmanager
+    def _no_folder(self, name: str) -> Iterator[None]:
+        """Around what opens a file: a folder of its name is no fault of storage."""
+        try:
+            yield
+        except IsADirectoryError:
+            raise mismatch(name, self.url(name), NO_FILE) from None
+
+    def _refuse_other(self, file: StoredFile) -> None:
+        if self._sha256(file.name) != file.sha256:
+            raise mismatch(file.name, self.url(file.name), "exists with other bytes")
+
+    def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
-        with self._asking(file.name):
+        with self._asking(name), self._no_folder(name):
             try:
-                with self._fs.open(self._path(file.name), "rb") as stream:
+                with self._fs.open(self._path(name), "rb") as stream:
                     while piece := stream.read(1 << 20):
                         digest.update(piece)
             except FileNotFoundError:
-                raise mismatch(self.url(file.name), "is missing") from None
-        if digest.hexdigest() != file.sha256:
-            raise mismatch(self.url(file.name), "exists with other bytes")
+                raise mismatch(name, self.url(name), "is missing") from None
+        return digest.hexdigest()
 
     def _asking(self, name: str) -> AbstractContextManager[None]:
         return asking(self.url(name))
@@ -247,7 +289,7 @@ class RemoteStore:
         with self._asking(name):
             try:
                 return bytes(self._fs.cat_file(self._path(name)))
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError):
                 return None
 
     def local(self, file: StoredFile) -> Path:
@@ -259,11 +301,18 @@ class RemoteStore:
             try:
                 self._fs.get_file(self._path(file.name), str(path))
             except FileNotFoundError:
-                raise mismatch(self.url(file.name), "is missing") from None
+                raise mismatch(file.name, self.url(file.name), "is missing") from None
 
     def verify(self, file: StoredFile) -> None:
-        """Read the whole file and compare its sha256."""
-        self._compare(file)
+        """Read the whole file and compare its sha256; not its copy."""
+        found = self._sha256(file.name)
+        if found != file.sha256:
+            said = f"has sha256 {found}, the catalog says {file.sha256}"
+            raise mismatch(file.name, self.url(file.name), said)
+
+    def drop_damaged_copy(self, file: StoredFile) -> bool:
+        """Remove the copy in the cache if it is damaged; whether it was."""
+        return self._cache.drop_damaged(file)
 
     def delete(self, name: str) -> None:
         """Remove a file."""

@@ -558,6 +558,22 @@ def test_a_snapshot_is_verified_against_its_files(fresh: Site) -> None:
     assert len(called.stdout.splitlines()) == 1
     assert tar.name in called.stdout
     assert "every file" not in called.stderr
+    assert "`sscd-ops snapshot verify --dataset web --repair`" in called.stdout
+    repaired = fresh(*asked, "--repair")
+    assert f"{tar.name}: wrote tar anew" in repaired.stderr
+    assert "every file is there" in repaired.stderr
+
+
+def test_what_cannot_be_repaired_is_named(fresh: Site) -> None:
+    fresh("run", "--dataset", "web", "--date", FIRST)
+    Path(fresh("snapshot", "urls", "--dataset", "web").stdout.splitlines()[0]).unlink()
+    for source in fresh.folder.glob(f"in/{FIRST}/*.tar"):
+        source.unlink()
+
+    called = fresh("snapshot", "verify", "--dataset", "web", "--repair", exit_code=1)
+
+    assert "put the original back and run this command again, or restore" in called.stdout
+    assert "is missing" in called.stdout
 
 
 def test_the_index_is_verified_and_rebuilt(fresh: Site) -> None:

@@ -784,20 +784,27 @@ def test_a_rebuild_adds_the_codes_of_the_backend_in_use(
     assert "has no" not in caplog.text
 
 
-def test_lost_descriptor_files_are_named_and_a_rebuild_says_what_it_needs(world: World) -> None:
+def test_segments_and_descriptor_files_follow_from_each_other(world: World) -> None:
+    """Not where both are lost: then that is said, and what is left to do."""
     fill(world, planted_nights())
     world.night(DAYS[0])
     root = world.base / "root" / DATASET
+    for lost in ("descriptors", "index"):
+        shutil.rmtree(root / lost)
+        with world.parts() as parts:
+            problems = verify_index(parts, DATASET)
+            assert all("index rebuild" in problem for problem in problems)
+            assert len(rebuild_index(parts, DATASET)) == 2
+            assert verify_index(parts, DATASET) == []
     shutil.rmtree(root / "descriptors")
+    shutil.rmtree(root / "index")
+
     with world.parts() as parts:
         problems = verify_index(parts, DATASET)
-        shutil.rmtree(root / "index")
         with pytest.raises(FileMismatch, match=r"descriptor files of batch 1.*restore them"):
             rebuild_index(parts, DATASET)
 
-    assert len(problems) == 3
-    assert "descriptors/" in problems[0]
-    assert "restore these descriptor files" in problems[-1]
+    assert "both damaged: restore one of them from a backup" in problems[-1]
 
 
 # ---------------------------------------------------------------- what is published

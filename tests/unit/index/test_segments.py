@@ -180,3 +180,32 @@ def test_codes_are_not_rebuilt_from_damaged_descriptors(
     path.unlink()
     with pytest.raises(FileMismatch):
         store.rebuild_codes(FOLDER, segment, exact())
+
+
+@pytest.mark.parametrize("role", ["descriptors", "ids", "code"])
+def test_a_flipped_bit_is_never_searched(
+    store: FileSegmentStore, tmp_path: Path, role: str
+) -> None:
+    segment = written(store)
+    role = role if role in segment.files else next(r for r in segment.files if "exact" in r)
+    path = tmp_path / segment.files[role].name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(FileMismatch, match=segment.files[role].sha256):
+        store.open(segment)
+    # what is not asked for is not read
+    if role not in ("descriptors", "ids"):
+        assert store.open(segment, ()).codes == {}
+    if role != "ids":
+        assert len(store.ids(segment)) == 100
+
+
+def test_a_flipped_bit_of_a_mask_is_refused(store: FileSegmentStore, tmp_path: Path) -> None:
+    file = store.write_mask("web/index/masks", np.ones(80, bool))
+    path = tmp_path / file.name
+    path.write_bytes(bytes([0xFE]) + path.read_bytes()[1:])
+
+    with pytest.raises(FileMismatch, match="sscd-ops index rebuild --dataset web"):
+        store.read_mask(file, 80)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
 from pathlib import Path
 
+import pytest
+
+from sscd_ops.errors import StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.storage.cache import FileCache
 
@@ -53,3 +57,52 @@ def test_what_a_killed_download_left_goes_and_a_live_one_stays(tmp_path: Path) -
     copy(cache, b"a")
 
     assert (dead.exists(), live.exists()) == (False, True)
+
+
+def test_a_full_disk_takes_the_room_of_copies_that_nobody_uses(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path, 10**6)
+    old, fresh = copy(cache, b"a" * 100), copy(cache, b"b" * 100)
+    os.utime(old, (1, 1))
+    wanted = b"c" * 100
+
+    def download(path: Path) -> None:
+        if old.exists():
+            path.write_bytes(wanted[:10])
+            raise StoreUnavailable("no space") from OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(wanted)
+
+    file = StoredFile("x", hashlib.sha256(wanted).hexdigest(), len(wanted))
+    assert cache.get(file, download).read_bytes() == wanted
+
+    assert (old.exists(), fresh.exists()) == (False, True)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_disk_that_stays_full_is_named_with_its_settings(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path, 10**6)
+
+    def download(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreUnavailable, match=r"no room for x .*storage\.cache_bytes"):
+        cache.get(StoredFile("x", "00" * 32, 5), download)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_that_goes_while_it_is_asked_for_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process trims the folder."""
+    cache = FileCache(tmp_path, 10**6)
+    copy(cache, b"rows")
+    real = os.utime
+
+    def trimmed(path: Path, *given: object, **more: object) -> None:
+        Path(path).unlink()
+        real(path, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "utime", trimmed)
+
+    assert copy(cache, b"rows").read_bytes() == b"rows"

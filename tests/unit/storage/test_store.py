@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
+from sscd_ops.storage import checked
 from sscd_ops.storage.store import open_store
 
 Write = Callable[[BinaryIO], None]
@@ -110,7 +114,7 @@ def test_a_final_name_is_written_again_with_equal_bytes_alone(store: Store) -> N
     file = store.put_named("web/shards/0.tar", writes(b"one"))
 
     assert store.put_named("web/shards/0.tar", writes(b"one")) == file
-    with pytest.raises(FileMismatch, match=r"0\.tar exists with other bytes; .*restore"):
+    with pytest.raises(FileMismatch, match=r"0\.tar exists with other bytes; .*--repair"):
         store.put_named("web/shards/0.tar", writes(b"two"))
 
     store.verify(file)
@@ -130,21 +134,150 @@ def test_a_writer_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> Non
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("data", [None, b"longer than it was", b"ROWS"])
-def test_a_file_that_is_not_what_was_written_is_refused(store: Store, data: bytes | None) -> None:
-    file = store.put("web", ".x", writes(b"rows"))
+DAMAGES: dict[str, bytes | None] = {
+    "missing": None,
+    "longer": b"longer than it was",
+    "cut": b"row",
+    "empty": b"",
+    "flipped": b"rowr",
+    "zeroed": bytes(4),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_file_that_is_not_what_was_written_is_refused(
+    store: Store, damage: str, read_before: bool
+) -> None:
+    file = store.put("web/index/masks", ".mask", writes(b"rows"))
+    if read_before and "://" not in store.root:  # a copy of a remote file is as good as the file
+        store.local(file)
+    data = DAMAGES[damage]
     if data is None:
         store.delete(file.name)
     else:
         overwrite(store, file, data)
 
-    refused = [store.verify]
-    if data != b"ROWS" or "://" in store.root:
-        # a folder's file of equal length passes local(), which only looks
-        refused.append(store.local)
-    for ask in refused:
-        with pytest.raises(FileMismatch, match=r"\.x .*; .*`sscd-ops index rebuild`"):
+    for ask in (store.verify, store.local):
+        with pytest.raises(FileMismatch, match=r"\.mask .*; `sscd-ops index rebuild --data"):
             ask(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("manifests", "`sscd-ops index rebuild --dataset web` writes it anew, from its source"),
+        ("descriptors", "clear embed and what follows, or run its night again"),
+        ("matches", "`sscd-ops index rebuild --dataset web` forgets it"),
+        ("snapshots", "`sscd-ops snapshot verify --dataset web --repair` .* from the catalog"),
+        ("shards/2026-11-01-ab", "`sscd-ops snapshot verify --dataset web --repair` .* backup"),
+        ("anything", "restore it from a backup"),
+    ],
+)
+def test_the_remedy_is_that_of_the_kind_of_file(store: Store, kind: str, remedy: str) -> None:
+    with pytest.raises(FileMismatch, match=f"is missing; .*{remedy}"):
+        store.local(StoredFile(f"web/{kind}/x", "00" * 32, 1))
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_never_removed(tmp_path: Path) -> None:
+    folder = open_store(StorageOptions(str(tmp_path / "root")))
+    behind_url = open_store(
+        StorageOptions(f"file://{tmp_path}/root", str(tmp_path / "cache"), 10**6)
+    )
+    data = b"rows"
+    file = folder.put("web/index/masks", ".mask", writes(data))
+    there = Path(folder.url(file.name))
+    there.unlink()
+    (there / "mine").mkdir(parents=True)
+
+    calls: list[Callable[[Store], object]] = [
+        lambda store: store.local(file),
+        lambda store: store.verify(file),
+        lambda store: store.put("web/index/masks", ".mask", writes(data)),
+        lambda store: store.put_named(file.name, writes(data)),
+        lambda store: store.restore(file, writes(data)),
+    ]
+    for store in (folder, behind_url):
+        for call in calls:
+            with pytest.raises(FileMismatch, match=r"not a file .move it away first.; .*rebuild"):
+                call(store)
+        assert store.read_small(file.name) is None
+    assert (there / "mine").is_dir()
+
+
+def test_a_file_of_which_no_row_tells_is_written_over_when_that_is_asked(store: Store) -> None:
+    store.put_named("web/shards/0.tar", writes(b"half of it"))
+
+    file = store.put_named("web/shards/0.tar", writes(b"all"), over=True)
+
+    assert store.local(file).read_bytes() == b"all"
+
+
+def test_a_lost_file_is_restored_by_its_own_bytes_alone(store: Store) -> None:
+    file = store.put_named("web/shards/0.tar", writes(b"one"))
+    overwrite(store, file, b"ONE")
+
+    assert not store.restore(file, writes(b"two"))
+    with pytest.raises(FileMismatch):
+        store.verify(file)
+    assert store.restore(file, writes(b"one"))
+
+    store.verify(file)
+    assert names(store) == [file.name]
+
+
+def test_a_file_is_compared_once_and_again_when_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(StorageOptions(str(tmp_path)))
+    file = store.put("web", ".x", writes(b"rows"))
+    read: list[Path] = []
+    real = checked.sha256_of
+    monkeypatch.setattr(checked, "sha256_of", lambda path: read.append(path) or real(path))
+
+    time.sleep(0.11)  # what was written just now is read again
+    path = store.local(file)
+    store.local(file)
+    assert len(read) == 1
+    store.verify(file)
+    assert len(read) == 2
+    times = path.stat()
+    path.write_bytes(b"ROWS")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(FileMismatch):
+        store.local(file)
+    assert len(read) == 3
+
+
+def test_a_copy_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each use of it is noted in its times."""
+    store = remote(tmp_path)
+    file = store.put("web", ".x", writes(b"rows"))
+    store.local(file)
+    time.sleep(0.11)
+    read: list[Path] = []
+    real = checked.sha256_of
+    monkeypatch.setattr(checked, "sha256_of", lambda path: read.append(path) or real(path))
+
+    for _ in range(3):
+        store.local(file)
+
+    assert len(read) == 1
+
+
+def test_a_disk_that_cannot_read_a_file_is_no_transient_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(StorageOptions(str(tmp_path)))
+    file = store.put("web/index/masks", ".mask", writes(b"rows"))
+
+    def fails(_: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checked, "sha256_of", fails)
+
+    with pytest.raises(FileMismatch, match=r"cannot be read .Input/output error.; `sscd-ops index"):
+        store.local(file)
 
 
 def test_a_damaged_file_named_by_its_content_is_written_anew(store: Store) -> None:
@@ -233,12 +366,68 @@ def test_a_bad_copy_is_not_kept(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_copy_that_was_cut_short_is_fetched_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "zeroed", "folder"])
+@pytest.mark.parametrize("another", [False, True])
+def test_a_damaged_copy_is_fetched_again(tmp_path: Path, damage: str, another: bool) -> None:
+    """By the process that fetched it, and by another one."""
     store = remote(tmp_path)
     file = store.put("web", ".x", writes(b"rows"))
-    store.local(file).write_bytes(b"ro")
+    path = store.local(file)
+    if damage == "folder":
+        path.unlink()
+        (path / "mine").mkdir(parents=True)
+    else:
+        path.write_bytes(DAMAGES[damage] or b"")
+    if another:
+        store = open_store(StorageOptions(store.root, str(tmp_path / "cache"), 10**6))
 
     assert store.local(file).read_bytes() == b"rows"
+
+
+def test_a_damaged_copy_of_a_damaged_file_is_no_way_out(tmp_path: Path) -> None:
+    store = remote(tmp_path)
+    file = store.put("web/index/masks", ".mask", writes(b"rows"))
+    store.local(file).write_bytes(b"ROWS")
+    overwrite(store, file, b"rowS")
+
+    with pytest.raises(FileMismatch, match=r"has sha256 .*; `sscd-ops index rebuild"):
+        store.local(file)
+
+    assert store.drop_damaged_copy(file)
+    assert not store.drop_damaged_copy(file)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_sound_copy_is_never_dropped(store: Store) -> None:
+    file = store.put("web", ".x", writes(b"rows"))
+    assert not store.drop_damaged_copy(file)
+    store.local(file)
+    assert not store.drop_damaged_copy(file)
+
+
+def test_a_disk_full_of_copies_has_room_for_the_next_try(tmp_path: Path) -> None:
+    store = remote(tmp_path)
+    copy = store.local(store.put("web", ".x", writes(b"rows")))
+    os.utime(copy, (1, 1))
+
+    def fails(_: BinaryIO) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreUnavailable):
+        store.put("web", ".x", fails)
+
+    assert not copy.exists()
+
+
+def test_a_cache_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    store = remote(tmp_path)
+    file = store.put("web", ".x", writes(b"rows"))
+    store.local(file)
+    shutil.rmtree(tmp_path / "cache")
+
+    assert store.local(file).read_bytes() == b"rows"
+    shutil.rmtree(tmp_path / "cache")
+    store.put("web", ".x", writes(b"more"))
 
 
 def test_a_driver_without_conditional_puts_is_written_to(
