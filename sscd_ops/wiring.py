@@ -182,9 +182,9 @@ class Wiring:
 
     def inspector(self, limits: LimitsOptions) -> InspectImage:
         """The header check."""
-        from sscd_ops.images.header import make_inspector
+        from sscd_ops.images.inspector import Inspector
 
-        return make_inspector(limits)
+        return Inspector(limits)
 
     # ------------------------------------------------------------ descriptors
 

@@ -1,4 +1,4 @@
-"""Header checks: is it a picture, and one that may be decoded? Pixels only where asked for."""
+"""Header checks: is it a picture, and one that may be decoded? No pixel is decoded here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sscd_ops.images.bare import BARE, Bare, jpeg, png, tiff_tags
 from sscd_ops.images.orientation import upright_size
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
-from sscd_ops.ports import InspectImage
 
 # we hold pictures to limits.max_pixels ourselves
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -105,9 +104,7 @@ def _open(bare: Bare, form: str, pillows: str) -> Image.Image | tuple[Fault, str
     return image
 
 
-def inspect(
-    data: bytes, limits: LimitsOptions, *, pixels: bool = False
-) -> ImageHeader | tuple[Fault, str]:
+def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, str]:
     """A picture's format and size as displayed (EXIF orientation applied), or why there is none.
 
     A picture beyond the limits has a header with its fault.
@@ -115,7 +112,6 @@ def inspect(
     Args:
         data: the file's bytes.
         limits: pixels, least side, greatest aspect.
-        pixels: decode it too, where it has no more than the limit.
     """
     found = sniff(data)
     image = open_image(data)
@@ -128,23 +124,7 @@ def inspect(
     fault = _beyond(width, height, limits)
     if fault is not None and max(width, height) > _LONGEST_SIDE:
         return fault
-    if pixels and (fault is None or fault[0] is not Fault.TOO_MANY_PIXELS):
-        damage = _decode(image)
-        if damage is not None:
-            return damage
     return ImageHeader(found[0] if found else "", width, height, fault)
-
-
-def _decode(image: Image.Image) -> tuple[Fault, str] | None:
-    """Why the pixels cannot be decoded. A JPEG's at an eighth, which meets the same damage."""
-    try:
-        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-        image.load()
-    except MemoryError as error:
-        return Fault.DECODER_DIED, f"{type(error).__name__}: {error}"
-    except Exception as error:  # noqa: BLE001 - as in open_image
-        return Fault.UNDECODABLE, f"{type(error).__name__}: {error}"
-    return None
 
 
 def _beyond(width: int, height: int, limits: LimitsOptions) -> tuple[Fault, str] | None:
@@ -167,12 +147,3 @@ def _open_bomb(data: bytes, form: str, pillows: str) -> Image.Image | None:
         return None
     image.info.update(bare.notes)
     return image
-
-
-def make_inspector(limits: LimitsOptions) -> InspectImage:
-    """The header check with its limits."""
-
-    def with_limits(data: bytes, *, pixels: bool = False) -> ImageHeader | tuple[Fault, str]:
-        return inspect(data, limits, pixels=pixels)
-
-    return with_limits

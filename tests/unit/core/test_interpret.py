@@ -21,7 +21,7 @@ from sscd_ops.core.shard_plan import (
     UNREAD_IMAGE_EXTENSIONS,
     published_extensions,
 )
-from sscd_ops.images.header import make_inspector
+from sscd_ops.images.inspector import Inspector
 from sscd_ops.model import Fault, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.testing import picture
@@ -34,7 +34,7 @@ UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def interpreter(source: SourceOptions = SOURCE, limits: LimitsOptions = LIMITS) -> Interpreter:
-    return Interpreter("web", source, limits, "a.tar", make_inspector(limits))
+    return Interpreter("web", source, limits, "a.tar", Inspector(limits))
 
 
 def raw(key: str = "k", **members: bytes) -> RawSample:
