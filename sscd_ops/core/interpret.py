@@ -18,16 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
 from sscd_ops.core.members import why_undecodable
-from sscd_ops.core.shard_plan import (
-    CANONICAL,
-    IMAGE_EXTENSIONS,
-    LONGEST_EXTENSION,
-    UNREAD_IMAGE_EXTENSIONS,
-    published_extensions,
-)
+from sscd_ops.core.shard_plan import LONGEST_EXTENSION, published_extensions
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import InspectImage

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from sscd_ops.core.formats import IMAGE_EXTENSIONS
 from sscd_ops.core.nested_values import check_cbor, check_msgpack
-from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
 
 
 def why_undecodable(

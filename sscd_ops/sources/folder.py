@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
+from sscd_ops.core.formats import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions

@@ -14,13 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sscd_ops.core.formats import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.core.interpret import Interpreter, storable
 from sscd_ops.core.manifest import ManifestBuilder, ManifestRow, read_manifest
-from sscd_ops.core.shard_plan import (
-    IMAGE_EXTENSIONS,
-    UNREAD_IMAGE_EXTENSIONS,
-    published_extensions,
-)
+from sscd_ops.core.shard_plan import published_extensions
 from sscd_ops.images.inspector import Inspector
 from sscd_ops.model import Fault, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
