@@ -177,8 +177,6 @@ def db_upgrade(config: str | None) -> None:
 @guarded
 def db_status(config: str | None) -> None:
     """Say which schema version the catalog has and which one this release needs."""
-    import sys
-
     from sscd_ops.catalog.migrate import status
 
     with open_wiring(config) as parts:

@@ -21,7 +21,7 @@ from typing import Any
 from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
-from sscd_ops.core.members import why_undecodable
+from sscd_ops.core.members import JSON, why_undecodable
 from sscd_ops.core.shard_plan import LONGEST_EXTENSION, published_extensions
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
@@ -71,7 +71,7 @@ def is_image_extension(extension: str) -> bool:
 @lru_cache(maxsize=1024)
 def is_json(extension: str) -> bool:
     """Whether readers take a member of this extension, in lower case, for JSON."""
-    return extension.rpartition(".")[2] in ("json", "jsn")
+    return extension.rpartition(".")[2] in JSON
 
 
 def _is_unread_image(extension: str) -> bool:

@@ -216,10 +216,12 @@ def _torch(data: bytes, limit: int) -> None:
 
 # ---------------------------------------------------------------- what readers decode
 
+JSON = ("json", "jsn")
+"""Last part of an extension that readers take for JSON."""
 FORMS: dict[str, Callable[[bytes, int], None]] = {
     **dict.fromkeys(("txt", "text", "transcript"), _text),
     **dict.fromkeys(("cls", "cls2", "index", "inx", "id"), _integer),
-    **dict.fromkeys(("json", "jsn"), _json),
+    **dict.fromkeys(JSON, _json),
     **dict.fromkeys(("ten", "tb"), _tensors),
     **dict.fromkeys(("mp", "msg"), lambda data, limit: check_msgpack(data)),
     **dict.fromkeys(("pkl", "pickle", "pyd"), _pickle),

@@ -132,24 +132,21 @@ class _Clock:
     def until(self, instant: datetime) -> list[Interval]:
         """Intervals that follow each other, at least one; the last holds the instant."""
         with _known_years():
-            start = self._anchor(instant)
-            answer: list[Interval] = []
-            while start <= instant:
-                end = self._after(start)
-                answer.append(Interval(start, end))
-                start = end
-            return answer
+            return self._through(self._anchor(instant), instant)
 
     def between(self, first: datetime, last: datetime) -> list[Interval]:
         """The intervals from the one that holds ``first`` to the one that holds ``last``."""
         with _known_years():
-            start = self.until(first)[-1].start
-            answer: list[Interval] = []
-            while start <= last:
-                end = self._after(start)
-                answer.append(Interval(start, end))
-                start = end
-            return answer
+            return self._through(self.until(first)[-1].start, last)
+
+    def _through(self, boundary: datetime, instant: datetime) -> list[Interval]:
+        """The intervals from a boundary to the one that holds an instant."""
+        answer: list[Interval] = []
+        while boundary <= instant:
+            end = self._after(boundary)
+            answer.append(Interval(boundary, end))
+            boundary = end
+        return answer
 
     def _after(self, boundary: datetime) -> datetime:
         """The boundary after one."""

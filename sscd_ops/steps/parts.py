@@ -284,6 +284,11 @@ def restore(
         )
 
 
+def write_bytes(stream: BinaryIO, data: bytes) -> None:
+    """Write a whole file; for ``ports.Store``, which hands out the stream."""
+    stream.write(data)
+
+
 class Stopwatch:
     """Seconds since it was made, on the monotonic clock."""
 

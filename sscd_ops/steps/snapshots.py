@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from sscd_ops.catalog import batches, publishing
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import CatalogUnavailable, FileMismatch
-from sscd_ops.steps.parts import Parts, restore
+from sscd_ops.steps.parts import Parts, restore, write_bytes
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -107,13 +107,8 @@ def read_snapshot_file(
         log.warning("making snapshot %d anew: %s", row["snapshot"], damage)
     live = publishing.live_shards(conn, row["dataset_id"], row["snapshot"])
     body = made_from_catalog(dataset, row, live)
-    restore(parts, file, lambda stream: write_body(stream, body))
+    restore(parts, file, lambda stream: write_bytes(stream, body))
     return body
-
-
-def write_body(stream: BinaryIO, body: bytes) -> None:
-    """Write a file's bytes."""
-    stream.write(body)
 
 
 def repair_latest(parts: Parts, dataset: str) -> None:

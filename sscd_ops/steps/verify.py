@@ -159,7 +159,7 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         work, decision_id = _work_of(parts, segment)
         batch_id = work.batch.batch_id
         said = [p for file in segment.files.values() for p in _check(parts, file)]
-        if batch_id in lost and _damaged(parts, segment, OF_DESCRIPTORS):
+        if batch_id in lost and _damaged(parts, segment, _OF_DESCRIPTORS):
             hopeless.append(
                 f"segment {segment.segment_id} and descriptor files of its batch {batch_id} are"
                 " both damaged: restore one of them from a backup, the other follows from it"
@@ -179,7 +179,7 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     return problems + hopeless
 
 
-OF_DESCRIPTORS = ("descriptors", "ids", ROLE)
+_OF_DESCRIPTORS = frozenset({"descriptors", "ids", ROLE})
 """The roles of a segment that its batch's descriptor files follow from, and it from them."""
 
 
@@ -323,7 +323,7 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     if ROLE not in segment.files:
         codes.pop(ROLE, None)  # it was decided without: later nights would be compared otherwise
     files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
-    for role in segment.files.keys() & {"descriptors", "ids", ROLE}:
+    for role in segment.files.keys() & _OF_DESCRIPTORS:
         if role not in files or files[role].sha256 != segment.files[role].sha256:
             raise FileMismatch(
                 f"segment {segment.segment_id}: the descriptor files of batch"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -12,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from sscd_ops.drivers import is_full
 from sscd_ops.errors import StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.storage.checked import Checked, mismatch
@@ -22,7 +22,6 @@ _FRESH = 60.0
 """Seconds in which a copy that was asked for is opened: it is not trimmed before."""
 _ABANDONED = 86_400.0
 """Seconds without a write after which a download counts as given up."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FileCache:
@@ -67,7 +66,7 @@ class FileCache:
 
     def make_room(self, error: BaseException) -> bool:
         """Drop the copies that nobody uses if an error is of a full disk; whether it was."""
-        full = _is_full(error)
+        full = _is_of_full_disk(error)
         if full:
             self._trim(0)
         return full
@@ -98,7 +97,7 @@ class FileCache:
         try:
             self._fetch(file, path, download)
         except (StoreUnavailable, OSError) as error:
-            if not _is_full(error):
+            if not _is_of_full_disk(error):
                 raise
             raise StoreUnavailable(
                 f"no room for {file.name} ({file.bytes} bytes) in the cache {self.folder}: free"
@@ -135,9 +134,8 @@ class FileCache:
             return []
 
 
-def _is_full(error: BaseException) -> bool:
-    cause = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _FULL
+def _is_of_full_disk(error: BaseException) -> bool:
+    return is_full(error) or is_full(error.__cause__)
 
 
 def _remove(path: Path) -> None:
