@@ -1,9 +1,18 @@
 """Whole nights over what real data does: files as crawlers deliver them, and what must come of it.
 
-A new case is a function with the decorator ``@case``: it puts files below the world's incoming
-folder (and changes its source where it needs to) and answers what the night must say of them. The
-test at the end runs the night and compares it, with the promises, and with what readers make of
-the published shards.
+A new case is a function with the decorator ``@case``, in the section of its kind: it puts files
+into the folder of the day (and changes the world's source where it needs to) and answers what the
+night must say of them. Whole, it may look like this::
+
+    @case
+    def a_caption_that_is_no_text_is_quarantined(world: World, day: Path) -> Expected:
+        make_tar(day / "a.tar", [*good(1), ("bad", {"jpg": picture(2), "txt": b"\\xff"})])
+        return Expected(
+            {**kept(1), "bad": "quarantined caption_not_utf8"}, messages={"bad": "utf-8"}, tars=True
+        )
+
+The test at the end runs the night and compares it, with the promises, and with what readers make of
+the published shards. A case alone: ``pytest tests/integration/test_real_data.py -k its_name``.
 """
 
 from __future__ import annotations
@@ -76,17 +85,7 @@ def case(made: Case) -> Case:
     return made
 
 
-# ---------------------------------------------------------------- tars
-
-
-@case
-def links_and_devices_are_no_samples(world: World, day: Path) -> Expected:
-    make_tar(day / "a.tar", [pair("good", picture(1))])
-    with tarfile.open(day / "a.tar", "a") as tar:
-        link = tarfile.TarInfo("link.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    return Expected({"good": "kept"}, left_out={"link": 1}, tars=True)
+# ---------------------------------------------------------------- what cases are made of
 
 
 def packed(samples: Sequence[Sample]) -> bytes:
@@ -117,6 +116,19 @@ def good(*numbers: int) -> list[Sample]:
 
 def kept(*numbers: int) -> dict[str, str]:
     return {f"k{number}": "kept" for number in numbers}
+
+
+# ---------------------------------------------------------------- tars
+
+
+@case
+def links_and_devices_are_no_samples(world: World, day: Path) -> Expected:
+    make_tar(day / "a.tar", [pair("good", picture(1))])
+    with tarfile.open(day / "a.tar", "a") as tar:
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return Expected({"good": "kept"}, left_out={"link": 1}, tars=True)
 
 
 @case
