@@ -181,7 +181,7 @@ class Wiring:
         return resolve_root(options)
 
     def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """The header check."""
+        """Looks at a picture's header, and at its pixels where asked."""
         from sscd_ops.images.inspector import Inspector
 
         return Inspector(limits)

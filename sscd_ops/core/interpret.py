@@ -86,7 +86,7 @@ class Interpreter:
         source: which image, which caption, which metadata.
         limits: bounds.
         relative_uri: the shard, relative to the source's root.
-        inspect: the header check.
+        inspect: looks at pictures.
     """
 
     def __init__(

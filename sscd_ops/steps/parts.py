@@ -75,7 +75,7 @@ class Parts(Protocol):
         """What the identities of a source are relative to."""
 
     def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """The header check."""
+        """Looks at a picture's header, and at its pixels where asked."""
 
     def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
         """The fingerprint of a configured model; weights are looked for, not loaded."""

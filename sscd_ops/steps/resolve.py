@@ -195,7 +195,10 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
                 return _answer(parts, now, watch)
             # whoever lost its session lock must not go on beside the one that has it
             if not locks.keep():
-                raise BatchNotRunnable(f"another command runs batch {batch_id} by now")
+                raise BatchNotRunnable(
+                    f"another command runs batch {batch_id} by now: wait for its end, then run the"
+                    " night again"
+                )
             log.info("decided by another meanwhile, working it out again batch=%s", batch_id)
     raise CommitConflict(f"batch {batch_id}: others decided first {_TRIES} times; try again")
 
