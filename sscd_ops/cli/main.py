@@ -199,7 +199,7 @@ def _problems(parts: Wiring) -> list[str]:
 
 
 @db.command("detach-month")
-@click.argument("month", type=click.DateTime(["%Y-%m"]))
+@click.argument("month", type=click.DateTime(["%Y-%m"]), metavar="MONTH")
 @config_option
 @guarded
 def db_detach_month(month: datetime, config: str | None) -> None:

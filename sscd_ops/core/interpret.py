@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +27,8 @@ from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import InspectImage
 
+_MOST_NAMED = 300
+"""Characters of what is there where a caption is not."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 """In the text of a document: an escape that may stand for one of them."""
@@ -304,7 +306,10 @@ class Interpreter:
         if data is None:
             if self._source.missing_caption == "quarantine":
                 wanted = ", ".join(self._source.caption)
-                raise _Quarantine(Fault.MISSING_CAPTION, f"none of these is there: {wanted}")
+                there = ", ".join(self._places(raw, document))[:_MOST_NAMED]
+                raise _Quarantine(
+                    Fault.MISSING_CAPTION, f"none of these is there: {wanted}; there are: {there}"
+                )
             return
         row.caption_sha256 = hashlib.sha256(data).digest()
         if len(data) > self._limits.max_caption_bytes:
@@ -342,6 +347,16 @@ class Interpreter:
                             return member.data
                         break
         return None
+
+    def _places(self, raw: RawSample, document: dict[str, Any] | None) -> Iterator[str]:
+        """Where a caption could be, as ``caption`` names it; wanted and there is null."""
+        wanted = {place.lower() for place in self._source.caption}
+        for extension in (member.extension.lower() for member in raw.members):
+            if extension != "json" or document is None:
+                yield extension + (" (null)" if extension in wanted else "")
+                continue
+            for name, value in document.items():
+                yield f"json:{name}" + (" (null)" if is_missing(value) else "")
 
     def _put_meta(self, row: ManifestRow, document: dict[str, Any] | None) -> None:
         if not self._source.columns or document is None:

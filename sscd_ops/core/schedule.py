@@ -206,4 +206,7 @@ def _known_years() -> Iterator[None]:
     try:
         yield
     except (OverflowError, CroniterBadDateError) as error:
-        raise UsageError(f"too far away for this schedule: {error}") from error
+        raise UsageError(
+            "the date is too far away for this schedule (years 1 to 9999): give a day such as"
+            " 2026-11-01"
+        ) from error

@@ -334,8 +334,8 @@ def _header(text: str) -> tuple[str, list[str]]:
     if not found:
         first = text.lstrip().partition("\n")[0].strip()
         raise _Unclear(
-            f"no column names the pictures: looked for {', '.join(NAME_COLUMNS)}, with a comma, a"
-            f" semicolon, a tab or | between columns; the first line is {first[:300]!r}"
+            f"no column names the pictures: the first line is {first[:200]!r}; looked for"
+            f" {', '.join(NAME_COLUMNS)}, with a comma, a semicolon, a tab or | between columns"
         )
     delimiter, columns = max(found, key=lambda one: len(one[1]))
     twice = {column for column in columns if column and columns.count(column) > 1}
@@ -407,6 +407,6 @@ def _no_row(captions: Captions) -> str:
     first = captions.first
     has = ", ".join(first) if isinstance(first, dict) else "no columns"
     return (
-        f"none of its {captions.bad} rows names a picture: looked for {', '.join(NAME_COLUMNS)} in"
-        f" {_READ}; the first has: {has[:300]}"
+        f"none of its {captions.bad} rows names a picture: the first has: {has[:200]}; looked for"
+        f" {', '.join(NAME_COLUMNS)} in {_READ}"
     )

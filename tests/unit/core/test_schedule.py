@@ -183,3 +183,9 @@ def test_a_night_at_a_skipped_hour_starts_an_hour_later_by_the_clock():
 def test_the_ends_of_the_calendar_are_refused(text, schedule):
     with pytest.raises(UsageError):
         interval_of(schedule, "Pacific/Apia", text)
+
+
+@pytest.mark.parametrize("day", [date(1, 1, 1), date(9999, 12, 31)])
+def test_a_day_beyond_all_years_is_refused_with_what_to_give(day: date) -> None:
+    with pytest.raises(UsageError, match=r"too far away.*give a day such as 2026-11-01"):
+        intervals_starting_on("0 2 * * *", "Europe/Zurich", day)
