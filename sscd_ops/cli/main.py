@@ -128,7 +128,7 @@ def _say_what_to_know(report: NightReport, dataset: str) -> None:
             " audit quarantined` names them and says why"
         )
     if report.answered:
-        say("nothing to do: the batch was decided before")
+        say("nothing to do: the night was published before")
     for shard in report.late:
         how = f"--dataset {dataset} --date {shard.date}" + " --supplement" * shard.supplement
         say(f"late: {shard.uri} was never read: sscd-ops run {how}")
