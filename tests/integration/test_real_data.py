@@ -298,6 +298,41 @@ def a_member_without_bytes_takes_its_sample_with_it(world: World, day: Path) -> 
 
 
 @case
+def a_sparse_file_takes_its_sample_with_it(world: World, day: Path) -> Expected:
+    """As `tar -S` writes it: in PAX its path is a made-up one."""
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    with tarfile.open(day / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        add(tar, "k1.jpg", picture(1))
+        add(tar, "k1.txt", b"x")
+        named = sparse | {"GNU.sparse.name": "k1.npy"}
+        add(tar, "GNUSparseFile.7/k1.npy", b"1\n0\n9\n", pax_headers=named)
+    return Expected(
+        {"k1": "quarantined bad_member"},
+        messages={"k1": "'k1.npy' is a sparse file"},
+        left_out={"other": 1},
+    )
+
+
+NAMES = ("a::b", "c#d", "e?f", "g%20h", "i*j", "k[l]m", "n\no", "p q", "s:t", "u{v}", "~w")
+
+
+@case
+def tars_of_any_name_are_read(world: World, day: Path) -> Expected:
+    for number, name in enumerate(NAMES):
+        make_tar(day / f"{name}.tar", good(number))
+    return Expected(kept(*range(len(NAMES))), tars=True)
+
+
+@case
+def pictures_of_any_name_are_read(world: World, day: Path) -> Expected:
+    of_folder(world, captions_file="x::y.csv")
+    pictures(day, *(f"{name}.jpg" for name in NAMES))
+    with (day / "x::y.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "text"), *((f"{n}.jpg", n) for n in NAMES)])
+    return Expected(dict.fromkeys(NAMES, "kept"), captions={name: name for name in NAMES})
+
+
+@case
 def names_of_every_system(world: World, day: Path) -> Expected:
     with tarfile.open(day / "a.tar", "w") as tar:
         for number, key in enumerate(
