@@ -425,6 +425,22 @@ def what_readers_fail_at_is_quarantined(world: World, day: Path) -> Expected:
 
 
 @case
+def bombs_of_values_take_neither_memory_nor_time(world: World, day: Path) -> Expected:
+    """A few kilobytes that would become gigabytes of lists, or lines indented by a million."""
+    world.change_source(caption=("json:caption",), image="jpg")
+    lists = b"[" + b"[]," * 5_100_000 + b"0]"
+    members = {
+        "packed": {"a.json.gz": gzip.compress(lists, 1)},
+        "pickle": {"pkl": b"\x80\x04" + b"(" * 300_000 + b"N."},
+    }
+    put_beside(world, day, {**members, "json": {"seg.json": lists}})
+    return Expected(
+        {**dict.fromkeys(members, "quarantined bad_member"), "json": "quarantined bad_json"},
+        messages={"packed": "more than 10000000 values", "json": "more than 10000000 values"},
+    )
+
+
+@case
 def what_readers_decode_is_published(world: World, day: Path) -> Expected:
     world.change_source(caption=("json:caption",), image="jpg")
     members: dict[str, dict[str, bytes]] = {
@@ -814,6 +830,7 @@ def captions_files_that_are_unclear_are_faults(world: World, day: Path) -> Expec
     world.change_source(
         kind="folder", urls=(f"{world.incoming}/{{date}}/*",), captions_file="captions"
     )
+    world.change(limits=LimitsOptions(max_member_bytes=200_000))
     good = "file_name,text\na.jpg,caption\n"
     coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
     unclear = {
@@ -832,6 +849,8 @@ def captions_files_that_are_unclear_are_faults(world: World, day: Path) -> Expec
         "parquet": (b"PAR1" + bytes(20), "it is a parquet file"),
         "sheet": (b"PK\x03\x04" + bytes(20), "a spreadsheet"),
         "cut": (gzip.compress(good.encode())[:-9], "gzip data is damaged"),
+        "bomb": (gzip.compress(bytes(300_000)), "unpacks to more than 200000 bytes"),
+        "large": (good.encode().ljust(200_001), "more than 200000 bytes (limits.max_member_bytes)"),
     }
     for name, (data, _) in unclear.items():
         pictures(day / name, "a.jpg")
@@ -860,6 +879,8 @@ def odd_rows_of_a_table_are_never_words_of_another(world: World, day: Path) -> E
         "NaN": b"NaN,1",
         "nan": b"nan,1",
         "NA": b"<NA>,1",
+        "of-R": b"NA,1",
+        "of-Excel": b"#N/A,1",
         "text": b"a nan,1",
         "nul": b"cap\0tion,1",
         "stray": b'"a "small" cat",1',
