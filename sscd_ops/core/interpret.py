@@ -21,7 +21,7 @@ from typing import Any
 from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
-from sscd_ops.core.members import JSON, why_undecodable
+from sscd_ops.core.members import JSON, check_json_size, why_undecodable
 from sscd_ops.core.shard_plan import LONGEST_EXTENSION, published_extensions
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
@@ -382,9 +382,10 @@ def _read_json(member: Member) -> _Document:
     """As ``json.loads`` reads bytes, so also NaN: the readers of what is published do.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or holds too many values.
         RecursionError: it is nested too deep.
     """
+    check_json_size(member.data)
     encoding = json.detect_encoding(member.data)
     try:
         text = member.data.decode(encoding)

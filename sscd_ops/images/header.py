@@ -8,7 +8,7 @@ import warnings
 from PIL import Image, UnidentifiedImageError
 
 from sscd_ops.core.formats import sniff
-from sscd_ops.images.bare import BARE, Bare, jpeg, png, tiff_tags
+from sscd_ops.images.bare import BARE, Bare, gif, jpeg, png, tiff_tags
 from sscd_ops.images.orientation import upright_size
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
@@ -67,6 +67,9 @@ def _first_try(data: bytes, form: str) -> Bare:
         # Pillow joins segments one by one: 4,000 of them would take it minutes
         bare = jpeg(data)
         return bare if len(data) - len(bare.data) > _MUCH else Bare(data, {})
+    if form == "gif" and len(data) > _MUCH:
+        # nor does it need every comment: of a byte each they take thirty times the file
+        return gif(data)
     return Bare(data, {})
 
 

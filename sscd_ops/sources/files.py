@@ -92,11 +92,16 @@ def filesystem(url: str) -> tuple[Any, str]:
     Raises:
         ConfigError: no filesystem of this kind is installed.
     """
+    if url.startswith("/"):
+        return _Local(), url
+    scheme, _, name = url.partition("://")
+    # "::" chains URLs for fsspec, but is nothing special in a name
+    is_name = "::" in name and "::" not in scheme and "://" not in name
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(url.partition("::")[0] if is_name else url)
     except (ImportError, ValueError) as error:
         raise _no_driver(url, error) from error
-    return (_Local() if is_local(fs) else fs), str(path)
+    return (_Local() if is_local(fs) else fs), str(fs._strip_protocol(url) if is_name else path)
 
 
 def _no_driver(url: str, error: Exception) -> ConfigError:
@@ -123,7 +128,7 @@ def canonical(url: str) -> str:
         ConfigError: no filesystem of this kind is installed, or the URL is a chain.
     """
     scheme, found, _ = url.partition("://")
-    if "::" in url:
+    if "::" in url and not url.startswith("/"):
         raise ConfigError(f"url {url!r}: chained URLs cannot be sources")
     if not found or scheme in ("file", "local"):
         return str(LocalFileSystem._strip_protocol(url))
