@@ -37,7 +37,7 @@ from PIL import Image
 MODULE_SECONDS = 540.0
 """For all of it on 2 quiet cores. A busy machine takes longer: beyond it there is a warning."""
 # Of one test, against hanging.
-pytestmark = [pytest.mark.scheduler, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.scheduler, pytest.mark.timeout(540)]
 
 
 # ---------------------------------------------------------------- the pictures and the runs
