@@ -87,7 +87,10 @@ def _mend(parts: Parts, found: NamedFile, live: Mapping[int, Segment]) -> str:
         return f"forgot {found.file.name}, what needs it searches again"
     if not found.current or (found.role == "descriptors" and not found.decided):
         with parts.catalog.begin() as conn:
-            shards.forget_file(conn, found.shard_id, found.role, found.file)
+            batches.lock_batch(conn, found.batch_id)  # a decision of it takes it too
+            forgotten = shards.forget_file(conn, found.shard_id, found.role, found.file)
+        if not forgotten:
+            return f"{found.file.name} is of a batch that went on just now: run this again"
         if found.current:
             return f"forgot {found.file.name}, embed writes it anew when its night is run again"
         return f"forgot {found.file.name}, of an attempt that was given up"

@@ -120,17 +120,25 @@ def test_two_resolves_without_their_session_lock_decide_once(
     assert_published_once(world)
 
 
+@pytest.mark.parametrize("cleaned_up", [False, True])
 def test_a_zombie_that_wakes_after_all_was_published_answers(
-    world: World, stops: Callable[[], Stops]
+    world: World, stops: Callable[[], Stops], cleaned_up: bool
 ) -> None:
+    """Whoever delivers may take the files away once their night is published."""
     race = stops()
     race.start("zombie")
     world.ask(LOSE_SESSIONS)
     with world.parts() as parts:
         world.from_resolve(parts, 1)
     before = world.views()
+    kept = world.base / "kept"
+    if cleaned_up:
+        world.incoming.rename(kept)
 
     answer = race.finish("zombie")
+
+    if cleaned_up:
+        kept.rename(world.incoming)
 
     assert isinstance(answer, ResolveReport)
     assert answer.turn == 1
