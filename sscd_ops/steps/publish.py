@@ -171,8 +171,8 @@ def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: _W
     except FileMismatch:
         with parts.catalog.begin() as conn:
             files = publishing.files_of_output(conn, shard["decision_id"], shard["number"])
-        if files:
-            raise  # another process registered it just now: ours is not to replace its bytes
+        if files:  # another process registered it just now: its bytes count, not ours
+            return files_of(files)[role]
         earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
         if earlier is not None:
             return earlier
