@@ -1,0 +1,64 @@
+"""Whether a picture has anything in it to compare.
+
+The descriptor of an empty sheet says nothing: white and light grey are alike for a network, and so
+are any two skies that darken upwards. Compared, they would be taken for copies of each other, and a
+removal is for ever. So plain pictures are told by their pixels, before any model sees them.
+
+Measured on the pixels that the model gets, on one grid for all sizes: what a scaled picture no
+longer has cannot be compared by its descriptor, and a preset that decodes small need not decode
+twice. From the grid a smooth shade is taken (a quadratic surface in each channel: light that falls
+off, a gradient, an even sky); counted are the cells that stand out from it. Sheets of one colour
+with grain, dust, JPEG or a shade have 0 to 3 such cells, gradients none, pages with nothing but a
+number 5 to 7; the least of what can be compared is 24 (fog), 30 (a small moon) and 34 (stars):
+docs/descriptors.md, and `benchmarks/plain.py` to measure again.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+GRID = 64
+LEVELS = 8
+"""A cell stands out by more than this, in any channel: grain and JPEG stay below."""
+LEAST_CELLS = 16
+"""Of 4,096: fewer are a plain picture."""
+_SURFACE = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
+"""Degrees down and across."""
+
+
+def is_plain(pixels: NDArray[np.uint8]) -> bool:
+    """Whether a picture says nothing.
+
+    Args:
+        pixels: uint8 (h, w, 3), RGB, as a preset makes them.
+    """
+    return cells_of(pixels) < LEAST_CELLS
+
+
+def cells_of(pixels: NDArray[np.uint8]) -> int:
+    """How many cells of the grid stand out from a smooth shade, 0 to 4,096.
+
+    Sums are of integers, the rest one operation a cell: equal on any machine.
+    """
+    if pixels.shape[:2] != (GRID, GRID):
+        small = Image.fromarray(pixels).resize((GRID, GRID), Image.Resampling.BOX)
+        pixels = np.asarray(small)
+    channels = np.moveaxis(pixels, 2, 0).astype(np.int64)
+    shade = np.zeros(channels.shape)
+    for surface, square in _surfaces():
+        along = (channels * surface).sum(axis=(1, 2)).astype(np.float64) / square
+        shade += along[:, None, None] * surface
+    return int((np.abs(channels - shade).max(axis=0) > LEVELS).sum())
+
+
+@lru_cache(maxsize=1)
+def _surfaces() -> list[tuple[NDArray[np.int64], int]]:
+    """Orthogonal polynomials on the grid, whole numbers, each with its sum of squares."""
+    at = 2 * np.arange(GRID) - (GRID - 1)
+    powers = (np.ones_like(at), at, 3 * at**2 - (GRID**2 - 1))
+    made = [np.multiply.outer(powers[down], powers[across]) for down, across in _SURFACE]
+    return [(surface, int((surface**2).sum())) for surface in made]
