@@ -1,7 +1,8 @@
 """Made pictures with little in them: sheets that say nothing, and real kinds that say something.
 
-``EMPTY`` are kinds whose pictures nothing tells apart but a colour, noise or a soft shade: a night
-must never take one for a copy of another. ``SPARSE`` are kinds with much ground and a little upon
+``EMPTY`` are kinds whose pictures nothing tells apart but a colour, noise, a soft shade or a speck:
+a night must never take one for a copy of another. ``SPARSE`` are kinds with much ground and a
+little upon it, which must go on being compared: icons, logos, drawings, charts, codes, night skies,
 it, which must go on being compared: icons, logos, drawings, charts, codes, night skies, fog, snow,
 scans of nearly empty pages, and what only its decoding can show.
 """
@@ -16,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Chance = np.random.Generator
 Make = Callable[[Chance], bytes]
+"""Draws one, as a file."""
+Ink = tuple[int, ...]
 
 _SIZE = (320, 240)
 _SIGNS = "ABCDEFGHKLMNPQRSTUVWXYZ2345678&@#%"
@@ -75,19 +78,6 @@ def _speck(chance: Chance) -> bytes:
     return _saved(image)
 
 
-EMPTY: Mapping[str, Make] = {
-    "sheets": _sheet,
-    "sheets_jpeg": _jpeg_sheet,
-    "sheets_grain": _noise,
-    "sheets_shade": _shade,
-    "sheets_border": _border,
-    "sheets_speck": _speck,
-}
-
-
-# ---------------------------------------------------------------- little to compare
-
-
 def _gradient(chance: Chance) -> bytes:
     """From one clear colour to another, in any direction."""
     angle = chance.random() * 2 * np.pi
@@ -97,41 +87,63 @@ def _gradient(chance: Chance) -> bytes:
     return _saved(Image.fromarray(np.clip(sheet, 0, 255).astype(np.uint8)), "JPEG", quality=90)
 
 
-def _strokes(
-    draw: ImageDraw.ImageDraw, chance: Chance, ink: object, size: tuple[int, int], count: int = 6
-) -> None:
-    width, height = size
-    for _ in range(count):
-        points = [
-            (
-                int(chance.integers(width // 8, width * 7 // 8)),
-                int(chance.integers(height // 8, height * 7 // 8)),
-            )
-            for _ in range(4)
-        ]
-        draw.line(points, fill=ink, width=3)  # type: ignore[arg-type]
+def _page(chance: Chance) -> Image.Image:
+    grain = np.clip(chance.normal(249, 1.5, (640, 460, 1)), 0, 255).repeat(3, axis=2)
+    return Image.fromarray(grain.astype(np.uint8))
+
+
+def _page_number(chance: Chance) -> bytes:
+    """A scanned page with its number alone."""
+    image = _page(chance)
+    number = str(int(chance.integers(10, 400)))
+    at = (222, 605)
+    ImageDraw.Draw(image).text(at, number, fill=(50, 50, 50), font=ImageFont.load_default(15))
+    return _saved(image, "JPEG", quality=85)
+
+
+EMPTY: Mapping[str, Make] = {
+    "sheets": _sheet,
+    "sheets_jpeg": _jpeg_sheet,
+    "sheets_grain": _noise,
+    "sheets_shade": _shade,
+    "sheets_border": _border,
+    "sheets_speck": _speck,
+    "gradients": _gradient,
+    "page_numbers": _page_number,
+}
+
+
+# ---------------------------------------------------------------- little to compare
+
+
+def _strokes(draw: ImageDraw.ImageDraw, chance: Chance, ink: Ink) -> None:
+    for _ in range(6):
+        across, down = chance.integers(40, 280, 4), chance.integers(30, 210, 4)
+        points = [(int(x), int(y)) for x, y in zip(across, down, strict=True)]
+        draw.line(points, fill=ink, width=3)
 
 
 def _drawing(chance: Chance) -> bytes:
     """A few lines on white."""
     image = Image.new("RGB", _SIZE, "white")
-    _strokes(ImageDraw.Draw(image), chance, (20, 20, 20), _SIZE)
+    _strokes(ImageDraw.Draw(image), chance, (20, 20, 20))
     return _saved(image)
 
 
-def _shape(draw: ImageDraw.ImageDraw, chance: Chance, ink: object, side: int) -> None:
+def _shape(draw: ImageDraw.ImageDraw, chance: Chance, ink: Ink, side: int) -> None:
     left, top = (int(value) for value in chance.integers(side // 10, side // 3, 2))
     right, bottom = (int(value) for value in chance.integers(side // 2, side * 9 // 10, 2))
     kind = int(chance.integers(0, 4))
     box = (left, top, right, bottom)
     if kind == 0:
-        draw.ellipse(box, fill=ink)  # type: ignore[arg-type]
+        draw.ellipse(box, fill=ink)
     elif kind == 1:
-        draw.rectangle(box, fill=ink)  # type: ignore[arg-type]
+        draw.rectangle(box, fill=ink)
     elif kind == 2:
-        draw.polygon([(left, bottom), ((left + right) // 2, top), (right, bottom)], fill=ink)  # type: ignore[arg-type]
+        tip = ((left + right) // 2, top)
+        draw.polygon([(left, bottom), tip, (right, bottom)], fill=ink)
     else:
-        draw.arc(box, 20, 290, fill=ink, width=side // 12)  # type: ignore[arg-type]
+        draw.arc(box, 20, 290, fill=ink, width=side // 12)
 
 
 def _icon(chance: Chance) -> bytes:
@@ -207,11 +219,6 @@ def _snow(chance: Chance) -> bytes:
     return _saved(image, "JPEG", quality=88)
 
 
-def _page(chance: Chance) -> Image.Image:
-    grain = np.clip(chance.normal(249, 1.5, (640, 460, 1)), 0, 255).repeat(3, axis=2)
-    return Image.fromarray(grain.astype(np.uint8))
-
-
 def _few_words(chance: Chance) -> bytes:
     """A scanned page with one line."""
     image = _page(chance)
@@ -231,15 +238,6 @@ def _signature(chance: Chance) -> bytes:
     return _saved(image, "JPEG", quality=85)
 
 
-def _page_number(chance: Chance) -> bytes:
-    """A scanned page with its number alone."""
-    image = _page(chance)
-    number = str(int(chance.integers(10, 400)))
-    at = (222, 605)
-    ImageDraw.Draw(image).text(at, number, fill=(50, 50, 50), font=ImageFont.load_default(15))
-    return _saved(image, "JPEG", quality=85)
-
-
 def _code(chance: Chance) -> bytes:
     """A QR-like code with a wide quiet zone."""
     cells = chance.integers(0, 2, (25, 25)).astype(np.uint8) * 255
@@ -251,7 +249,7 @@ def _code(chance: Chance) -> bytes:
 
 def _lines_on_nothing(chance: Chance, ink: tuple[int, int, int]) -> Image.Image:
     image = Image.new("RGBA", _SIZE, (*ink, 0))
-    _strokes(ImageDraw.Draw(image), chance, (*ink, 255), _SIZE)
+    _strokes(ImageDraw.Draw(image), chance, (*ink, 255))
     return image
 
 
@@ -282,13 +280,12 @@ def _late_start(chance: Chance) -> bytes:
     frames = [Image.new("RGB", _SIZE, "white")]
     for _ in range(2):
         image = Image.new("RGB", _SIZE, "white")
-        _strokes(ImageDraw.Draw(image), chance, _colour(chance, 0, 200), _SIZE)
+        _strokes(ImageDraw.Draw(image), chance, _colour(chance, 0, 200))
         frames.append(image)
     return _saved(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=100)
 
 
 SPARSE: Mapping[str, Make] = {
-    "gradients": _gradient,
     "drawings": _drawing,
     "icons": _icon,
     "logos": _logo,
@@ -299,7 +296,6 @@ SPARSE: Mapping[str, Make] = {
     "snow": _snow,
     "few_words": _few_words,
     "signatures": _signature,
-    "page_numbers": _page_number,
     "codes": _code,
     "white_on_nothing": _white_on_nothing,
     "black_on_nothing": _black_on_nothing,
