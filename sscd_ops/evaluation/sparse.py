@@ -3,8 +3,7 @@
 ``EMPTY`` are kinds whose pictures nothing tells apart but a colour, noise, a soft shade or a speck:
 a night must never take one for a copy of another. ``SPARSE`` are kinds with much ground and a
 little upon it, which must go on being compared: icons, logos, drawings, charts, codes, night skies,
-it, which must go on being compared: icons, logos, drawings, charts, codes, night skies, fog, snow,
-scans of nearly empty pages, and what only its decoding can show.
+fog, snow, scans of nearly empty pages, and what only its decoding can show.
 """
 
 from __future__ import annotations
