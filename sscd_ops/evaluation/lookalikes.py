@@ -90,7 +90,6 @@ def made(pictures: PictureSet, count: int = 24, seed: int = 0) -> list[HardSet]:
     sets = [
         _template("pages", _page, count, chance),
         _template("charts", _chart, count, chance),
-        _plain(count, chance),
     ]
     slides, colours, bursts = Spool(), Spool(), Spool()
     groups: list[int] = []
@@ -112,6 +111,7 @@ def made(pictures: PictureSet, count: int = 24, seed: int = 0) -> list[HardSet]:
         HardSet("slides", True, slides, np.zeros(len(slides), np.int64)),
         HardSet("colour_variants", True, colours, np.array(groups, np.int64)),
         HardSet("bursts", True, bursts, np.array(groups, np.int64)),
+        _plain(count, np.random.default_rng(seed)),
     ]
     return [item for item in sets if len(item.pictures)]
 

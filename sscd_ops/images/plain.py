@@ -42,23 +42,24 @@ def is_plain(pixels: NDArray[np.uint8]) -> bool:
 def cells_of(pixels: NDArray[np.uint8]) -> int:
     """How many cells of the grid stand out from a smooth shade, 0 to 4,096.
 
-    Sums are of integers, the rest one operation a cell: equal on any machine.
+    Sums are of whole numbers, the rest is one operation a cell: equal on any machine.
     """
     if pixels.shape[:2] != (GRID, GRID):
         small = Image.fromarray(pixels).resize((GRID, GRID), Image.Resampling.BOX)
         pixels = np.asarray(small)
-    channels = np.moveaxis(pixels, 2, 0).astype(np.int64)
-    shade = np.zeros(channels.shape)
-    for surface, square in _surfaces():
-        along = (channels * surface).sum(axis=(1, 2)).astype(np.float64) / square
-        shade += along[:, None, None] * surface
-    return int((np.abs(channels - shade).max(axis=0) > LEVELS).sum())
+    channels = pixels.reshape(-1, 3).T.astype(np.float64)
+    surfaces, squares = _surfaces()
+    # whole numbers far below 2**53: exact, in whatever order they are added
+    along = (channels @ surfaces.T) / squares
+    for number, surface in enumerate(surfaces):
+        channels -= along[:, number, None] * surface
+    return int((np.abs(channels).max(axis=0) > LEVELS).sum())
 
 
 @lru_cache(maxsize=1)
-def _surfaces() -> list[tuple[NDArray[np.int64], int]]:
-    """Orthogonal polynomials on the grid, whole numbers, each with its sum of squares."""
-    at = 2 * np.arange(GRID) - (GRID - 1)
+def _surfaces() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Orthogonal polynomials of whole numbers on the grid, (6, cells), and their squares' sums."""
+    at = 2.0 * np.arange(GRID) - (GRID - 1)
     powers = (np.ones_like(at), at, 3 * at**2 - (GRID**2 - 1))
-    made = [np.multiply.outer(powers[down], powers[across]) for down, across in _SURFACE]
-    return [(surface, int((surface**2).sum())) for surface in made]
+    made = np.stack([np.outer(powers[down], powers[across]).ravel() for down, across in _SURFACE])
+    return made, (made**2).sum(axis=1)
