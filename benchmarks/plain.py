@@ -4,8 +4,8 @@
 
 For each made kind (``evaluation.sparse``), and the pictures of a folder: the cells that stand out
 (``images.plain``), PDQ's quality, and the share of pictures that a model would merge with an
-earlier one of their kind, all of them different, if plain ones were compared too. Then decoding with and
-without the check, in one process, taking turns.
+earlier one of their kind, all of them different, if plain ones were compared too. Then decoding
+with and without the check, in one process, taking turns.
 """
 
 from __future__ import annotations
