@@ -258,14 +258,16 @@ class Fingerprint:
 class EmbeddedChunk:
     """Some consecutive answers of an embedder, in the order of its input.
 
-    ``descriptors``: float32 (n, d), L2-normalised; rows in ``faults`` are zero.
+    ``descriptors``: float32 (n, d), L2-normalised; rows in ``faults`` or ``plain`` are zero.
     ``faults``: row in this chunk -> (code, message). ``hashes``: uint8 (n, 33), perceptual hash and
-    quality, where they were asked for.
+    quality, where they were asked for. ``plain``: rows of sound pictures that have nothing in them
+    to compare: they have no descriptor and no hash, match nothing, and are kept.
     """
 
     descriptors: NDArray[np.float32]
     faults: dict[int, tuple[Fault, str]]
     hashes: NDArray[np.uint8] | None = None
+    plain: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

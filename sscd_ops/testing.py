@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sscd_ops.images.ground import visible
 from sscd_ops.images.header import open_image
-from sscd_ops.images.preprocess import to_rgb
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
 from sscd_ops.storage.tar_write import TarWriter
 
@@ -72,7 +72,7 @@ def plant(data: bytes, copy: str) -> bytes:
     opened = open_image(data)
     if isinstance(opened, tuple):
         raise ValueError(opened[1])
-    image = to_rgb(opened)
+    image = visible(opened)
     width, height = image.size
     if copy == "jpeg_40":
         return encode(image, 40)

@@ -119,6 +119,7 @@ class Whitening:
             turned = (part - self.mean) @ self.axes
             norms = np.linalg.norm(turned, axis=1, keepdims=True)
             norms[norms == 0] = 1
+            turned[~part.any(axis=1)] = 0  # a plain picture goes on matching nothing
             out[start : start + len(part)] = (turned / norms).astype(np.float16)
         return out
 

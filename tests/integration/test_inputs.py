@@ -89,8 +89,6 @@ def test_every_fault_of_a_sample_has_its_code_and_message(world: World) -> None:
         "bomb": ({"png": bomb, "txt": b"x"}, "too_many_pixels"),
         "tiny": ({"jpg": picture(2, 8, 8), "txt": b"x"}, "too_small"),
         "banner": ({"jpg": picture(3, 1600, 20), "txt": b"x"}, "extreme_aspect"),
-        "blank": ({"jpg": encoded(Image.new("RGB", (90, 90), "white"), "JPEG"), "txt": b"x"},
-                  "no_descriptor"),
         "silent": ({"jpg": picture(4)}, "missing_caption"),
         "speechless": ({"jpg": picture(5), "txt": b"  \n"}, "empty_caption"),
         "long": ({"jpg": picture(6), "txt": b"x" * 100_001}, "caption_too_long"),
