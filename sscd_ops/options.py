@@ -167,6 +167,9 @@ class DuplicatesOptions:
     """Greatest Hamming distance of a copy, of 256 bits."""
     perceptual_margin: int = 8
     """Hash matches up to ``perceptual_distance + perceptual_margin`` are stored for the audit."""
+    plain: Literal["keep", "quarantine"] = "keep"
+    """What becomes of pictures with nothing in them to compare: they are no copies of each other
+    but where their bytes are equal."""
     prefer: tuple[Preference, ...] = ("priority", "pixels", "caption_length", "bytes")
 
 

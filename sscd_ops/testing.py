@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sscd_ops.images.ground import visible
 from sscd_ops.images.header import open_image
+from sscd_ops.images.plain import is_plain
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
 from sscd_ops.storage.tar_write import TarWriter
 
@@ -125,9 +126,14 @@ class TinyEmbedder:
             row = np.zeros((1, self.dimensions), np.float32)
             faults: dict[int, tuple[Fault, str]] = {}
             try:
-                image = Image.open(io.BytesIO(data)).convert("RGB").resize((8, 8))
-                vector = np.asarray(image, np.float32).reshape(-1) - 128
-                row[0] = vector / np.linalg.norm(vector)
+                image = Image.open(io.BytesIO(data)).convert("RGB")
             except Exception as error:  # noqa: BLE001 - bad bytes raise anything
                 faults[0] = (Fault.UNDECODABLE, str(error))
+                yield EmbeddedChunk(row, faults)
+                continue
+            if is_plain(np.asarray(image)):
+                yield EmbeddedChunk(row, faults, plain=frozenset([0]))
+                continue
+            vector = np.asarray(image.resize((8, 8)), np.float32).reshape(-1) - 128
+            row[0] = vector / np.linalg.norm(vector)
             yield EmbeddedChunk(row, faults)
