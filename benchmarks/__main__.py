@@ -7,7 +7,6 @@ code says so at the end, and of a crash nothing is kept.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -36,6 +35,7 @@ BENCHMARKS = (
 def machine() -> str:
     """Processor, the instruction sets that search rests on, cores, and how fast int8 is."""
     from sscd_ops.index import int8
+    from sscd_ops.machine import cores
 
     said = Path("/proc/cpuinfo").read_text()
     found = re.search(r"model name\s*:\s*(.+)", said)
@@ -43,7 +43,7 @@ def machine() -> str:
     flags = set(re.findall(r"\w+", said))
     sets = " ".join(each for each in INSTRUCTIONS if each in flags) or "no vector instructions"
     return (
-        f"{name} ({sets}), {len(os.sched_getaffinity(0))} cores, Python"
+        f"{name} ({sets}), {cores().number} cores, Python"
         f" {platform.python_version()}; int8 product {int8.speed(256, 512):.1f} times as fast as"
         " float32's"
     )

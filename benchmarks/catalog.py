@@ -33,6 +33,7 @@ from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.embedded import ensure_running, stop
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.catalog.partitions import ensure_month
+from sscd_ops.machine import cores
 
 NEEDED_GB = 30
 AUDIT_SECONDS = 2.0
@@ -481,7 +482,7 @@ def main() -> int:
     load = os.getloadavg()[1]
     setting = (
         f"{arguments.batches} batches, {total:,} samples; embedded Postgres,"
-        f" {os.cpu_count()} cores, load average {load:.1f}, {datetime.now(UTC):%Y-%m-%d}."
+        f" {cores().number} cores, load average {load:.1f}, {datetime.now(UTC):%Y-%m-%d}."
     )
     print(setting)
     if arguments.write:

@@ -44,6 +44,7 @@ from sscd_ops.evaluation.pictures import Spool
 from sscd_ops.evaluation.tasks import NEIGHBOURS
 from sscd_ops.evaluation.transformations import TRANSFORMATIONS, Kind, kinds, make_copy
 from sscd_ops.index.backends import open_backend
+from sscd_ops.machine import cores
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.ports import Silence
 
@@ -115,7 +116,7 @@ def load(data: Path, lists: Path, limit: int, trained_like: int) -> Held:
     chosen = set(np.random.default_rng(0).permutation(fair)[:trained_like].tolist())
     jobs = [(pictures.get(row), row in chosen) for row in range(tests)]
     copy_of = []
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(cores().number) as pool:
         for row, answers in enumerate(pool.map(_copies, jobs, chunksize=8)):
             for one, copy in answers:
                 held.copies.add(f"{row}-{one.transformation}-{one.severity}", copy)

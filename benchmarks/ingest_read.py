@@ -30,7 +30,7 @@ from PIL import Image
 from benchmarks.tars import make_source
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
-from sscd_ops.images.header import make_inspector
+from sscd_ops.images.inspector import Inspector
 from sscd_ops.model import FoundShard, Interval, RawSample, StoredFile
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import Source, Store
@@ -91,7 +91,7 @@ def write_manifest(
 ) -> tuple[StoredFile, int]:
     """A shard's manifest as the ingest step writes it, and how many members it lists."""
     limits = LimitsOptions()
-    interpreter = Interpreter("bench", options, limits, shard.relative_uri, make_inspector(limits))
+    interpreter = Interpreter("bench", options, limits, shard.relative_uri, Inspector(limits))
     members = 0
 
     def write(stream: BinaryIO) -> None:

@@ -263,6 +263,7 @@ def _source(base: Path, dataset: str, table: Mapping[str, Any], key: str) -> Sou
                 f"{key}.caption",
                 f'expected an extension, "json:field" or "column:name", not {shown(entry)}',
             )
+    _check_extensions(source, key)
     for column in source.columns:
         if column in PUBLISHED_COLUMNS:
             raise Wrong(
@@ -277,6 +278,19 @@ def _source(base: Path, dataset: str, table: Mapping[str, Any], key: str) -> Sou
         ready=_place(base, source.ready, f"{key}.ready"),
         captions_file=_without_secret(source.captions_file, f"{key}.captions_file"),
     )
+
+
+def _check_extensions(source: SourceOptions, key: str) -> None:
+    for name, entries in (("caption", source.caption), ("image", (source.image,))):
+        for entry in entries:
+            if entry.startswith("."):
+                raise Wrong(f"{key}.{name}", f"write {entry[1:]!r}, without the dot")
+    if not source.caption and source.missing_caption == "quarantine":
+        raise Wrong(
+            f"{key}.caption",
+            "is empty, and missing_caption is 'quarantine', so that no sample is kept: name a"
+            ' caption, or set missing_caption = "keep"',
+        )
 
 
 def _check_placeholders(url: str, key: str) -> None:

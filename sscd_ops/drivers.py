@@ -122,7 +122,7 @@ def told(where: str, error: Exception) -> SscdOpsError:
     remedy = remedy_for(error)
     if remedy is not None:
         return StoreRefused(f"{where}: {kind}{error}: {remedy}")
-    if _is_full(error):
+    if is_full(error):
         return StoreUnavailable(f"{where}: {error}: {_no_room(where, error)}")
     return StoreUnavailable(f"{where}: {kind}{error}")
 
@@ -130,7 +130,7 @@ def told(where: str, error: Exception) -> SscdOpsError:
 def remedy_for(error: BaseException) -> str | None:
     """What to do about an error that trying again cannot help; None for one that it may."""
     said = _said(error)
-    if _PASSING_SAID.search(said) or _is_full(error):
+    if _PASSING_SAID.search(said) or is_full(error):
         return None
     found = next((remedy for pattern, remedy in _SAID if pattern.search(said)), None)
     if found is None:
@@ -194,7 +194,8 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error says that a disk, or a quota, has no room left."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 

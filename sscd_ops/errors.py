@@ -11,7 +11,7 @@
     |   |-- CatalogUnavailable
     |   `-- CommitConflict       another process was quicker too many times
     |-- DataError                trying again cannot help: a person must look
-    |   |-- SourceChanged        a source file changed or vanished after it was read
+    |   |-- SourceChanged        a source file changed or vanished after plan listed it
     |   |-- BatchHeld            the guard holds the batch until it is released
     |   |-- BatchNotRunnable     abandoned, bound to another live run, or not in a fitting state
     |   |-- FingerprintMismatch  descriptors of different fingerprints are never compared
@@ -80,7 +80,7 @@ class StoreRefused(DataError):
 
 
 class SourceChanged(DataError):
-    """A source file changed or vanished between ingest and publish."""
+    """A source file changed or vanished after plan listed it and before it was published."""
 
 
 class BatchHeld(DataError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,6 +135,11 @@ class FoundShard:
     relative_uri: str
     size: int
     version: str
+
+    @property
+    def any_version(self) -> FoundShard:
+        """The shard in whatever version is there: a file that was put back has another time."""
+        return replace(self, version="")
 
 
 @dataclass(frozen=True, slots=True)

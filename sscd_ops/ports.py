@@ -133,7 +133,7 @@ class Source(Protocol):
 
 
 class InspectImage(Protocol):
-    """Header checks and limits."""
+    """Looks at pictures: headers, limits, pixels where asked."""
 
     def __call__(self, data: bytes, *, pixels: bool = False) -> ImageHeader | tuple[Fault, str]:
         """A header, or why there is none.

@@ -181,10 +181,10 @@ class Wiring:
         return resolve_root(options)
 
     def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """The header check."""
-        from sscd_ops.images.header import make_inspector
+        """Looks at a picture's header, and at its pixels where asked."""
+        from sscd_ops.images.inspector import Inspector
 
-        return make_inspector(limits)
+        return Inspector(limits)
 
     # ------------------------------------------------------------ descriptors
 

@@ -299,22 +299,30 @@ def _read(path: str) -> str:
 
 def _check_namespace(place: _Home) -> None:
     """Refuse what only those may do who see the server's processes."""
-    state = _state(place)
-    found = (state.get("boot"), state.get("namespace"))
-    if found == (_boot(), _namespace()):
+    if _is_here(place):
         return
+    state = _state(place)
     raise ConfigError(
         f"the embedded Postgres in {place.path} runs in another container or machine: host"
-        f" {state.get('host')!r}, boot {found[0]}, process namespace {found[1]}; this one is host"
+        f" {state.get('host')!r}, boot {state.get('boot')}, process namespace"
+        f" {state.get('namespace')}; this one is host"
         f" {socket.gethostname()!r}, boot {_boot()}, process namespace {_namespace()}. Two servers"
         " on one data directory would ruin it, so none is started or stopped from here: run the"
         " command there, or stop it there (`sscd-ops db stop`), or set SSCD_OPS_DATABASE_URL"
     )
 
 
+def _is_here(place: _Home) -> bool:
+    """Whether the server was started where its processes are seen from here."""
+    state = _state(place)
+    return (state.get("boot"), state.get("namespace")) == (_boot(), _namespace())
+
+
 def _check_host(place: _Home) -> None:
     host = _state(place).get("host")
-    if host not in (None, socket.gethostname()):
+    # a machine may get another name while it runs: a laptop, from the network it is in
+    same = host in (None, socket.gethostname()) or (_boot() and _is_here(place))
+    if not same:
         raise ConfigError(
             f"the embedded Postgres in {place.path} belongs to host {host!r}, this one is"
             f" {socket.gethostname()!r}, and two hosts on one data directory would ruin it: run the"
@@ -456,17 +464,17 @@ def _alive(place: _Home) -> Iterator[int | None]:
 def _forget_dead(place: _Home) -> None:
     """Remove the pid file of a postmaster that is no more.
 
-    Postgres does so itself unless the number is in use: by a zombie that nobody reaps, or, in a
-    container started again, by another program. What still holds the shared memory of this data
-    directory is found by Postgres without the file.
+    Postgres does so itself unless the number is in use: by a zombie that nobody reaps, or, where
+    the machine or container was started again, by another program, such as another Postgres, which
+    ``pg_ctl stop`` would stop. What still holds the shared memory of this data directory is found
+    by Postgres without the file.
     """
     try:
         pid = int(place.pid_file.read_text().split("\n", 1)[0])
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")  # a zombie has none
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return
-    name, state = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2]
-    if state == "Z" or name != "postgres":
+    if os.fsencode(place.data) not in arguments:
         log.info("postmaster %d of %s is gone, removing its pid file", pid, place.path)
         place.pid_file.unlink(missing_ok=True)
 

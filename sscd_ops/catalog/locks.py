@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from sscd_ops.errors import CatalogUnavailable
 
@@ -34,7 +35,7 @@ class LockSession:
         self._open = ExitStack()
         self._conn: Connection | None = None
         self._backend: dict[str, Any] = {}
-        """Process number and start of the server's side."""
+        """Process number and start of the server's side, also of a connection that was lost."""
         self._held: list[tuple[int, int, float | None]] = []
         """Both keys of each lock, and how long it was waited for."""
 
@@ -110,6 +111,8 @@ class LockSession:
     def _has_all(self) -> bool:
         if not self._held:
             return True
+        if self._conn is None:
+            return False
         try:
             with self._catalog.mapped():
                 found = self._ask(
@@ -127,7 +130,12 @@ class LockSession:
                 "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
             )
             self._backend = dict(self._conn.execute(whose).mappings().one())
-        return self._conn.execute(text(sql), parameters).scalar()
+        try:
+            return self._conn.execute(text(sql), parameters).scalar()
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                self._close()  # nothing more can be asked of it; the next question makes another
+            raise
 
     def _close(self) -> None:
         self._conn = None

@@ -38,8 +38,9 @@ def upgrade(url: str) -> None:
     fine: the second waits and finds nothing to do.
 
     Raises:
-        ConfigError: the URL is none of Postgres, the server or its user cannot hold a catalog, or
-            the database has a version this release does not know.
+        ConfigError: the URL is none of Postgres, the server or its user cannot hold a catalog, the
+            database has a version this release does not know, or something else of a name that a
+            catalog needs.
         CatalogUnavailable: the server is away, or an upgrade elsewhere takes over ten minutes.
     """
     from sscd_ops.catalog.database import Catalog
@@ -55,6 +56,8 @@ def upgrade(url: str) -> None:
                     f"the catalog has schema version {current}, which this release ({HEAD}) does"
                     " not know: install the release that wrote it, or a newer one"
                 )
+            if current is None:
+                _check_free(conn, repr(catalog))
             if current != HEAD:
                 from alembic import command  # 0.3 s, which commands on a current catalog save
 
@@ -65,6 +68,27 @@ def upgrade(url: str) -> None:
                 conn.exec_driver_sql((_VIEWS / "grants_v1.sql").read_text(encoding="utf-8"))
     finally:
         catalog.dispose()
+
+
+def _check_free(conn: Connection, name: str) -> None:
+    """Refuse a database that has something else where the catalog would be made."""
+    found = conn.execute(
+        text(
+            "SELECT DISTINCT n.nspname FROM pg_namespace n LEFT JOIN pg_class c"
+            " ON c.relnamespace = n.oid AND c.relkind <> 'i' AND c.relname <> :version"
+            " WHERE n.nspname = 'curation' OR (n.nspname = 'sscd_ops' AND c.oid IS NOT NULL)"
+            " ORDER BY 1"
+        ),
+        {"version": VERSION_TABLE},
+    )
+    taken = [str(schema) for schema in found.scalars()]
+    if taken:
+        moved = "; ".join(f"ALTER SCHEMA {schema} RENAME TO old_{schema}" for schema in taken)
+        raise ConfigError(
+            f"{name} has no catalog, but something else in schema {' and '.join(taken)}, which the"
+            f" catalog needs for itself: name another database in catalog.url, or move it: {moved}."
+            " If a catalog was there before: restore the last backup"
+        )
 
 
 def auditor_is_well(conn: Connection) -> bool:

@@ -19,9 +19,8 @@ from sscd_ops.cli.context import (
     open_wiring,
     unknown_dataset,
 )
-from sscd_ops.cli.output import plain, print_fields, print_rows, say
+from sscd_ops.cli.output import plain, print_fields, print_line, print_rows, say
 from sscd_ops.errors import UsageError
-from sscd_ops.masking import harmless
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -108,7 +107,7 @@ def explain(
         said = _sentence(found, near, hashed)
         if form == "table":
             print_fields({name: found[name] for name in _SHOWN}, form)
-            click.echo(f"\n{harmless(said)}")
+            print_line(f"\n{said}")
         else:
             nearest = [{name: plain(value) for name, value in row.items()} for row in near + hashed]
             print_fields({**found, "nearest": nearest, "sentence": said}, form)

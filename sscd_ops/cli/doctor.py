@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sscd_ops.cli.context import config_option, guarded
+from sscd_ops.cli.output import print_line
 from sscd_ops.errors import SscdOpsError
-from sscd_ops.masking import harmless
 
 if TYPE_CHECKING:
     from sscd_ops.options import DatasetOptions
@@ -44,7 +44,7 @@ def doctor(config: str | None, conn_id: str | None) -> None:
     """Check versions, devices, sources, database, storage; say what to do; exit 1 on a problem."""
     lines = [*_versions(), *_device(), *_machine(), *_parts(config, conn_id)]
     for what, found, good in lines:
-        click.echo(harmless(f"{'ok  ' if good else 'BAD '} {what:<18} {found}"))
+        print_line(f"{'ok  ' if good else 'BAD '} {what:<18} {found}")
     if not all(good for *_, good in lines):
         sys.exit(1)
 

@@ -13,9 +13,8 @@ from sscd_ops.cli.context import (
     guarded,
     open_wiring,
 )
-from sscd_ops.cli.output import print_rows, say
+from sscd_ops.cli.output import print_line, print_rows, say
 from sscd_ops.cli.snapshot import dataset_option
-from sscd_ops.masking import harmless
 
 
 @click.group(cls=CommandGroup)
@@ -51,7 +50,7 @@ def index_verify(config: str | None, dataset: str) -> None:
     with open_wiring(config, progress=True) as parts:
         problems = verify_index(parts, dataset)
     for problem in problems:
-        click.echo(harmless(problem))
+        print_line(problem)
     if problems:
         sys.exit(1)
     say("every segment and mask is there with its sha256, and so is what they follow from")
@@ -75,5 +74,5 @@ def index_rebuild(config: str | None, dataset: str) -> None:
     with open_wiring(config, progress=True) as parts:
         done = rebuild_index(parts, dataset)
     for line in done:
-        click.echo(line)
+        print_line(line)
     say("nothing was missing" if not done else f"{len(done)} done")

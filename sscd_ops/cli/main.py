@@ -129,7 +129,7 @@ def _say_what_to_know(report: NightReport, dataset: str) -> None:
             " audit quarantined` names them and says why"
         )
     if report.answered:
-        say("nothing to do: the batch was decided before")
+        say("nothing to do: the night was published before")
     for shard in report.late:
         how = f"--dataset {dataset} --date {shard.date}" + " --supplement" * shard.supplement
         say(f"late: {shard.uri} was never read: sscd-ops run {how}")
@@ -179,8 +179,6 @@ def db_upgrade(config: str | None) -> None:
 @guarded
 def db_status(config: str | None) -> None:
     """Say which schema version the catalog has and which one this release needs."""
-    import sys
-
     from sscd_ops.catalog.migrate import status
 
     with open_wiring(config) as parts:
@@ -203,7 +201,7 @@ def _problems(parts: Wiring) -> list[str]:
 
 
 @db.command("detach-month")
-@click.argument("month", type=click.DateTime(["%Y-%m"]))
+@click.argument("month", type=click.DateTime(["%Y-%m"]), metavar="MONTH")
 @config_option
 @guarded
 def db_detach_month(month: datetime, config: str | None) -> None:

@@ -126,6 +126,11 @@ def print_fields(fields: Mapping[str, Any], form: str) -> None:
             click.echo(f"{name:<{width}}  {text}")
 
 
+def print_line(text: str) -> None:
+    """A line of the result that is words for people, on stdout."""
+    click.echo(harmless(text))
+
+
 def say(message: str) -> None:
     """A sentence for the person at the terminal, on stderr."""
     click.echo(harmless(message), err=True)

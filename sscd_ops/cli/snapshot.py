@@ -17,9 +17,8 @@ from sscd_ops.cli.context import (
     limit_option,
     open_wiring,
 )
-from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.cli.output import print_fields, print_line, print_rows, say
 from sscd_ops.errors import UsageError
-from sscd_ops.masking import harmless
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -138,7 +137,7 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
     for line in done:
         say(line)
     for problem in [*left, *problems]:
-        click.echo(harmless(problem))
+        print_line(problem)
     if left or problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")

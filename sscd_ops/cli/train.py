@@ -261,8 +261,8 @@ def _members(urls: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     Raises:
         UsageError: the URLs are of several kinds, hold placeholders, or name nothing.
     """
+    from sscd_ops.core.formats import sniff
     from sscd_ops.evaluation.pictures import find_shards, source_options
-    from sscd_ops.images.header import sniff
     from sscd_ops.wiring import Wiring
 
     rooms, options, limits = Wiring(Settings()), source_options(urls), LimitsOptions()

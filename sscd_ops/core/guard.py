@@ -147,6 +147,7 @@ def _unusual(
     what = f"{who} quarantines {lost} of {whole} {unit}" + (f" as {code}" if code else "")
     usual = [_lost(past, unit, code) for past in history]
     known = [(bad + 1) / (of - bad + 1) for bad, of in usual if of >= ENOUGH_READ]
+    too_much = code is None and lost / whole > options.first_nights_max
     if len(known) >= ENOUGH_BATCHES and whole >= ENOUGH_READ:
         odds, often = (lost + 1) / (whole - lost + 1), max(LEAST_ODDS, median(known))
         if odds > options.max_quarantined_odds * often:
@@ -154,8 +155,9 @@ def _unusual(
                 f"{what}, odds {odds:.2f}, more than {options.max_quarantined_odds:g} times the"
                 f" usual {often:.2f} (guard.max_quarantined_odds)"
             )
-        return ""
-    if code is None and lost / whole > options.first_nights_max:
+        # a share that grows night by night makes itself usual
+        too_much = too_much and often / (1 + often) <= options.first_nights_max
+    if too_much:
         return (
             f"{what}, a share of {lost / whole:.2f} above {options.first_nights_max:g}"
             " (guard.first_nights_max)"

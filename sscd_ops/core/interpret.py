@@ -12,26 +12,23 @@ import hashlib
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
-from sscd_ops.core.members import why_undecodable
-from sscd_ops.core.shard_plan import (
-    CANONICAL,
-    IMAGE_EXTENSIONS,
-    LONGEST_EXTENSION,
-    UNREAD_IMAGE_EXTENSIONS,
-    published_extensions,
-)
+from sscd_ops.core.members import JSON, check_json_size, why_undecodable
+from sscd_ops.core.shard_plan import LONGEST_EXTENSION, published_extensions
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import InspectImage
 
+_MOST_NAMED = 300
+"""Characters of what is there where a caption is not."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 """In the text of a document: an escape that may stand for one of them."""
@@ -76,7 +73,7 @@ def is_image_extension(extension: str) -> bool:
 @lru_cache(maxsize=1024)
 def is_json(extension: str) -> bool:
     """Whether readers take a member of this extension, in lower case, for JSON."""
-    return extension.rpartition(".")[2] in ("json", "jsn")
+    return extension.rpartition(".")[2] in JSON
 
 
 def _is_unread_image(extension: str) -> bool:
@@ -91,7 +88,7 @@ class Interpreter:
         source: which image, which caption, which metadata.
         limits: bounds.
         relative_uri: the shard, relative to the source's root.
-        inspect: the header check.
+        inspect: looks at pictures.
     """
 
     def __init__(
@@ -309,7 +306,10 @@ class Interpreter:
         if data is None:
             if self._source.missing_caption == "quarantine":
                 wanted = ", ".join(self._source.caption)
-                raise _Quarantine(Fault.MISSING_CAPTION, f"none of these is there: {wanted}")
+                there = ", ".join(self._places(raw, document))[:_MOST_NAMED]
+                raise _Quarantine(
+                    Fault.MISSING_CAPTION, f"none of these is there: {wanted}; there are: {there}"
+                )
             return
         row.caption_sha256 = hashlib.sha256(data).digest()
         if len(data) > self._limits.max_caption_bytes:
@@ -348,6 +348,16 @@ class Interpreter:
                         break
         return None
 
+    def _places(self, raw: RawSample, document: dict[str, Any] | None) -> Iterator[str]:
+        """Where a caption could be, as ``caption`` names it; wanted and there is null."""
+        wanted = {place.lower() for place in self._source.caption}
+        for extension in (member.extension.lower() for member in raw.members):
+            if extension != "json" or document is None:
+                yield extension + (" (null)" if extension in wanted else "")
+                continue
+            for name, value in document.items():
+                yield f"json:{name}" + (" (null)" if is_missing(value) else "")
+
     def _put_meta(self, row: ManifestRow, document: dict[str, Any] | None) -> None:
         if not self._source.columns or document is None:
             return
@@ -372,9 +382,10 @@ def _read_json(member: Member) -> _Document:
     """As ``json.loads`` reads bytes, so also NaN: the readers of what is published do.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or holds too many values.
         RecursionError: it is nested too deep.
     """
+    check_json_size(member.data)
     encoding = json.detect_encoding(member.data)
     try:
         text = member.data.decode(encoding)

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from sscd_ops.core.nested_values import check_cbor, check_msgpack
-from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
+from sscd_ops.core.formats import IMAGE_EXTENSIONS
+from sscd_ops.core.nested_values import MOST_VALUES, check_cbor, check_msgpack
 
 
 def why_undecodable(
@@ -108,7 +108,18 @@ def _integer(data: bytes, limit: int) -> None:
     int(data)
 
 
+def check_json_size(data: bytes) -> None:
+    """Raise where a document holds more values than anyone can read: each takes 72 bytes or so.
+
+    Raises:
+        ValueError: it does.
+    """
+    if len(data) > MOST_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+
+
 def _json(data: bytes, limit: int) -> None:
+    check_json_size(data)
     json.dumps(json.loads(data), ensure_ascii=False).encode()  # no lone surrogates
 
 
@@ -189,7 +200,9 @@ def _pickle(data: bytes, limit: int) -> None:
 
 def _walk_pickle(data: bytes, allowed: frozenset[str]) -> None:
     """Go through a pickle's steps without taking any."""
-    for step, argument, at in pickletools.genops(data):
+    for number, (step, argument, at) in enumerate(pickletools.genops(data)):
+        if number > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values")
         if step.name == "PROTO" and (argument or 0) > _PROTOCOL:
             raise ValueError(f"pickle protocol {argument}")
         if step.name == "FRAME" and (argument or 0) > len(data):
@@ -201,7 +214,8 @@ def _walk_pickle(data: bytes, allowed: frozenset[str]) -> None:
                 f"the pickle runs code{named}, {step.name} at byte {at}: readers would run it;"
                 " only plain data is published (arrays: .npy)"
             )
-    pickletools.dis(data, out=_Nowhere())
+    # lines are not indented: a mebibyte of marks would take hours
+    pickletools.dis(data, out=_Nowhere(), indentlevel=0)
 
 
 def _torch(data: bytes, limit: int) -> None:
@@ -216,10 +230,12 @@ def _torch(data: bytes, limit: int) -> None:
 
 # ---------------------------------------------------------------- what readers decode
 
+JSON = ("json", "jsn")
+"""Last part of an extension that readers take for JSON."""
 FORMS: dict[str, Callable[[bytes, int], None]] = {
     **dict.fromkeys(("txt", "text", "transcript"), _text),
     **dict.fromkeys(("cls", "cls2", "index", "inx", "id"), _integer),
-    **dict.fromkeys(("json", "jsn"), _json),
+    **dict.fromkeys(JSON, _json),
     **dict.fromkeys(("ten", "tb"), _tensors),
     **dict.fromkeys(("mp", "msg"), lambda data, limit: check_msgpack(data)),
     **dict.fromkeys(("pkl", "pickle", "pyd"), _pickle),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 _DEEPEST = 200
 """Lists within lists: readers recurse."""
+MOST_VALUES = 10_000_000
+"""Of one document: a few kilobytes, packed, may hold hundreds of millions."""
 
 
 class _Walk:
@@ -15,6 +17,13 @@ class _Walk:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
+        self._values = 0
+
+    def count(self) -> None:
+        """One more value begins."""
+        self._values += 1
+        if self._values > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values")
 
     def take(self, size: int) -> bytes:
         taken = self.data[self.at : self.at + size]
@@ -83,6 +92,7 @@ def _check_extension(code: int, data: bytes) -> None:
 
 
 def _msgpack_head(walk: _Walk) -> tuple[str, int]:
+    walk.count()
     first = walk.number(1)
     if first < 0x80 or first >= 0xE0:
         return "bare", 0
@@ -143,6 +153,7 @@ def _cbor_value(walk: _Walk, depth: int) -> str:
 
 def _cbor_head(walk: _Walk) -> tuple[str, int | None]:
     """Kind and size (of a tag, its number) of what begins here; None where it has no size."""
+    walk.count()
     first = walk.number(1)
     major, more = first >> 5, first & 31
     if major == 7 and more == 31:

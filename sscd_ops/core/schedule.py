@@ -12,7 +12,6 @@ before it, and goes forward. Intervals tile time whatever the clocks do.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -23,7 +22,6 @@ from croniter import CroniterBadDateError, croniter
 from sscd_ops.errors import UsageError
 from sscd_ops.model import Interval
 
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SHIFT = timedelta(hours=26)
 """More than clocks were ever moved by: 24 hours, where the date line was."""
 _REACH = timedelta(hours=30)
@@ -89,6 +87,7 @@ def interval_of(schedule: str, timezone: str, text: str) -> Interval:
     """
     text = text.strip()
     try:
+        day = _day(text)
         instant = datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(
@@ -96,10 +95,9 @@ def interval_of(schedule: str, timezone: str, text: str) -> Interval:
             " 2026-11-01T02:00+00:00"
         ) from error
     zone = ZoneInfo(timezone)
-    if not _DAY.fullmatch(text):
-        aware = instant if instant.tzinfo else instant.replace(tzinfo=zone)
-        return interval_holding(schedule, timezone, aware)
-    found = intervals_starting_on(schedule, timezone, instant.date())
+    if day is None:
+        return _of_instant(schedule, timezone, instant)
+    found = intervals_starting_on(schedule, timezone, day)
     if len(found) == 1:
         return found[0]
     if not found:
@@ -114,6 +112,33 @@ def interval_of(schedule: str, timezone: str, text: str) -> Interval:
         f"several intervals of schedule {schedule!r} ({timezone}) start on {text}: give one of"
         f" {starts}"
     )
+
+
+def _day(text: str) -> date | None:
+    """The day that a text names in any of ISO's forms (20261101, 2026-W45-1); None: an instant."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _of_instant(schedule: str, timezone: str, instant: datetime) -> Interval:
+    """The interval that holds an instant; local time, where it has no offset.
+
+    Raises:
+        UsageError: a local time that comes twice, each time in another interval.
+    """
+    if instant.tzinfo:
+        return interval_holding(schedule, timezone, instant)
+    twice = [instant.replace(tzinfo=ZoneInfo(timezone), fold=fold) for fold in (0, 1)]
+    first, second = (interval_holding(schedule, timezone, one) for one in twice)
+    comes_twice = all(one.astimezone(UTC).astimezone(one.tzinfo) == one for one in twice)
+    if first != second and comes_twice and twice[0].utcoffset() != twice[1].utcoffset():
+        raise UsageError(
+            f"{instant.isoformat()} comes twice in {timezone}, each time in another night: give"
+            f" {' or '.join(one.isoformat() for one in twice)}"
+        )
+    return first
 
 
 class _Clock:
@@ -132,24 +157,21 @@ class _Clock:
     def until(self, instant: datetime) -> list[Interval]:
         """Intervals that follow each other, at least one; the last holds the instant."""
         with _known_years():
-            start = self._anchor(instant)
-            answer: list[Interval] = []
-            while start <= instant:
-                end = self._after(start)
-                answer.append(Interval(start, end))
-                start = end
-            return answer
+            return self._through(self._anchor(instant), instant)
 
     def between(self, first: datetime, last: datetime) -> list[Interval]:
         """The intervals from the one that holds ``first`` to the one that holds ``last``."""
         with _known_years():
-            start = self.until(first)[-1].start
-            answer: list[Interval] = []
-            while start <= last:
-                end = self._after(start)
-                answer.append(Interval(start, end))
-                start = end
-            return answer
+            return self._through(self.until(first)[-1].start, last)
+
+    def _through(self, boundary: datetime, instant: datetime) -> list[Interval]:
+        """The intervals from a boundary to the one that holds an instant."""
+        answer: list[Interval] = []
+        while boundary <= instant:
+            end = self._after(boundary)
+            answer.append(Interval(boundary, end))
+            boundary = end
+        return answer
 
     def _after(self, boundary: datetime) -> datetime:
         """The boundary after one."""
@@ -209,4 +231,7 @@ def _known_years() -> Iterator[None]:
     try:
         yield
     except (OverflowError, CroniterBadDateError) as error:
-        raise UsageError(f"too far away for this schedule: {error}") from error
+        raise UsageError(
+            "the date is too far away for this schedule (years 1 to 9999): give a day such as"
+            " 2026-11-01"
+        ) from error

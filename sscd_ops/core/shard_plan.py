@@ -9,36 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS
+
 WRITER_VERSION = 1
 """Part of the plan's digest: whoever changes the bytes that ``steps.publish`` writes raises it."""
 
 LONGEST_EXTENSION = 67
 """Bytes: behind a key of 32 hex digits and a dot, a ustar name has room for no more."""
 
-CANONICAL = {
-    other: name
-    for name, others in {
-        "jpg": "jpeg jpe jfif jfi jif pjpeg pjp mpo",
-        "png": "apng",
-        "avif": "avifs",
-        "bmp": "dib",
-        "tiff": "tif",
-        "jp2": "j2k j2c jpc jpf jpx jpg2",
-    }.items()
-    for other in others.split()
-}
-"""Other extensions of an image format -> the published one, which readers know."""
-IMAGE_EXTENSIONS = frozenset(
-    {"jpg", "png", "webp", "avif", "gif", "bmp", "tiff", "jp2", *CANONICAL}
-)
-"""Extensions of pictures that are read."""
-_UNREAD = """
-heic heics heif heifs hif jxl jxr wdp hdp bpg flif qoi psd psb xcf kra svg svgz eps wmf emf cgm
-ico cur icns tga icb vda vst pcx dcx ppm pgm pbm pnm pfm pam xbm xpm dds exr hdr sgi ras
-dng cr2 cr3 crw nef nrw arw sr2 srf orf rw2 raf pef srw x3f 3fr erf kdc dcr mrw mos iiq rwl
-"""
-UNREAD_IMAGE_EXTENSIONS = frozenset(_UNREAD.split())
-"""Extensions of pictures in formats that are not read: such a sample is quarantined, by name."""
 _MADE = ("txt", "json")
 
 

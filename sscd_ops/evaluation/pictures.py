@@ -20,9 +20,9 @@ from typing import IO, Protocol
 
 import numpy as np
 
+from sscd_ops.core.formats import IMAGE_EXTENSIONS
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestRow
-from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
 from sscd_ops.errors import ConfigError, DataError, UsageError
 from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.model import FoundShard, Interval, MemberRef, RawSample, ShardEnd

@@ -18,7 +18,7 @@ class Rooms(Protocol):
         """A source's reader."""
 
     def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """The header check."""
+        """Looks at a picture's header, and at its pixels where asked."""
 
     def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
         """The fingerprint of a configured model."""

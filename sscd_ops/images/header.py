@@ -1,4 +1,4 @@
-"""Header checks: is it a picture, and one that may be decoded? Pixels only where asked for."""
+"""Header checks: is it a picture, and one that may be decoded? No pixel is decoded here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import warnings
 
 from PIL import Image, UnidentifiedImageError
 
-from sscd_ops.images.bare import BARE, Bare, jpeg, png, tiff_tags
+from sscd_ops.core.formats import sniff
+from sscd_ops.images.bare import BARE, Bare, gif, jpeg, png, tiff_tags
 from sscd_ops.images.orientation import upright_size
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
-from sscd_ops.ports import InspectImage
 
 # we hold pictures to limits.max_pixels ourselves
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -27,31 +27,17 @@ _PARTS, _MOST_PARTS = (273, 324), 1 << 20
 many take it a second, and no real picture has so many."""
 
 
-def sniff(data: bytes) -> tuple[str, str] | None:
-    """(our format name, Pillow's) by the first bytes, or None for no picture we know."""
-    for magic, found in _MAGIC:
-        if data.startswith(magic):
-            return found
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp", "WEBP"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", b"mif1", b"miaf"):
-        return "avif", "AVIF"
-    return None
-
-
-_MAGIC = (
-    (b"\xff\xd8\xff", ("jpg", "JPEG")),
-    (b"\x89PNG\r\n\x1a\n", ("png", "PNG")),
-    (b"GIF87a", ("gif", "GIF")),
-    (b"GIF89a", ("gif", "GIF")),
-    (b"BM", ("bmp", "BMP")),
-    (b"II*\0", ("tiff", "TIFF")),
-    (b"MM\0*", ("tiff", "TIFF")),
-    (b"II+\0", ("tiff", "TIFF")),
-    (b"MM\0+", ("tiff", "TIFF")),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", ("jp2", "JPEG2000")),
-    (b"\xffO\xffQ", ("jp2", "JPEG2000")),
-)
+_PILLOWS = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+    "jp2": "JPEG2000",
+    "webp": "WEBP",
+    "avif": "AVIF",
+}
+"""Our name of a format -> Pillow's."""
 
 
 def open_image(data: bytes) -> Image.Image | tuple[Fault, str]:
@@ -62,13 +48,12 @@ def open_image(data: bytes) -> Image.Image | tuple[Fault, str]:
     """
     if not data:
         return Fault.EMPTY_IMAGE, "the image has no bytes"
-    found = sniff(data)
-    if found is None:
+    form = sniff(data)
+    if not form:
         return Fault.NOT_AN_IMAGE, f"no known picture begins with {data[:8]!r}"
-    bare = _first_try(data, found[0])
-    image = _open(bare, *found)
-    if isinstance(image, tuple) and image[0] is Fault.NOT_AN_IMAGE and found[0] in BARE:
-        again = _open(BARE[found[0]](data), *found)
+    image = _open(_first_try(data, form), form)
+    if isinstance(image, tuple) and image[0] is Fault.NOT_AN_IMAGE and form in BARE:
+        again = _open(BARE[form](data), form)
         return image if isinstance(again, tuple) else again
     return image
 
@@ -82,16 +67,19 @@ def _first_try(data: bytes, form: str) -> Bare:
         # Pillow joins segments one by one: 4,000 of them would take it minutes
         bare = jpeg(data)
         return bare if len(data) - len(bare.data) > _MUCH else Bare(data, {})
+    if form == "gif" and len(data) > _MUCH:
+        # nor does it need every comment: of a byte each they take thirty times the file
+        return gif(data)
     return Bare(data, {})
 
 
-def _open(bare: Bare, form: str, pillows: str) -> Image.Image | tuple[Fault, str]:
+def _open(bare: Bare, form: str) -> Image.Image | tuple[Fault, str]:
     if form == "tiff" and any(
         tag in _PARTS and count > _MOST_PARTS for _, tag, _, count in tiff_tags(bare.data)
     ):
         return Fault.DECODER_LIMIT, f"tiff header: more than {_MOST_PARTS} strips or tiles"
     try:
-        image: Image.Image = Image.open(io.BytesIO(bare.data), formats=(pillows,))
+        image: Image.Image = Image.open(io.BytesIO(bare.data), formats=(_PILLOWS[form],))
     except UnidentifiedImageError:
         return Fault.NOT_AN_IMAGE, f"begins like {form}, but its header cannot be read"
     except Image.DecompressionBombError as error:
@@ -105,9 +93,7 @@ def _open(bare: Bare, form: str, pillows: str) -> Image.Image | tuple[Fault, str
     return image
 
 
-def inspect(
-    data: bytes, limits: LimitsOptions, *, pixels: bool = False
-) -> ImageHeader | tuple[Fault, str]:
+def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, str]:
     """A picture's format and size as displayed (EXIF orientation applied), or why there is none.
 
     A picture beyond the limits has a header with its fault.
@@ -115,12 +101,11 @@ def inspect(
     Args:
         data: the file's bytes.
         limits: pixels, least side, greatest aspect.
-        pixels: decode it too, where it has no more than the limit.
     """
-    found = sniff(data)
+    form = sniff(data)
     image = open_image(data)
     if isinstance(image, tuple):
-        bomb = _open_bomb(data, *found) if found and image[0] is Fault.TOO_MANY_PIXELS else None
+        bomb = _open_bomb(data, form) if image[0] is Fault.TOO_MANY_PIXELS else None
         if bomb is None:
             return image
         image = bomb
@@ -128,23 +113,7 @@ def inspect(
     fault = _beyond(width, height, limits)
     if fault is not None and max(width, height) > _LONGEST_SIDE:
         return fault
-    if pixels and (fault is None or fault[0] is not Fault.TOO_MANY_PIXELS):
-        damage = _decode(image)
-        if damage is not None:
-            return damage
-    return ImageHeader(found[0] if found else "", width, height, fault)
-
-
-def _decode(image: Image.Image) -> tuple[Fault, str] | None:
-    """Why the pixels cannot be decoded. A JPEG's at an eighth, which meets the same damage."""
-    try:
-        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-        image.load()
-    except MemoryError as error:
-        return Fault.DECODER_DIED, f"{type(error).__name__}: {error}"
-    except Exception as error:  # noqa: BLE001 - as in open_image
-        return Fault.UNDECODABLE, f"{type(error).__name__}: {error}"
-    return None
+    return ImageHeader(form, width, height, fault)
 
 
 def _beyond(width: int, height: int, limits: LimitsOptions) -> tuple[Fault, str] | None:
@@ -158,21 +127,12 @@ def _beyond(width: int, height: int, limits: LimitsOptions) -> tuple[Fault, str]
     return None
 
 
-def _open_bomb(data: bytes, form: str, pillows: str) -> Image.Image | None:
+def _open_bomb(data: bytes, form: str) -> Image.Image | None:
     """The header of a picture larger than Pillow opens; nothing ever decodes it."""
     bare = _first_try(data, form)
     try:
-        image: Image.Image = Image.OPEN[pillows][0](io.BytesIO(bare.data), "")
+        image: Image.Image = Image.OPEN[_PILLOWS[form]][0](io.BytesIO(bare.data), "")
     except Exception:  # noqa: BLE001 - as in open_image
         return None
     image.info.update(bare.notes)
     return image
-
-
-def make_inspector(limits: LimitsOptions) -> InspectImage:
-    """The header check with its limits."""
-
-    def with_limits(data: bytes, *, pixels: bool = False) -> ImageHeader | tuple[Fault, str]:
-        return inspect(data, limits, pixels=pixels)
-
-    return with_limits

@@ -62,7 +62,7 @@ def _leave_as_stored(image: Image.Image) -> None:
     """Keep Pillow from turning a TIFF itself, which it does as it decodes, and writes EXIF for."""
     try:
         exif = Image.Image.getexif(image)
-    except Exception:  # noqa: BLE001 - then it has none
+    except Exception:  # noqa: BLE001 - damaged: asked again, Pillow answers with what it could read
         exif = Image.Image.getexif(image)
     for tag in (_ORIENTATION, *_DIRECTORIES):
         if tag in exif:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
@@ -77,7 +79,7 @@ class SscdOpsHook(BaseHook):
         """The config file's settings; a faulty dataset is no reason to refuse the others."""
         from sscd_ops.config import load_settings
 
-        extra = conn.extra_dejson if conn is not None else {}
+        extra = _extras(conn, f"Airflow connection {self.conn_id!r}") if conn is not None else {}
         path = self.config or extra.get("config") or os.environ.get("SSCD_OPS_CONFIG", "")
         if not path:
             raise ConfigError(
@@ -163,12 +165,29 @@ def _port(port: Any) -> int | None:
     return int(port)
 
 
+def _extras(conn: Connection, what: str) -> dict[str, Any]:
+    """The connection's extra; Airflow takes one that cannot be read for an empty one.
+
+    Raises:
+        ConfigError: it is not a JSON object.
+    """
+    found: Any = None
+    with suppress(ValueError):
+        found = json.loads(conn.extra or "{}")
+    if not isinstance(found, dict):  # not shown: it may hold a password
+        raise ConfigError(
+            f"{what}: its extra is not a JSON object, so nothing in it would be used: write it as"
+            ' {"sslmode": "require"}'
+        )
+    return conn.extra_dejson
+
+
 def _parameters(conn: Connection, what: str) -> dict[str, str]:
     """The extras as libpq's parameters; empty ones, which Airflow's form leaves, do not count."""
     from sscd_ops.catalog.urls import PARAMETERS
 
     found: dict[str, str] = {}
-    for name, value in conn.extra_dejson.items():
+    for name, value in _extras(conn, what).items():
         if name == "config" or value is None or value == "":
             continue
         if name in _FIELDS:

@@ -142,9 +142,11 @@ def is_over(member: Member) -> bool:
 
 
 def exists(url: str) -> bool:
-    """Whether a path or fsspec URL exists now, whatever was listed before."""
+    """Whether a path or fsspec URL, or what a pattern names, exists now; as plan looks for it."""
     import fsspec
+
+    from sscd_ops.sources.places import has_magic
 
     fs, path = fsspec.url_to_fs(url)
     fs.invalidate_cache()
-    return bool(fs.exists(path))
+    return bool(fs.glob(path) if has_magic(url) else fs.exists(path))

@@ -14,7 +14,8 @@ from sscd_ops.sources import files, places
 
 _DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2, "j": 3}
 """Directives of strftime that stand for so many digits."""
-_DIRECTIVE = re.compile(r"%(.)")
+_DIRECTIVE = re.compile(r"%([-_0^#+]*\d*[EO]?)(.)")
+"""With the flags of the C library: `%-d` is a day without its nought."""
 
 Open = Callable[[SourceOptions], Source]
 
@@ -95,7 +96,8 @@ def any_night(url: str) -> str:
 
 def _wildcard(form: str) -> str:
     def one(match: re.Match[str]) -> str:
-        letter = match.group(1)
-        return "%" if letter == "%" else "[0-9]" * _DIGITS.get(letter, 0) or "*"
+        flags, letter = match.groups()
+        digits = 0 if flags else _DIGITS.get(letter, 0)
+        return "%" if letter == "%" else "[0-9]" * digits or "*"
 
     return _DIRECTIVE.sub(one, form)

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from sscd_ops.core.interpret import is_missing
+from sscd_ops.core.members import check_json_size
 from sscd_ops.sources.contents import caption_bytes, json_bytes, plain
 
 NAME_COLUMNS = (
@@ -32,7 +33,11 @@ CAPTION_COLUMNS = ("caption", "text", "captions", "description", "prompt", "alt_
 
 _DELIMITERS = ",;\t|"
 _LONGEST_FIELD = 1 << 27
-_MISSING_IN_CSV = frozenset({"nan", "NaN", "<NA>", "NaT", "None", "null", "NULL", "\\N"})
+_MOST_ROWS = 5_000_000
+"""Each takes half a kilobyte of memory, and a packed file of some kilobytes may hold so many."""
+_MISSING_IN_CSV = frozenset(
+    {"nan", "NaN", "NA", "<NA>", "#N/A", "NaT", "None", "null", "NULL", "\\N"}
+)
 """What programs write into text for a missing value; such a caption is none."""
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -107,18 +112,25 @@ class Matched:
     not_utf8: int
 
 
-def read_captions(name: str, data: bytes) -> Captions:
+def read_captions(name: str, data: bytes, limit: int = 1 << 30) -> Captions:
     """The rows of a captions file, by its name's ending and its first bytes.
 
     Never raises for what is in it.
+
+    Args:
+        name: the file's.
+        data: its bytes.
+        limit: bytes that it may unpack to.
     """
     captions = Captions()
     try:
         if data.startswith(b"\x1f\x8b"):
-            name, data = name.lower().removesuffix(".gz"), _unpacked(data)
+            name, data = name.lower().removesuffix(".gz"), _unpacked(data, limit)
         text = _decoded(data)
         captions.is_utf8 = text.isascii() or _encodes(text)
-        for row in _rows(name.lower(), text):
+        for number, row in enumerate(_rows(name.lower(), text)):
+            if number > _MOST_ROWS:
+                raise _Unclear(f"it has more than {_MOST_ROWS} rows")
             _add(captions, row)
     except _Unclear as unclear:
         return Captions(why=str(unclear))
@@ -202,11 +214,20 @@ def _loose(name: str) -> str:
 # ---------------------------------------------------------------- bytes -> text
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpacked(data: bytes, limit: int) -> bytes:
     try:
-        return gzip.decompress(data)
+        with gzip.open(io.BytesIO(data)) as opened:
+            unpacked = opened.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise _Unclear(f"its gzip data is damaged: {error}") from error
+    if len(unpacked) > limit:
+        raise _Unclear(f"it unpacks to {too_large(limit)}")
+    return unpacked
+
+
+def too_large(limit: int) -> str:
+    """Says that a file has more bytes than may be read."""
+    return f"more than {limit} bytes (limits.max_member_bytes)"
 
 
 def _decoded(data: bytes) -> str:
@@ -255,6 +276,10 @@ def _rows(name: str, text: str) -> Iterator[Any]:
 
 def _whole(text: str) -> list[Any] | None:
     """The rows of one document: a list of them, or ``{name: caption}``; None where it is none."""
+    try:
+        check_json_size(text.encode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        raise _Unclear(f"it has {error}") from error
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -334,8 +359,8 @@ def _header(text: str) -> tuple[str, list[str]]:
     if not found:
         first = text.lstrip().partition("\n")[0].strip()
         raise _Unclear(
-            f"no column names the pictures: looked for {', '.join(NAME_COLUMNS)}, with a comma, a"
-            f" semicolon, a tab or | between columns; the first line is {first[:300]!r}"
+            f"no column names the pictures: the first line is {first[:200]!r}; looked for"
+            f" {', '.join(NAME_COLUMNS)}, with a comma, a semicolon, a tab or | between columns"
         )
     delimiter, columns = max(found, key=lambda one: len(one[1]))
     twice = {column for column in columns if column and columns.count(column) > 1}
@@ -407,6 +432,6 @@ def _no_row(captions: Captions) -> str:
     first = captions.first
     has = ", ".join(first) if isinstance(first, dict) else "no columns"
     return (
-        f"none of its {captions.bad} rows names a picture: looked for {', '.join(NAME_COLUMNS)} in"
-        f" {_READ}; the first has: {has[:300]}"
+        f"none of its {captions.bad} rows names a picture: the first has: {has[:200]}; looked for"
+        f" {', '.join(NAME_COLUMNS)} in {_READ}"
     )

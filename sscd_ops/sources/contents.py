@@ -8,18 +8,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS
-
-_MAGIC = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"\0\0\0\x0cjP  ", "jp2"),
-)
-
+from sscd_ops.core.formats import IMAGE_EXTENSIONS, sniff
 
 _DEEPEST = 100
 """Of a row. Python's own limit depends on who calls: publish might fail where ingest did not."""
@@ -30,12 +19,7 @@ def image_extension(path: str, data: bytes) -> str:
     extension = path.rpartition("/")[2].rpartition(".")[2].lower()
     if extension in IMAGE_EXTENSIONS:
         return extension
-    for magic, found in _MAGIC:
-        if data.startswith(magic):
-            return found
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return "avif" if data[4:8] == b"ftyp" and data[8:11] == b"avi" else "jpg"
+    return sniff(data) or "jpg"
 
 
 def json_bytes(value: Any) -> bytes:

@@ -38,6 +38,8 @@ _DRIVERS = {
 }
 """Scheme of a URL -> packages that reach its storage."""
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
+_BLOCK = 4 << 20
+"""Bytes asked of remote storage at once."""
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "checksum")
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated", "created")
 
@@ -90,11 +92,16 @@ def filesystem(url: str) -> tuple[Any, str]:
     Raises:
         ConfigError: no filesystem of this kind is installed.
     """
+    if url.startswith("/"):
+        return _Local(), url
+    scheme, _, name = url.partition("://")
+    # "::" chains URLs for fsspec, but is nothing special in a name
+    is_name = "::" in name and "::" not in scheme and "://" not in name
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(url.partition("::")[0] if is_name else url)
     except (ImportError, ValueError) as error:
         raise _no_driver(url, error) from error
-    return (_Local() if is_local(fs) else fs), str(path)
+    return (_Local() if is_local(fs) else fs), str(fs._strip_protocol(url) if is_name else path)
 
 
 def _no_driver(url: str, error: Exception) -> ConfigError:
@@ -121,7 +128,7 @@ def canonical(url: str) -> str:
         ConfigError: no filesystem of this kind is installed, or the URL is a chain.
     """
     scheme, found, _ = url.partition("://")
-    if "::" in url:
+    if "::" in url and not url.startswith("/"):
         raise ConfigError(f"url {url!r}: chained URLs cannot be sources")
     if not found or scheme in ("file", "local"):
         return str(LocalFileSystem._strip_protocol(url))
@@ -351,16 +358,11 @@ def is_about_content(error: Exception) -> bool:
 
 
 @contextmanager
-def opened(
-    shard: FoundShard, *, as_listed: bool = True, block: int = 4 << 20
-) -> Iterator[BinaryIO]:
-    """A shard's bytes.
+def opened(shard: FoundShard) -> Iterator[BinaryIO]:
+    """A shard's bytes. It is looked at before and after, if it names a version.
 
     Args:
-        shard: the file.
-        as_listed: check, before and after, that it is the version that was listed. Not for members
-            that are held to their digests: a file that was put back has another time.
-        block: bytes asked of remote storage at once.
+        shard: the file; in ``any_version`` for members that are held to their digests.
 
     Raises:
         SourceChanged: the file is gone or another version.
@@ -368,9 +370,12 @@ def opened(
     """
     fs, path = filesystem(shard.uri)
 
-    def check(version: Callable[[], str]) -> None:
-        if as_listed:
-            _check_version(shard, version())
+    def check(look_at: Callable[[], str]) -> None:
+        if shard.version and (version := look_at()) != shard.version:
+            raise SourceChanged(
+                f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
+                f" {PUT_BACK}"
+            )
 
     try:
         with asking(shard.uri):
@@ -381,7 +386,7 @@ def opened(
                     check(lambda: _version_of_local(os.fstat(stream.fileno())))
                 return
             check(lambda: _version(fs, path))
-            with fs.open(path, "rb", block_size=block) as stream:
+            with fs.open(path, "rb", block_size=_BLOCK) as stream:
                 yield stream
             check(lambda: _version(fs, path))
     except FileNotFoundError as error:
@@ -393,14 +398,6 @@ def _version(fs: Any, path: str) -> str:
     if found is None:
         raise FileNotFoundError(path)
     return found.version
-
-
-def _check_version(shard: FoundShard, version: str) -> None:
-    if shard.version and version != shard.version:
-        raise SourceChanged(
-            f"{shard.uri} changed since it was listed (was {shard.version}, is {version}):"
-            f" {PUT_BACK}"
-        )
 
 
 def content(url: str) -> bytes:

@@ -6,12 +6,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from sscd_ops.core.shard_plan import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
+from sscd_ops.core.formats import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
-from sscd_ops.sources.captions import Captions, match, no_caption, no_match, read_captions
+from sscd_ops.sources.captions import (
+    Captions,
+    match,
+    no_caption,
+    no_match,
+    read_captions,
+    too_large,
+)
 
 _BESIDE = ("txt", "json")
 
@@ -212,8 +219,12 @@ class FolderSource:
         url = self._captions_url(folder)
         if not url:
             return Captions()
+        limit = self._limits.max_member_bytes
+        found = files.file(url)
+        if found is not None and found.size > limit:
+            return Captions(why=f"it has {too_large(limit)}")
         try:
-            return read_captions(url, files.content(url))
+            return read_captions(url, files.content(url), limit)
         except SourceChanged:
             return Captions(why="it is not there")
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sscd_ops.core.interpret import is_missing
@@ -17,6 +15,15 @@ from sscd_ops.errors import PUT_BACK, SourceChanged
 from sscd_ops.model import Fault, FoundShard, Interval, Member, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.sources import files, places
+from sscd_ops.sources.arrow_values import (
+    bare,
+    is_binary,
+    is_bytes,
+    is_list,
+    is_text,
+    python_rows,
+    python_values,
+)
 from sscd_ops.sources.contents import caption_bytes, image_extension, json_bytes
 
 _DECODED = 256 << 20
@@ -102,7 +109,7 @@ class ParquetSource:
                 number = first
                 size = _rows_at_once(file.metadata.row_group(group))
                 for batch in file.iter_batches(size, row_groups=[group], columns=columns):
-                    for row in _python_rows(batch):
+                    for row in python_rows(batch):
                         yield number, row
                         number += 1
             first += rows
@@ -127,7 +134,7 @@ class ParquetSource:
                 f" {', '.join(schema.names)}{_meant(schema)}"
             )
         asked = {options.image_column, options.caption_column, options.key_column}
-        return [field.name for field in schema if field.name in asked or not _is_binary(field.type)]
+        return [field.name for field in schema if field.name in asked or not is_binary(field.type)]
 
     def _is_not_delivered(self, row: Mapping[str, Any]) -> bool:
         """Whether img2dataset says that it has no picture for a row."""
@@ -193,7 +200,7 @@ class ParquetSource:
         """The members' bytes from the row groups that hold them, made again where made here."""
         if not members:
             return
-        with files.opened(shard, as_listed=False) as stream:
+        with files.opened(shard.any_version) as stream:
             try:
                 yield from self._fetch(shard, stream, members)
             except Exception as error:
@@ -276,26 +283,13 @@ def _pictures(image: Any) -> list[tuple[str, bytes]]:
 
 def _holds_pictures(kind: pa.DataType) -> bool:
     """Whether a column's values are bytes, ``{bytes, path}`` or lists of these."""
-    kind = _bare(kind)
-    if _is_list(kind):
-        kind = _bare(kind.value_type)
+    kind = bare(kind)
+    if is_list(kind):
+        kind = bare(kind.value_type)
     if pa.types.is_struct(kind):
         at = kind.get_field_index("bytes")
-        kind = _bare(kind.field(at).type) if at >= 0 else kind
-    return _is_bytes(kind) or pa.types.is_null(kind)
-
-
-def _bare(kind: pa.DataType) -> pa.DataType:
-    """A type without what wraps it."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _bare(kind.storage_type)
-    return _bare(kind.value_type) if pa.types.is_dictionary(kind) else kind
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    return bool(pa.types.is_fixed_size_binary(kind) or kind == pa.binary_view())
+        kind = bare(kind.field(at).type) if at >= 0 else kind
+    return is_bytes(kind) or pa.types.is_null(kind)
 
 
 def _meant(schema: pa.Schema) -> str:
@@ -310,10 +304,10 @@ def _meant(schema: pa.Schema) -> str:
 
 def _example(file: pq.ParquetFile, column: str) -> str:
     """Says what the text of a column looks like; empty where it is none."""
-    if not _is_text(_bare(file.schema_arrow.field(column).type)):
+    if not is_text(bare(file.schema_arrow.field(column).type)):
         return ""
     for batch in file.iter_batches(_FEW, columns=[column]):
-        for value in _python_values(batch.column(0)):
+        for value in python_values(batch.column(0)):
             if value:
                 return f", {_looks_like(value)}"
     return ""
@@ -327,87 +321,3 @@ def _looks_like(value: str) -> str:
     except (ValueError, binascii.Error):
         return f"such as {value[:100]!r}"
     return "base64" if len(value) > 100 else f"such as {value!r}"
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, or structs or lists with bytes in them."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return not _is_uuid(kind) and _is_binary(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return _is_binary(kind.value_type)
-    return _is_bytes(kind) or any(_is_binary(kind.field(at).type) for at in range(kind.num_fields))
-
-
-def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    names = batch.schema.names
-    columns = [_python_values(column) for column in batch.columns]
-    for values in zip(*columns, strict=True):
-        yield dict(zip(names, values, strict=True))
-
-
-def _python_values(column: pa.Array) -> list[Any]:
-    """A column as Python values, the same with and without pandas, at any depth.
-
-    Bad UTF-8 survives as it is. Times are text and durations numbers, since Python has none of its
-    own for every one that Arrow holds.
-    """
-    kind = column.type
-    if isinstance(kind, pa.BaseExtensionType) and not _is_uuid(kind):
-        return _python_values(column.storage)
-    if pa.types.is_dictionary(kind):
-        return _python_values(column.dictionary_decode())
-    if pa.types.is_struct(kind):
-        return _structs(column)
-    if pa.types.is_map(kind):
-        pairs = column.cast(pa.list_(pa.struct([kind.key_field, kind.item_field])))
-        return [v and [tuple(item.values()) for item in v] for v in _lists(pairs)]
-    # lists of numbers, such as descriptors, go the quick way
-    if _is_list(kind) and not pa.types.is_floating(kind.value_type):
-        return _lists(column)
-    if _is_text(kind):
-        raw = column.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
-        return [
-            None if v is None else v.decode("utf-8", "surrogateescape") for v in raw.to_pylist()
-        ]
-    if pa.types.is_timestamp(kind):
-        # cast to UTC first: the text of a time with a zone would depend on the machine's tz data
-        text = pc.cast(column.cast(pa.timestamp(kind.unit)), pa.string()).to_pylist()
-        return [v if v is None or kind.tz is None else f"{v}Z" for v in text]
-    if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
-        values: list[Any] = pc.cast(column, pa.string()).to_pylist()
-        return values
-    if pa.types.is_duration(kind):
-        return list(column.cast(pa.int64()).to_pylist())
-    return list(column.to_pylist())
-
-
-def _structs(column: pa.Array) -> list[Any]:
-    names = [field.name for field in column.type]
-    fields = [_python_values(values) for values in column.flatten()]
-    valid = column.is_valid().to_pylist()
-    rows = zip(*fields, strict=True) if fields else ((),) * len(valid)
-    return [
-        dict(zip(names, row, strict=True)) if there else None
-        for row, there in zip(rows, valid, strict=True)
-    ]
-
-
-def _lists(column: pa.Array) -> list[Any]:
-    lengths = pc.list_value_length(column).to_pylist()
-    values = iter(_python_values(column.flatten()))
-    return [None if length is None else list(islice(values, length)) for length in lengths]
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    views = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
-    return bool(lists or views or pa.types.is_fixed_size_list(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return bool(plain or kind == pa.string_view())
-
-
-def _is_uuid(kind: pa.DataType) -> bool:
-    return bool(kind.extension_name == "arrow.uuid")

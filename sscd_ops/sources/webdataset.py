@@ -110,7 +110,7 @@ class WebDatasetSource:
         """The members' bytes by range; a compressed tar is streamed through."""
         if not members:
             return
-        with files.opened(shard, as_listed=False) as stream:
+        with files.opened(shard.any_version) as stream:
             if _is_gzip(stream):
                 yield from self._stream(shard, stream, members)
             else:

@@ -11,13 +11,12 @@ from sscd_ops.catalog import batches, decisions, publishing
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import BatchNotRunnable, CommitConflict, InvariantError
 from sscd_ops.model import BatchState, StoredFile
-from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
+from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, write_bytes
 from sscd_ops.steps.snapshots import (
     batch_name,
     document,
     repair_latest,
     snapshot_name,
-    write_body,
 )
 
 log = logging.getLogger(__name__)
@@ -142,7 +141,7 @@ def _try(parts: Parts, work: Work) -> bool:
         )
         name = snapshot_name(batch.dataset, snapshot, hashlib.sha256(body).hexdigest())
         # the name says the content: other bytes there are those of a killed try or a bad disk
-        file = parts.store.put_named(name, lambda stream: write_body(stream, body), over=True)
+        file = parts.store.put_named(name, lambda stream: write_bytes(stream, body), over=True)
     with parts.catalog.begin() as conn:
         now = batches.lock_dataset(conn, batch.dataset_id)
         raw = decisions.batch_row(conn, batch.batch_id)

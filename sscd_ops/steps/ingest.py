@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -92,11 +91,11 @@ def _make_anew(
     parts: Parts, work: Work, shard: SourceShard, manifest: StoredFile, damage: FileMismatch
 ) -> None:
     log.warning("making a manifest anew uri=%s damage=%s", shard.uri, damage)
-    # the sha256 says whether it is the one that was read: a file put back may have another time
-    anyhow = replace(shard.found, version="")
     batch_id, undecided = work.batch.batch_id, not work.batch.state.is_decided
     or_else = f", or sscd-ops batch abandon {batch_id} --why '...' and run its night again"
-    writing = _Writing(parts, work, shard, anyhow, parts.inspector(work.options.limits))
+    # the sha256 says whether it is what was read
+    found = shard.found.any_version
+    writing = _Writing(parts, work, shard, found, parts.inspector(work.options.limits))
     try:
         restore(parts, manifest, writing.write, or_else if undecided else "")
     except SourceChanged as changed:

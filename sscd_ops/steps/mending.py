@@ -87,7 +87,10 @@ def _mend(parts: Parts, found: NamedFile, live: Mapping[int, Segment]) -> str:
         return f"forgot {found.file.name}, what needs it searches again"
     if not found.current or (found.role == "descriptors" and not found.decided):
         with parts.catalog.begin() as conn:
-            shards.forget_file(conn, found.shard_id, found.role, found.file)
+            batches.lock_batch(conn, found.batch_id)  # a decision of it takes it too
+            forgotten = shards.forget_file(conn, found.shard_id, found.role, found.file)
+        if not forgotten:
+            return f"{found.file.name} is of a batch that went on just now: run this again"
         if found.current:
             return f"forgot {found.file.name}, embed writes it anew when its night is run again"
         return f"forgot {found.file.name}, of an attempt that was given up"
@@ -127,7 +130,12 @@ def _descriptors_from_segment(
                 f"segment {segment.segment_id} has {segment.rows} rows, batch {found.batch_id}"
                 f" embedded {ends[-1]}: the catalog was changed by hand, restore it from a backup"
             )
-        opened = parts.segments.open(segment, [ROLE])
+        try:
+            opened = parts.segments.open(segment, [ROLE])
+        except FileMismatch as error:
+            raise FileMismatch(
+                f"{both_damaged(segment, found.batch_id)} ({str(error).partition(';')[0]})"
+            ) from error
         hashes = opened.codes.get(ROLE)
         content = DescriptorFile(
             opened.ids[rows],
@@ -147,6 +155,14 @@ def _descriptors_from_segment(
     )
     with parts.catalog.begin() as conn:
         shards.replace_descriptors(conn, found.shard_id, found.file, file)
+
+
+def both_damaged(segment: Segment, batch_id: int) -> str:
+    """Says that of what follows from each other neither is sound."""
+    return (
+        f"segment {segment.segment_id} and descriptor files of its batch {batch_id} are both"
+        " damaged: restore one of them from a backup, the other follows from it"
+    )
 
 
 # ---------------------------------------------------------------- what is published

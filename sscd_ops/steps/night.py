@@ -37,6 +37,7 @@ class NightReport:
     shards: int
     snapshot: int | None
     answered: bool
+    """The batch was published before: nothing was done."""
     dry_run: bool
     late: list[LateShard] = field(default_factory=list)
     unpublishable: list[int] = field(default_factory=list)
@@ -169,7 +170,7 @@ def _steps(
         planned.skipped_shards,
         decided.shards,
         done.snapshot,
-        planned.answered,
+        planned.answered and planned.state is BatchState.PUBLISHED,
         dry_run,
         planned.late,
         planned.unpublishable,

@@ -75,7 +75,7 @@ class Parts(Protocol):
         """What the identities of a source are relative to."""
 
     def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """The header check."""
+        """Looks at a picture's header, and at its pixels where asked."""
 
     def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
         """The fingerprint of a configured model; weights are looked for, not loaded."""
@@ -282,6 +282,11 @@ def restore(
             " other bytes: another release wrote it, or what it is made from has changed; restore"
             f" one of them from a backup{or_else}"
         )
+
+
+def write_bytes(stream: BinaryIO, data: bytes) -> None:
+    """Write a whole file; for ``ports.Store``, which hands out the stream."""
+    stream.write(data)
 
 
 class Stopwatch:

@@ -23,7 +23,7 @@ from sscd_ops.errors import PUT_BACK, BatchNotRunnable, FileMismatch, SourceChan
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS
 from sscd_ops.steps.ingest import manifest_of
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work, restore
+from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work, restore, write_bytes
 from sscd_ops.steps.resolve import numbers_of
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _write_shard(
         )
         + "\n"
     ).encode()
-    stats_file = put("stats", f"{stem}_stats.json", lambda stream: _write(stream, stats))
+    stats_file = put("stats", f"{stem}_stats.json", lambda stream: write_bytes(stream, stats))
     return {"tar": tar, "parquet": parquet, "stats": stats_file}
 
 
@@ -171,8 +171,8 @@ def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: _W
     except FileMismatch:
         with parts.catalog.begin() as conn:
             files = publishing.files_of_output(conn, shard["decision_id"], shard["number"])
-        if files:
-            raise  # another process registered it just now: ours is not to replace its bytes
+        if files:  # another process registered it just now: its bytes count, not ours
+            return files_of(files)[role]
         earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
         if earlier is not None:
             return earlier
@@ -200,10 +200,6 @@ def _equal_rows(there: bytes, wanted: bytes) -> bool:
     except (pa.ArrowException, OSError):
         return False
     return bool(found.equals(pq.read_table(pa.BufferReader(wanted))))
-
-
-def _write(stream: BinaryIO, data: bytes) -> None:
-    stream.write(data)
 
 
 def write_again(parts: Parts, work: Work, shard: Mapping[str, Any]) -> None:

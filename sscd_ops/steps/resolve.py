@@ -26,6 +26,7 @@ from sscd_ops.errors import (
     BatchNotRunnable,
     CommitConflict,
     FingerprintMismatch,
+    SscdOpsError,
     StaleAttempt,
 )
 from sscd_ops.model import Batch, BatchState, Counts, Runner, StoredFile
@@ -182,11 +183,7 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
         if work.batch.dry_run:
             return _dry(parts, work, watch)
         for _ in range(_TRIES):
-            try:
-                lock_seconds = _try(parts, work)
-            except StaleAttempt:
-                _delete_lost(parts, work)
-                raise
+            lock_seconds = _try_unless_decided(parts, work)
             now = load_work(parts, batch_id)
             if lock_seconds is not None:
                 return _with_times(_answer(parts, now, watch), watch.seconds, lock_seconds)
@@ -196,7 +193,10 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
                 return _answer(parts, now, watch)
             # whoever lost its session lock must not go on beside the one that has it
             if not locks.keep():
-                raise BatchNotRunnable(f"another command runs batch {batch_id} by now")
+                raise BatchNotRunnable(
+                    f"another command runs batch {batch_id} by now: wait for its end, then run the"
+                    " night again"
+                )
             log.info("decided by another meanwhile, working it out again batch=%s", batch_id)
     raise CommitConflict(f"batch {batch_id}: others decided first {_TRIES} times; try again")
 
@@ -211,6 +211,20 @@ def _with_times(report: ResolveReport, seconds: float, lock_seconds: float) -> R
     from dataclasses import replace
 
     return replace(report, answered=False, seconds=seconds, lock_seconds=lock_seconds)
+
+
+def _try_unless_decided(parts: Parts, work: Work) -> float | None:
+    """As ``_try``; what is wrong by now is no matter where another process decided the batch."""
+    try:
+        return _try(parts, work)
+    except StaleAttempt:
+        _delete_lost(parts, work)
+        raise
+    except SscdOpsError:
+        # of a decided batch whoever delivers may take the files away
+        if not load_work(parts, work.batch.batch_id).batch.state.is_decided:
+            raise
+        return None
 
 
 def _try(parts: Parts, work: Work) -> float | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from sscd_ops.catalog import batches, publishing
 from sscd_ops.catalog.sql import files_of, need_file
-from sscd_ops.errors import CatalogUnavailable, FileMismatch
-from sscd_ops.steps.parts import Parts, restore
+from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
+from sscd_ops.steps.parts import Parts, restore, write_bytes
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -107,13 +108,8 @@ def read_snapshot_file(
         log.warning("making snapshot %d anew: %s", row["snapshot"], damage)
     live = publishing.live_shards(conn, row["dataset_id"], row["snapshot"])
     body = made_from_catalog(dataset, row, live)
-    restore(parts, file, lambda stream: write_body(stream, body))
+    restore(parts, file, lambda stream: write_bytes(stream, body))
     return body
-
-
-def write_body(stream: BinaryIO, body: bytes) -> None:
-    """Write a file's bytes."""
-    stream.write(body)
 
 
 def repair_latest(parts: Parts, dataset: str) -> None:
@@ -147,11 +143,35 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
         newest = publishing.read_snapshot(conn, row.dataset_id)
         if newest is None:
             return
+        latest = parts.store.read_small(name)
+        if latest is None:
+            _check_mounted(parts, conn, newest)
         wanted = read_snapshot_file(parts, conn, dataset, newest)
-        if parts.store.read_small(name) != wanted:
+        if latest != wanted:
             wrote.append(True)
             parts.store.replace(name, wanted)
             batches.read_dataset(conn, dataset)  # fails where the lock is no longer ours
+
+
+def _check_mounted(parts: Parts, conn: Connection, row: Mapping[str, Any]) -> None:
+    """Refuse a root without any of the newest snapshot's files: an empty mount point is no dataset.
+
+    What is missing would be made anew there, on the wrong disk.
+    """
+    live = publishing.live_shards(conn, row["dataset_id"], row["snapshot"])
+    ends = {shard["name"]: files_of(shard["files"]) for shard in (*live[:1], *live[-1:])}
+    named = [need_file(row["file"]), *(file for files in ends.values() for file in files.values())]
+    for file in named:
+        with contextlib.suppress(FileMismatch):
+            parts.store.local(file)
+            return
+    if ends:
+        raise StoreRefused(
+            f"{parts.store.url(named[-1].name)} and all other files looked for of snapshot"
+            f" {row['snapshot']} are missing: is the disk of storage.root mounted, and storage.root"
+            " right? Mount it or mend that, then run the night again; if the files are lost,"
+            " restore the last backup (docs/operations.md)"
+        )
 
 
 def snapshot_name(dataset: str, snapshot: int, sha256: str) -> str:

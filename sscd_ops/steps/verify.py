@@ -18,7 +18,7 @@ from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import FileMismatch, SscdOpsError
 from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.options import dataset_from_json
-from sscd_ops.steps.mending import Left, damage, mend_steps
+from sscd_ops.steps.mending import Left, both_damaged, damage, mend_steps
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import codes_of, load_queries, open_backend
 from sscd_ops.steps.snapshots import made_from_catalog
@@ -148,22 +148,22 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     problems: list[str] = []
     hopeless: list[str] = []
     parts.progress.start(f"verify index of {name}", len(live) + len(named))
-    lost: set[int] = set()
+    lost: dict[int, list[str]] = {}
     for found in named:
         said = _check(parts, found.file)
-        problems += said
         if said and found.role == "descriptors" and damage(parts, found.file) is not None:
-            lost.add(found.batch_id)
+            lost.setdefault(found.batch_id, []).extend(said)
+        else:
+            problems += said
         parts.progress.advance()
     for segment in live:
         work, decision_id = _work_of(parts, segment)
         batch_id = work.batch.batch_id
         said = [p for file in segment.files.values() for p in _check(parts, file)]
-        if batch_id in lost and _damaged(parts, segment, OF_DESCRIPTORS):
-            hopeless.append(
-                f"segment {segment.segment_id} and descriptor files of its batch {batch_id} are"
-                " both damaged: restore one of them from a backup, the other follows from it"
-            )
+        if batch_id in lost and _damaged(parts, segment, _OF_DESCRIPTORS):
+            # what is said of each holds where the other is sound
+            said = [p.partition("; ")[0] for p in (*lost.pop(batch_id), *said)]
+            hopeless.append(both_damaged(segment, batch_id))
         if segment.mask is not None:
             said += _check(parts, segment.mask)
         problems += said or _compare_segment(parts, segment, dataset, work, decision_id)
@@ -176,10 +176,11 @@ def verify_index(parts: Parts, name: str) -> list[str]:
             )
         parts.progress.advance()
     parts.progress.done()
+    problems += [p for said in lost.values() for p in said]
     return problems + hopeless
 
 
-OF_DESCRIPTORS = ("descriptors", "ids", ROLE)
+_OF_DESCRIPTORS = frozenset({"descriptors", "ids", ROLE})
 """The roles of a segment that its batch's descriptor files follow from, and it from them."""
 
 
@@ -314,16 +315,14 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     ]
     if lost:
         raise FileMismatch(
-            f"segment {segment.segment_id} is rebuilt from the descriptor files of batch"
-            f" {work.batch.batch_id}, and they are damaged too: restore them from a backup"
-            f" ({lost[0].partition(';')[0]})"
+            f"{both_damaged(segment, work.batch.batch_id)} ({lost[0].partition(';')[0]})"
         )
     queries = load_queries(parts, work, registered)
     codes = codes_of(open_backend(parts, work), queries)
     if ROLE not in segment.files:
         codes.pop(ROLE, None)  # it was decided without: later nights would be compared otherwise
     files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
-    for role in segment.files.keys() & {"descriptors", "ids", ROLE}:
+    for role in segment.files.keys() & _OF_DESCRIPTORS:
         if role not in files or files[role].sha256 != segment.files[role].sha256:
             raise FileMismatch(
                 f"segment {segment.segment_id}: the descriptor files of batch"

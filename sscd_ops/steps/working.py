@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 _Pairs = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
 """New images, digests (k, 32) of kept images of history, and their similarities."""
 
+_LONGEST_EXAMPLE = 500
+"""Characters of a fault's message in that of a night that is held."""
+
 
 @dataclass(frozen=True)
 class Worked:
@@ -488,7 +491,8 @@ def _counts(
 
 
 def _example(shard: str, key: str | None, message: str) -> str:
-    return f"{shard if key is None else f'{shard}#{key}'}: {message[:200]}"
+    shown = message[:_LONGEST_EXAMPLE] + (" ..." if len(message) > _LONGEST_EXAMPLE else "")
+    return f"{shard if key is None else f'{shard}#{key}'}: {shown}"
 
 
 def _write_segment(

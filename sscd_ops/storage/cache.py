@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -12,7 +11,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from sscd_ops.errors import StoreUnavailable
+from sscd_ops.drivers import asking, is_full
+from sscd_ops.errors import StoreRefused, StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.storage.checked import Checked, mismatch
 
@@ -22,7 +22,6 @@ _FRESH = 60.0
 """Seconds in which a copy that was asked for is opened: it is not trimmed before."""
 _ABANDONED = 86_400.0
 """Seconds without a write after which a download counts as given up."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FileCache:
@@ -37,7 +36,11 @@ class FileCache:
         self.folder = folder
         self._max_bytes = max_bytes
         self._checked = Checked()
-        folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
+
+    def _make_folder(self) -> None:
+        with asking(f"storage.cache {self.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, file: StoredFile, download: Callable[[Path], None]) -> Path:
         """The copy of a file, fetched by ``download`` where it is not there or damaged.
@@ -45,6 +48,7 @@ class FileCache:
         Raises:
             FileMismatch: what came has another sha256 than the catalog says.
             StoreUnavailable: it could not be fetched, or the cache's disk is full.
+            StoreRefused: the cache cannot be written.
         """
         path = self.folder / file.sha256
         found = self._checked.fault(path, file)
@@ -67,7 +71,7 @@ class FileCache:
 
     def make_room(self, error: BaseException) -> bool:
         """Drop the copies that nobody uses if an error is of a full disk; whether it was."""
-        full = _is_full(error)
+        full = _is_of_full_disk(error)
         if full:
             self._trim(0)
         return full
@@ -81,16 +85,18 @@ class FileCache:
         return damaged
 
     def _fetch(self, file: StoredFile, path: Path, download: Callable[[Path], None]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the disk
+        self._make_folder()  # somebody may have emptied the disk
         temporary = self.folder / f".tmp-{uuid.uuid4().hex}"
         try:
-            download(temporary)
-            found = self._checked.fault(temporary, file)
-            if found is not None:
-                raise mismatch(file.name, file.name, found)
-            temporary.replace(path)
+            with asking(f"storage.cache {self.folder}"):  # what storage itself says comes as ours
+                download(temporary)
+                found = self._checked.fault(temporary, file)
+                if found is not None:
+                    raise mismatch(file.name, file.name, found)
+                temporary.replace(path)
         finally:
-            _remove(temporary)
+            if os.path.lexists(temporary):
+                _remove(temporary)
 
     def _fetch_or_say_full(
         self, file: StoredFile, path: Path, download: Callable[[Path], None]
@@ -98,7 +104,7 @@ class FileCache:
         try:
             self._fetch(file, path, download)
         except (StoreUnavailable, OSError) as error:
-            if not _is_full(error):
+            if not _is_of_full_disk(error):
                 raise
             raise StoreUnavailable(
                 f"no room for {file.name} ({file.bytes} bytes) in the cache {self.folder}: free"
@@ -116,7 +122,8 @@ class FileCache:
             if path.name.startswith("."):
                 # a download under way, unless whoever began it died
                 if path.name.startswith(".tmp-") and time.time() - found.st_mtime > _ABANDONED:
-                    _remove(path)
+                    with contextlib.suppress(StoreRefused):
+                        _remove(path)
                 continue
             copies.append((found.st_atime, found.st_size, path))
         total = sum(size for _, size, _ in copies)
@@ -125,7 +132,11 @@ class FileCache:
                 return
             if path != keep and time.time() - used > _FRESH:
                 # a process that mapped it keeps its bytes
-                _remove(path)
+                try:
+                    _remove(path)
+                except StoreRefused as error:
+                    log.warning("could not trim the cache: %s", error)
+                    continue
                 total -= size
 
     def _listed(self) -> list[Path]:
@@ -135,14 +146,14 @@ class FileCache:
             return []
 
 
-def _is_full(error: BaseException) -> bool:
-    cause = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _FULL
+def _is_of_full_disk(error: BaseException) -> bool:
+    return is_full(error) or is_full(error.__cause__)
 
 
 def _remove(path: Path) -> None:
     """Remove what is at a path of the cache, even a folder that some driver or person made."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+        return
+    with asking(f"storage.cache {path.parent}"):
         path.unlink(missing_ok=True)

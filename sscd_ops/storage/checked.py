@@ -9,7 +9,8 @@ import stat
 import time
 from pathlib import Path
 
-from sscd_ops.errors import FileMismatch, StoreUnavailable
+from sscd_ops.drivers import told
+from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 
 NO_FILE = "is a folder or a device, not a file (move it away first)"
@@ -69,6 +70,7 @@ class Checked:
 
         Raises:
             StoreUnavailable: it cannot be read now, for a reason that is not its content.
+            StoreRefused: it may not be read.
         """
         try:
             found = path.stat()
@@ -87,7 +89,7 @@ class Checked:
         except OSError as error:
             if error.errno in _BAD_MEDIUM:
                 return f"cannot be read ({error.strerror})"
-            raise StoreUnavailable(f"{path}: {error}") from error
+            raise told(str(path), error) from error
         return None
 
     def use(self, path: Path, file: StoredFile) -> None:
@@ -97,7 +99,12 @@ class Checked:
             FileNotFoundError: it is gone.
         """
         before = path.stat()
-        os.utime(path, ns=(time.time_ns(), before.st_mtime_ns))
+        try:
+            os.utime(path, ns=(time.time_ns(), before.st_mtime_ns))
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+                raise
+            return  # another user's copy, or a disk that is only read: it is trimmed sooner
         if self._seen.pop(_state(before), None) == file.sha256:
             self._seen[_state(path.stat())] = file.sha256
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from sscd_ops.storage.tar_header import BLOCK, size_of
 _CHUNK = 128 * BLOCK
 _MAGIC_AT = 257
 """Where a header says ``ustar``."""
+_SHOWN = 40
+"""Bytes shown of a file that nothing is known of."""
 _TRIAL = 4096
 """Bytes unpacked to see whether something is gzip."""
 
@@ -28,7 +31,18 @@ _OTHERS = (
     (b"7z\xbc\xaf\x27\x1c", "it is a 7z file: unpack it and make a tar of the files"),
     (b"Rar!", "it is a rar file: unpack it and make a tar of the files"),
     (b"PAR1", 'it is a parquet file: a source of kind = "parquet" reads it'),
+    (b"version https://git-lfs", "it is a pointer of Git LFS, not the file: run git lfs pull"),
 )
+_BEHIND = (
+    (b"\xfd7zXZ\0", "an xz file"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file"),
+    (b"\x04\x22\x4d\x18", "an lz4 file"),
+    (b"PK\x03\x04", "a zip file"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z file"),
+    (b"Rar!\x1a\x07", "a rar file"),
+)
+_BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+"""A level, then the mark of a block or of an end: three letters alone stand anywhere."""
 _PAGE = (b"<!doctype html", b"<html", b"<?xml")
 
 
@@ -37,6 +51,7 @@ def no_tar(head: bytes) -> BrokenShard:
     why = next((f": {said}" for magic, said in _OTHERS if head.startswith(magic)), "")
     if not why and head.lstrip().lower().startswith(_PAGE):
         why = ": it is a web page, perhaps an error in place of the download"
+    why = why or f": it begins with {head[:_SHOWN]!r}"
     return BrokenShard(Fault.UNREADABLE_SHARD, f"the file is no tar archive{why}")
 
 
@@ -68,7 +83,7 @@ def passed_over(rest: Window) -> int:
 
 
 def _archives(data: bytes) -> Iterator[str]:
-    """What begins in some bytes: tars, at any place where they say ``ustar``, and gzip files."""
+    """What begins in some bytes, at any place; of tars those that say ``ustar``, or on a block."""
     at = data.find(b"ustar", _MAGIC_AT)
     while at >= 0:
         if _is_header(data, at - _MAGIC_AT):
@@ -82,6 +97,11 @@ def _archives(data: bytes) -> Iterator[str]:
         if _is_gzip(data[at : at + 2 * BLOCK]):
             yield "a gzip file"
         at = data.find(GZIP_MAGIC, at + 1)
+    for magic, name in _BEHIND:
+        if magic in data:
+            yield name
+    if _BZIP2.search(data):
+        yield "a bzip2 file"
 
 
 def _is_header(data: bytes, start: int) -> bool:

@@ -101,7 +101,8 @@ def _entries(window: Window, limit: int) -> Iterator[TarEntry]:
             continue
         sparse, target = kind == _SPARSE, ""
         if long:
-            name = long.get("path") or name_of(block)
+            # of a sparse file the path is a made-up one
+            name = long.get("GNU.sparse.name") or long.get("path") or name_of(block)
             size = int(long.get("size", size))
             sparse = sparse or any(key.startswith("GNU.sparse") for key in long)
         else:

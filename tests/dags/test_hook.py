@@ -161,6 +161,8 @@ def test_everything_in_a_connection_is_used(
         ({"host": "h", "extra": {"iam": True}}, "the extra 'iam'"),
         ({"host": "h", "extra": {"sslmode": ["require"]}}, "the extra 'sslmode'"),
         ({"host": "h", "extra": {"client_encoding": "latin1"}}, "the extra 'client_encoding'"),
+        ({"host": "h", "extra": "sslmode=require"}, "extra is not a JSON object"),
+        ({"host": "h", "extra": "[1]"}, "extra is not a JSON object"),
         ({"host": "h", "extra": {"dbname": "x"}}, "'dbname' belongs into the field schema"),
         ({"host": "h", "extra": {"host": "x"}}, "'host' belongs into the field host"),
         ({"host": "h", "port": 70000}, "70000 is no port"),

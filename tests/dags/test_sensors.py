@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,17 @@ def test_a_url_that_is_there_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "_SUCCESS").touch()
 
     SscdReadySensor(task_id="ready", url=f"file://{tmp_path}/_SUCCESS").execute({})
+
+
+def test_a_pattern_is_waited_for_until_it_names_something(tmp_path: Path) -> None:
+    """Plan reads `ready` as a pattern; the triggerer waited for a file of that very name."""
+    trigger = ReadyTrigger(url=f"{tmp_path}/*.done", poll=0.05, until=time.time() + 20)
+    threading.Timer(0.2, (tmp_path / "crawl.done").touch).start()
+
+    async def wait() -> Any:
+        return await anext(trigger.run())
+
+    assert asyncio.run(wait()).payload == {"over": True}
 
 
 def test_a_missing_url_is_waited_for_in_the_triggerer(tmp_path: Path) -> None:

@@ -144,11 +144,45 @@ def test_a_pid_file_whose_number_another_program_has_is_no_obstacle(home: Path) 
     assert ask(url, "SELECT 1") == 1
 
 
+def test_a_pid_file_whose_number_another_postgres_has_is_no_obstacle_and_no_target(
+    home: Path, postgres_home: Path
+) -> None:
+    """After a restart of the machine or container numbers are given out anew."""
+    embedded.ensure_running(home)
+    embedded.stop(home)
+    other = postmaster(postgres_home)
+    lines = [str(other), str(home / "data"), str(int(time.time())), "5432", "", "127.0.0.1"]
+    pid_file = home / "data" / "postmaster.pid"
+
+    for do in (embedded.stop, embedded.ensure_running):
+        pid_file.write_text("\n".join(lines) + "\n")
+        shutil.copystat(home / "data" / "PG_VERSION", pid_file)
+        os.chown(pid_file, (home / "data").stat().st_uid, -1)
+        do(home)
+
+    assert embedded.is_running(home)
+    assert embedded.is_running(postgres_home)
+    assert postmaster(postgres_home) == other
+
+
+def test_a_machine_that_got_another_name_while_the_server_runs_is_the_same_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop takes its name from the network it is in."""
+    url = embedded.ensure_running(home)["catalog"]
+    monkeypatch.setattr(embedded.socket, "gethostname", lambda: "laptop.example.org")
+
+    assert embedded.is_running(home)
+    assert embedded.ensure_running(home)["catalog"] == url
+    embedded.stop(home)
+    assert not embedded.is_running(home)
+
+
 def test_a_home_of_another_host_is_refused_with_the_remedy(home: Path) -> None:
     embedded.ensure_running(home)
     state = home / "server.json"
     own = state.read_text()
-    state.write_text(json.dumps({**json.loads(own), "host": "elsewhere"}))
+    state.write_text(json.dumps({**json.loads(own), "host": "elsewhere", "boot": "another"}))
 
     try:
         for refused in (embedded.ensure_running, embedded.stop, embedded.is_running):

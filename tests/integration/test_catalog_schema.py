@@ -11,7 +11,9 @@ from sqlalchemy import text
 
 from sscd_ops.catalog import migrate
 from sscd_ops.catalog.database import Catalog
+from sscd_ops.catalog.migrate import HEAD, status, upgrade
 from sscd_ops.errors import ConfigError
+from tests.databases import superuser
 
 COLUMNS = {
     "runs": "dataset, batch_id, interval_start, interval_end, supplement, turn, state, read, kept,"
@@ -71,6 +73,38 @@ def test_two_upgrades_at_once_both_end_well(empty_url: str) -> None:
 
     assert [process.wait(60) for process in running] == [0, 0]
     assert migrate.status(empty_url) == (migrate.HEAD, migrate.HEAD)
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ["CREATE SCHEMA curation"],
+        ["CREATE SCHEMA curation", "CREATE TABLE curation.runs (mlflow int)"],
+        ["CREATE SCHEMA sscd_ops", "CREATE TABLE sscd_ops.batches (somebody int)"],
+        ["CREATE SCHEMA sscd_ops", "CREATE VIEW sscd_ops.v AS SELECT 1", "CREATE SCHEMA curation"],
+    ],
+)
+def test_what_somebody_else_keeps_under_a_catalog_s_name_is_told_and_the_remedy_works(
+    empty_url: str, there: list[str]
+) -> None:
+    superuser(empty_url, *there)
+    with pytest.raises(ConfigError, match="something else in schema") as caught:
+        upgrade(empty_url)
+
+    moved = str(caught.value).partition("move it: ")[2].partition(".")[0]
+    superuser(empty_url, *moved.split("; "))
+    upgrade(empty_url)
+
+    assert status(empty_url) == (HEAD, HEAD)
+
+
+def test_a_catalog_that_lost_its_version_is_not_made_anew_over_its_tables(
+    catalog: Catalog,
+) -> None:
+    superuser(catalog.url, "DELETE FROM sscd_ops.schema_version")
+
+    with pytest.raises(ConfigError, match=r"curation and sscd_ops.*restore the last backup"):
+        upgrade(catalog.url)
 
 
 def test_an_upgrade_that_fails_leaves_nothing_behind(

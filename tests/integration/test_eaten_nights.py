@@ -172,7 +172,7 @@ def test_a_captions_file_that_is_not_there_is_named(guarded: World) -> None:
         guarded.night(DAY)
 
     for said in (dry.message, str(held.value)):
-        assert f"captions_file '{folder}/captoins.jsonl' is not there" in said
+        assert f"captions_file '{folder}/captoins.jsonl': it is not there" in said
     (folder / "captoins.jsonl").write_text('{"file_name": "a.jpg", "caption": "a cat"}\n')
     assert guarded.night(DAY).counts.kept == 1, "the folder has become another: planned anew"
 

@@ -20,6 +20,7 @@ from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.faults import CONNECTIONS
 from sscd_ops.errors import (
     BatchNotRunnable,
+    CatalogUnavailable,
     CommitConflict,
     InvariantError,
     SourceChanged,
@@ -119,17 +120,25 @@ def test_two_resolves_without_their_session_lock_decide_once(
     assert_published_once(world)
 
 
+@pytest.mark.parametrize("cleaned_up", [False, True])
 def test_a_zombie_that_wakes_after_all_was_published_answers(
-    world: World, stops: Callable[[], Stops]
+    world: World, stops: Callable[[], Stops], cleaned_up: bool
 ) -> None:
+    """Whoever delivers may take the files away once their night is published."""
     race = stops()
     race.start("zombie")
     world.ask(LOSE_SESSIONS)
     with world.parts() as parts:
         world.from_resolve(parts, 1)
     before = world.views()
+    kept = world.base / "kept"
+    if cleaned_up:
+        world.incoming.rename(kept)
 
     answer = race.finish("zombie")
+
+    if cleaned_up:
+        kept.rename(world.incoming)
 
     assert isinstance(answer, ResolveReport)
     assert answer.turn == 1
@@ -178,6 +187,36 @@ def test_a_command_that_lost_its_session_takes_the_batch_again_before_the_next_s
     assert locks[-1] == [{"n": 1}]
     assert ("was ended: taking them again" in caplog.text) is (step is not commit)
     assert_promises(world)
+
+
+@pytest.mark.parametrize("point", ["work_out", "_answer"])
+def test_a_command_that_loses_its_session_inside_resolve_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """Its session holds two locks then, one of which it lets go before the next step."""
+    fill(world, planted_nights())
+    real = getattr(resolve, point)
+
+    def lost(*given: Any) -> Any:
+        answer = real(*given)
+        world.ask(LOSE_COMMANDS)
+        return answer
+
+    monkeypatch.setattr(resolve, point, lost)
+
+    assert str(world.night(DAYS[0]).state) == "published"
+    assert_promises(world)
+
+
+def test_locks_of_a_session_that_is_lost_again_and_again_are_taken_again(world: World) -> None:
+    with world.parts() as parts, parts.catalog.locks() as locks:
+        assert locks.take(batches.CLI_LOCK, 1)
+        for _ in range(3):
+            world.ask(LOSE_COMMANDS)
+            with pytest.raises(CatalogUnavailable):
+                locks.take(batches.RESOLVE_LOCK, 1)
+            assert locks.keep()
+            assert world.ask(HELD) == [{"n": 1}]
 
 
 HELD = LOSE_COMMANDS.replace("pg_terminate_backend(pid)", "count(*) AS n")

@@ -1,9 +1,18 @@
 """Whole nights over what real data does: files as crawlers deliver them, and what must come of it.
 
-A new case is a function with the decorator ``@case``: it puts files below the world's incoming
-folder (and changes its source where it needs to) and answers what the night must say of them. The
-test at the end runs the night and compares it, with the promises, and with what readers make of
-the published shards.
+A new case is a function with the decorator ``@case``, in the section of its kind: it puts files
+into the folder of the day (and changes the world's source where it needs to) and answers what the
+night must say of them. Whole, it may look like this::
+
+    @case
+    def a_caption_that_is_no_text_is_quarantined(world: World, day: Path) -> Expected:
+        make_tar(day / "a.tar", [*good(1), ("bad", {"jpg": picture(2), "txt": b"\\xff"})])
+        return Expected(
+            {**kept(1), "bad": "quarantined caption_not_utf8"}, messages={"bad": "utf-8"}, tars=True
+        )
+
+The test at the end runs the night and compares it, with the promises, and with what readers make of
+the published shards. A case alone: ``pytest tests/integration/test_real_data.py -k its_name``.
 """
 
 from __future__ import annotations
@@ -77,17 +86,7 @@ def case(made: Case) -> Case:
     return made
 
 
-# ---------------------------------------------------------------- tars
-
-
-@case
-def links_and_devices_are_no_samples(world: World, day: Path) -> Expected:
-    make_tar(day / "a.tar", [pair("good", picture(1))])
-    with tarfile.open(day / "a.tar", "a") as tar:
-        link = tarfile.TarInfo("link.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    return Expected({"good": "kept"}, left_out={"link": 1}, tars=True)
+# ---------------------------------------------------------------- what cases are made of
 
 
 def packed(samples: Sequence[Sample]) -> bytes:
@@ -118,6 +117,19 @@ def good(*numbers: int) -> list[Sample]:
 
 def kept(*numbers: int) -> dict[str, str]:
     return {f"k{number}": "kept" for number in numbers}
+
+
+# ---------------------------------------------------------------- tars
+
+
+@case
+def links_and_devices_are_no_samples(world: World, day: Path) -> Expected:
+    make_tar(day / "a.tar", [pair("good", picture(1))])
+    with tarfile.open(day / "a.tar", "a") as tar:
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return Expected({"good": "kept"}, left_out={"link": 1}, tars=True)
 
 
 @case
@@ -299,6 +311,41 @@ def a_member_without_bytes_takes_its_sample_with_it(world: World, day: Path) -> 
 
 
 @case
+def a_sparse_file_takes_its_sample_with_it(world: World, day: Path) -> Expected:
+    """As `tar -S` writes it: in PAX its path is a made-up one."""
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    with tarfile.open(day / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        add(tar, "k1.jpg", picture(1))
+        add(tar, "k1.txt", b"x")
+        named = sparse | {"GNU.sparse.name": "k1.npy"}
+        add(tar, "GNUSparseFile.7/k1.npy", b"1\n0\n9\n", pax_headers=named)
+    return Expected(
+        {"k1": "quarantined bad_member"},
+        messages={"k1": "'k1.npy' is a sparse file"},
+        left_out={"other": 1},
+    )
+
+
+NAMES = ("a::b", "c#d", "e?f", "g%20h", "i*j", "k[l]m", "n\no", "p q", "s:t", "u{v}", "~w")
+
+
+@case
+def tars_of_any_name_are_read(world: World, day: Path) -> Expected:
+    for number, name in enumerate(NAMES):
+        make_tar(day / f"{name}.tar", good(number))
+    return Expected(kept(*range(len(NAMES))), tars=True)
+
+
+@case
+def pictures_of_any_name_are_read(world: World, day: Path) -> Expected:
+    of_folder(world, captions_file="x::y.csv")
+    pictures(day, *(f"{name}.jpg" for name in NAMES))
+    with (day / "x::y.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "text"), *((f"{n}.jpg", n) for n in NAMES)])
+    return Expected(dict.fromkeys(NAMES, "kept"), captions={name: name for name in NAMES})
+
+
+@case
 def names_of_every_system(world: World, day: Path) -> Expected:
     with tarfile.open(day / "a.tar", "w") as tar:
         for number, key in enumerate(
@@ -387,6 +434,22 @@ def what_readers_fail_at_is_quarantined(world: World, day: Path) -> Expected:
             "empty-picture": "empty_image",
             "jsn": "member 'jsn.jsn'",
         },
+    )
+
+
+@case
+def bombs_of_values_take_neither_memory_nor_time(world: World, day: Path) -> Expected:
+    """A few kilobytes that would become gigabytes of lists, or lines indented by a million."""
+    world.change_source(caption=("json:caption",), image="jpg")
+    lists = b"[" + b"[]," * 5_100_000 + b"0]"
+    members = {
+        "packed": {"a.json.gz": gzip.compress(lists, 1)},
+        "pickle": {"pkl": b"\x80\x04" + b"(" * 300_000 + b"N."},
+    }
+    put_beside(world, day, {**members, "json": {"seg.json": lists}})
+    return Expected(
+        {**dict.fromkeys(members, "quarantined bad_member"), "json": "quarantined bad_json"},
+        messages={"packed": "more than 10000000 values", "json": "more than 10000000 values"},
     )
 
 
@@ -849,6 +912,7 @@ def captions_files_that_are_unclear_are_faults(world: World, day: Path) -> Expec
     world.change_source(
         kind="folder", urls=(f"{world.incoming}/{{date}}/*",), captions_file="captions"
     )
+    world.change(limits=LimitsOptions(max_member_bytes=200_000))
     good = "file_name,text\na.jpg,caption\n"
     coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
     unclear = {
@@ -867,6 +931,8 @@ def captions_files_that_are_unclear_are_faults(world: World, day: Path) -> Expec
         "parquet": (b"PAR1" + bytes(20), "it is a parquet file"),
         "sheet": (b"PK\x03\x04" + bytes(20), "a spreadsheet"),
         "cut": (gzip.compress(good.encode())[:-9], "gzip data is damaged"),
+        "bomb": (gzip.compress(bytes(300_000)), "unpacks to more than 200000 bytes"),
+        "large": (good.encode().ljust(200_001), "more than 200000 bytes (limits.max_member_bytes)"),
     }
     for name, (data, _) in unclear.items():
         pictures(day / name, "a.jpg")
@@ -895,6 +961,8 @@ def odd_rows_of_a_table_are_never_words_of_another(world: World, day: Path) -> E
         "NaN": b"NaN,1",
         "nan": b"nan,1",
         "NA": b"<NA>,1",
+        "of-R": b"NA,1",
+        "of-Excel": b"#N/A,1",
         "text": b"a nan,1",
         "nul": b"cap\0tion,1",
         "stray": b'"a "small" cat",1',

@@ -6,10 +6,12 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
+from sscd_ops.catalog import decisions
 from sscd_ops.index.segments import FileSegmentStore
 from sscd_ops.steps import verify
 from sscd_ops.steps.verify import rebuild_index, verify_index
@@ -95,4 +97,40 @@ def test_two_rebuilds_of_damaged_files_at_once_leave_a_sound_index(
         assert verify_index(parts, DATASET) == []
         assert rebuild_index(parts, DATASET) == []
     world.night(DAYS[2])
+    assert_promises(world)
+
+
+def test_a_rebuild_beside_a_decision_forgets_no_file_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor file is lost when the decision has been worked out from it."""
+    folder = world.base / "root" / DATASET / "descriptors"
+    before = set(folder.iterdir())
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[2])
+    lost = min(set(folder.iterdir()) - before)
+    real = decisions.put_in_force
+    rebuilding: list[Future[list[str]]] = []
+
+    def rebuild() -> list[str]:
+        with world.parts() as parts:
+            return rebuild_index(parts, DATASET)
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def put_in_force(*given: Any, **named: Any) -> None:
+            lost.unlink()
+            rebuilding.append(pool.submit(rebuild))
+            wait(rebuilding, 1)
+            real(*given, **named)
+
+        monkeypatch.setattr(decisions, "put_in_force", put_in_force)
+        with world.parts() as parts:
+            world.from_resolve(parts, batch)
+        said = rebuilding[0].result()
+
+    assert "run this again" in said[0]
+    with world.parts() as parts:
+        assert "wrote the descriptors" in rebuild_index(parts, DATASET)[0]
+        assert verify_index(parts, DATASET) == []
     assert_promises(world)

@@ -10,7 +10,7 @@ import pytest
 from sscd_ops.catalog import decisions, publishing
 from sscd_ops.errors import CatalogUnavailable
 from sscd_ops.model import Runner
-from sscd_ops.steps import manage, plan, publish, resolve
+from sscd_ops.steps import commit, manage, plan, publish, resolve
 from sscd_ops.steps.night import wait_for_turn
 from tests.integration.test_crashes import Killed
 from tests.integration.test_nights import DAYS, clouds
@@ -92,6 +92,35 @@ def test_a_parquet_that_a_killed_try_wrote_with_another_pyarrow_is_taken(
     with world.parts() as parts:
         world.from_resolve(parts, batch)
 
+    assert_promises(world, read=3)
+
+
+def test_a_try_with_another_pyarrow_beside_one_that_was_quicker_is_no_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are upgraded one by one: a retry meets what the try it was started for registered."""
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+        resolve.run(parts, batch)
+    write_shard, write_table = publish._write_shard, pq.write_table
+
+    def older(table: Any, stream: Any, **options: Any) -> None:
+        write_table(table, stream, **{**options, "compression": "snappy"})
+
+    def late(*given: Any) -> Any:
+        monkeypatch.setattr(publish, "_write_shard", write_shard)
+        with world.parts() as other:
+            publish.run(other, batch, 0)
+        monkeypatch.setattr(pq, "write_table", older)
+        return write_shard(*given)
+
+    monkeypatch.setattr(publish, "_write_shard", late)
+    with world.parts() as parts:
+        publish.run(parts, batch, 0)
+        commit.run(parts, batch)
+
+    assert told(world) == ["decided", "published"]
     assert_promises(world, read=3)
 
 

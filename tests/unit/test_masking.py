@@ -29,6 +29,20 @@ URLS = [
     f"https://host/x#access_token={S}",
     f"s3://KEY:{S}@bucket/x",
     f"ftp://ann:{S}@host/in/*.tar",
+    f"https://host/x?p%61ssword={S}",
+    f"https://host/x?a=1&%74oken={S}&b=2",
+    f"https://host/x?\uff54oken={S}",
+    f"https://host/x?sas={S}",
+    f"https://host/x?subscription-key={S}",
+    f"https://host/x?private_key={S}",
+    f"https://host/x;jsessionid={S}",
+    f"https://host/x?a=1&amp;token={S}",
+    f"https://host/x?hdnts=exp=1~hmac={S}",
+    f"https://host/get?url=https%3A%2F%2Fh%2Fx%3Ftoken%3D{S}%26b%3D1",
+    f"HTTPS://{S}@host/x",
+    f"POSTGRESQL://ann:{S}@db/catalog",
+    f"postgresql://ann:p'{S}@db/catalog",
+    f"postgresql+psycopg2://ann:1234/{S}@db/catalog",
 ]
 
 
@@ -53,6 +67,15 @@ def test_no_secret_of_a_url_is_left(url):
         f"headers: Authorization: Bearer {S}",
         f"'Authorization': 'Basic {S}'",
         f"PGPASSWORD={S} psql",
+        f"AccountName=a;AccountKey={S}==;EndpointSuffix=x",
+        f"BlobEndpoint=https://a/;SharedAccessSignature=sv=1&sig={S}",
+        f"account_key='{S}'",
+        f"{{'secret': b'{S}'}}",
+        f"https://host/x?token='{S}'",
+        f"X-Api-Key: {S}",
+        f"{{'Cookie': 'session={S}'}}",
+        f'{{"private_key": "-----BEGIN PRIVATE KEY-----\\n{S}"}}',
+        f"-----BEGIN RSA PRIVATE KEY-----\n{S}\n-----END RSA PRIVATE KEY-----",
     ],
 )
 def test_no_secret_of_a_driver_s_text_is_left(text):
@@ -72,6 +95,9 @@ def test_no_secret_of_a_driver_s_text_is_left(text):
         "samples with key=one caption=two: see 'audit'",
         "/in/2026-11-01/shard-??.tar",
         "C\u00e9zanne = peintre; a=b&c",
+        "postgresql://db:5432/catalog?sslmode=require, asked by ann@host",
+        "['http://host:80', 's3://bucket/a@b']",
+        "https://host/x?page=2&lang=de&monkey=1#top",
         "",
     ],
 )
@@ -104,10 +130,35 @@ def test_log_lines_are_masked_with_their_tracebacks():
     assert "OSError: refused https://host/x.tar?a=1&access_token=***&b=2" in line
 
 
+def test_a_name_of_several_lines_is_no_line_of_a_log():
+    record = logging.LogRecord("x", logging.WARNING, "f", 1, "left out: %s", ("a\nERROR b",), None)
+
+    line = MaskingFormatter("%(levelname)s %(message)s").format(record)
+
+    assert line == "WARNING left out: a ERROR b"
+
+
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(
     "piece",
-    ["a", "token", "://", "://a:", "@", "?token=", "password='", '"secret": "', "a.b-c_", "&"],
+    [
+        "a",
+        "token",
+        "://",
+        "://a:",
+        "@",
+        "?token=",
+        "password='",
+        '"secret": "',
+        "a.b-c_",
+        "&",
+        "?a",
+        "%26a",
+        "://a:'b",
+        "-----BEGIN PRIVATE KEY-----",
+        "cookie: ",
+        "postgresql://a:",
+    ],
 )
 def test_no_text_takes_long(piece):
     text = piece * (50_000 // len(piece))

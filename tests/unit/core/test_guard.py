@@ -167,6 +167,25 @@ def test_a_code_is_compared_with_the_nights_before(usual: Counts, now: Counts, w
     assert len(said) <= 1
 
 
+def test_a_share_that_grows_slowly_is_held_where_most_of_a_night_is_lost() -> None:
+    """Each night is like those before it, and after 40 nothing is left."""
+    history: list[Counts] = []
+    for number in range(70):
+        lost = round(1000 * (1 - 0.97**number))
+        now = dataclasses.replace(
+            counts(1000 - lost, quarantined=lost), codes={"undecodable": lost}
+        )
+        said = held(now, history[:14])
+        if said:
+            break
+        history.insert(0, now)
+
+    assert 780 < lost < 830
+    assert "share of 0.8" in said
+    # released night after night, it is what is usual
+    assert held(now, [now] * 14) == ""
+
+
 def test_each_source_is_judged_by_what_it_quarantines() -> None:
     now = {"crawl": faulty(9000), "partner": faulty(30, not_an_image=70)}
     past = {"crawl": faulty(9000), "partner": faulty(90, not_an_image=10)}

@@ -14,14 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sscd_ops.core.formats import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.core.interpret import Interpreter, storable
 from sscd_ops.core.manifest import ManifestBuilder, ManifestRow, read_manifest
-from sscd_ops.core.shard_plan import (
-    IMAGE_EXTENSIONS,
-    UNREAD_IMAGE_EXTENSIONS,
-    published_extensions,
-)
-from sscd_ops.images.header import make_inspector
+from sscd_ops.core.shard_plan import published_extensions
+from sscd_ops.images.inspector import Inspector
 from sscd_ops.model import Fault, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.testing import picture
@@ -34,7 +31,7 @@ UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def interpreter(source: SourceOptions = SOURCE, limits: LimitsOptions = LIMITS) -> Interpreter:
-    return Interpreter("web", source, limits, "a.tar", make_inspector(limits))
+    return Interpreter("web", source, limits, "a.tar", Inspector(limits))
 
 
 def raw(key: str = "k", **members: bytes) -> RawSample:
@@ -221,10 +218,33 @@ def test_without_a_caption_a_source_may_keep_the_picture() -> None:
     assert code_of(raw(jpg=GOOD, txt=b"\0"), KEEPING) is Fault.CAPTION_FORBIDDEN_CHARACTER
 
 
+def test_a_caption_that_is_not_found_names_what_is_there() -> None:
+    """A mistyped field is seen by its message alone."""
+    source = SourceOptions("crawl", caption=("json:captoin",))
+    document = json.dumps({"caption": "a cat", "url": "x", "other": {"n": 1}}).encode()
+
+    row = interpreter(source).row(raw(jpg=GOOD, txt=b"a cat", json=document))
+
+    assert row.code == "missing_caption"
+    assert row.message == (
+        "none of these is there: json:captoin; there are: jpg, txt, json:caption, json:url,"
+        " json:other"
+    )
+
+
+def test_a_caption_that_is_there_and_null_is_named_as_that() -> None:
+    row = interpreter().row(raw(jpg=GOOD, json=b'{"caption": null, "url": "x"}'))
+
+    assert row.message == (
+        "none of these is there: txt, json:caption; there are: jpg, json:caption (null), json:url"
+    )
+
+
 def test_an_image_is_named_even_where_the_sample_is_refused() -> None:
     row = interpreter().row(raw(jpg=GOOD))
 
     assert row.code == "missing_caption"
+    assert row.message == "none of these is there: txt, json:caption; there are: jpg"
     assert row.image_sha256 == hashlib.sha256(GOOD).digest()
     assert (row.image_member, row.image_offset, row.image_bytes) == ("k.jpg", 512, len(GOOD))
     assert (row.width, row.height, row.format, row.declared) == (60, 40, "jpg", None)

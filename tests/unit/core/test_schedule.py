@@ -47,6 +47,28 @@ def test_an_instant_without_offset_is_local_time():
     assert night.start == utc(2026, 11, 19, 17)
 
 
+@pytest.mark.parametrize("text", ["20261101", "2026-W44-7", "2026W447"])
+def test_a_day_in_another_of_iso_s_forms_is_that_day_and_not_its_midnight(text):
+    assert interval_of(NIGHTLY, "Europe/Berlin", text) == interval_of(
+        NIGHTLY, "Europe/Berlin", "2026-11-01"
+    )
+
+
+def test_a_local_time_that_comes_twice_is_refused_where_it_is_two_nights():
+    with pytest.raises(UsageError, match=r"comes twice.*02:30:00\+02:00 or .*02:30:00\+01:00"):
+        interval_of("30 2 * * *", "Europe/Berlin", "2026-10-25T02:30")
+
+    once = interval_of(NIGHTLY, "Europe/Berlin", "2026-10-25T02:30+01:00")
+    assert interval_of("0 1 * * *", "Europe/Berlin", "2026-10-25T02:30").start < once.end
+
+
+def test_a_local_time_that_is_skipped_is_as_much_later():
+    """As the schedule reads it."""
+    night = interval_of("30 2 * * *", "Europe/Berlin", "2026-03-29T02:30")
+
+    assert night.start == utc(2026, 3, 29, 1, 30)
+
+
 def test_a_night_is_23_or_25_hours_long_when_summer_time_changes():
     spring = interval_of("30 12 * * *", "Europe/Berlin", "2026-03-28")
     autumn = interval_of("30 12 * * *", "Europe/Berlin", "2026-10-24")
@@ -183,3 +205,9 @@ def test_a_night_at_a_skipped_hour_starts_an_hour_later_by_the_clock():
 def test_the_ends_of_the_calendar_are_refused(text, schedule):
     with pytest.raises(UsageError):
         interval_of(schedule, "Pacific/Apia", text)
+
+
+@pytest.mark.parametrize("day", [date(1, 1, 1), date(9999, 12, 31)])
+def test_a_day_beyond_all_years_is_refused_with_what_to_give(day: date) -> None:
+    with pytest.raises(UsageError, match=r"too far away.*give a day such as 2026-11-01"):
+        intervals_starting_on("0 2 * * *", "Europe/Zurich", day)

@@ -92,6 +92,7 @@ def test_the_bundled_model_leaves_cores_to_its_decoders_and_gives_them_back(
 ) -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores))  # or no more than this machine's cores
     torch.set_num_threads(cores)
     try:
         (under_test,) = load_networks(

@@ -9,8 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from sscd_ops.model import Fault
+from sscd_ops.images.header import inspect
+from sscd_ops.model import Fault, ImageHeader
+from sscd_ops.options import LimitsOptions
 from tests.unit.sources.feeds import DAY, FEEDS, put, refs_of, samples_of
 
 FAR = 2**62
@@ -145,6 +148,31 @@ def test_pictures_captions_and_keys_may_be_missing(tmp_path: Path) -> None:
     assert [[m.extension for m in sample.members] for sample in samples] == [
         ["txt", "json"], ["jpg", "json"], *[["jpg", "txt", "json"]] * 3,
     ]  # fmt: skip
+
+
+def test_bytes_without_a_name_are_named_by_the_format_that_the_header_check_sees(
+    tmp_path: Path,
+) -> None:
+    forms: list[tuple[str, dict[str, bool]]] = [
+        *((form, {}) for form in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000")),
+        ("TIFF", {"big_tiff": True}),
+        ("JPEG2000", {"no_jp2": True}),
+    ]
+    images = []
+    for form, options in forms:
+        out = io.BytesIO()
+        Image.new("RGB", (20, 20)).save(out, form, **options)
+        images.append(out.getvalue())
+    pq.write_table(pa.table({"image": images, "caption": ["a"] * len(images)}), tmp_path / "a")
+    source = FEEDS["parquet"].open(f"{tmp_path}/*", key_column="")
+    (shard,) = source.find(DAY, "UTC")
+
+    samples, _ = samples_of(source, shard)
+
+    seen = [inspect(image, LimitsOptions()) for image in images]
+    assert [sample.members[0].extension for sample in samples] == [
+        header.format for header in seen if isinstance(header, ImageHeader)
+    ]
 
 
 @pytest.mark.parametrize("column", ["image_column", "key_column"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sscd_ops.errors import StoreUnavailable
+from sscd_ops.errors import StoreRefused, StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.storage.cache import FileCache
 
@@ -89,6 +89,36 @@ def test_a_disk_that_stays_full_is_named_with_its_settings(tmp_path: Path) -> No
         cache.get(StoredFile("x", "00" * 32, 5), download)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_cache_is_told(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path / "cache", 1000)
+    (tmp_path / "cache").rmdir()
+    (tmp_path / "cache").touch()
+
+    for use in (lambda: copy(cache, b"a"), lambda: FileCache(tmp_path / "cache", 1000)):
+        with pytest.raises(StoreRefused, match=r"storage\.cache .*/cache.*move it away"):
+            use()
+
+
+def test_a_cache_that_can_only_be_read_is_used_and_refused_where_a_copy_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor may a user set the times of another one's copies, or remove them from a sticky folder."""
+    cache = FileCache(tmp_path, 1)
+    first = copy(cache, b"a")
+    os.utime(first, (1, 1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert copy(cache, b"a") == first
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert copy(cache, b"b").read_bytes() == b"b"
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(StoreRefused, match=r"storage\.cache .*mount it for writing"):
+        copy(cache, b"c")
 
 
 def test_a_copy_that_goes_while_it_is_asked_for_is_fetched_again(

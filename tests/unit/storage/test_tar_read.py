@@ -353,6 +353,13 @@ HIDDEN = {
     "a tar behind many bytes": b"-" * 200_001 + archive(MORE),
     "a gzip file": gzip.compress(archive(MORE)),
     "a gzip file behind bytes": b"\n" * 65_535 + gzip.compress(archive(MORE)),
+    "a bzip2 file": bz2.compress(archive(MORE)),
+    "an xz file": lzma.compress(archive(MORE)),
+    "an xz file behind bytes": b"\n" * 65_535 + lzma.compress(archive(MORE)),
+    "a zstd file": b"\x28\xb5\x2f\xfd" + bytes(range(256)),
+    "a zip file": b"PK\x03\x04" + bytes(range(256)),
+    "a 7z file": b"7z\xbc\xaf\x27\x1c" + bytes(range(256)),
+    "a rar file": b"Rar!\x1a\x07" + bytes(range(256)),
 }  # fmt: skip
 
 
@@ -494,6 +501,8 @@ def test_links_have_their_targets(form: str, long: bool) -> None:
         (b"PK\x03\x04" + b"x" * 900, "zip"),
         (b"PAR1" + b"x" * 900, "parquet"),
         (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
+        (b"no such key: 1.tar", "begins with b'no such key: 1.tar'"),
         (gzip.compress(gzip.compress(archive(MEMBERS))), "gunzip"),
     ],
 )

@@ -1,0 +1,54 @@
+"""A storage root that is not there: an empty mount point must not look like an empty dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sscd_ops.errors import StoreRefused
+from sscd_ops.testing import picture
+from tests.integration.world import World, assert_promises, pair
+
+DAYS = ("2026-11-01", "2026-11-02", "2026-11-03")
+
+
+@pytest.mark.parametrize("left", ["an empty mount point", "nothing"])
+def test_a_root_that_is_not_mounted_is_told_and_nothing_is_written_there(
+    world: World, left: str
+) -> None:
+    world.put(DAYS[0], "a.tar", [pair(f"k{n}", picture(n)) for n in range(3)])
+    world.night(DAYS[0])
+    root, aside = Path(world.storage.root), world.base / "aside"
+    root.rename(aside)
+    if left != "nothing":
+        root.mkdir()
+    world.put(DAYS[1], "a.tar", [pair("new", picture(10))])
+    world.put(DAYS[2], "a.tar", [pair("copy", picture(1))])
+
+    for day in DAYS:  # published, with a new sample, with a copy alone
+        with pytest.raises(StoreRefused, match=r"storage\.root mounted.*[Mm]ount it.*backup"):
+            world.night(day)
+
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+    if root.exists():
+        for folder in sorted(root.rglob("*"), reverse=True):
+            folder.rmdir()
+        root.rmdir()
+    aside.rename(root)
+    for day in DAYS:
+        world.night(day)
+    assert_promises(world, read=5)
+
+
+def test_a_snapshot_and_its_pointer_that_are_lost_beside_its_shards_are_made_again(
+    world: World,
+) -> None:
+    world.put(DAYS[0], "a.tar", [pair(f"k{n}", picture(n)) for n in range(3)])
+    world.night(DAYS[0])
+    for path in (Path(world.storage.root) / "web" / "snapshots").iterdir():
+        path.unlink()
+
+    world.night(DAYS[0])
+
+    assert_promises(world, read=3)
