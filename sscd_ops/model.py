@@ -27,6 +27,8 @@ class Fault(StrEnum):
     TOO_SMALL = "too_small"
     EXTREME_ASPECT = "extreme_aspect"
     NO_DESCRIPTOR = "no_descriptor"
+    # the picture, by a setting that may change: does not follow its bytes
+    TOO_PLAIN = "too_plain"
     # the picture, but perhaps the machine's fault: does not follow its bytes
     DECODER_DIED = "decoder_died"
     DECODER_LIMIT = "decoder_limit"
@@ -263,14 +265,16 @@ class Fingerprint:
 class EmbeddedChunk:
     """Some consecutive answers of an embedder, in the order of its input.
 
-    ``descriptors``: float32 (n, d), L2-normalised; rows in ``faults`` are zero.
+    ``descriptors``: float32 (n, d), L2-normalised; rows in ``faults`` or ``plain`` are zero.
     ``faults``: row in this chunk -> (code, message). ``hashes``: uint8 (n, 33), perceptual hash and
-    quality, where they were asked for.
+    quality, where they were asked for. ``plain``: rows of sound pictures that have nothing in them
+    to compare: they have no descriptor and no hash, match nothing, and are kept.
     """
 
     descriptors: NDArray[np.float32]
     faults: dict[int, tuple[Fault, str]]
     hashes: NDArray[np.uint8] | None = None
+    plain: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -340,7 +344,8 @@ class Counts:
     """The counts of a decision: ``read = kept + removed_exact + removed_near + quarantined``.
 
     ``removed_near``: every removal that is not exact, those by hash alone (``removed_perceptual``)
-    among them. ``codes``: how many samples are quarantined by each code, and how many source shards
+    among them. ``kept_plain``: of those kept, the ones whose image has nothing in it to compare.
+    ``codes``: how many samples are quarantined by each code, and how many source shards
     have a fault of their own, by its code (``Fault.of_shard``); of ``source_shards``.
     """
 
@@ -352,6 +357,7 @@ class Counts:
     known: int = 0
     not_delivered: int = 0
     removed_perceptual: int = 0
+    kept_plain: int = 0
     source_shards: int = field(default=0, compare=False)
     codes: Mapping[str, int] = field(default_factory=dict, compare=False)
 

@@ -41,6 +41,16 @@ Preprocessing = Literal[
     "skew-128",
     "skew-160",
     "grid-64-draft",
+    "skew-320-v2",
+    "skew-288-v2",
+    "small-288-v2",
+    "long-800-v2",
+    "skew-320-draft-v2",
+    "skew-288-draft-v2",
+    "small-288-draft-v2",
+    "skew-128-v2",
+    "skew-160-v2",
+    "grid-64-draft-v2",
 ]
 """The names of ``images.preprocess.PRESETS``."""
 Precision = Literal["", "float32", "bfloat16", "float16"]
@@ -157,6 +167,9 @@ class DuplicatesOptions:
     """Greatest Hamming distance of a copy, of 256 bits."""
     perceptual_margin: int = 8
     """Hash matches up to ``perceptual_distance + perceptual_margin`` are stored for the audit."""
+    plain: Literal["keep", "quarantine"] = "keep"
+    """What becomes of pictures with nothing in them to compare: they are no copies of each other
+    but where their bytes are equal."""
     prefer: tuple[Preference, ...] = ("priority", "pixels", "caption_length", "bytes")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sscd_ops.images.ground import visible
 from sscd_ops.images.header import open_image
-from sscd_ops.images.preprocess import to_rgb
+from sscd_ops.images.plain import is_plain
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
 from sscd_ops.storage.tar_write import TarWriter
 
@@ -72,7 +73,7 @@ def plant(data: bytes, copy: str) -> bytes:
     opened = open_image(data)
     if isinstance(opened, tuple):
         raise ValueError(opened[1])
-    image = to_rgb(opened)
+    image = visible(opened)
     width, height = image.size
     if copy == "jpeg_40":
         return encode(image, 40)
@@ -125,9 +126,14 @@ class TinyEmbedder:
             row = np.zeros((1, self.dimensions), np.float32)
             faults: dict[int, tuple[Fault, str]] = {}
             try:
-                image = Image.open(io.BytesIO(data)).convert("RGB").resize((8, 8))
-                vector = np.asarray(image, np.float32).reshape(-1) - 128
-                row[0] = vector / np.linalg.norm(vector)
+                image = Image.open(io.BytesIO(data)).convert("RGB")
             except Exception as error:  # noqa: BLE001 - bad bytes raise anything
                 faults[0] = (Fault.UNDECODABLE, str(error))
+                yield EmbeddedChunk(row, faults)
+                continue
+            if is_plain(np.asarray(image)):
+                yield EmbeddedChunk(row, faults, plain=frozenset([0]))
+                continue
+            vector = np.asarray(image.resize((8, 8)), np.float32).reshape(-1) - 128
+            row[0] = vector / np.linalg.norm(vector)
             yield EmbeddedChunk(row, faults)

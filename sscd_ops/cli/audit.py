@@ -183,6 +183,7 @@ _SHOWN = (
     "verdict",
     "reason",
     "message",
+    "plain",
     "similarity",
     "threshold",
     "witness_sample_id",
@@ -223,6 +224,11 @@ def _sentence(
         )
     if found["verdict"] != "kept":
         return f"{str(found['verdict']).capitalize()}: {found['reason'] or 'no reason is stored'}"
+    if found["plain"]:
+        return (
+            "Kept: there is nothing in its image to compare with others; of images like it only"
+            " equal bytes are removed."
+        )
     return f"{_kept(found, near)}{_kept_by_hash(found, hashed)}"
 
 

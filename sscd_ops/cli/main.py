@@ -91,6 +91,7 @@ def run(
         "removed_near": report.counts.removed_near,
         "removed_perceptual": report.counts.removed_perceptual,
         "kept": report.counts.kept,
+        "kept_plain": report.counts.kept_plain,
         "known": report.counts.known,
         "not_delivered": report.counts.not_delivered,
         "source_shards": report.source_shards,
@@ -146,6 +147,7 @@ def _by_source(report: NightReport) -> list[dict[str, Any]]:
             "removed_near": counts.removed_near,
             "removed_perceptual": counts.removed_perceptual,
             "kept": counts.kept,
+            "kept_plain": counts.kept_plain,
         }
         for name, counts in sorted(report.by_source.items())
     ]

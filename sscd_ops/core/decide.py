@@ -6,7 +6,7 @@ decided about them, ``Decided`` the answer, image by image and sample by sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,13 @@ from sscd_ops.core.preference import order
 from sscd_ops.model import Fault, Matches
 
 KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT, REMOVED_PERCEPTUAL = range(7)
-"""Codes of ``Decided.outcome``. KNOWN samples have no row; a SHARD_FAULT is no sample."""
+KEPT_PLAIN = 7
+"""Codes of ``Decided.outcome``. KNOWN samples have no row; a SHARD_FAULT is no sample. KEPT_PLAIN:
+without having been compared."""
 
-NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY = range(4)
-"""Codes of an image's standing."""
+NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY, PLAIN = range(5)
+"""Codes of an image's standing. PLAIN: new, with nothing in it to compare: kept, and no witness but
+of equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ def find_images(
     lookup: Callable[[NDArray[np.uint8]], Sequence[Mapping[str, Any]]],
     query_ids: NDArray[np.uint8],
     query_faults: Mapping[bytes, tuple[Fault, str]],
+    plain: Sequence[bytes] = (),
 ) -> Images:
     """Group the batch's samples by image and say where each image stands.
 
@@ -142,6 +146,7 @@ def find_images(
         lookup: digests (m, 32) -> known images, as ``catalog.lookups.known_images``.
         query_ids: uint8 (q, 32), the batch's descriptors' images.
         query_faults: images that embed quarantined.
+        plain: images that embed found nothing in to compare, and which are to be kept.
     """
     eligible = _pictured(samples.table) & ~samples.is_known & ~samples.is_shard_fault
     grouped = group_images(samples.digests, eligible, samples.rank)
@@ -160,13 +165,12 @@ def find_images(
             standing[image] = IMAGE_FAULTY
             faults[image] = fault
     query = _rows_of(query_ids, digests)
-    if query_faults:
-        failed = np.frombuffer(b"".join(query_faults), np.uint8).reshape(-1, 32)
-        answers = list(query_faults.values())
-        rows = _rows_of(failed, digests)
-        for failure in np.flatnonzero((rows >= 0) & (standing == NEW)):
-            standing[failure] = IMAGE_FAULTY
-            faults[int(failure)] = answers[rows[failure]]
+    answers = list(query_faults.values())
+    rows = _rows_of(_keys(query_faults), digests)
+    for failure in np.flatnonzero((rows >= 0) & (standing == NEW)):
+        standing[failure] = IMAGE_FAULTY
+        faults[int(failure)] = answers[rows[failure]]
+    standing[(_rows_of(_keys(plain), digests) >= 0) & (standing == NEW)] = PLAIN
     return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
 
 
@@ -190,6 +194,10 @@ def _header_faults(table: pa.Table, carrier: NDArray[np.int64]) -> dict[int, tup
         int(image): (Fault(row["code"]), row["message"] or "")
         for image, row in zip(at, faulty, strict=True)
     }
+
+
+def _keys(digests: Iterable[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 def _rows_of(keys: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -227,6 +235,11 @@ class Decided:
     matches: Matches
     hash_matches: Matches
 
+    @property
+    def keeps(self) -> NDArray[np.bool_]:
+        """The samples that are kept, bool (n,)."""
+        return np.isin(self.outcome, (KEPT, KEPT_PLAIN))
+
 
 LeadBy = Callable[[NDArray[np.int64]], Leader]
 """Query rows in preference order -> the leader's answer."""
@@ -234,6 +247,8 @@ LeadBy = Callable[[NDArray[np.int64]], Leader]
 
 def decide(samples: Samples, images: Images, lead_by: LeadBy) -> Decided:
     """Run leader over the new images and give every sample its outcome.
+
+    Plain images are kept without it, and nothing is compared with them.
 
     Args:
         samples: the batch.
@@ -247,6 +262,7 @@ def decide(samples: Samples, images: Images, lead_by: LeadBy) -> Decided:
     count = len(images.carrier)
     kept = np.zeros(count, bool)
     kept[new] = led.kept
+    kept[images.standing == PLAIN] = True
     witness = np.full(count, -1, np.int64)
     similarity = np.full(count, -np.inf)
     similarity[new] = led.similarity
@@ -280,10 +296,11 @@ def _outcomes(
     removed = np.where(by_hash[image], REMOVED_PERCEPTUAL, REMOVED_NEAR)
     answer = np.full(len(has), QUARANTINED, np.int8)
     answer[standing == IMAGE_KEPT] = REMOVED_EXACT
-    fresh = standing == NEW
+    fresh = (standing == NEW) | (standing == PLAIN)
     gone = (standing == IMAGE_REMOVED) | (fresh & ~kept[image])
     answer[gone] = removed[gone]
-    answer[fresh & kept[image] & carries] = KEPT
+    answer[(standing == NEW) & kept[image] & carries] = KEPT
+    answer[(standing == PLAIN) & carries] = KEPT_PLAIN
     answer[fresh & kept[image] & ~carries] = REMOVED_EXACT
     outcome[has] = answer
     return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,46 +23,54 @@ class DescriptorFile:
     ``ids``: uint8 (n, 32), images with a descriptor. ``descriptors``: float16 (n, d), same order.
     ``faults``: image sha256 -> (code, message), for pictures that got none. ``hashes``: uint8
     (n, 33), perceptual hashes (``core.perceptual``), same order; None where there are none.
+    ``plain``: image sha256 of sound pictures that have nothing in them to compare.
     """
 
     ids: NDArray[np.uint8]
     descriptors: NDArray[np.float16]
     faults: dict[bytes, tuple[Fault, str]]
     hashes: NDArray[np.uint8] | None = None
+    plain: Sequence[bytes] = ()
+
+
+_PLAIN = "plain"
+"""What a file says of a plain picture where it has the code of a fault: it has none."""
 
 
 def write_descriptors(
     stream: BinaryIO, content: DescriptorFile, *, fingerprint: str, runtime: dict[str, str]
 ) -> None:
-    """Write a descriptor file: parquet, one row an image, null descriptors for faults."""
+    """Write a descriptor file: parquet, one row an image, null descriptors for faults and plain."""
     dimensions = content.descriptors.shape[1]
-    fault_ids = list(content.faults)
+    bare_ids = [*content.faults, *content.plain]
     digests = pa.concat_arrays(
         [
             _fixed(content.ids.tobytes(), 32, len(content.ids)),
-            pa.array(fault_ids, pa.binary(32)),
+            pa.array(bare_ids, pa.binary(32)),
         ]
     )
     width = 2 * dimensions
     descriptors = pa.concat_arrays(
         [
             _fixed(content.descriptors.astype("<f2").tobytes(), width, len(content.ids)),
-            pa.nulls(len(fault_ids), pa.binary(width)),
+            pa.nulls(len(bare_ids), pa.binary(width)),
         ]
     )
     blank = [None] * len(content.ids)
+    codes = [*(str(code) for code, _ in content.faults.values()), *[_PLAIN] * len(content.plain)]
+    messages = [*(said for _, said in content.faults.values()), *[None] * len(content.plain)]
     columns = {
         "image_sha256": digests,
         "descriptor": descriptors,
-        "code": pa.array([*blank, *(str(c) for c, _ in content.faults.values())], pa.string()),
-        "message": pa.array([*blank, *(m for _, m in content.faults.values())], pa.string()),
+        "code": pa.array([*blank, *codes], pa.string()),
+        "message": pa.array([*blank, *messages], pa.string()),
     }
     if content.hashes is not None:
         # the column's name says how they were made: those of another making are not found
         columns[ROLE] = pa.concat_arrays(
             [
                 _fixed(content.hashes.tobytes(), WIDTH, len(content.ids)),
-                pa.nulls(len(fault_ids), pa.binary(WIDTH)),
+                pa.nulls(len(bare_ids), pa.binary(WIDTH)),
             ]
         )
     table = pa.table(columns)
@@ -81,7 +90,8 @@ def read_descriptors(path: Path) -> DescriptorFile:
     table = pq.read_table(path)
     dimensions = int(table.schema.metadata[b"dimensions"])
     found = table.filter(table.column("code").is_null())
-    failed = table.filter(table.column("code").is_valid())
+    bare = table.filter(table.column("code").is_valid())
+    bare_rows = bare.select(["image_sha256", "code", "message"]).to_pylist()
     hashes = None
     if ROLE in table.column_names:
         hashes = fixed_bytes(found.column(ROLE), WIDTH)
@@ -90,9 +100,11 @@ def read_descriptors(path: Path) -> DescriptorFile:
         fixed_bytes(found.column("descriptor"), 2 * dimensions).view("<f2"),
         {
             row["image_sha256"]: (Fault(row["code"]), row["message"])
-            for row in failed.select(["image_sha256", "code", "message"]).to_pylist()
+            for row in bare_rows
+            if row["code"] != _PLAIN
         },
         hashes,
+        [row["image_sha256"] for row in bare_rows if row["code"] == _PLAIN],
     )
 
 

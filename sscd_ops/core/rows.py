@@ -15,8 +15,10 @@ from sscd_ops.core.decide import (
     IMAGE_KEPT,
     IMAGE_REMOVED,
     KEPT,
+    KEPT_PLAIN,
     KNOWN,
     NEW,
+    PLAIN,
     QUARANTINED,
     REMOVED_EXACT,
     REMOVED_NEAR,
@@ -31,7 +33,7 @@ from sscd_ops.core.perceptual import BITS
 from sscd_ops.model import Counts, Matches
 
 _VERDICTS = pa.array(["kept", "removed", "quarantined"])
-_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2, 1], np.int8)
+_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2, 1, 0], np.int8)
 _REMOVED = {REMOVED_EXACT: "exact", REMOVED_NEAR: "near", REMOVED_PERCEPTUAL: "perceptual"}
 """Reason of a removed sample, by outcome."""
 
@@ -165,6 +167,7 @@ def sample_rows(
     shown = removed | table.column("width").is_valid().to_numpy(zero_copy_only=False)
     code, message = _reasons(table, images, outcome, image)
     number = output_shard[rows]
+    plain = outcome == KEPT_PLAIN
     if not len(images.carrier):
         witness = _no_witness()
     return pa.table(
@@ -194,6 +197,7 @@ def sample_rows(
             "similarity": pa.array(witness.similarity[image_or_0], mask=~removed),
             "threshold": _floats(np.where(measured, witness.threshold[image_or_0], np.nan)),
             "output_shard": pa.array(number, pa.int32(), mask=number < 0),
+            "plain": pa.array(plain, pa.bool_(), mask=~plain),
         }
     )
 
@@ -298,7 +302,7 @@ def image_rows(
     lasting = np.zeros(len(images.carrier), bool)
     for image, (fault, _) in images.faults.items():
         lasting[image] = fault.follows_bytes and image not in images.known
-    rows = np.flatnonzero((images.standing == NEW) | lasting)
+    rows = np.flatnonzero(np.isin(images.standing, (NEW, PLAIN)) | lasting)
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
     near = ~kept & ~faulty
@@ -380,14 +384,15 @@ def match_rows(
 
 def count(outcome: NDArray[np.int8], not_delivered: int) -> Counts:
     """The counts of some samples' outcomes."""
-    tally = np.bincount(outcome, minlength=7)
+    tally = np.bincount(outcome, minlength=8)
     return Counts(
-        read=int(tally[[KEPT, *_REMOVED, QUARANTINED]].sum()),
-        kept=int(tally[KEPT]),
+        read=int(tally[[KEPT, KEPT_PLAIN, *_REMOVED, QUARANTINED]].sum()),
+        kept=int(tally[[KEPT, KEPT_PLAIN]].sum()),
         removed_exact=int(tally[REMOVED_EXACT]),
         removed_near=int(tally[[REMOVED_NEAR, REMOVED_PERCEPTUAL]].sum()),
         quarantined=int(tally[QUARANTINED]),
         known=int(tally[KNOWN]),
         not_delivered=not_delivered,
         removed_perceptual=int(tally[REMOVED_PERCEPTUAL]),
+        kept_plain=int(tally[KEPT_PLAIN]),
     )

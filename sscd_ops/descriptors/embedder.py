@@ -314,43 +314,57 @@ class MinibatchEmbedder:
             yield answers
 
     def _begun(self, answers: list[Answer], begin: Begin) -> Callable[[], EmbeddedChunk]:
-        decoded = [item for item, _ in answers]
-        faults = {row: item for row, item in enumerate(decoded) if isinstance(item, tuple)}
-        good = [item for item in decoded if not isinstance(item, tuple)]
-        nothing = np.zeros((len(decoded), self.dimensions), np.float32)
+        rows = enumerate(answers)
+        faults = {row: one.decoded for row, one in rows if isinstance(one.decoded, tuple)}
+        plain = frozenset(row for row, one in enumerate(answers) if one.plain)
+        nothing = np.zeros((len(answers), self.dimensions), np.float32)
         begun: Begun | None = None
-        if good:
-            blank = np.zeros_like(good[0])
-            pictures = [blank if isinstance(item, tuple) else item for item in decoded]
-            pictures += [blank] * (self.fingerprint.minibatch - len(decoded))
-            begun = begin(np.stack(pictures))
+        pictures = self._pictures(answers)
+        if pictures is not None:
+            begun = begin(pictures)
 
         def ended() -> EmbeddedChunk:
-            rows = nothing if begun is None else begun()[: len(decoded)]
-            return EmbeddedChunk(*_checked(rows, faults), self._hashes(answers))
+            rows = nothing if begun is None else begun()[: len(answers)]
+            rows, found = _checked(rows, faults, plain)
+            return EmbeddedChunk(rows, found, self._hashes(answers), plain)
 
         return ended
+
+    def _pictures(self, answers: list[Answer]) -> NDArray[np.uint8] | None:
+        """A minibatch, blank where there is nothing to describe; none where that is all of it."""
+        pictures = [
+            None if one.plain or isinstance(one.decoded, tuple) else one.decoded for one in answers
+        ]
+        some = next((picture for picture in pictures if picture is not None), None)
+        if some is None:
+            return None
+        blank = np.zeros_like(some)
+        pictures += [None] * (self.fingerprint.minibatch - len(pictures))
+        return np.stack([blank if picture is None else picture for picture in pictures])
 
     def _hashes(self, answers: list[Answer]) -> NDArray[np.uint8] | None:
         if not self._perceptual:
             return None
-        rows = b"".join(NOTHING if isinstance(item, tuple) else code for item, code in answers)
+        rows = b"".join(
+            NOTHING if one.plain or isinstance(one.decoded, tuple) else one.hashed
+            for one in answers
+        )
         if len(rows) != WIDTH * len(answers):
             raise RuntimeError("a decoder answered a picture without its perceptual hash")
         return np.frombuffer(rows, np.uint8).reshape(-1, WIDTH)
 
 
 def _checked(
-    rows: NDArray[np.float32], faults: dict[int, tuple[Fault, str]]
+    rows: NDArray[np.float32], faults: dict[int, tuple[Fault, str]], plain: frozenset[int]
 ) -> tuple[NDArray[np.float32], dict[int, tuple[Fault, str]]]:
-    """Rows with zeros for faults; a zero or non-finite descriptor is a fault."""
-    rows = rows.copy()
+    """Rows with zeros for faults and plain pictures; any other without a direction is a fault."""
+    rows, faults = rows.copy(), dict(faults)
     norms = np.linalg.norm(rows, axis=1)
     for row in np.flatnonzero(~np.isfinite(norms) | (np.abs(norms - 1) > 0.01)):
-        if int(row) not in faults:
+        if int(row) not in faults and int(row) not in plain:
             faults[int(row)] = (
                 Fault.NO_DESCRIPTOR,
-                f"the descriptor has norm {norms[row]:g}: the picture is blank or too plain",
+                f"the descriptor has norm {norms[row]:g}: the model finds nothing in the picture",
             )
-    rows[list(faults)] = 0
+    rows[[*faults, *plain]] = 0
     return rows, faults

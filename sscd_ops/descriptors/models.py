@@ -37,7 +37,7 @@ def _sscd(name: str, *, architecture: str = "resnet50", dimensions: int = 512) -
         name,
         architecture,
         dimensions,
-        "skew-320",
+        "skew-320-v2",
         32,
         THRESHOLDS[name],
         f"{_BASE}{name}.{form}.pt",
@@ -47,18 +47,18 @@ def _sscd(name: str, *, architecture: str = "resnet50", dimensions: int = 512) -
 MODELS = {
     model.name: model
     for model in (
-        Model("dct", f"dct-{dct.VERSION}", dct.DIMENSIONS, "grid-64-draft", 256, dct.THRESHOLD),
+        Model("dct", f"dct-{dct.VERSION}", dct.DIMENSIONS, "grid-64-draft-v2", 256, dct.THRESHOLD),
         Model(
             "sscd_small",
             "small",
             256,
-            "skew-160",
+            "skew-160-v2",
             32,
             THRESHOLDS["sscd_small"],
             str(_BUNDLED / "sscd_small.safetensors"),
         ),
         # for weights trained by the user: `sscd-ops train --trunk resnet18 --dimensions 512`
-        Model("sscd_resnet18", "resnet18", 512, "skew-288", 32, THRESHOLDS["sscd_resnet18"]),
+        Model("sscd_resnet18", "resnet18", 512, "skew-288-v2", 32, THRESHOLDS["sscd_resnet18"]),
         _sscd("sscd_disc_mixup"),
         _sscd("sscd_disc_advanced"),
         _sscd("sscd_disc_blur"),

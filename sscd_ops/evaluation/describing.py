@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class Described:
         failed: picture of the set -> why it has none.
         seconds: it took.
         hashes: uint8 (n, 33), perceptual hashes, where the embedder makes them.
+        plain: int64 (k,), pictures of the set with nothing in them to compare: their descriptors
+            are zero.
     """
 
     rows: NDArray[np.int64]
@@ -46,6 +48,15 @@ class Described:
     failed: dict[int, tuple[Fault, str]] = field(default_factory=dict)
     seconds: float = 0.0
     hashes: NDArray[np.uint8] | None = None
+    plain: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def without_plain(self) -> Described:
+        """Those that a night compares."""
+        keep = ~np.isin(self.rows, self.plain)
+        hashes = None if self.hashes is None else self.hashes[keep]
+        return replace(
+            self, rows=self.rows[keep], descriptors=self.descriptors[keep], hashes=hashes
+        )
 
     @property
     def faults(self) -> Counter[str]:
@@ -64,6 +75,7 @@ def describe(
     out = np.zeros((count, embedder.dimensions), np.float16)
     failed: dict[int, tuple[Fault, str]] = {}
     hashes: list[NDArray[np.uint8]] = []
+    plain: list[int] = []
     started = time.monotonic()
     progress.start(f"embedding {label}", count)
     done = 0
@@ -71,6 +83,7 @@ def describe(
         size = len(chunk.descriptors)
         out[done : done + size] = chunk.descriptors.astype(np.float16)
         failed.update({done + row: fault for row, fault in chunk.faults.items()})
+        plain += [done + row for row in sorted(chunk.plain)]
         done += size
         if chunk.hashes is not None:
             hashes.append(chunk.hashes)
@@ -84,6 +97,7 @@ def describe(
         failed,
         seconds,
         np.concatenate(hashes)[rows] if hashes else None,
+        np.array(plain, np.int64),
     )
 
 
@@ -119,6 +133,7 @@ class Whitening:
             turned = (part - self.mean) @ self.axes
             norms = np.linalg.norm(turned, axis=1, keepdims=True)
             norms[norms == 0] = 1
+            turned[~part.any(axis=1)] = 0  # a plain picture goes on matching nothing
             out[start : start + len(part)] = (turned / norms).astype(np.float16)
         return out
 

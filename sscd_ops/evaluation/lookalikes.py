@@ -8,7 +8,9 @@ both. Sets are given (``--hard NAME=URL``), or made from the pictures at hand:
 * ``pages``, ``charts``, ``slides``: one template with other text or numbers;
 * ``colour_variants``: a product in other colours (the picture with its hues turned);
 * ``bursts``: the moment after (the window moved by 4 and 8%, the light a little changed). Made from
-  one picture, where a real burst's scene moves as well: this is the hardest case of it.
+  one picture, where a real burst's scene moves as well: this is the hardest case of it;
+* ``plain``: sheets, shades, gradients and specks, which have nothing to compare, each of another
+  colour (``evaluation.sparse``). Their descriptors say nothing: a night merges none of them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from sscd_ops.errors import DataError
 from sscd_ops.evaluation.describing import Described, hashes_without_history
 from sscd_ops.evaluation.metrics import Interval, wilson
 from sscd_ops.evaluation.pictures import PictureSet, Spool
+from sscd_ops.evaluation.sparse import EMPTY
 from sscd_ops.evaluation.transformations import chance_of, decoded, encoded
 from sscd_ops.ports import HashSearch, SearchBackend
 
@@ -108,6 +111,7 @@ def made(pictures: PictureSet, count: int = 24, seed: int = 0) -> list[HardSet]:
         HardSet("slides", True, slides, np.zeros(len(slides), np.int64)),
         HardSet("colour_variants", True, colours, np.array(groups, np.int64)),
         HardSet("bursts", True, bursts, np.array(groups, np.int64)),
+        _plain(count, np.random.default_rng(seed)),
     ]
     return [item for item in sets if len(item.pictures)]
 
@@ -166,6 +170,15 @@ def _template(
     for number in range(count):
         spool.add(str(number), encoded(draw(chance)))
     return HardSet(name, True, spool, np.zeros(count, np.int64))
+
+
+def _plain(count: int, chance: np.random.Generator) -> HardSet:
+    spool = Spool()
+    kinds = list(EMPTY.items())
+    for number in range(count):
+        name, draw = kinds[number % len(kinds)]
+        spool.add(f"{name}/{number}", draw(chance))
+    return HardSet("plain", True, spool, np.zeros(count, np.int64))
 
 
 def _line(chance: np.random.Generator, words: int) -> str:

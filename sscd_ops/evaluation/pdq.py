@@ -27,7 +27,7 @@ from sscd_ops.options import (
 )
 from sscd_ops.ports import HashSearch, InspectImage, Progress, SearchBackend, Source
 
-_WHOLE = PRESETS["skew-128"]
+_WHOLE = PRESETS["skew-128-v2"]
 """Any preset that decodes a picture whole: the hash does not depend on it."""
 THRESHOLD = 1 - DuplicatesOptions().perceptual_distance / (BITS / 2)
 
@@ -56,7 +56,7 @@ class PdqEmbedder:
         for data in images:
             row = np.zeros((1, BITS), np.float32)
             faults: dict[int, tuple[Fault, str]] = {}
-            pixels, hashed = prepare(data, _WHOLE, hashed=True)  # as a decoder of a night does
+            pixels, hashed, _ = prepare(data, _WHOLE, hashed=True)  # as a decoder of a night does
             if isinstance(pixels, tuple):
                 faults[0] = pixels
             elif hashed[CODE] < LEAST_QUALITY:

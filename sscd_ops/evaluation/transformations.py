@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from sscd_ops.errors import DataError
+from sscd_ops.images.ground import visible
 from sscd_ops.images.header import open_image
 from sscd_ops.images.orientation import upright
-from sscd_ops.images.preprocess import to_rgb
 
 Picture = Image.Image
 Chance = np.random.Generator
@@ -392,7 +392,7 @@ def decoded(data: bytes) -> Picture:
     if isinstance(opened, tuple):
         raise DataError(opened[1])
     try:
-        image = to_rgb(upright(opened))
+        image = visible(upright(opened))
     except Exception as error:
         raise DataError(f"cannot be decoded: {type(error).__name__}: {error}") from error
     if max(image.size) > _LONGEST:

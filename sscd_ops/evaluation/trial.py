@@ -102,7 +102,8 @@ class TrialReport:
         removed: near copies, the least similar first, each with its witness.
         removed_perceptual: those by perceptual hash alone, likewise.
         kept_pairs: the most similar pairs that were both kept.
-        histogram: images by similarity to the most similar other image, in ``BINS``.
+        histogram: images by similarity to the most similar other image, in ``BINS``; without
+            those that have nothing in them to compare.
         times: by step.
     """
 
@@ -173,7 +174,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         perceptual = rooms.default_perceptual(options.model)
     with rooms.embedder(options, perceptual=perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
-        found = describe(embedder, pictures, rooms.progress)
+        found = describe(embedder, pictures, rooms.progress).without_plain()
         embedded = clock()
         fingerprint, runtime = embedder.fingerprint, embedder.runtime()
     ids, descriptors = digests[found.rows], found.descriptors
@@ -184,7 +185,8 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         descriptors.shape[1],
         threshold,
     )
-    images = find_images(samples, lambda _: [], ids, faults)
+    plain = [digests[row].tobytes() for row in found.plain]
+    images = find_images(samples, lambda _: [], ids, faults, plain)
     decided = _decide(rooms, samples, images, found, backend, threshold)
     done = clock()
     # the decision numbers images with a faulty header too
@@ -214,7 +216,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         ],
         times=[
             StepTime("ingest", "samples", total, ingested - started),
-            StepTime("embed", "images", len(ids) + len(faults), embedded - ready),
+            StepTime("embed", "images", len(pictures), embedded - ready),
             StepTime("match and leader", "images", len(ids), done - embedded),
         ],
     )

@@ -66,6 +66,7 @@ def fields(report: TrialReport) -> dict[str, Any]:
         "removed_near": counts.removed_near,
         "removed_perceptual": counts.removed_perceptual,
         "kept": counts.kept,
+        "kept_plain": counts.kept_plain,
         "not_delivered": counts.not_delivered,
         "removed_share": round(counts.removed / max(1, counts.read), 4),
     }

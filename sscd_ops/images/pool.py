@@ -290,11 +290,11 @@ class DecoderPool:
 
         One iterator at a time; one that is given up may be followed by another.
         """
-        for decoded, _ in self.map_hashed(images):
-            yield decoded
+        for answer in self.map_hashed(images):
+            yield answer.decoded
 
     def map_hashed(self, images: Iterable[bytes]) -> Iterator[Answer]:
-        """As ``map``, each with the picture's perceptual hash; empty where there is none."""
+        """As ``map``, each with the perceptual hash, and whether the picture is plain."""
         ready: dict[int, list[Answer]] = {}
         chunks = _chunks(images)
         first = told = self._sent
@@ -343,15 +343,15 @@ class DecoderPool:
 
     def _alone(self, worker: _Worker, image: bytes) -> Answer:
         if self._closing.is_set():
-            return (Fault.DECODER_DIED, "the pool was closed"), b""
+            return Answer((Fault.DECODER_DIED, "the pool was closed"))
         try:
             return worker.decode([image])[0]
         except _Exceeded as limit:
             said = f"decoding its {len(image)} bytes takes over {limit}, also alone"
-            return (Fault.DECODER_LIMIT, said), b""
+            return Answer((Fault.DECODER_LIMIT, said))
         except _Died:
             said = f"the decoder died or took over {self._timeout:g} s, twice, on"
-            return (Fault.DECODER_DIED, f"{said} {len(image)} bytes"), b""
+            return Answer((Fault.DECODER_DIED, f"{said} {len(image)} bytes"))
 
 
 def _chunks(images: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sscd_ops.images.animation import first_not_plain
+from sscd_ops.images.ground import visible
 from sscd_ops.images.header import open_image
 from sscd_ops.images.orientation import upright
+from sscd_ops.images.plain import is_plain
 from sscd_ops.options import USUAL_LIMITS
 
 Pair = tuple[bytes, bytes, str]
@@ -25,11 +29,18 @@ def thumbnail(data: bytes, side: int) -> Image.Image:
     if isinstance(small, str):
         ImageDraw.Draw(ground).text((10, side // 2), small, fill=(160, 0, 0))
     else:
-        ground.paste(small, ((side - small.width) // 2, (side - small.height) // 2), small)
+        ground.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
     return ground
 
 
 def _small(data: bytes, side: int) -> Image.Image | str:
+    """The picture as a model sees it: on a ground that shows it, and the frame that counts."""
+
+    def fitted(rgb: Image.Image) -> Image.Image:
+        copy = rgb.copy()
+        copy.thumbnail((side, side))
+        return copy
+
     # quarantined pictures are shown too, as what they are, and are decoded in this very process
     image = open_image(data)
     if isinstance(image, tuple):
@@ -37,8 +48,10 @@ def _small(data: bytes, side: int) -> Image.Image | str:
     if image.width * image.height > USUAL_LIMITS.max_pixels:
         return "too large to show"
     try:
-        small = upright(image).convert("RGBA")
-        small.thumbnail((side, side))
+        small = fitted(visible(upright(image)))
+        if is_plain(np.asarray(small)):
+            later = first_not_plain(data, image.format, fitted)
+            small = later[1] if later else small
     except Exception:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return "cannot be read"
     return small

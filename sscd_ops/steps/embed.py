@@ -67,7 +67,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     if work.batch.state.is_decided or not todo:
         return StepReport("embed", batch_id, {}, watch.seconds, answered=True)
     lists = _work_lists(parts, work, registered, todo)
-    total = {"shards": len(todo), "images": 0, "embedded": 0, "quarantined": 0}
+    total = {"shards": len(todo), "images": 0, "embedded": 0, "quarantined": 0, "plain": 0}
     parts.progress.start(f"embed {work.batch.dataset}", sum(len(rows) for rows in lists.values()))
     embedder: Embedder | None = None
     try:
@@ -80,6 +80,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
             total["images"] += len(wanted)
             total["embedded"] += len(content.ids)
             total["quarantined"] += len(content.faults)
+            total["plain"] += len(content.plain)
     finally:
         if embedder is not None:
             embedder.__exit__(None, None, None)
@@ -103,9 +104,10 @@ def _without_lost(parts: Parts, work: Work, shard: SourceShard) -> SourceShard:
 
 
 def _open(parts: Parts, work: Work) -> Embedder:
-    embedder = parts.embedder(
-        work.options.fingerprint, perceptual=work.perceptual, limits=work.options.limits
-    )
+    options, own = work.options.fingerprint, work.attempt.fingerprint_detail["preprocessing"]
+    # planned by an earlier release the batch may leave it to the default, which was another then
+    options = replace(options, preprocessing=options.preprocessing or own)
+    embedder = parts.embedder(options, perceptual=work.perceptual, limits=work.options.limits)
     if embedder.fingerprint.digest != work.attempt.fingerprint:
         raise FingerprintMismatch(
             f"batch {work.batch.batch_id} was planned with"
@@ -171,6 +173,7 @@ def _embed(
     out = np.zeros((len(digests), dimensions), np.float16)
     hashes = np.zeros((len(digests), WIDTH), np.uint8) if work.perceptual else None
     failed: dict[int, tuple[Fault, str]] = {}
+    plain: list[int] = []
     done = 0
     if embedder is not None and len(digests):
         for chunk in embedder.embed(_images(parts, work, shard, wanted, digests)):
@@ -181,17 +184,19 @@ def _embed(
                     raise InvariantError("the embedder made no perceptual hashes")
                 hashes[done : done + n] = chunk.hashes
             failed.update({done + row: fault for row, fault in chunk.faults.items()})
+            plain += [done + row for row in sorted(chunk.plain)]
             done += n
             parts.progress.advance(n)
     if done != len(digests):
         raise InvariantError(f"the embedder answered {done} of {len(digests)} images")
     good = np.ones(len(digests), bool)
-    good[list(failed)] = False
+    good[[*failed, *plain]] = False
     return DescriptorFile(
         digests[good],
         out[good],
         {digests[row].tobytes(): fault for row, fault in sorted(failed.items())},
         None if hashes is None else hashes[good],
+        [digests[row].tobytes() for row in plain],
     )
 
 
@@ -230,7 +235,11 @@ def _register(
             stream, content, fingerprint=work.attempt.fingerprint, runtime=runtime
         ),
     )
-    counts = {"embedded": len(content.ids), "undecodable": len(content.faults)}
+    counts = {
+        "embedded": len(content.ids),
+        "undecodable": len(content.faults),
+        "plain": len(content.plain),
+    }
     with parts.catalog.begin() as conn:
         batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
         shards.register_file(conn, shard.shard_id, "descriptors", file, counts)

@@ -114,8 +114,8 @@ def _descriptors_from_segment(
 ) -> None:
     """Write a decided batch's descriptor file anew, without what the decision took from it.
 
-    That is the reasons of undecodable pictures, which are in the catalog by now. A segment is its
-    batch's descriptor files one after another.
+    That is the reasons of undecodable pictures and which ones are plain: they are in the catalog by
+    now. A segment is its batch's descriptor files one after another.
     """
     with parts.catalog.begin() as conn:
         counts = shards.shard_counts(conn, found.attempt_id)

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
@@ -31,7 +31,13 @@ from sscd_ops.model import (
     Runner,
     SourceShard,
 )
-from sscd_ops.options import DatasetOptions, FingerprintOptions, dataset_from_json, to_json
+from sscd_ops.options import (
+    DatasetOptions,
+    FingerprintOptions,
+    Preprocessing,
+    dataset_from_json,
+    to_json,
+)
 from sscd_ops.ports import Source
 from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch, or_abandon
@@ -533,9 +539,11 @@ def _open_attempt(
     perceptual = options.duplicates.perceptual
     if perceptual == "auto":
         perceptual = parts.default_perceptual(fingerprint.model)
+    preset = cast("Preprocessing", fingerprint.preprocessing)
+    chosen = dataclasses.replace(model.options, preprocessing=preset)
     options = dataclasses.replace(
         options,
-        fingerprint=model.options,
+        fingerprint=chosen,
         duplicates=dataclasses.replace(
             options.duplicates, threshold=threshold, perceptual=perceptual
         ),
@@ -550,7 +558,7 @@ def _open_attempt(
         fingerprint_detail={
             "name": str(fingerprint),
             **dataclasses.asdict(fingerprint),
-            "options": dataclasses.asdict(model.options),
+            "options": dataclasses.asdict(chosen),
         },
         search=parts.choose_search(options.duplicates.search, history, threshold),
         threshold=threshold,
@@ -595,17 +603,24 @@ def _with_roots(
 def _fingerprint_options(
     parts: Parts, dataset: Dataset, options: DatasetOptions
 ) -> FingerprintOptions:
-    """The configured model; without one the dataset's own, else the product's default."""
-    model = options.fingerprint
+    """The configured model; without one the dataset's own, else the product's default.
+
+    What the dataset's model makes pixels with is what it always did, also where that is the default
+    of an earlier release.
+    """
+    model, detail = options.fingerprint, dataset.fingerprint_detail
+    if detail is not None and model.model in ("", detail["model"]):
+        model = dataclasses.replace(
+            model, preprocessing=model.preprocessing or detail["preprocessing"]
+        )
     if model.model:
         return model
-    if dataset.fingerprint_detail is not None:
-        own = dataset.fingerprint_detail["options"]
+    if detail is not None:
+        own = detail["options"]
         return dataclasses.replace(
             model,
             model=own["model"],
             weights=model.weights or own["weights"],
-            preprocessing=model.preprocessing or own["preprocessing"],
             minibatch=model.minibatch or own["minibatch"],
             postprocessing=model.postprocessing or own.get("postprocessing", ""),
             precision=model.precision or own.get("precision", ""),

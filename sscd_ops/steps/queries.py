@@ -30,6 +30,7 @@ class Queries:
     """Every descriptor of a batch, in manifest order.
 
     ``ids``: uint8 (n, 32). ``descriptors``: float16 (n, d). ``faults``: sha256 -> (code, message).
+    ``plain``: sha256 of pictures with nothing in them to compare, which have no descriptor.
     ``digest`` names the list: it changes when source shards are appended. ``hashes``: uint8
     (n, 33), None where the batch is decided by descriptors alone.
     """
@@ -39,6 +40,7 @@ class Queries:
     faults: dict[bytes, tuple[Fault, str]]
     digest: str
     hashes: NDArray[np.uint8] | None
+    plain: list[bytes]
 
 
 def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) -> Queries:
@@ -52,6 +54,7 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
     descriptors = [np.empty((0, dimensions), np.float16)]
     hashes = [np.empty((0, WIDTH), np.uint8)]
     faults: dict[bytes, tuple[Fault, str]] = {}
+    plain: list[bytes] = []
     names = hashlib.sha256()
     for shard in registered:
         if shard.descriptors is None:
@@ -64,6 +67,7 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
         ids.append(content.ids)
         descriptors.append(content.descriptors)
         faults.update(content.faults)
+        plain += content.plain
         if work.perceptual:
             hashes.append(_hashes_of(content, work, shard))
     return Queries(
@@ -72,6 +76,7 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
         faults,
         names.hexdigest(),
         np.concatenate(hashes) if work.perceptual else None,
+        plain,
     )
 
 

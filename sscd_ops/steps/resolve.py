@@ -80,7 +80,8 @@ class ResolveReport:
         return (
             f"resolve batch={self.batch_id} turn={self.turn} read={c.read}"
             f" quarantined={c.quarantined} exact={c.removed_exact} near={c.removed_near}"
-            f" perceptual={c.removed_perceptual} kept={c.kept} known={c.known}"
+            f" perceptual={c.removed_perceptual} kept={c.kept} plain={c.kept_plain}"
+            f" known={c.known}"
             f" shards={self.shards} seconds={self.seconds:.2f}"
             + (f" ({self.message})" if self.message else "")
         )

@@ -19,7 +19,6 @@ from sscd_ops.catalog import decisions, lookups, shards
 from sscd_ops.catalog.batches import Dataset
 from sscd_ops.core import rows as core_rows
 from sscd_ops.core.decide import (
-    KEPT,
     NEW,
     Decided,
     Images,
@@ -33,7 +32,7 @@ from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
-from sscd_ops.model import Counts, Matches, Segment, SourceShard, StoredFile
+from sscd_ops.model import Counts, Fault, Matches, Segment, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
@@ -187,7 +186,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
     )
     counts, by_source, examples = _counts(parts, work, samples, images, decided, registered)
     kept = np.zeros(len(queries.ids), bool)
-    kept[images.query[decided.kept]] = True
+    kept[images.query[decided.kept & (images.standing == NEW)]] = True
     segment_files, mask = _write_segment(parts, work, backend, queries, kept)
     return Worked(
         month=month,
@@ -198,7 +197,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         history=_history_matches(parts, images, best, live),
         hash_history=_history_matches(parts, images, hash_best, live),
         shard_ids=np.array([s.shard_id for s in registered], np.int64),
-        publish=plan_publish(work, samples, decided.outcome == KEPT),
+        publish=plan_publish(work, samples, decided.keeps),
         counts=counts,
         by_source=by_source,
         examples=examples,
@@ -245,12 +244,20 @@ def _no_rows() -> pa.Table:
     return SCHEMA.empty_table()
 
 
+_TOO_PLAIN = (
+    "there is nothing in the picture to compare with others, and duplicates.plain is 'quarantine'"
+)
+
+
 def _images(parts: Parts, work: Work, samples: Samples, queries: Queries, turn: int) -> Images:
     def lookup(digests: NDArray[np.uint8]) -> Sequence[Mapping[str, Any]]:
         with parts.catalog.begin() as conn:
             return lookups.known_images(conn, work.batch.dataset_id, digests, turn)
 
-    return find_images(samples, lookup, queries.ids, queries.faults)
+    if work.options.duplicates.plain == "keep":
+        return find_images(samples, lookup, queries.ids, queries.faults, queries.plain)
+    refused = dict.fromkeys(queries.plain, (Fault.TOO_PLAIN, _TOO_PLAIN))
+    return find_images(samples, lookup, queries.ids, queries.faults | refused)
 
 
 def _need_descriptors(

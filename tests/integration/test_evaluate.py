@@ -133,7 +133,7 @@ def test_thresholds_ranking_tail_and_look_alikes_are_there(
     assert at["by_size"] == []  # 200 peaks of 435 pairs are no tail
     assert any("too few to fit a tail" in line for line in made[2].splitlines())
     assert {item["name"] for item in model["hard"]} == {
-        "pages", "charts", "slides", "colour_variants", "bursts",
+        "pages", "charts", "slides", "colour_variants", "bursts", "plain",
     }  # fmt: skip
     assert any("--training" in note for note in model["notes"])
 

@@ -89,8 +89,6 @@ def test_every_fault_of_a_sample_has_its_code_and_message(world: World) -> None:
         "bomb": ({"png": bomb, "txt": b"x"}, "too_many_pixels"),
         "tiny": ({"jpg": picture(2, 8, 8), "txt": b"x"}, "too_small"),
         "banner": ({"jpg": picture(3, 1600, 20), "txt": b"x"}, "extreme_aspect"),
-        "blank": ({"jpg": encoded(Image.new("RGB", (90, 90), "white"), "JPEG"), "txt": b"x"},
-                  "no_descriptor"),
         "silent": ({"jpg": picture(4)}, "missing_caption"),
         "speechless": ({"jpg": picture(5), "txt": b"  \n"}, "empty_caption"),
         "long": ({"jpg": picture(6), "txt": b"x" * 100_001}, "caption_too_long"),
@@ -104,11 +102,16 @@ def test_every_fault_of_a_sample_has_its_code_and_message(world: World) -> None:
         "many": ({"0.jpg": picture(13), "1.jpg": picture(14), "txt": b"x"}, "several_images"),
         "none": ({"txt": b"only text"}, "no_image"),
     }  # fmt: skip
+    blank = encoded(Image.new("RGB", (90, 90), "white"), "JPEG")
     world.change_source(columns=("url",))
     world.put(
         DAY,
         "a.tar",
-        [*((key, members) for key, (members, _) in faulty.items()), pair("fine", picture(99))],
+        [
+            *((key, members) for key, (members, _) in faulty.items()),
+            pair("fine", picture(99)),
+            pair("blank", blank),
+        ],
     )
 
     report = world.night(DAY)
@@ -118,7 +121,7 @@ def test_every_fault_of_a_sample_has_its_code_and_message(world: World) -> None:
         key: code for key, (_, code) in faulty.items()
     }
     assert all(row["message"] for row in found.values())
-    assert report.counts.kept == 1
+    assert (report.counts.kept, report.counts.kept_plain) == (2, 1)
     for key in ("zero", "page", "none"):
         row = found[key]
         assert {row[c] for c in ("image_sha256", "width", "height", "format", "bytes")} == {None}
@@ -127,7 +130,7 @@ def test_every_fault_of_a_sample_has_its_code_and_message(world: World) -> None:
         assert plain(row["image_sha256"]) == hashlib.sha256(data).hexdigest()
         assert (row["width"], row["height"], row["bytes"]) == (width, height, len(data))
         assert row["format"] == extension
-    assert_promises(world, read=len(faulty) + 1)
+    assert_promises(world, read=len(faulty) + 2)
 
 
 def test_a_fault_of_the_picture_follows_its_bytes_and_one_of_the_caption_does_not(

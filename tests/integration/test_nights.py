@@ -60,12 +60,18 @@ def clouds(seeds: range, prefix: str = "c") -> list[Sample]:
 
 
 def planted_nights() -> dict[str, list[Sample]]:
-    """Three nights with copies within and across, in an order that is not the originals'."""
+    """Three nights with copies within and across, in an order that is not the originals'.
+
+    Each has blank sheets: one of its own, and one that the first night has too.
+    """
     nights = {day: clouds(range(i * 20, i * 20 + 20)) for i, day in enumerate(DAYS[:3])}
     for number, copy in enumerate(COPIES):
         for day, seed in ((DAYS[0], number), (DAYS[1], number + 6), (DAYS[2], 25 + number)):
             original = picture(seed)
             nights[day].append(pair(f"{copy}-of-{seed}", plant(original, copy), f"{copy} {seed}"))
+    for day, colour in zip(nights, ("white", "grey", "navy"), strict=True):
+        sheets = [encode(Image.new("RGB", (80, 60), one), 90) for one in (colour, "white")]
+        nights[day] += [pair(f"blank-{day}-{n}", sheet) for n, sheet in enumerate(sheets)]
     for samples in nights.values():
         random.Random(3).shuffle(samples)
     return nights

@@ -39,8 +39,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from sscd_ops.evaluation.sparse import EMPTY, SPARSE
 from sscd_ops.options import LimitsOptions
-from sscd_ops.testing import Sample, make_tar, picture
+from sscd_ops.testing import Sample, encode, make_tar, picture, plant
 from tests.integration.world import (
     World,
     assert_catalog_and_files_agree,
@@ -540,6 +541,75 @@ def a_picture_that_takes_too_much_memory_is_told_so(world: World, day: Path) -> 
         {"good": "kept", "dear": "quarantined decoder_limit"},
         messages={"dear": "limits.decode_memory"},
         tars=True,
+    )
+
+
+def drawn(kind: str, count: int) -> list[bytes]:
+    """Made pictures of a kind, all different."""
+    chance = np.random.default_rng(1)
+    return [{**EMPTY, **SPARSE}[kind](chance) for _ in range(count)]
+
+
+def put_all(day: Path, extension: str, images: Sequence[bytes]) -> dict[str, str]:
+    """A tar of them, and what must come of it: all are kept."""
+    members = [{extension: data, "txt": b"a caption"} for data in images]
+    make_tar(day / "a.tar", [(f"k{number}", each) for number, each in enumerate(members)])
+    return {f"k{number}": "kept" for number in range(len(images))}
+
+
+@case
+def white_drawings_on_nothing_are_no_copies(world: World, day: Path) -> Expected:
+    return Expected(put_all(day, "png", drawn("white_on_nothing", 6)), tars=True)
+
+
+@case
+def greys_of_few_bits_are_no_copies(world: World, day: Path) -> Expected:
+    images = []
+    for bits in (9, 10, 12):
+        for seed in range(3):
+            grey = Image.open(io.BytesIO(picture(3 * bits + seed))).convert("L")
+            deep = np.asarray(grey, float) / 255 * (2**bits - 1)
+            out = io.BytesIO()
+            Image.fromarray(deep.astype(np.uint16)).save(out, "PNG")
+            images.append(out.getvalue())
+    return Expected(put_all(day, "png", images), tars=True)
+
+
+@case
+def animations_that_begin_alike_are_no_copies(world: World, day: Path) -> Expected:
+    return Expected(put_all(day, "gif", drawn("late_start", 12)), tars=True)
+
+
+def sheets(*colours: Any) -> list[bytes]:
+    """Pictures of one colour each."""
+    return [encode(Image.new("RGB", (120, 90), colour), 90) for colour in colours]
+
+
+def skies() -> list[bytes]:
+    """Two that darken upwards, and one that does so sideways."""
+    fall = np.linspace(0, 60, 90)[:, None, None].repeat(120, 1)
+    aside = np.linspace(0, 60, 120)[None, :, None].repeat(90, 0)
+    blue = np.array([120, 160, 190])
+    each = (fall + blue, fall + blue - 30, aside + blue)
+    return [encode(Image.fromarray(sky.astype(np.uint8)), 90) for sky in each]
+
+
+@case
+def plain_sheets_are_copies_of_equal_bytes_alone(world: World, day: Path) -> Expected:
+    images = [*sheets("white", "#f4f4f4", "#888888", "#202020", "black"), *skies()]
+    images += [plant(images[1], "jpeg_40"), plant(images[6], "half_size")]
+    expected = put_all(day, "jpg", images)
+    make_tar(day / "b.tar", [pair("again", images[1], "x"), pair("sky", images[6], "x")])
+    return Expected({**expected, "again": "removed exact", "sky": "removed exact"}, tars=True)
+
+
+@case
+def plain_pictures_may_be_quarantined(world: World, day: Path) -> Expected:
+    world.change(duplicates={"plain": "quarantine"})
+    make_tar(day / "a.tar", [pair("good", picture(1)), *map(pair, "ab", sheets("red", "blue"))])
+    refused = dict.fromkeys("ab", "quarantined too_plain")
+    return Expected(
+        {"good": "kept", **refused}, messages=dict.fromkeys("ab", "duplicates.plain"), tars=True
     )
 
 

@@ -202,6 +202,8 @@ def assert_one_verdict_each(world: World, read: int | None) -> None:
         }
         assert run["read"] == len(mine) == sum(tally.values())
         tally["removed_perceptual"] = sum(row["reason"] == "perceptual" for row in mine)
+        tally["kept_plain"] = sum(row["plain"] for row in mine)
+        assert all(row["verdict"] == "kept" for row in mine if row["plain"])
         assert {name: run[name] for name in tally} == tally
         sources = world.ask(
             "SELECT * FROM curation.run_sources WHERE batch_id = :b", b=run["batch_id"]
@@ -227,7 +229,8 @@ def assert_witnesses_are_kept(world: World) -> None:
 def assert_no_kept_copies(world: World) -> None:
     """Every pair of kept images, by brute force in float64, is below the later one's threshold.
 
-    By hash likewise, where both have one and the later one was decided by it.
+    By hash likewise, where both have one and the later one was decided by it. All kept ones are
+    compared, save those that are said to be plain.
     """
     hashes: list[tuple[int, int]] = []
     with world.parts() as parts, parts.catalog.begin() as conn:
@@ -253,6 +256,11 @@ def assert_no_kept_copies(world: World) -> None:
                     for row in np.load(parts.store.local(files["pdq-1"]))[kept]
                     if row[32] >= 50
                 ]
+    compared = sum(
+        run["kept"] - run["kept_plain"]
+        for run in world.ask("SELECT kept, kept_plain FROM curation.runs WHERE turn IS NOT NULL")
+    )
+    assert sum(map(len, vectors)) == compared
     if not vectors:
         return
     matrix = np.concatenate(vectors)

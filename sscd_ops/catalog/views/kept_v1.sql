@@ -3,7 +3,8 @@ SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
     s.witness_sample_id, s.similarity, s.threshold,
     coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
-    o.name AS shard, replace(s.sample_id::text, '-', '') AS shard_key
+    o.name AS shard, replace(s.sample_id::text, '-', '') AS shard_key,
+    s.plain IS TRUE AS plain
 FROM sscd_ops.samples s
 JOIN sscd_ops.batches b ON b.decision_id = s.decision_id AND b.month = s.month
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
@@ -34,4 +35,5 @@ COMMENT ON COLUMN curation.kept.threshold IS 'Threshold of the decision it rests
 COMMENT ON COLUMN curation.kept.turn IS 'The turn of its current verdict';
 COMMENT ON COLUMN curation.kept.decided_at IS 'When that was';
 COMMENT ON COLUMN curation.kept.shard IS 'The tar that holds it, or will once the batch is published; relative to the storage root';
+COMMENT ON COLUMN curation.kept.plain IS 'Nothing in its image to compare: it matches only equal bytes';
 COMMENT ON COLUMN curation.kept.shard_key IS 'Its key there: the sample_id as 32 hex digits';

@@ -8,7 +8,8 @@ SELECT d.name AS dataset, b.batch_id, s.source, b.turn,
     0::bigint AS withdrawn,
     (s.counts ->> 'known')::bigint AS known,
     (s.counts ->> 'not_delivered')::bigint AS not_delivered,
-    (s.counts ->> 'removed_perceptual')::bigint AS removed_perceptual
+    (s.counts ->> 'removed_perceptual')::bigint AS removed_perceptual,
+    (s.counts ->> 'kept_plain')::bigint AS kept_plain
 FROM sscd_ops.batch_sources s
 JOIN sscd_ops.batches b USING (decision_id)
 JOIN sscd_ops.datasets d USING (dataset_id)
@@ -28,3 +29,4 @@ COMMENT ON COLUMN curation.run_sources.withdrawn IS 'Withdrawn by the decision (
 COMMENT ON COLUMN curation.run_sources.known IS 'Read again, already had a verdict';
 COMMENT ON COLUMN curation.run_sources.not_delivered IS 'Rows of the source without an image';
 COMMENT ON COLUMN curation.run_sources.removed_perceptual IS 'Of removed_near: those that only the perceptual hash called copies';
+COMMENT ON COLUMN curation.run_sources.kept_plain IS 'Of kept: those whose image has nothing in it to compare';

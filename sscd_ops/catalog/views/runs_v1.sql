@@ -22,7 +22,8 @@ SELECT d.name AS dataset, b.batch_id, b.interval_start, b.interval_end, b.supple
     CASE WHEN a.config -> 'duplicates' -> 'perceptual' = 'true'
         THEN (a.config -> 'duplicates' ->> 'perceptual_distance')::integer END
         AS perceptual_distance,
-    b.night
+    b.night,
+    (b.counts ->> 'kept_plain')::bigint AS kept_plain
 FROM sscd_ops.batches b
 JOIN sscd_ops.datasets d USING (dataset_id)
 LEFT JOIN sscd_ops.attempts a ON a.attempt_id = b.attempt_id
@@ -66,5 +67,6 @@ COMMENT ON COLUMN curation.runs.decided_at IS 'When it was decided';
 COMMENT ON COLUMN curation.runs.runner IS 'cli or airflow';
 COMMENT ON COLUMN curation.runs.run_id IS 'The DAG run, for airflow';
 COMMENT ON COLUMN curation.runs.removed_perceptual IS 'Of removed_near: those that only the perceptual hash called copies';
+COMMENT ON COLUMN curation.runs.kept_plain IS 'Of kept: those whose image has nothing in it to compare; equal bytes alone are removed for them';
 COMMENT ON COLUMN curation.runs.night IS 'The night as commands take it by --date: the local day its interval starts, or that instant';
 COMMENT ON COLUMN curation.runs.perceptual_distance IS 'Greatest Hamming distance of a copy by perceptual hash; null: none were compared';

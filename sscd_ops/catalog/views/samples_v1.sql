@@ -4,7 +4,8 @@ CREATE VIEW curation.samples AS
 SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
     s.witness_sample_id, s.similarity, s.threshold,
-    coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at
+    coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
+    s.plain IS TRUE AS plain
 FROM sscd_ops.samples s
 JOIN sscd_ops.batches b ON b.decision_id = s.decision_id AND b.month = s.month
 JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
@@ -32,3 +33,4 @@ COMMENT ON COLUMN curation.samples.similarity IS 'Similarity with the witness''s
 COMMENT ON COLUMN curation.samples.threshold IS 'Threshold of the decision it rests on, on the scale of similarity';
 COMMENT ON COLUMN curation.samples.turn IS 'The turn of its current verdict';
 COMMENT ON COLUMN curation.samples.decided_at IS 'When that was';
+COMMENT ON COLUMN curation.samples.plain IS 'Kept, and nothing in its image to compare: it matches only equal bytes';

@@ -20,9 +20,10 @@ from PIL import Image
 
 from sscd_ops.descriptors import dct
 from sscd_ops.errors import ConfigError
+from sscd_ops.images.ground import visible
 from sscd_ops.images.header import open_image
 from sscd_ops.images.orientation import upright
-from sscd_ops.images.preprocess import PRESETS, to_rgb
+from sscd_ops.images.preprocess import PRESETS
 
 _LONGEST = 2.0
 """Longer sides are cut at the centre to this many times the short one."""
@@ -175,7 +176,7 @@ def shrink(data: bytes, short: int) -> Pixels | None:
     try:
         if image.format == "JPEG":
             image.draft("RGB", (2 * short, 2 * short))
-        rgb = to_rgb(upright(image))
+        rgb = visible(upright(image))
     except Exception:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return None
     width, height = rgb.size

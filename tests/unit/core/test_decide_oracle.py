@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from sscd_ops.core import rows as core_rows
 from sscd_ops.core.canonical import block_similarities
-from sscd_ops.core.decide import KEPT, NEW, Images, decide, find_images, load_samples
+from sscd_ops.core.decide import NEW, Images, decide, find_images, load_samples
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.leader import Hashes, lead
@@ -47,6 +47,7 @@ class Picture(NamedTuple):
     height: int
     bytes: int
     fault: Fault | None
+    plain: bool = False
 
     @property
     def pixels(self) -> int:
@@ -145,7 +146,7 @@ class Oracle:
                 said[sample.id] = verdict
                 of_image[picture.digest] = verdict
                 if verdict.verdict == "kept":
-                    kept.append((picture, sample.id))
+                    kept += [(picture, sample.id)] * (not picture.plain)
                     of_image[picture.digest] = Verdict("kept", witness=sample.id)
                 if fault is None or fault.follows_bytes:
                     lasting[picture.digest] = of_image[picture.digest]
@@ -168,6 +169,8 @@ class Oracle:
         """A new picture against history's kept ones, then the batch's kept before it."""
         if fault:
             return Verdict("quarantined", str(fault))
+        if picture.plain:
+            return Verdict("kept")
         measures = [("near", similarity, self.rules.threshold)]
         if self.rules.farthest is not None:
             measures.append(("perceptual", hash_similarity, 1 - self.rules.farthest / 256))
@@ -205,8 +208,8 @@ class Product:
             set(self.samples),
         )
         pictures = {s.picture.digest: s.picture for shard in shards for s in shard}
-        ids, faults = self.embed(samples, pictures)
-        images = find_images(samples, self.lookup, ids, faults)
+        ids, faults, plain = self.embed(samples, pictures)
+        images = find_images(samples, self.lookup, ids, faults, plain)
         assert not len(images.undescribed)
         asked = [pictures[row.tobytes()] for row in ids]
         queries, hashes = vectors(asked), hash_rows(asked)
@@ -233,7 +236,7 @@ class Product:
         )
         self.register(samples, images, decided, witness)
         kept = np.zeros(len(ids), bool)
-        kept[images.query[decided.kept]] = True
+        kept[images.query[decided.kept & (images.query >= 0)]] = True
         self.segments.append((queries, hashes, [row.tobytes() for row in ids], kept))
         table = core_rows.sample_rows(
             samples,
@@ -241,11 +244,14 @@ class Product:
             decided,
             witness,
             shard_ids=np.arange(len(shards)),
-            output_shard=np.where(decided.outcome == KEPT, 0, -1).astype(np.int32),
+            output_shard=np.where(decided.keeps, 0, -1).astype(np.int32),
             decision_id=len(self.segments),
             month=MONTH,
         )
         said = {row["sample_id"]: verdict(row) for row in table.to_pylist()}
+        for row in table.to_pylist():
+            kept_plain = row["verdict"] == "kept" and pictures[row["image_sha256"]].plain
+            assert row["plain"] is (True if kept_plain else None)
         assert len(said) == len(table)
         counts = core_rows.count(decided.outcome, 0)
         assert counts.read == len(said)
@@ -253,17 +259,21 @@ class Product:
         self.samples |= said
         return said
 
-    def embed(self, samples: Any, pictures: dict[bytes, Picture]) -> tuple[np.ndarray, Any]:
+    def embed(
+        self, samples: Any, pictures: dict[bytes, Picture]
+    ) -> tuple[np.ndarray, Any, list[bytes]]:
         """The work list in first-place order, without pictures that history knows."""
         fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
         first = group_images(samples.digests, fine, np.arange(len(samples))).first
         new = [row.tobytes() for row in samples.digests[np.sort(first)]]
         new = [digest for digest in new if digest not in self.images]
         faults = {d: pictures[d].fault for d in new if pictures[d].fault}
-        good = b"".join(d for d in new if d not in faults)
+        plain = [d for d in new if d not in faults and pictures[d].plain]
+        good = b"".join(d for d in new if d not in faults and d not in plain)
         return (
             np.frombuffer(good, np.uint8).reshape(-1, 32),
             {digest: (fault, "why") for digest, fault in faults.items()},
+            plain,
         )
 
     def lookup(self, digests: np.ndarray) -> list[dict[str, Any]]:
@@ -396,6 +406,7 @@ def pictures(draw: st.DrawFn) -> list[Picture]:
                 draw(st.sampled_from([20, 40])),
                 draw(st.sampled_from([100, 200])),
                 draw(st.sampled_from([None] * 8 + [Fault.UNDECODABLE, Fault.DECODER_DIED])),
+                draw(st.sampled_from([False] * 5 + [True])),
             )
         )
     return made
@@ -496,6 +507,7 @@ def test_nights_are_decided_as_the_definition_says(
                 assert farthest is not None
                 assert said.similarity == hash_similarity(one, other) >= 1 - farthest / 256
     kept = [samples[i].picture for i, said in product.samples.items() if said.verdict == "kept"]
+    kept = [picture for picture in kept if not picture.plain]
     pairs = [(a, b) for i, a in enumerate(kept) for b in kept[:i]]
     assert all(similarity(a, b) < threshold for a, b in pairs)
     if farthest is not None:

@@ -27,6 +27,7 @@ def some(count: int, *, hashed: bool) -> DescriptorFile:
         random.standard_normal((count, 5)).astype(np.float16),
         {bytes(31) + b"1": (Fault.UNDECODABLE, "cut"), bytes(32): (Fault.NO_DESCRIPTOR, "plain")},
         random.integers(0, 256, (count, 33), np.uint8) if hashed else None,
+        [bytes(31) + b"2", bytes(31) + b"3"],
     )
 
 
@@ -40,6 +41,7 @@ def test_a_descriptor_file_reads_back(tmp_path: Path, count: int, hashed: bool) 
     np.testing.assert_array_equal(read.ids, content.ids)
     np.testing.assert_array_equal(read.descriptors, content.descriptors)
     assert read.faults == content.faults
+    assert read.plain == content.plain
     if content.hashes is None:
         assert read.hashes is None
     else:

@@ -186,6 +186,7 @@ def test_the_codes_of_a_sample_are_all_shown() -> None:
         Fault.NO_DESCRIPTOR,
         Fault.DECODER_DIED,
         Fault.DECODER_LIMIT,  # embed's
+        Fault.TOO_PLAIN,  # by a setting, resolve's
         Fault.TOO_MANY_PIXELS,
         Fault.EXTREME_ASPECT,  # the header's
     }

@@ -24,7 +24,7 @@ from sscd_ops.descriptors.embedder import (
 from sscd_ops.descriptors.models import find_model
 from sscd_ops.errors import ConfigError, MissingExtra
 from sscd_ops.model import Fault
-from sscd_ops.options import FingerprintOptions
+from sscd_ops.options import FingerprintOptions, ModelName
 from sscd_ops.testing import encode, picture
 
 
@@ -57,14 +57,26 @@ def test_numbers_of_dct_change_with_its_version_alone() -> None:
     [
         (
             FingerprintOptions(model="dct"),
-            "740cb2f1058c05f729454fbfb7a1a4a1304cf2c60b2c180373e538a0bcb8a57f",
+            "46afb704cad0ce06718c8db29a4d85e157a7a6fc2ea1488e654b3f5d2d7bb714",
         ),
         (
             FingerprintOptions(model="sscd_small"),
-            "02e5de52ffcb2b67ac82a5c1131b9ce9128ef5d563211adb9eb0e7be3efe02d9",
+            "332ca0b53994e61c2f32a9a5fcacc1cff6f704f278717925590260f8596ea34d",
         ),
         (
             FingerprintOptions(model="sscd_small", precision="bfloat16"),
+            "f4f5fb25ed2f6605e442bf4f0b0272aed6e85a1263ea6c160bf471733f37058c",
+        ),
+        (
+            FingerprintOptions(model="dct", preprocessing="grid-64-draft"),
+            "740cb2f1058c05f729454fbfb7a1a4a1304cf2c60b2c180373e538a0bcb8a57f",
+        ),
+        (
+            FingerprintOptions(model="sscd_small", preprocessing="skew-160"),
+            "02e5de52ffcb2b67ac82a5c1131b9ce9128ef5d563211adb9eb0e7be3efe02d9",
+        ),
+        (
+            FingerprintOptions(model="sscd_small", precision="bfloat16", preprocessing="skew-160"),
             "f1d13e336c402218408400ae796affa09c3ffd7aa9b8fb4040ccaac7f41d063d",
         ),
     ],
@@ -79,13 +91,11 @@ def test_the_digest_of_a_fingerprint_stays(
 @pytest.mark.parametrize("minibatch", [1, 4, 32])
 def test_a_bad_picture_costs_its_row_and_no_minibatch(minibatch: int, tmp_path: Path) -> None:
     good = [picture(i) for i in range(22)]
-    blank = encode(Image.new("RGB", (90, 90), "white"), 90)
-    bad = {0: good[0][:900], 5: b"", 6: b"<html>", 13: blank, 21: good[21][:900]}
+    bad = {0: good[0][:900], 5: b"", 6: b"<html>", 21: good[21][:900]}
     codes = {
         0: Fault.UNDECODABLE,
         5: Fault.EMPTY_IMAGE,
         6: Fault.NOT_AN_IMAGE,
-        13: Fault.NO_DESCRIPTOR,
         21: Fault.UNDECODABLE,
     }
     expected, none = embed(good, minibatch, tmp_path)
@@ -98,6 +108,26 @@ def test_a_bad_picture_costs_its_row_and_no_minibatch(minibatch: int, tmp_path: 
     assert not rows[list(bad)].any()
     fine = [i for i in range(22) if i not in bad]
     np.testing.assert_array_equal(rows[fine], expected[fine])
+
+
+@pytest.mark.parametrize("model", ["dct", "sscd_small"])
+def test_a_plain_picture_has_no_descriptor_and_no_fault(model: ModelName, tmp_path: Path) -> None:
+    good = [picture(i) for i in range(3)]
+    blank = [encode(Image.new("RGB", (90, 90), ink), 90) for ink in ("white", "lightgrey")]
+    options = FingerprintOptions(model=model, minibatch=4, workers=1)
+
+    with open_embedder(options, tmp_path, perceptual=True) as embedder:
+        (chunk,) = embedder.embed([good[0], blank[0], good[1], blank[1]])
+        (alone,) = embedder.embed(blank)
+        (expected,) = embedder.embed([good[0], b"", good[1], b""])
+
+    assert (chunk.plain, chunk.faults) == ({1, 3}, {})
+    assert (alone.plain, alone.faults) == ({0, 1}, {})
+    np.testing.assert_array_equal(chunk.descriptors, expected.descriptors)
+    assert chunk.hashes is not None
+    assert not chunk.hashes[[1, 3]].any()
+    assert chunk.hashes[[0, 2]].any(axis=1).all()
+    assert not alone.descriptors.any()
 
 
 def test_neither_neighbours_nor_workers_change_a_row(tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ def test_made_sets_are_the_same_every_time_and_have_their_groups() -> None:
 
     one, other = made(spool, 5), made(spool, 5)
 
-    assert [item.name for item in one] == ["pages", "charts", "slides", "colour_variants", "bursts"]
+    names = ["pages", "charts", "slides", "colour_variants", "bursts", "plain"]
+    assert [item.name for item in one] == names
     for a, b in zip(one, other, strict=True):
         assert list(a.pictures) == list(b.pictures)
         assert len(a.group) == len(a.pictures)

@@ -29,25 +29,29 @@ def test_requests_read_back_one_after_the_other(requests: list[list[bytes]]) -> 
 )
 def test_answers_read_back_one_after_the_other(pixels, code, message) -> None:  # type: ignore[no-untyped-def]
     stream = io.BytesIO(
-        frames.answer(pixels) + frames.answer((code, message)) + frames.answer(pixels, b"hash")
+        frames.answer(pixels)
+        + frames.answer((code, message))
+        + frames.answer(pixels, b"hash")
+        + frames.answer(pixels, b"", plain=True)
     )
 
-    read, hashed = frames.read_answer(stream.read)
-    np.testing.assert_array_equal(read, pixels)
-    assert hashed == b""
     # what UTF-8 cannot hold is replaced
     fault = (code, message.encode("utf-8", "replace").decode())
-    assert frames.read_answer(stream.read) == (fault, b"")
-    read, hashed = frames.read_answer(stream.read)
-    np.testing.assert_array_equal(read, pixels)
-    assert hashed == b"hash"
+    expected = [(b"", False), (fault, b"", False), (b"hash", False), (b"", True)]
+    for wanted in expected:
+        found = frames.read_answer(stream.read)
+        if len(wanted) == 3:
+            assert found == wanted
+        else:
+            np.testing.assert_array_equal(found.decoded, pixels)
+            assert (found.hashed, found.plain) == wanted
 
 
 @pytest.mark.parametrize("side", [65_535, 65_536])
 def test_the_longest_side_travels_and_no_side_is_cut_in_silence(side: int) -> None:
     pixels = np.zeros((1, side, 3), np.uint8)
 
-    answer, _ = frames.read_answer(io.BytesIO(frames.answer(pixels)).read)
+    answer = frames.read_answer(io.BytesIO(frames.answer(pixels)).read).decoded
 
     assert isinstance(answer, np.ndarray)
     assert answer.shape == (1, side, 3)

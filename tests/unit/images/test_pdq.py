@@ -124,7 +124,7 @@ def test_a_plain_picture_has_no_quality(grey: int) -> None:
 
 
 def test_what_is_too_small_or_cannot_be_read_has_no_hash() -> None:
-    fault, row = prepare(b"no picture", PRESETS["skew-128"], hashed=True)
+    fault, row, _ = prepare(b"no picture", PRESETS["skew-128"], hashed=True)
 
     assert hash_image(Image.new("RGB", (4, 300))) == NOTHING
     assert isinstance(fault, tuple)
@@ -133,7 +133,7 @@ def test_what_is_too_small_or_cannot_be_read_has_no_hash() -> None:
 
 
 def test_a_hash_is_made_only_where_it_is_asked_for() -> None:
-    pixels, row = prepare(picture(1), PRESETS["skew-128"], hashed=False)
+    pixels, row, _ = prepare(picture(1), PRESETS["skew-128"], hashed=False)
 
     assert isinstance(pixels, np.ndarray)
     assert row == b""

@@ -107,13 +107,13 @@ def test_a_lack_of_memory_is_no_fault_of_the_picture_and_no_empty_hash(preset: s
     with DecoderPool(preset, 1, command=command) as pool:
         found = list(pool.map_hashed(images))
 
-    (one, one_hash), (lacking, _), (other, other_hash) = found
+    (one, one_hash, _), (lacking, _, _), (other, other_hash, _) = found
     assert isinstance(lacking, tuple)
     assert lacking[0] is Fault.DECODER_DIED
     assert not Fault.DECODER_DIED.follows_bytes
     expected = [prepare(image, PRESETS[preset], hashed=True) for image in (images[0], images[2])]
-    assert_same([one, other], [pixels for pixels, _ in expected])
-    assert [one_hash, other_hash] == [code for _, code in expected]
+    assert_same([one, other], [item.decoded for item in expected])
+    assert [one_hash, other_hash] == [item.hashed for item in expected]
 
 
 def test_a_pool_goes_on_after_an_iterator_that_was_given_up() -> None:
@@ -171,14 +171,16 @@ def test_answers_come_in_the_order_of_the_pictures(workers: int) -> None:
 def test_hashes_come_with_their_pictures_where_they_are_asked_for() -> None:
     images = [picture(seed) for seed in range(20)]
     images[7] = b"no picture"
+    images[11] = shade(3)
 
     with DecoderPool(PRESET, 2, hashed=True) as pool:
         found = list(pool.map_hashed(images))
 
     expected = [prepare(image, PRESETS[PRESET], hashed=True) for image in images]
-    assert_same([decoded for decoded, _ in found], [decoded for decoded, _ in expected])
-    assert [row for _, row in found] == [row for _, row in expected]
-    assert [len(row) for _, row in found] == [33] * 7 + [0] + [33] * 12
+    assert_same([item.decoded for item in found], [item.decoded for item in expected])
+    assert [item.hashed for item in found] == [item.hashed for item in expected]
+    assert [len(item.hashed) for item in found] == [33] * 7 + [0] + [33] * 12
+    assert [row for row, item in enumerate(found) if item.plain] == [11]
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 17])

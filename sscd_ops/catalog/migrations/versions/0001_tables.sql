@@ -152,7 +152,7 @@ CREATE TABLE sscd_ops.images (
     message         text,
     sample_id       uuid NOT NULL,                  -- the sample that carries it
     month           date NOT NULL,                  -- that sample's partition
-    segment_row     bigint,                         -- in the decision's segment; null: no descriptor
+    segment_row     bigint,                         -- in the decision's segment; null: no descriptor (kept: plain)
     witness_sample_id uuid,
     witness_month   date,
     similarity      double precision,
@@ -186,6 +186,7 @@ CREATE TABLE sscd_ops.samples (
     similarity      double precision,
     threshold       double precision,
     output_shard    integer,                        -- number in the batch's publish plan
+    plain           boolean,                        -- true: kept, and nothing in its image to compare; else null
     changed_turn    bigint,
     changed_at      timestamptz
 ) PARTITION BY RANGE (month);
