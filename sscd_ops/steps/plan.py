@@ -16,7 +16,6 @@ from sscd_ops.catalog.batches import Dataset
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import (
-    BatchNotRunnable,
     ConfigError,
     FingerprintMismatch,
     InvariantError,
@@ -39,6 +38,7 @@ from sscd_ops.options import (
     to_json,
 )
 from sscd_ops.ports import Source
+from sscd_ops.steps.choosing import choose_batch
 from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch, or_abandon
 from sscd_ops.steps.snapshots import repair_latest
@@ -132,10 +132,10 @@ def run(
     watch = Stopwatch()
     options = _options(parts, dataset)
     asked = {"supplement": supplement, "dry_run": dry_run}
-    batch = _choose(parts, options, interval, runner, hold, **asked)
+    batch = choose_batch(parts, options, interval, runner, hold, **asked)
     own = batch if batch.supplement and batch.state is BatchState.PUBLISHED else None
     if own is not None and _has_unread(parts, own, options):
-        batch = _choose(parts, options, interval, runner, hold, **asked, anew=True)
+        batch = choose_batch(parts, options, interval, runner, hold, **asked, anew=True)
     skipped: int | None = None
     while skipped is None:
         if batch.state.is_decided:
@@ -162,7 +162,7 @@ def run(
             there = batches.is_there(conn, batch.batch_id)
             batch = batches.read_batch(conn, batch.batch_id) if there else batch
         if not there:  # another try of this very run found nothing to read and forgot it
-            batch = _choose(parts, options, interval, runner, hold, **asked)
+            batch = choose_batch(parts, options, interval, runner, hold, **asked)
     repair_latest(parts, dataset)
     report = _report(parts, batch.batch_id, watch, skipped, late)
     for shard in report.late:
@@ -271,145 +271,6 @@ def _is_needless(conn: Connection, batch: Batch) -> bool:
     if not batch.supplement or batch.attempt_id:
         return False
     return not shards.shards_of(conn, batches.read_batch(conn, batch.batch_id).attempt_id)
-
-
-# ---------------------------------------------------------------- which batch
-
-
-def _choose(
-    parts: Parts,
-    options: DatasetOptions,
-    interval: Interval,
-    runner: Runner,
-    hold: Callable[[int], None] | None,
-    *,
-    supplement: bool,
-    dry_run: bool,
-    anew: bool = False,
-) -> Batch:
-    """The batch this run works on; with ``anew`` not a supplement that it has published."""
-    with parts.catalog.begin() as conn:
-        dataset_id = batches.ensure_dataset(conn, options.name)
-        batches.lock_dataset(conn, dataset_id)
-        there = batches.batches_of_interval(conn, dataset_id, interval)
-        mine = _own(there, runner, supplement=supplement)
-        if mine and not dry_run and not anew:
-            # a retry or a clear of a DAG run finds its own batch
-            _leave_others(conn, mine[-1], runner)
-            return mine[-1]
-        if dry_run:
-            _drop_dead_dry_runs(parts, conn, dataset_id, runner)
-            there = _dry_run_of(conn, dataset_id, interval, runner)
-            number = 0
-        elif supplement:
-            there, number = _supplement(parts, options, there, interval)
-        else:
-            there, number = there[:1], 0
-        if there:
-            batch = there[-1]
-            if not batch.state.is_decided:
-                _take_over(parts, batch, runner)
-                if hold is not None:
-                    hold(batch.batch_id)
-                batches.bind_runner(conn, batch.batch_id, runner)
-            _leave_others(conn, batch, runner)
-            return batch
-        batch_id = batches.insert_batch(
-            conn,
-            dataset_id,
-            interval,
-            number,
-            label=interval_label(interval, options.timezone),
-            night=date_of(options.schedule, options.timezone, interval),
-            dry_run=dry_run,
-            runner=runner,
-        )
-        if hold is not None:
-            hold(batch_id)
-        batch = batches.read_batch(conn, batch_id)
-        _leave_others(conn, batch, runner)
-        return batch
-
-
-def _own(there: Sequence[Batch], runner: Runner, *, supplement: bool) -> list[Batch]:
-    """The batches of an interval that a DAG run began: its night, or its supplements to it.
-
-    Which of the two the run is for now, its params say: a reprocessing may have changed them.
-    """
-    return [
-        batch
-        for batch in there
-        if runner.kind == "airflow" and batch.runner == runner
-        if bool(batch.supplement) == supplement
-    ]
-
-
-def _leave_others(conn: Connection, batch: Batch, runner: Runner) -> None:
-    if runner.kind == "airflow":
-        batches.leave_others(conn, batch.batch_id, runner)
-
-
-def _supplement(
-    parts: Parts, options: DatasetOptions, there: list[Batch], interval: Interval
-) -> tuple[list[Batch], int]:
-    """The supplement to resume as a list of one, or an empty list and the next number."""
-    if not there:
-        raise UsageError(
-            f"night {date_of(options.schedule, options.timezone, interval)} has no batch yet:"
-            " run it without --supplement first"
-        )
-    for batch in there[1:]:
-        # decided by a run that died before it published: nobody else would
-        if batch.state is BatchState.DECIDED and parts.is_alive(batch) is False:
-            return [batch], batch.supplement
-    last = there[-1]
-    if last.state.is_decided:
-        return [], last.supplement + 1
-    if last.supplement == 0:
-        raise BatchNotRunnable(
-            f"batch {last.batch_id} ({last.name}) is {last.state}: run the night without"
-            " --supplement, it reads everything that is there"
-        )
-    return [last], last.supplement
-
-
-def _dry_run_of(
-    conn: Connection, dataset_id: int, interval: Interval, runner: Runner
-) -> list[Batch]:
-    """The dry run this very DAG run has begun, so that a retry finds it."""
-    if runner.kind == "cli":
-        return []
-    return [
-        batch
-        for batch in batches.dry_runs(conn, dataset_id)
-        if batch.runner == runner and batch.interval == interval
-    ]
-
-
-def _drop_dead_dry_runs(parts: Parts, conn: Connection, dataset_id: int, runner: Runner) -> None:
-    for batch in batches.dry_runs(conn, dataset_id):
-        # commands are all equal: what tells them apart is the lock that a live one holds
-        own = runner.kind == "airflow" and batch.runner == runner
-        if not own and parts.is_alive(batch) is False:
-            batches.drop_dry_run(conn, batch.batch_id)
-
-
-def _take_over(parts: Parts, batch: Batch, runner: Runner) -> None:
-    """Refuse to work on a batch that another live run works on."""
-    same_run = runner.kind == "airflow" and batch.runner == runner
-    if same_run or batch.runner is None:
-        return
-    if batch.state in (BatchState.HELD, BatchState.ABANDONED):
-        return
-    alive = parts.is_alive(batch)
-    if alive is False:
-        return
-    doubt = "" if alive else " (it cannot be asked from here, so it counts as alive)"
-    raise BatchNotRunnable(
-        f"batch {batch.batch_id} belongs to {batch.runner}, which is still running{doubt}:"
-        " wait for it (in Airflow: or clear that run). If it is gone: `sscd-ops batch abandon"
-        f" {batch.batch_id} --why ...`"
-    )
 
 
 # ---------------------------------------------------------------- what it reads
