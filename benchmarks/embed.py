@@ -7,7 +7,8 @@ of a worker a core, TorchScript, minibatches of 32. On a CPU (a) and (b) share t
 bounded by 1 / (1/a + 1/b), and the target is nine tenths of that; on a GPU they do not: nine tenths
 of min(a, b). SSCD has random weights of ``sscd_disc_mixup``'s architecture. Also: how much of a
 large matrix product's rate, on that device in that precision, the network's forward pass reaches
-(MFU); and the bundled ``sscd_small`` without and with the perceptual hashes it has by default.
+(MFU); the bundled ``sscd_small`` without and with the perceptual hashes it has by default; and what
+telling plain pictures costs a decoder.
 
 Run: ``python -m benchmarks.embed [--images N] [--rounds N] [--precision P]``.
 """
@@ -34,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import MEAN, STD, measured_network
 from benchmarks.night import pictures
+from benchmarks.plain import cost
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.embedder import open_embedder
 from sscd_ops.descriptors.inference import DTYPES
@@ -262,6 +264,10 @@ def main() -> int:
         good &= small(many, folder, arguments.rounds)
         few = write_tars(folder / "few", arguments.images)
         good &= sscd(few, folder, arguments.rounds, arguments.precision)
+        print("\nwhat telling plain pictures adds to a decoder's processor time")
+        some = list(pictures(min(96, arguments.images)))
+        for model in ("sscd_small", "sscd_disc_mixup", "dct"):
+            print(f"  {cost(some, MODELS[model].preprocessing)}")
     finally:
         shutil.rmtree(folder)
     return 0 if good else 3
