@@ -32,7 +32,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ _LOCK_SECONDS = 120.0
 _START_SECONDS = 20.0
 # So long what is left of a container that was just killed may hold the lock.
 _ENDING_SECONDS = 5.0
+# So often a server may go away between its answer and its use before we say so.
+_DEATHS = 5
 _DATABASE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -117,10 +119,15 @@ def ensure_running(home: Path, databases: Sequence[str] = ("catalog",)) -> dict[
         _check_reachable(place, binaries)
         if not (place.data / "PG_VERSION").exists():
             _init(place, binaries)
-        if not _answers(place):
-            _start(place, binaries)
-        _create_databases(place, databases)
-        return {name: _url(place, name) for name in databases}
+        for _ in range(_DEATHS):
+            if not _answers(place):
+                _start(place, binaries)
+            if _create_databases(place, databases):
+                return {name: _url(place, name) for name in databases}
+        raise CatalogUnavailable(
+            f"the embedded Postgres in {place.path} starts and goes away again ({_DEATHS} times);"
+            f" its log ends:\n{_log_end(place)}"
+        )
 
 
 def stop(home: Path) -> None:
@@ -356,15 +363,11 @@ def _answers(place: _Home) -> bool:
     if "port" not in _state(place) or not place.pid_file.exists():
         return False
     try:
-        connection = _connect(place, "postgres")
-    except psycopg2.OperationalError:
-        return False
-    try:
-        with connection.cursor() as cursor:
+        with closing(_connect(place, "postgres")) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW data_directory")
             return Path(cursor.fetchone()[0]).resolve() == place.data.resolve()
-    finally:
-        connection.close()
+    except psycopg2.OperationalError:  # also one that ends between the connection and the answer
+        return False
 
 
 def _url(place: _Home, database: str) -> str:
@@ -493,15 +496,26 @@ def _log_end(place: _Home, start: int = 0) -> str:
         return stream.read().decode(errors="replace").strip()
 
 
-def _create_databases(place: _Home, databases: Sequence[str]) -> None:
-    connection = _connect(place, "postgres")
+def _create_databases(place: _Home, databases: Sequence[str]) -> bool:
+    """Make what is not there; False where the server went away meanwhile.
+
+    One whose container was killed answers for a moment longer.
+    """
     try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT datname FROM pg_database")
-            there = {row[0] for row in cursor.fetchall()}
-            for name in databases:
-                if name not in there:
-                    cursor.execute(f'CREATE DATABASE "{name}"')
-    finally:
-        connection.close()
+        connection = _connect(place, "postgres")
+    except psycopg2.OperationalError:
+        return False
+    with closing(connection):
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT datname FROM pg_database")
+                there = {row[0] for row in cursor.fetchall()}
+                for name in databases:
+                    if name not in there:
+                        cursor.execute(f'CREATE DATABASE "{name}"')
+        except psycopg2.OperationalError:
+            if not connection.closed:  # the server's own refusal: a full disk, no permission
+                raise
+            return False
+    return True

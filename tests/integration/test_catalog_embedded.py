@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
+import select
 import shutil
 import signal
+import socket
+import socketserver
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -21,7 +27,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from sscd_ops.catalog import embedded
-from sscd_ops.errors import ConfigError, MissingExtra, UsageError
+from sscd_ops.errors import CatalogUnavailable, ConfigError, MissingExtra, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +321,52 @@ def test_a_container_that_reaches_the_server_uses_it(home: Path, elsewhere: str)
     with pytest.raises(ConfigError, match="runs in another container"):
         embedded.stop(home)
     assert ask(elsewhere, "SELECT 1") == 1
+
+
+@contextmanager
+def dying(home: Path, *deaths: int) -> Iterator[None]:
+    """The server of a home, which ends at the first query of its ``deaths``-th connections."""
+    state = home / "server.json"
+    before = state.read_text()
+    server = ("127.0.0.1", json.loads(before)["port"])
+    count = itertools.count()
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            dies = next(count) in deaths
+            with socket.create_connection(server) as postgres:
+                ends = {self.request: postgres, postgres: self.request}
+                while True:
+                    for end in select.select(list(ends), [], [])[0]:
+                        data = end.recv(65536)
+                        if not data or (dies and end is self.request and data[:1] == b"Q"):
+                            return
+                        ends[end].sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as relay:
+        threading.Thread(target=relay.serve_forever, daemon=True).start()
+        state.write_text(json.dumps(json.loads(before) | {"port": relay.server_address[1]}))
+        try:
+            yield
+        finally:
+            state.write_text(before)
+            relay.shutdown()
+
+
+def test_a_server_that_ends_while_it_is_asked_does_not_run(home: Path) -> None:
+    embedded.ensure_running(home)
+    with dying(home, 0):
+        assert not embedded.is_running(home)
+        assert embedded.is_running(home)
+
+
+def test_a_server_that_ends_between_its_answer_and_its_use_is_asked_again(home: Path) -> None:
+    embedded.ensure_running(home)
+    with dying(home, 1):
+        url = embedded.ensure_running(home, ("catalog", "other"))["other"]
+        assert ask(url, "SELECT 1") == 1
+    with dying(home, *range(1, 100, 2)), pytest.raises(CatalogUnavailable, match="goes away"):
+        embedded.ensure_running(home)
 
 
 @needs_unshare
