@@ -106,6 +106,21 @@ class BatchState(StrEnum):
         return self in (BatchState.DECIDED, BatchState.PUBLISHED, BatchState.UNPUBLISHABLE)
 
 
+class DecisionKind(StrEnum):
+    """What takes a turn."""
+
+    NIGHT = "night"
+    """A batch."""
+    ORDER = "order"
+    """What people decide."""
+    REPAIR = "repair"
+    """Samples whose source is gone."""
+    BANK = "bank"
+    """A bank's change, applied to what is kept."""
+    ADOPTION = "adoption"
+    DERIVATION = "derivation"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
     """A half-open span of time, ``start <= t < end``; both aware datetimes."""
@@ -341,7 +356,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The counts of a decision: ``read = kept + removed_exact + removed_near + quarantined``.
+    """A decision's counts; kept, removed, quarantined and withdrawn make up ``read``.
 
     ``removed_near``: every removal that is not exact, those by hash alone (``removed_perceptual``)
     among them. ``kept_plain``: of those kept, the ones whose image has nothing in it to compare.
@@ -358,6 +373,7 @@ class Counts:
     not_delivered: int = 0
     removed_perceptual: int = 0
     kept_plain: int = 0
+    withdrawn: int = 0
     source_shards: int = field(default=0, compare=False)
     codes: Mapping[str, int] = field(default_factory=dict, compare=False)
 

@@ -179,7 +179,7 @@ def nearest_kept_pairs(conn: Connection, dataset: str, limit: int) -> list[Mappi
         conn,
         "SELECT m.similarity, s.sample_id, w.sample_id AS other_id, s.key, w.key AS other_key"
         " FROM sscd_ops.matches m"
-        " JOIN sscd_ops.batches b ON b.decision_id = m.decision_id"
+        " JOIN sscd_ops.decisions b ON b.decision_id = m.decision_id AND b.turn IS NOT NULL"
         " JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id"
         " JOIN curation.samples s ON s.image_sha256 = m.image_sha256 AND s.verdict = 'kept'"
         " AND s.dataset = d.name"

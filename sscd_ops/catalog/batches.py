@@ -1,4 +1,4 @@
-"""Datasets, batches, attempts, the waiting set and events."""
+"""Batches, attempts, the waiting set and events."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.sql import row, rows, run, value
-from sscd_ops.errors import BatchNotRunnable, InvariantError, StaleAttempt, UsageError
+from sscd_ops.errors import BatchNotRunnable, StaleAttempt, UsageError
 from sscd_ops.model import Batch, BatchState, Interval, Runner
 
 CLI_LOCK = 0x5CD0
@@ -21,23 +22,10 @@ RESOLVE_LOCK = 0x5CD1
 UNDER_WAY = ("planned", "ingested", "embedded", "matched")
 
 _BATCH = """
-    SELECT b.*, d.name AS dataset FROM sscd_ops.batches b
+    SELECT b.*, d.name AS dataset, x.turn FROM sscd_ops.batches b
     JOIN sscd_ops.datasets d USING (dataset_id)
+    LEFT JOIN sscd_ops.decisions x ON x.decision_id = b.decision_id
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """The dataset's row: its lock, next turn, generation, snapshot and fingerprint."""
-
-    dataset_id: int
-    name: str
-    next_turn: int
-    generation: int
-    snapshot: int
-    fingerprint: str | None
-    fingerprint_detail: dict[str, Any] | None
-    roots: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +34,13 @@ class Attempt:
 
     attempt_id: int
     config: str
+    config_sha256: str
     fingerprint: str
     fingerprint_detail: dict[str, Any]
     search: str
     threshold: float
     pinned_turn: int
     released: bool
-
-
-def _dataset(raw: Any) -> Dataset:
-    return Dataset(
-        raw["dataset_id"],
-        raw["name"],
-        raw["next_turn"],
-        raw["generation"],
-        raw["snapshot"],
-        raw["fingerprint"],
-        raw["fingerprint_detail"],
-        raw["roots"],
-    )
 
 
 def _batch(raw: Any) -> Batch:
@@ -87,68 +63,13 @@ def _batch(raw: Any) -> Batch:
     )
 
 
-def ensure_dataset(conn: Connection, name: str) -> int:
-    """The dataset's number, registering it on first sight."""
-    number = "SELECT dataset_id FROM sscd_ops.datasets WHERE name = :n"
-    found = value(conn, number, n=name)
-    if found is None:
-        # only now: an insert takes a number even where it then does nothing, and they are few
-        run(
-            conn,
-            "INSERT INTO sscd_ops.datasets (name) VALUES (:n) ON CONFLICT (name) DO NOTHING",
-            n=name,
-        )
-        found = value(conn, number, n=name)
-    return int(found)
-
-
-def lock_dataset(conn: Connection, dataset_id: int) -> Dataset:
-    """Take the dataset's lock until the transaction ends, and read its row."""
-    raw = row(
-        conn,
-        "SELECT * FROM sscd_ops.datasets WHERE dataset_id = :d FOR NO KEY UPDATE",
-        d=dataset_id,
-    )
-    if raw is None:
-        raise InvariantError(f"dataset {dataset_id} is not in the catalog")
-    return _dataset(raw)
-
-
-def read_dataset(conn: Connection, name: str) -> Dataset | None:
-    """The dataset's row without its lock, or None."""
-    raw = row(conn, "SELECT * FROM sscd_ops.datasets WHERE name = :n", n=name)
-    return None if raw is None else _dataset(raw)
-
-
-def need_dataset(conn: Connection, name: str) -> Dataset:
-    """The dataset's row without its lock.
-
-    Raises:
-        UsageError: there is none of this name.
-    """
-    dataset = read_dataset(conn, name)
-    if dataset is None:
-        raise UsageError(f"dataset {name!r} has no batch yet")
-    return dataset
-
-
-def set_roots(conn: Connection, dataset_id: int, roots: dict[str, str]) -> None:
-    """Store what the identities of each source are relative to."""
-    run(
-        conn,
-        "UPDATE sscd_ops.datasets SET roots = CAST(:r AS jsonb) WHERE dataset_id = :d",
-        r=json.dumps(roots),
-        d=dataset_id,
-    )
-
-
 def read_batch(conn: Connection, batch_id: int) -> Batch:
     """One batch.
 
     Raises:
         UsageError: there is none of this number.
     """
-    raw = row(conn, _BATCH + "WHERE batch_id = :b", b=batch_id)
+    raw = row(conn, _BATCH + "WHERE b.batch_id = :b", b=batch_id)
     if raw is None:
         raise UsageError(f"there is no batch {batch_id}: `sscd-ops batch list` shows all")
     return _batch(raw)
@@ -164,7 +85,7 @@ def batches_of_interval(conn: Connection, dataset_id: int, interval: Interval) -
     """The interval's batches by supplement number, dry runs left out."""
     found = rows(
         conn,
-        _BATCH + "WHERE dataset_id = :d AND interval_start = :s AND interval_end = :e"
+        _BATCH + "WHERE b.dataset_id = :d AND interval_start = :s AND interval_end = :e"
         " AND NOT dry_run ORDER BY supplement",
         d=dataset_id,
         s=interval.start,
@@ -177,7 +98,7 @@ def batches_in_state(conn: Connection, dataset_id: int, states: tuple[str, ...])
     """The dataset's batches in any of these states, in the order of their intervals."""
     found = rows(
         conn,
-        _BATCH + "WHERE dataset_id = :d AND state = ANY(:s) AND NOT dry_run"
+        _BATCH + "WHERE b.dataset_id = :d AND state = ANY(:s) AND NOT dry_run"
         " ORDER BY interval_start, interval_end, supplement",
         d=dataset_id,
         s=list(states),
@@ -189,7 +110,7 @@ def dry_runs(conn: Connection, dataset_id: int) -> list[Batch]:
     """All dry runs of a dataset that were not dropped yet."""
     return [
         _batch(raw)
-        for raw in rows(conn, _BATCH + "WHERE dataset_id = :d AND dry_run", d=dataset_id)
+        for raw in rows(conn, _BATCH + "WHERE b.dataset_id = :d AND dry_run", d=dataset_id)
     ]
 
 
@@ -344,6 +265,7 @@ def read_attempt(conn: Connection, batch: Batch) -> Attempt:
     return Attempt(
         raw["attempt_id"],
         raw["config_text"],
+        raw["config_sha256"],
         raw["fingerprint"],
         raw["fingerprint_detail"],
         raw["search"],
@@ -440,8 +362,8 @@ def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
     )
     found = rows(
         conn,
-        _BATCH + "WHERE attempt_id = ANY(SELECT unnest(waiting_set) FROM sscd_ops.batches"
-        " WHERE batch_id = :b) AND dataset_id = :d AND state = ANY(:under_way)"
+        _BATCH + "WHERE b.attempt_id = ANY(SELECT unnest(waiting_set) FROM sscd_ops.batches"
+        " WHERE batch_id = :b) AND b.dataset_id = :d AND state = ANY(:under_way)"
         " ORDER BY interval_start, interval_end, supplement",
         b=batch.batch_id,
         d=batch.dataset_id,

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LINE = 0x5CD3
+"""First key of the lock on a dataset that one takes who lost too often; the others wait for it."""
+
+
+def may_pass(conn: Connection, dataset_id: int) -> bool:
+    """Whether nobody has the dataset's ``LINE``; then nobody gets it in this transaction."""
+    found = conn.execute(
+        text("SELECT pg_try_advisory_xact_lock_shared(:k, CAST(:n AS int))"),
+        {"k": LINE, "n": dataset_id},
+    )
+    return bool(found.scalar())
+
 
 class LockSession:
     """One connection for locks, made at the first lock, and made anew where it was lost.

@@ -18,50 +18,57 @@ if TYPE_CHECKING:
 _FEW = 2000
 """Up to so many digests travel as a bound array; more go by COPY into a temporary table."""
 
-_COLUMNS = (
-    "im.verdict, im.reason, im.message, im.sample_id, im.month, im.segment_row,"
-    " im.witness_sample_id, im.witness_month, im.similarity, im.threshold, b.batch_id, b.turn"
+
+def _first_or(column: str) -> str:
+    return f"CASE WHEN c.turn IS NULL THEN im.{column} ELSE c.{column} END AS {column}"
+
+
+# What the image's own decision said, and the change in force at the turn, if any: one row an image.
+_KNOWN = (
+    ", ".join(map(_first_or, ("verdict", "reason", "message", "witness_sha256", "similarity")))
+    + f", {_first_or('threshold')}, coalesce(c.carrier_id, im.sample_id) AS sample_id,"
+    " im.decision_id, im.segment_row, coalesce(c.turn, b.turn) AS turn"
+)
+_IMAGES = (
+    " JOIN sscd_ops.images im ON im.dataset_id = :d AND im.sha256 = q.sha256"
+    " JOIN sscd_ops.decisions b ON b.decision_id = im.decision_id AND b.turn <= :t"
+    " LEFT JOIN (sscd_ops.changes c JOIN sscd_ops.decisions e"
+    " ON e.decision_id = c.decision_id AND e.turn = c.turn)"
+    " ON c.dataset_id = :d AND c.image_sha256 = q.sha256 AND c.turn <= :t"
+    " AND (c.turn_to IS NULL OR c.turn_to > :t)"
 )
 
 
 def known_images(
     conn: Connection, dataset_id: int, digests: NDArray[np.uint8], turn: int
 ) -> list[Mapping[str, Any]]:
-    """Verdicts of turns up to ``turn`` on images.
+    """Verdicts on images that are in force at a turn: of later ones nothing is seen.
 
     Args:
         conn: an open transaction (a temporary table lives until its end).
         dataset_id: whose images.
         digests: uint8 (n, 32), distinct sha256 digests.
-        turn: verdicts of later turns are not seen.
+        turn: the turn.
 
     Returns:
         One mapping for each known image, with ``i`` (row of ``digests``), ``verdict``, ``reason``,
-        ``message``, ``sample_id`` (its carrier), ``month``, ``segment_row``, witness, similarity
-        and threshold.
+        ``message``, ``sample_id`` (its carrier), ``witness_sha256``, similarity and threshold, the
+        ``turn`` of the verdict; ``decision_id``, the image's first, in whose segment it is
+        ``segment_row``.
     """
     if not len(digests):
         return []
     if len(digests) <= _FEW:
         return rows(
             conn,
-            f"SELECT q.i - 1 AS i, {_COLUMNS} FROM unnest(CAST(:shas AS bytea[]))"
-            " WITH ORDINALITY AS q(sha256, i)"
-            " JOIN sscd_ops.images im ON im.dataset_id = :d AND im.sha256 = q.sha256"
-            " JOIN sscd_ops.batches b ON b.decision_id = im.decision_id AND b.turn <= :t",
+            f"SELECT q.i - 1 AS i, {_KNOWN} FROM unnest(CAST(:shas AS bytea[]))"
+            f" WITH ORDINALITY AS q(sha256, i){_IMAGES}",
             shas=[row.tobytes() for row in digests],
             d=dataset_id,
             t=turn,
         )
     name = _copy_digests(conn, digests)
-    return rows(
-        conn,
-        f"SELECT q.i, {_COLUMNS} FROM {name} q"
-        " JOIN sscd_ops.images im ON im.dataset_id = :d AND im.sha256 = q.sha256"
-        " JOIN sscd_ops.batches b ON b.decision_id = im.decision_id AND b.turn <= :t",
-        d=dataset_id,
-        t=turn,
-    )
+    return rows(conn, f"SELECT q.i, {_KNOWN} FROM {name} q{_IMAGES}", d=dataset_id, t=turn)
 
 
 def _copy_digests(conn: Connection, digests: NDArray[np.uint8]) -> str:
@@ -92,12 +99,11 @@ def known_samples(
         return set()
     read = rows(
         conn,
-        "SELECT b.decision_id, d.month, array_agg(s.shard_id) AS shards"
+        "SELECT d.decision_id, d.month, array_agg(s.shard_id) AS shards"
         " FROM unnest(CAST(:s AS text[]), CAST(:u AS text[])) AS f(s, u)"
         " JOIN sscd_ops.source_shards s ON s.source = f.s AND s.relative_uri = f.u"
         " JOIN sscd_ops.decisions d ON d.attempt_id = s.attempt_id"
-        " JOIN sscd_ops.batches b ON b.decision_id = d.decision_id"
-        " WHERE b.dataset_id = :d AND b.turn <= :t GROUP BY 1, 2",
+        " WHERE d.dataset_id = :d AND d.turn <= :t GROUP BY 1, 2",
         s=[source for source, _ in places],
         u=[uri for _, uri in places],
         d=dataset_id,
@@ -109,7 +115,8 @@ def known_samples(
             conn,
             "SELECT sample_id FROM sscd_ops.samples WHERE month = :m AND decision_id = :d"
             " AND shard_id = ANY(:s) AND sample_id IS NOT NULL"
-            " UNION ALL SELECT sample_id FROM sscd_ops.detached_samples WHERE decision_id = :d",
+            " UNION ALL SELECT sample_id FROM sscd_ops.detached_samples WHERE decision_id = :d"
+            " AND shard_id = ANY(:s)",
             m=decision["month"],
             d=decision["decision_id"],
             s=decision["shards"],
@@ -123,14 +130,15 @@ def _uuid(raw: UUID | str) -> UUID:
 
 
 def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """The files of the published shard that holds a sample, or None."""
+    """The files of a published shard that holds a sample, the newest one; or None."""
     return row(
         conn,
-        "SELECT o.files FROM sscd_ops.samples s"
-        " JOIN sscd_ops.batches b ON b.decision_id = s.decision_id"
-        " JOIN sscd_ops.output_shards o ON o.decision_id = b.decision_id AND o.plan = b.plan"
-        " AND o.number = s.output_shard"
-        " WHERE s.sample_id = :s AND s.verdict = 'kept' AND o.snapshot_from IS NOT NULL",
+        "SELECT o.files FROM sscd_ops.samples_now s"
+        " JOIN sscd_ops.placements p ON p.decision_id = s.slot_decision"
+        " AND p.slot_from <= s.slot AND p.slot_to > s.slot"
+        " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
+        " WHERE s.sample_id = :s AND s.verdict = 'kept' AND p.snapshot_from IS NOT NULL"
+        " ORDER BY p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )
 
@@ -139,7 +147,8 @@ def sample_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
     """Source shard, position and batch of a sample with a verdict, or None."""
     return row(
         conn,
-        "SELECT s.shard_id, s.position, b.batch_id FROM sscd_ops.samples s"
-        " JOIN sscd_ops.batches b ON b.decision_id = s.decision_id WHERE s.sample_id = :s",
+        "SELECT s.shard_id, s.position, d.batch_id FROM sscd_ops.samples s"
+        " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
+        " WHERE s.sample_id = :s",
         s=sample_id,
     )

@@ -2,8 +2,8 @@
 
 A month is made beside its parent and then attached, which lets readers and writers of the parent
 go on (``CREATE TABLE ... PARTITION OF`` would lock them out). A detached month loses audit detail,
-never what decides: verdicts of images stay in ``images``, the ids of its samples go to
-``detached_samples``.
+never what decides: verdicts of images stay in ``images`` and ``changes``, what decides about its
+samples goes to ``detached_samples``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def months(conn: Connection, table: str = "samples") -> list[date]:
 def detach_month(catalog: Catalog, month: date) -> list[str]:
     """Take a month's samples and matches out of the catalog; their tables stay, apart.
 
-    The ids of its samples go to ``detached_samples``, so that they stay known. Readers and
+    What decides about its samples goes to ``detached_samples``: they stay known. Readers and
     writers of other months go on meanwhile. A call that was cut short is finished by the next.
 
     Args:
@@ -87,7 +87,7 @@ def detach_month(catalog: Catalog, month: date) -> list[str]:
     with catalog.begin() as conn:
         _check_done(conn, first)
         if _exists(conn, _names("samples", first)[1]):
-            conn.execute(_KEEP_IDS, {"m": first})
+            conn.execute(_KEEP, {"m": first})
     detached = []
     with catalog.direct(lock_timeout=60.0) as conn:
         for table in MONTHLY:
@@ -104,10 +104,12 @@ def detach_month(catalog: Catalog, month: date) -> list[str]:
     return detached
 
 
-_KEEP_IDS = text(
-    "INSERT INTO sscd_ops.detached_samples (sample_id, decision_id)"
-    " SELECT s.sample_id, s.decision_id FROM sscd_ops.samples s"
-    " JOIN sscd_ops.batches b ON b.decision_id = s.decision_id"
+_KEEP = text(
+    "INSERT INTO sscd_ops.detached_samples (sample_id, decision_id, shard_id, position,"
+    " image_sha256, own_fault, rank, slot)"
+    " SELECT s.sample_id, s.decision_id, s.shard_id, s.position, s.image_sha256, s.own_fault,"
+    " s.rank, s.slot FROM sscd_ops.samples s"
+    " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
     " WHERE s.month = :m AND s.sample_id IS NOT NULL ON CONFLICT DO NOTHING"
 )
 

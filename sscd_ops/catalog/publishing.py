@@ -1,32 +1,57 @@
-"""Output shards and snapshots."""
+"""Output shards, where they are placed, and snapshots."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.sql import file_json, files_json, row, rows, run, value
-from sscd_ops.model import Batch, StoredFile
+from sscd_ops.model import StoredFile
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShard:
+    """An output shard of a decision: as many slots in a row as it has samples.
+
+    ``name``: of the tar, relative to the root. ``slot``: the first one.
+    """
+
+    number: int
+    form: str
+    samples: int
+    name: str
+    slot: int
 
 
 def add_plan(
-    conn: Connection, decision_id: int, plan: str, planned: Iterable[tuple[int, str, int, str]]
+    conn: Connection, decision_id: int, turn: int, plan: str, planned: Iterable[PlannedShard]
 ) -> None:
-    """Register the planned output shards: (number, form, samples, name of the tar)."""
-    for number, form, samples, name in planned:
+    """Register the output shards that a decision plans, which are in no snapshot yet."""
+    for shard in planned:
+        output_id = value(
+            conn,
+            "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name,"
+            " turn) VALUES (:x, :n, :p, :f, :s, :name, :t) RETURNING output_id",
+            x=decision_id,
+            n=shard.number,
+            p=plan,
+            f=shard.form,
+            s=shard.samples,
+            name=shard.name,
+            t=turn,
+        )
         run(
             conn,
-            "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name)"
-            " VALUES (:x, :n, :p, :f, :s, :name)",
+            "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to)"
+            " VALUES (:o, :x, :s, :s + :k)",
+            o=output_id,
             x=decision_id,
-            n=number,
-            p=plan,
-            f=form,
-            s=samples,
-            name=name,
+            s=shard.slot,
+            k=shard.samples,
         )
 
 
@@ -39,72 +64,108 @@ def output_shards(conn: Connection, decision_id: int) -> list[Mapping[str, Any]]
     )
 
 
-def samples_of_output(conn: Connection, decision_id: int, number: int) -> list[Mapping[str, Any]]:
-    """The kept samples of one output shard in published order: source shard and position."""
+def samples_of_output(conn: Connection, output_id: int) -> list[Mapping[str, Any]]:
+    """The samples of one output shard in published order: that of their slots."""
     return rows(
         conn,
         "SELECT s.sample_id, s.shard_id, s.position, s.key, s.image_sha256, s.width, s.height,"
-        " s.caption, s.meta, sh.source, sh.relative_uri, sh.ordinal FROM sscd_ops.decisions d"
+        " s.caption, s.meta, sh.source, sh.relative_uri, sh.ordinal FROM sscd_ops.placements p"
+        " JOIN sscd_ops.decisions d USING (decision_id)"
         " JOIN sscd_ops.samples s ON s.month = d.month AND s.decision_id = d.decision_id"
+        " AND s.slot >= p.slot_from AND s.slot < p.slot_to"
         " JOIN sscd_ops.source_shards sh USING (shard_id)"
-        " WHERE d.decision_id = :x AND s.output_shard = :n AND s.verdict = 'kept'"
-        " ORDER BY sh.ordinal, s.position",
-        x=decision_id,
-        n=number,
+        " WHERE p.output_id = :o ORDER BY d.turn, s.slot",
+        o=output_id,
     )
 
 
-def register_output(
-    conn: Connection, decision_id: int, number: int, files: Mapping[str, StoredFile]
-) -> None:
+def register_output(conn: Connection, output_id: int, files: Mapping[str, StoredFile]) -> None:
     """Name the files of an output shard; the first registration wins (equal bytes anyway)."""
     run(
         conn,
         "UPDATE sscd_ops.output_shards SET files = CAST(:f AS jsonb)"
-        " WHERE decision_id = :x AND number = :n AND files IS NULL",
+        " WHERE output_id = :o AND files IS NULL",
         f=files_json(files),
-        x=decision_id,
-        n=number,
+        o=output_id,
     )
 
 
-def files_of_output(conn: Connection, decision_id: int, number: int) -> Any:
+def files_of_output(conn: Connection, output_id: int) -> Any:
     """The registered files of an output shard; None where it was not written."""
-    return value(
-        conn,
-        "SELECT files FROM sscd_ops.output_shards WHERE decision_id = :x AND number = :n",
-        x=decision_id,
-        n=number,
-    )
+    return value(conn, "SELECT files FROM sscd_ops.output_shards WHERE output_id = :o", o=output_id)
+
+
+_SHARD = (
+    "SELECT o.*, x.batch_id, x.turn AS decided_turn, b.label, b.supplement"
+    " FROM sscd_ops.output_shards o JOIN sscd_ops.decisions x USING (decision_id)"
+    " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
+    " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
+)
+_IN_ORDER = " ORDER BY x.turn, o.number"
+"""In turn order, whatever order batches commit in."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
     """The shards of all snapshots and those that wait for their commit, by turn and number."""
+    return rows(conn, f"{_SHARD} AND o.files IS NOT NULL{_IN_ORDER}", d=dataset_id)
+
+
+def live_shards(
+    conn: Connection, dataset_id: int, snapshot: int, adding: int | None = None
+) -> list[Mapping[str, Any]]:
+    """The shards of a snapshot, by turn and number; with those a decision adds, where asked."""
     return rows(
         conn,
-        "SELECT o.*, b.batch_id FROM sscd_ops.output_shards o"
-        " JOIN sscd_ops.batches b ON b.decision_id = o.decision_id"
-        " WHERE b.dataset_id = :d AND o.files IS NOT NULL ORDER BY b.turn, o.number",
+        f"{_SHARD} AND EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
+        " AND (p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
+        f" OR p.snapshot_from IS NULL AND o.decision_id = :x)){_IN_ORDER}",
         d=dataset_id,
+        s=snapshot,
+        x=adding,
     )
 
 
-def live_shards(conn: Connection, dataset_id: int, snapshot: int) -> list[Mapping[str, Any]]:
-    """The shards of a snapshot, by turn and number."""
+def unlisted_slots(
+    conn: Connection, dataset_id: int, snapshot: int, adding: int
+) -> list[Mapping[str, Any]]:
+    """What a shard holds that is kept no longer: ``output_id``, ``decision_id``, ``slot``.
+
+    Of the shards of a snapshot, and of those a decision adds. From ``changes`` and ``images``
+    alone: a slot lost its sample where another verdict, or another carrier, followed on the one
+    that gave the slot.
+    """
     return rows(
         conn,
-        "SELECT o.*, b.batch_id, b.turn, b.label, b.supplement FROM sscd_ops.output_shards o"
-        " JOIN sscd_ops.batches b ON b.decision_id = o.decision_id"
-        " WHERE b.dataset_id = :d AND o.snapshot_from <= :s"
-        " AND (o.snapshot_to IS NULL OR o.snapshot_to > :s) ORDER BY b.turn, o.number",
+        "WITH moved AS ("
+        " SELECT DISTINCT c.dataset_id, c.image_sha256 FROM sscd_ops.changes_now c"
+        " WHERE c.dataset_id = :d AND c.image_sha256 IS NOT NULL),"
+        " given AS ("
+        " SELECT i.dataset_id, i.sha256, i.decision_id, i.slot FROM moved m"
+        " JOIN sscd_ops.images i ON i.dataset_id = m.dataset_id AND i.sha256 = m.image_sha256"
+        " JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL"
+        " WHERE i.slot IS NOT NULL"
+        " UNION SELECT c.dataset_id, c.image_sha256, c.slot_decision, c.slot"
+        " FROM sscd_ops.changes c JOIN sscd_ops.decisions x ON x.decision_id = c.decision_id"
+        " AND x.turn = c.turn WHERE c.dataset_id = :d AND c.slot IS NOT NULL"
+        " AND c.image_sha256 IS NOT NULL)"
+        " SELECT p.output_id, g.decision_id, g.slot FROM given g"
+        " JOIN sscd_ops.images_now n ON n.dataset_id = g.dataset_id AND n.sha256 = g.sha256"
+        " JOIN sscd_ops.placements p ON p.decision_id = g.decision_id"
+        " AND p.slot_from <= g.slot AND p.slot_to > g.slot"
+        " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
+        " WHERE (n.verdict <> 'kept' OR (n.slot_decision, n.slot) <> (g.decision_id, g.slot))"
+        " AND (p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
+        " OR p.snapshot_from IS NULL AND o.decision_id = :x)"
+        " ORDER BY 1, 2, 3",
         d=dataset_id,
         s=snapshot,
+        x=adding,
     )
 
 
 def add_snapshot(
     conn: Connection,
-    batch: Batch,
+    dataset_id: int,
     decision_id: int,
     *,
     snapshot: int,
@@ -115,15 +176,15 @@ def add_snapshot(
     file: StoredFile,
     turn: int,
 ) -> None:
-    """Make the batch's shards part of a new snapshot. The caller holds the lock."""
+    """Make the decision's shards part of a new snapshot. The caller holds the lock."""
     run(
         conn,
-        "INSERT INTO sscd_ops.snapshots (dataset_id, snapshot, parent, batch_id, turn, samples,"
-        " shards, bytes, file) VALUES (:d, :s, :p, :b, :t, :n, :k, :z, CAST(:f AS jsonb))",
-        d=batch.dataset_id,
+        "INSERT INTO sscd_ops.snapshots (dataset_id, snapshot, parent, decision_id, turn, samples,"
+        " shards, bytes, file) VALUES (:d, :s, :p, :x, :t, :n, :k, :z, CAST(:f AS jsonb))",
+        d=dataset_id,
         s=snapshot,
         p=parent,
-        b=batch.batch_id,
+        x=decision_id,
         t=turn,
         n=samples,
         k=shards,
@@ -132,26 +193,26 @@ def add_snapshot(
     )
     run(
         conn,
-        "UPDATE sscd_ops.output_shards SET snapshot_from = :s WHERE decision_id = :x",
+        "UPDATE sscd_ops.placements p SET snapshot_from = :s FROM sscd_ops.output_shards o"
+        " WHERE o.output_id = p.output_id AND o.decision_id = :x AND p.snapshot_from IS NULL",
+        s=snapshot,
+        x=decision_id,
+    )
+
+
+def mark_published(conn: Connection, decision_id: int, snapshot: int | None) -> None:
+    """Published is a decision, and its batch; ``snapshot`` is the one that follows it, if any."""
+    run(
+        conn,
+        "UPDATE sscd_ops.decisions SET published_at = now(), snapshot = :s WHERE decision_id = :x",
         s=snapshot,
         x=decision_id,
     )
     run(
         conn,
-        "UPDATE sscd_ops.datasets SET snapshot = :s WHERE dataset_id = :d",
-        s=snapshot,
-        d=batch.dataset_id,
-    )
-
-
-def finish_batch(conn: Connection, batch_id: int, snapshot: int | None) -> None:
-    """The batch is published; ``snapshot`` is the one it made, if any."""
-    run(
-        conn,
-        "UPDATE sscd_ops.batches SET state = 'published', snapshot = :s, finished_at = now(),"
-        " message = '' WHERE batch_id = :b",
-        s=snapshot,
-        b=batch_id,
+        "UPDATE sscd_ops.batches SET state = 'published', finished_at = now(), message = ''"
+        " WHERE decision_id = :x",
+        x=decision_id,
     )
 
 
@@ -172,15 +233,17 @@ def mark_unpublishable(conn: Connection, batch_id: int, message: str) -> bool:
 
 def mark_announced(conn: Connection, batch_id: int) -> None:
     """The asset event of the batch's snapshot is out."""
-    run(conn, "UPDATE sscd_ops.batches SET announced = true WHERE batch_id = :b", b=batch_id)
+    run(conn, "UPDATE sscd_ops.decisions SET announced = true WHERE batch_id = :b", b=batch_id)
 
 
 _SNAPSHOT = (
-    "SELECT s.*, b.label, b.supplement, a.fingerprint_detail ->> 'name' AS fingerprint"
-    " FROM sscd_ops.snapshots s JOIN sscd_ops.batches b USING (batch_id)"
-    " JOIN sscd_ops.attempts a USING (attempt_id) WHERE s.dataset_id = :d"
+    "SELECT s.*, x.batch_id, x.turn AS decided_turn, b.label, b.supplement,"
+    " d.fingerprint_detail ->> 'name' AS fingerprint"
+    " FROM sscd_ops.snapshots s JOIN sscd_ops.decisions x USING (decision_id)"
+    " JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id"
+    " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id WHERE s.dataset_id = :d"
 )
-"""A snapshot's row, and what its file says of the batch that made it."""
+"""A snapshot's row, and what its file says of the decision that made it."""
 
 
 def read_snapshot(
@@ -188,7 +251,8 @@ def read_snapshot(
 ) -> Mapping[str, Any] | None:
     """A snapshot's row, the newest one where no number is given; and what its file says.
 
-    Beside the row's own columns ``label``, ``supplement`` and ``fingerprint``, the model's name.
+    Beside the row's own columns ``label``, ``supplement``, ``decided_turn`` of what made it, and
+    ``fingerprint``, the model's name.
     """
     return row(
         conn,
@@ -204,22 +268,27 @@ def snapshots(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
     return rows(conn, f"{_SNAPSHOT} ORDER BY s.snapshot", d=dataset_id)
 
 
-def ids_of_output(conn: Connection, decision_id: int, number: int) -> set[str] | None:
-    """The ids of the kept samples of one output shard; None where their month was detached."""
-    month = value(
-        conn, "SELECT month FROM sscd_ops.decisions WHERE decision_id = :x", x=decision_id
-    )
-    if month not in months(conn):
-        return None
-    found = rows(
+def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
+    """The ids of the samples of one output shard; None where their month was detached."""
+    there = months(conn)
+    placed = rows(
         conn,
-        "SELECT sample_id FROM sscd_ops.samples WHERE month = :m AND decision_id = :x"
-        " AND output_shard = :n AND verdict = 'kept'",
-        m=month,
-        x=decision_id,
-        n=number,
+        "SELECT p.decision_id, p.slot_from, p.slot_to, d.month FROM sscd_ops.placements p"
+        " JOIN sscd_ops.decisions d USING (decision_id) WHERE p.output_id = :o",
+        o=output_id,
     )
-    return {str(sample["sample_id"]) for sample in found}
+    if any(place["month"] not in there for place in placed):
+        return None
+    return {
+        str(sample["sample_id"])
+        for place in placed
+        for sample in rows(
+            conn,
+            "SELECT sample_id FROM sscd_ops.samples WHERE month = :month"
+            " AND decision_id = :decision_id AND slot >= :slot_from AND slot < :slot_to",
+            **place,
+        )
+    }
 
 
 def count_kept(conn: Connection, decisions: Sequence[int]) -> int:
@@ -227,8 +296,7 @@ def count_kept(conn: Connection, decisions: Sequence[int]) -> int:
     there = months(conn)
     counted = value(
         conn,
-        "SELECT coalesce(sum(CAST(b.counts ->> 'kept' AS bigint)), 0) FROM sscd_ops.decisions d"
-        " JOIN sscd_ops.batches b ON b.decision_id = d.decision_id"
+        "SELECT coalesce(sum(CAST(d.counts ->> 'kept' AS bigint)), 0) FROM sscd_ops.decisions d"
         " WHERE d.decision_id = ANY(:x) AND NOT d.month = ANY(CAST(:there AS date[]))",
         x=list(decisions),
         there=there,

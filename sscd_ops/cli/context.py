@@ -111,7 +111,7 @@ def check_dataset(parts: Wiring, dataset: str | None) -> None:
     """
     if dataset is None or dataset in parts.settings.datasets:
         return
-    from sscd_ops.catalog.batches import read_dataset
+    from sscd_ops.catalog.datasets import read as read_dataset
 
     with parts.catalog.begin() as conn:
         if read_dataset(conn, dataset) is None:

@@ -22,13 +22,13 @@ from sscd_ops.core.preference import order
 from sscd_ops.model import Fault, Matches
 
 KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT, REMOVED_PERCEPTUAL = range(7)
-KEPT_PLAIN = 7
+KEPT_PLAIN, WITHDRAWN = 7, 8
 """Codes of ``Decided.outcome``. KNOWN samples have no row; a SHARD_FAULT is no sample. KEPT_PLAIN:
 without having been compared."""
 
-NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY, PLAIN = range(5)
+NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY, PLAIN, IMAGE_WITHDRAWN, FREE = range(7)
 """Codes of an image's standing. PLAIN: new, with nothing in it to compare: kept, and no witness but
-of equal bytes."""
+of equal bytes. FREE: described earlier, and without a verdict now."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,20 @@ class Images:
         """New images without a descriptor."""
         return np.flatnonzero((self.standing == NEW) & (self.query < 0))
 
+    @property
+    def is_compared(self) -> NDArray[np.bool_]:
+        """Bool (m,): those that leader decides, new ones and free ones."""
+        free = (self.standing == FREE) & (self.query >= 0)
+        compared: NDArray[np.bool_] = free | (self.standing == NEW)
+        return compared
+
+    @property
+    def is_plain(self) -> NDArray[np.bool_]:
+        """Bool (m,): those that are kept without: of free ones what was kept so before."""
+        free = (self.standing == FREE) & (self.query < 0)
+        plain: NDArray[np.bool_] = free | (self.standing == PLAIN)
+        return plain
+
 
 def find_images(
     samples: Samples,
@@ -153,7 +167,13 @@ def find_images(
     digests = samples.digests[grouped.carrier]
     standing = np.full(len(digests), NEW, np.int8)
     known = {int(row["i"]): row for row in lookup(digests)}
-    states = {"kept": IMAGE_KEPT, "removed": IMAGE_REMOVED, "quarantined": IMAGE_FAULTY}
+    states = {
+        "kept": IMAGE_KEPT,
+        "removed": IMAGE_REMOVED,
+        "quarantined": IMAGE_FAULTY,
+        "withdrawn": IMAGE_WITHDRAWN,
+        "free": FREE,
+    }
     faults: dict[int, tuple[Fault, str]] = {}
     for image, row in known.items():
         standing[image] = states[row["verdict"]]
@@ -255,14 +275,14 @@ def decide(samples: Samples, images: Images, lead_by: LeadBy) -> Decided:
         images: its images; none of them undescribed.
         lead_by: runs leader on query rows.
     """
-    new = np.flatnonzero(images.standing == NEW)
+    new = np.flatnonzero(images.is_compared)
     new = new[np.argsort(samples.rank[images.carrier[new]], kind="stable")]
     queries = images.query[new]
     led = lead_by(queries)
     count = len(images.carrier)
     kept = np.zeros(count, bool)
     kept[new] = led.kept
-    kept[images.standing == PLAIN] = True
+    kept[images.is_plain] = True
     witness = np.full(count, -1, np.int64)
     similarity = np.full(count, -np.inf)
     similarity[new] = led.similarity
@@ -296,11 +316,13 @@ def _outcomes(
     removed = np.where(by_hash[image], REMOVED_PERCEPTUAL, REMOVED_NEAR)
     answer = np.full(len(has), QUARANTINED, np.int8)
     answer[standing == IMAGE_KEPT] = REMOVED_EXACT
-    fresh = (standing == NEW) | (standing == PLAIN)
+    answer[standing == IMAGE_WITHDRAWN] = WITHDRAWN
+    compared, plain = images.is_compared[image], images.is_plain[image]
+    fresh = compared | plain
     gone = (standing == IMAGE_REMOVED) | (fresh & ~kept[image])
     answer[gone] = removed[gone]
-    answer[(standing == NEW) & kept[image] & carries] = KEPT
-    answer[(standing == PLAIN) & carries] = KEPT_PLAIN
+    answer[compared & kept[image] & carries] = KEPT
+    answer[plain & carries] = KEPT_PLAIN
     answer[fresh & kept[image] & ~carries] = REMOVED_EXACT
     outcome[has] = answer
     return outcome

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from uuid import UUID
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from sscd_ops.core.decide import (
+    FREE,
     IMAGE_FAULTY,
     IMAGE_KEPT,
-    IMAGE_REMOVED,
     KEPT,
     KEPT_PLAIN,
     KNOWN,
@@ -24,6 +25,7 @@ from sscd_ops.core.decide import (
     REMOVED_NEAR,
     REMOVED_PERCEPTUAL,
     SHARD_FAULT,
+    WITHDRAWN,
     Decided,
     Images,
     Samples,
@@ -32,8 +34,8 @@ from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.perceptual import BITS
 from sscd_ops.model import Counts, Matches
 
-_VERDICTS = pa.array(["kept", "removed", "quarantined"])
-_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2, 1, 0], np.int8)
+_VERDICTS = pa.array(["kept", "removed", "quarantined", "withdrawn"])
+_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2, 1, 0, 3], np.int8)
 _REMOVED = {REMOVED_EXACT: "exact", REMOVED_NEAR: "near", REMOVED_PERCEPTUAL: "perceptual"}
 """Reason of a removed sample, by outcome."""
 
@@ -57,125 +59,112 @@ def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> 
 class Witnesses:
     """Why each image's samples go, other than its carrier.
 
-    ``sample_id``: uint8 (m, 16). ``month``: int32 (m,), days since 1970. ``similarity``,
-    ``threshold``: float64 (m,), NaN where there is none. ``valid``: bool (m,).
+    ``sha256``: uint8 (m, 32), the kept image. ``similarity``, ``threshold``: float64 (m,), NaN
+    where there is none. ``valid``: bool (m,).
     """
 
-    sample_id: NDArray[np.uint8]
-    month: NDArray[np.int32]
+    sha256: NDArray[np.uint8]
     similarity: NDArray[np.float64]
     threshold: NDArray[np.float64]
     valid: NDArray[np.bool_]
 
 
 def witnesses(
-    samples: Samples,
     images: Images,
     decided: Decided,
     *,
-    history_witness: dict[int, tuple[UUID, date]],
+    history_witness: Mapping[int, bytes],
     threshold: float,
     hash_threshold: float = np.nan,
-    month: date,
 ) -> Witnesses:
     """Find the witness of every image that has one.
 
     Args:
-        samples: the batch.
-        images: its images.
+        images: the batch's.
         decided: the leader's answer.
-        history_witness: image -> carrying sample and partition of the history's image it was
-            removed for.
+        history_witness: image -> sha256 of the history's image it was removed for.
         threshold: the batch's.
         hash_threshold: likewise, of hash similarity.
-        month: the partition of this decision.
     """
     count = len(images.carrier)
-    ids = fixed_bytes(samples.table.column("sample_id"), 16)
     answer = Witnesses(
-        np.zeros((count, 16), np.uint8),
-        np.zeros(count, np.int32),
+        images.digests.copy(),
         np.full(count, np.nan),
         np.full(count, np.nan),
-        np.zeros(count, bool),
+        decided.kept | (images.standing == IMAGE_KEPT) | (decided.witness >= 0),
     )
-
-    def put(rows: NDArray[np.int64], carriers: NDArray[np.int64]) -> None:
-        answer.sample_id[rows] = ids[carriers]
-        answer.month[rows] = days(month)
-        answer.valid[rows] = True
-
-    kept = np.flatnonzero(decided.kept)
-    put(kept, images.carrier[kept])
-    answer.similarity[kept] = 1.0
+    answer.similarity[decided.kept | (images.standing == IMAGE_KEPT)] = 1.0
     beaten = np.flatnonzero(decided.witness >= 0)
-    put(beaten, images.carrier[decided.witness[beaten]])
-    near = (images.standing == NEW) & ~decided.kept
+    answer.sha256[beaten] = images.digests[decided.witness[beaten]]
+    near = images.is_compared & ~decided.kept
     answer.similarity[near] = decided.similarity[near]
     answer.threshold[near] = np.where(decided.perceptual[near], hash_threshold, threshold)
-    for image, (sample_id, partition) in history_witness.items():
-        _set(answer, image, sample_id, partition)
+    for image, digest in history_witness.items():
+        _set(answer, image, digest)
     for image, row in images.known.items():
-        if images.standing[image] == IMAGE_KEPT:
-            _set(answer, image, row["sample_id"], row["month"])
-            answer.similarity[image] = 1.0
-        elif images.standing[image] == IMAGE_REMOVED:
-            _set(answer, image, row["witness_sample_id"], row["witness_month"])
+        if row["witness_sha256"] is not None:
+            _set(answer, image, bytes(row["witness_sha256"]))
             answer.similarity[image] = row["similarity"]
-            answer.threshold[image] = row["threshold"]
+            answer.threshold[image] = np.nan if row["threshold"] is None else row["threshold"]
     return answer
 
 
-def _set(answer: Witnesses, image: int, sample_id: UUID | str, month: date) -> None:
-    raw = sample_id if isinstance(sample_id, UUID) else UUID(sample_id)
-    answer.sample_id[image] = np.frombuffer(raw.bytes, np.uint8)
-    answer.month[image] = days(month)
+def _set(answer: Witnesses, image: int, digest: bytes) -> None:
+    answer.sha256[image] = np.frombuffer(digest, np.uint8)
     answer.valid[image] = True
 
 
-def sample_rows(
-    samples: Samples,
-    images: Images,
-    decided: Decided,
-    witness: Witnesses,
-    *,
-    shard_ids: NDArray[np.int64],
-    output_shard: NDArray[np.int32],
-    decision_id: int,
-    month: date,
-) -> pa.Table:
-    """Rows of ``samples``: one for each sample without an earlier verdict, and shard faults.
+@dataclass(frozen=True)
+class Rows:
+    """A decision whose rows are made.
 
-    Args:
-        samples: the batch.
-        images: its images.
-        decided: the outcomes.
-        witness: by image.
-        shard_ids: int64 (s,), catalog number of each source shard.
-        output_shard: int32 (n,), number in the publish plan, -1 where not kept.
-        decision_id: the decision.
-        month: its partition.
+    ``shard_ids``: int64 (s,), catalog number of each source shard. ``slot``: int32 (n,), number of
+    each sample in published order, -1 where not kept. ``month``: the partition.
     """
+
+    samples: Samples
+    images: Images
+    decided: Decided
+    witness: Witnesses
+    shard_ids: NDArray[np.int64]
+    slot: NDArray[np.int32]
+    dataset_id: int
+    decision_id: int
+    turn: int
+    month: date
+
+
+def sample_rows(given: Rows) -> pa.Table:
+    """Rows of ``samples``: one for each sample without an earlier verdict, and shard faults."""
+    samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     rows = np.flatnonzero(decided.outcome != KNOWN)
     outcome = decided.outcome[rows]
     table = samples.table.take(pa.array(rows))
     image = images.image_of[rows]
     removed = np.isin(outcome, list(_REMOVED))
-    measured = removed & (outcome != REMOVED_EXACT)
-    image_or_0 = np.where(removed, image, 0)
+    witnessed = np.zeros(len(rows), bool)
+    witnessed[image >= 0] = witness.valid[image[image >= 0]]
+    witnessed &= removed | (outcome == WITHDRAWN)
+    measured = witnessed & (outcome != REMOVED_EXACT)
+    image_or_0 = np.where(witnessed, image, 0)
     # a removed sample shows which image it follows, also where its own header was refused
-    shown = removed | table.column("width").is_valid().to_numpy(zero_copy_only=False)
+    shown = (
+        removed
+        | (outcome == WITHDRAWN)
+        | table.column("width").is_valid().to_numpy(zero_copy_only=False)
+    )
     code, message = _reasons(table, images, outcome, image)
-    number = output_shard[rows]
+    slots = given.slot[rows]
     plain = outcome == KEPT_PLAIN
+    own_fault = _own_faults(images, outcome, image)
     if not len(images.carrier):
         witness = _no_witness()
     return pa.table(
         {
-            "month": _constant(days(month), len(rows), pa.date32()),
-            "decision_id": _constant(decision_id, len(rows), pa.int64()),
+            "month": _constant(days(given.month), len(rows), pa.date32()),
+            "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
             "sample_id": table.column("sample_id"),
-            "shard_id": shard_ids[samples.shard[rows]],
+            "shard_id": given.shard_ids[samples.shard[rows]],
             "position": table.column("position"),
             "key": table.column("key"),
             "image_sha256": fixed(samples.digests[rows], shown),
@@ -190,13 +179,12 @@ def sample_rows(
             ),
             "reason": code,
             "message": message,
-            "witness_sample_id": fixed(witness.sample_id[image_or_0], removed),
-            "witness_month": pa.array(witness.month[image_or_0], pa.int32(), mask=~removed).cast(
-                pa.date32()
-            ),
-            "similarity": pa.array(witness.similarity[image_or_0], mask=~removed),
+            "own_fault": pa.array(own_fault, pa.bool_(), mask=~own_fault),
+            "rank": samples.rank[rows],
+            "witness_sha256": fixed(witness.sha256[image_or_0], witnessed),
+            "similarity": pa.array(witness.similarity[image_or_0], mask=~witnessed),
             "threshold": _floats(np.where(measured, witness.threshold[image_or_0], np.nan)),
-            "output_shard": pa.array(number, pa.int32(), mask=number < 0),
+            "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "plain": pa.array(plain, pa.bool_(), mask=~plain),
         }
     )
@@ -204,12 +192,19 @@ def sample_rows(
 
 def _no_witness() -> Witnesses:
     return Witnesses(
-        np.zeros((1, 16), np.uint8),
-        np.zeros(1, np.int32),
-        np.zeros(1),
-        np.full(1, np.nan),
-        np.zeros(1, bool),
+        np.zeros((1, 32), np.uint8), np.zeros(1), np.full(1, np.nan), np.zeros(1, bool)
     )
+
+
+def _own_faults(
+    images: Images, outcome: NDArray[np.int8], image: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Quarantined for what is not a fault of the image's bytes: it does not follow its image."""
+    follows = np.zeros(len(images.carrier) + 1, bool)
+    for number, (fault, _) in images.faults.items():
+        follows[number] = fault.follows_bytes
+    quarantined: NDArray[np.bool_] = np.isin(outcome, (QUARANTINED, SHARD_FAULT))
+    return quarantined & ~follows[image]  # -1, no image: the last
 
 
 def _reasons(
@@ -219,6 +214,8 @@ def _reasons(
     message = np.full(len(outcome), None, object)
     for removed, reason in _REMOVED.items():
         code[outcome == removed] = reason
+    for row in np.flatnonzero(outcome == WITHDRAWN):
+        code[row] = images.known[int(image[row])]["reason"]
     bad, codes, messages = _faults(table, images, outcome, image)
     code[bad], message[bad] = codes, messages
     return pa.array(code, pa.string()), pa.array(message, pa.string())
@@ -288,17 +285,9 @@ def _floats(values: NDArray[np.float64]) -> pa.Array:
     return pa.array(values, pa.float64(), mask=np.isnan(values))
 
 
-def image_rows(
-    samples: Samples,
-    images: Images,
-    decided: Decided,
-    witness: Witnesses,
-    *,
-    dataset_id: int,
-    decision_id: int,
-    month: date,
-) -> pa.Table:
-    """Rows of ``images``: one for each image this decision gives a standing to."""
+def image_rows(given: Rows) -> pa.Table:
+    """Rows of ``images``: one for each image this decision is the first to give a standing to."""
+    samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     lasting = np.zeros(len(images.carrier), bool)
     for image, (fault, _) in images.faults.items():
         lasting[image] = fault.follows_bytes and image not in images.known
@@ -315,25 +304,63 @@ def image_rows(
         fault, why = images.faults[int(rows[at])]
         reason[at], message[at] = str(fault), why
     ids = fixed_bytes(samples.table.column("sample_id"), 16)
+    carrier = images.carrier[rows]
+    slots = np.where(kept, given.slot[carrier], -1)
     query = images.query[rows]
     similarity = np.where(near, witness.similarity[rows], np.nan)
     return pa.table(
         {
-            "dataset_id": _constant(dataset_id, len(rows), pa.int16()),
+            "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
             "sha256": fixed(images.digests[rows]),
-            "decision_id": _constant(decision_id, len(rows), pa.int64()),
+            "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
             "verdict": pa.DictionaryArray.from_arrays(verdict, _VERDICTS).cast(pa.string()),
             "reason": pa.array(reason, pa.string()),
             "message": pa.array(message, pa.string()),
-            "sample_id": fixed(ids[images.carrier[rows]]),
-            "month": _constant(days(month), len(rows), pa.date32()),
+            "sample_id": fixed(ids[carrier]),
+            "shard_id": given.shard_ids[samples.shard[carrier]],
+            "position": samples.table.column("position").take(pa.array(carrier)),
+            "rank": samples.rank[carrier],
+            "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "segment_row": pa.array(query, pa.int64(), mask=query < 0),
-            "witness_sample_id": fixed(witness.sample_id[rows], near),
-            "witness_month": pa.array(witness.month[rows], pa.int32(), mask=~near).cast(
-                pa.date32()
-            ),
+            "witness_sha256": fixed(witness.sha256[rows], near),
             "similarity": _floats(similarity),
             "threshold": _floats(np.where(near, witness.threshold[rows], np.nan)),
+        }
+    )
+
+
+def change_rows(given: Rows) -> pa.Table:
+    """Rows of ``changes``: one for each image that was free, and is decided again."""
+    samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
+    rows = np.flatnonzero(images.standing == FREE)
+    gone = ~decided.kept[rows]
+    carrier = images.carrier[rows]
+    ids = fixed_bytes(samples.table.column("sample_id"), 16)
+    reason = np.full(len(rows), None, object)
+    reason[gone] = "near"
+    reason[gone & decided.perceptual[rows]] = "perceptual"
+    position = samples.table.column("position").to_numpy()[carrier]
+
+    def of_kept(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+        return pa.array(values, kind, mask=gone)
+
+    return pa.table(
+        {
+            "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
+            "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
+            "turn": _constant(given.turn, len(rows), pa.int64()),
+            "image_sha256": fixed(images.digests[rows]),
+            "verdict": pa.array(np.where(gone, "removed", "kept").astype(object), pa.string()),
+            "reason": pa.array(reason, pa.string()),
+            "witness_sha256": fixed(witness.sha256[rows], gone),
+            "similarity": _floats(np.where(gone, witness.similarity[rows], np.nan)),
+            "threshold": _floats(np.where(gone, witness.threshold[rows], np.nan)),
+            "carrier_id": fixed(ids[carrier], ~gone),
+            "carrier_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
+            "carrier_shard": of_kept(given.shard_ids[samples.shard[carrier]], pa.int64()),
+            "carrier_position": of_kept(position, pa.int32()),
+            "slot": of_kept(given.slot[carrier], pa.int32()),
+            "slot_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
         }
     )
 
@@ -384,9 +411,9 @@ def match_rows(
 
 def count(outcome: NDArray[np.int8], not_delivered: int) -> Counts:
     """The counts of some samples' outcomes."""
-    tally = np.bincount(outcome, minlength=8)
+    tally = np.bincount(outcome, minlength=9)
     return Counts(
-        read=int(tally[[KEPT, KEPT_PLAIN, *_REMOVED, QUARANTINED]].sum()),
+        read=int(tally[[KEPT, KEPT_PLAIN, *_REMOVED, QUARANTINED, WITHDRAWN]].sum()),
         kept=int(tally[[KEPT, KEPT_PLAIN]].sum()),
         removed_exact=int(tally[REMOVED_EXACT]),
         removed_near=int(tally[[REMOVED_NEAR, REMOVED_PERCEPTUAL]].sum()),
@@ -395,4 +422,5 @@ def count(outcome: NDArray[np.int8], not_delivered: int) -> Counts:
         not_delivered=not_delivered,
         removed_perceptual=int(tally[REMOVED_PERCEPTUAL]),
         kept_plain=int(tally[KEPT_PLAIN]),
+        withdrawn=int(tally[WITHDRAWN]),
     )

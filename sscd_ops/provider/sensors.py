@@ -104,7 +104,7 @@ class SscdPublishedSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool:
         """Whether every batch of the night is published (and there is one)."""
-        from sscd_ops.catalog import batches
+        from sscd_ops.catalog import batches, datasets
         from sscd_ops.core.schedule import interval_of
         from sscd_ops.model import BatchState
         from sscd_ops.provider.hooks import SscdOpsHook
@@ -114,7 +114,7 @@ class SscdPublishedSensor(BaseSensorOperator):
             options = options_of(parts.settings, self.dataset)
             night = interval_of(options.schedule, options.timezone, self.date)
             with parts.catalog.begin() as conn:
-                dataset = batches.read_dataset(conn, self.dataset)
+                dataset = datasets.read(conn, self.dataset)
                 if dataset is None:
                     return False
                 found = batches.batches_of_interval(conn, dataset.dataset_id, night)

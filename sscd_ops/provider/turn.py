@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from sscd_ops.model import Runner
-    from sscd_ops.steps.resolve import WaitFor
+    from sscd_ops.steps.awaiting import WaitFor
     from sscd_ops.wiring import Wiring
 
 log = logging.getLogger(__name__)
@@ -59,11 +59,11 @@ def still_to_decide(parts: Wiring, batch_id: int, task_id: str) -> list[WaitFor]
     Those that can't be asked are waited for until ``turn.max_wait`` has passed; the batch then
     decides without them and an event says so.
     """
-    from sscd_ops.steps import resolve
+    from sscd_ops.steps import awaiting
 
-    waiting, waited = resolve.arrive(parts, batch_id)
+    waiting, waited = awaiting.arrive(parts, batch_id)
     waiting = [other for other in waiting if not _resolve_ended(other, task_id)]
-    return resolve.leave_unasked(parts, batch_id, waiting, waited)
+    return awaiting.leave_unasked(parts, batch_id, waiting, waited)
 
 
 def members_of(waiting: Sequence[WaitFor], task_id: str) -> list[Member]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches
+from sscd_ops.catalog import batches, datasets
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import BatchNotRunnable, UsageError
@@ -31,8 +31,8 @@ def choose_batch(
 ) -> Batch:
     """The batch this run works on; with ``anew`` not a supplement that it has published."""
     with parts.catalog.begin() as conn:
-        dataset_id = batches.ensure_dataset(conn, options.name)
-        batches.lock_dataset(conn, dataset_id)
+        dataset_id = datasets.ensure(conn, options.name)
+        datasets.lock(conn, dataset_id)
         there = batches.batches_of_interval(conn, dataset_id, interval)
         mine = _own(there, runner, supplement=supplement)
         if mine and not dry_run and not anew:

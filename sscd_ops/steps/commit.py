@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from sscd_ops.catalog import batches, decisions, publishing
 from sscd_ops.catalog.sql import files_of, need_file
-from sscd_ops.errors import BatchNotRunnable, CommitConflict, InvariantError
+from sscd_ops.errors import BatchNotRunnable, InvariantError
 from sscd_ops.model import BatchState, StoredFile
+from sscd_ops.steps import turns
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, write_bytes
-from sscd_ops.steps.snapshots import (
-    batch_name,
-    document,
-    repair_latest,
-    snapshot_name,
-)
-
-log = logging.getLogger(__name__)
-
-_TRIES = 20
+from sscd_ops.steps.snapshots import document, repair_latest, snapshot_name
+from sscd_ops.steps.turns import Seen
 
 
 @dataclass(frozen=True)
@@ -95,11 +90,9 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
         raise BatchNotRunnable(
             f"batch {batch_id} is {work.batch.state}: it is committed once it is decided"
         )
-    for _ in range(_TRIES):
-        if _try(parts, work):
-            repair_latest(parts, work.batch.dataset)
-            return replace(_answer(parts, work), made_now=True, seconds=watch.seconds)
-    raise CommitConflict(f"batch {batch_id}: others made snapshots {_TRIES} times; try again")
+    turns.publish(parts, _Snapshot(parts, work))
+    repair_latest(parts, work.batch.dataset)
+    return replace(_answer(parts, work), made_now=True, seconds=watch.seconds)
 
 
 def mark_announced(parts: Parts, batch_id: int) -> None:
@@ -108,108 +101,118 @@ def mark_announced(parts: Parts, batch_id: int) -> None:
         publishing.mark_announced(conn, batch_id)
 
 
-def _try(parts: Parts, work: Work) -> bool:
-    """Write the snapshot's file, then register it if nobody was quicker."""
-    batch = work.batch
-    with parts.catalog.begin() as conn:
-        raw = decisions.batch_row(conn, batch.batch_id)
-        mine = publishing.output_shards(conn, raw["decision_id"])
-        dataset = batches.read_dataset(conn, batch.dataset)
-        if dataset is None:
-            raise InvariantError(f"dataset {batch.dataset} vanished from the catalog")
-        before = publishing.live_shards(conn, batch.dataset_id, dataset.snapshot)
-    unwritten = [shard["number"] for shard in mine if shard["files"] is None]
-    if unwritten:
-        raise BatchNotRunnable(
-            f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
-            " clear publish"
-        )
-    named = {"label": raw["label"], "supplement": raw["supplement"], "turn": raw["turn"]}
-    listed = [*before, *({**shard, **named} for shard in mine)]
-    # in turn order, whatever order batches commit in
-    listed.sort(key=lambda shard: (shard["turn"], shard["number"]))
-    snapshot = dataset.snapshot + 1
-    file = None
-    if mine:
+@dataclass(frozen=True)
+class _Listed:
+    """What the next snapshot holds, and its file; None where the decision adds no shard."""
+
+    shards: Sequence[Mapping[str, Any]]
+    added: int
+    file: StoredFile | None
+
+
+class _Snapshot:
+    """The snapshot that follows a batch's decision (``turns.Publisher``).
+
+    The newest snapshot's shards, less what is not kept as of the newest turn, and those the
+    decision adds.
+    """
+
+    def __init__(self, parts: Parts, work: Work) -> None:
+        self._parts = parts
+        self._work = work
+        self.dataset_id = work.batch.dataset_id
+
+    def work_out(self, seen: Seen) -> _Listed:
+        batch, dataset = self._work.batch, seen.dataset
+        with self._parts.catalog.begin() as conn:
+            decision = decisions.of_batch(conn, batch.batch_id)
+            listed = publishing.live_shards(
+                conn, self.dataset_id, dataset.snapshot, decision.decision_id
+            )
+            unlisted = publishing.unlisted_slots(
+                conn, self.dataset_id, dataset.snapshot, decision.decision_id
+            )
+        mine = [shard for shard in listed if shard["decision_id"] == decision.decision_id]
+        unwritten = [shard["number"] for shard in mine if shard["files"] is None]
+        if unwritten:
+            raise BatchNotRunnable(
+                f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
+                " clear publish"
+            )
+        if unlisted:
+            raise InvariantError(
+                f"{len(unlisted)} samples of the shards to be published are kept no longer, as of"
+                f" turn {dataset.turn}; this release has no verb that does that"
+            )
+        if not mine or decision.is_published:
+            return _Listed(listed, 0, None)
         body = document(
             batch.dataset,
-            snapshot,
+            dataset.snapshot + 1,
             parent=dataset.snapshot,
-            batch=batch_name(raw["label"], raw["supplement"]),
-            fingerprint=work.attempt.fingerprint_detail["name"],
+            batch=self._work.label,
+            fingerprint=self._work.attempt.fingerprint_detail["name"],
             shards=listed,
         )
-        name = snapshot_name(batch.dataset, snapshot, hashlib.sha256(body).hexdigest())
+        name = snapshot_name(batch.dataset, dataset.snapshot + 1, hashlib.sha256(body).hexdigest())
         # the name says the content: other bytes there are those of a killed try or a bad disk
-        file = parts.store.put_named(name, lambda stream: write_bytes(stream, body), over=True)
-    with parts.catalog.begin() as conn:
-        now = batches.lock_dataset(conn, batch.dataset_id)
-        raw = decisions.batch_row(conn, batch.batch_id)
-        if raw["state"] == "published":
-            return True
-        if raw["last_change"] != raw["turn"]:
-            raise InvariantError(
-                f"a later turn changed verdicts of batch {batch.batch_id} before it was published;"
-                " this release has no verb that does"
+        file = self._parts.store.put_named(
+            name, lambda stream: write_bytes(stream, body), over=True
+        )
+        return _Listed(listed, len(mine), file)
+
+    def put(self, conn: Connection, seen: Seen, worked: _Listed) -> int:
+        batch, dataset = self._work.batch, seen.dataset
+        decision = decisions.of_batch(conn, batch.batch_id)
+        if decision.is_published:
+            return dataset.snapshot
+        snapshot = None
+        if worked.file is not None:
+            snapshot = dataset.snapshot + 1
+            publishing.add_snapshot(
+                conn,
+                self.dataset_id,
+                decision.decision_id,
+                snapshot=snapshot,
+                parent=dataset.snapshot,
+                samples=sum(shard["samples"] for shard in worked.shards),
+                shards=len(worked.shards),
+                size=sum(files_of(shard["files"])["tar"].bytes for shard in worked.shards),
+                file=worked.file,
+                turn=dataset.turn,
             )
-        if now.snapshot != dataset.snapshot:
-            return False
-        if file is not None:
-            _register(conn, work, raw, listed, snapshot, dataset.snapshot, file)
-        publishing.finish_batch(conn, batch.batch_id, snapshot if file else None)
+        publishing.mark_published(conn, decision.decision_id, snapshot)
         batches.add_event(
             conn,
             batch.dataset_id,
             "published",
             actor=str(batch.runner),
-            turn=raw["turn"],
+            turn=decision.turn,
             batch_id=batch.batch_id,
-            details={"snapshot": snapshot if file else None, "shards": len(mine)},
+            details={"snapshot": snapshot, "shards": worked.added},
         )
-    return True
-
-
-def _register(
-    conn: Any,
-    work: Work,
-    raw: Any,
-    listed: list[Any],
-    snapshot: int,
-    parent: int,
-    file: StoredFile,
-) -> None:
-    publishing.add_snapshot(
-        conn,
-        work.batch,
-        raw["decision_id"],
-        snapshot=snapshot,
-        parent=parent,
-        samples=sum(shard["samples"] for shard in listed),
-        shards=len(listed),
-        size=sum(files_of(shard["files"])["tar"].bytes for shard in listed),
-        file=file,
-        turn=raw["turn"],
-    )
+        return dataset.snapshot if snapshot is None else snapshot
 
 
 def _answer(parts: Parts, work: Work) -> CommitReport:
     with parts.catalog.begin() as conn:
-        raw = decisions.batch_row(conn, work.batch.batch_id)
-        if raw["snapshot"] is None:
-            return CommitReport(work.batch.batch_id, BatchState(raw["state"]), None)
-        made = publishing.read_snapshot(conn, work.batch.dataset_id, raw["snapshot"])
+        state = batches.read_batch(conn, work.batch.batch_id).state
+        decision = decisions.of_batch(conn, work.batch.batch_id)
+        if decision.snapshot is None:
+            return CommitReport(work.batch.batch_id, state, None)
+        made = publishing.read_snapshot(conn, work.batch.dataset_id, decision.snapshot)
     if made is None:
         raise InvariantError(
-            f"snapshot {raw['snapshot']} of {work.batch.dataset} is not registered"
+            f"snapshot {decision.snapshot} of {work.batch.dataset} is not registered"
         )
     return CommitReport(
         work.batch.batch_id,
-        BatchState(raw["state"]),
-        raw["snapshot"],
+        state,
+        decision.snapshot,
         parent=made["parent"],
         samples=made["samples"],
         shards=made["shards"],
         bytes=made["bytes"],
         location=parts.store.url(need_file(made["file"]).name),
-        announced=raw["announced"],
+        announced=decision.announced,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sscd_ops.catalog import batches, decisions
+from sscd_ops.catalog import batches, datasets, decisions
 from sscd_ops.errors import BatchNotRunnable, UsageError
 from sscd_ops.model import BatchState
 from sscd_ops.steps.parts import Parts
@@ -18,7 +18,7 @@ def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
     _need(actor, why)
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, batch_id)
-        batches.lock_dataset(conn, batch.dataset_id)
+        datasets.lock(conn, batch.dataset_id)
         batch = batches.read_batch(conn, batch_id)
         if batch.state is not BatchState.HELD:
             raise BatchNotRunnable(
@@ -48,7 +48,7 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
     _need(actor, why)
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, batch_id)
-        batches.lock_dataset(conn, batch.dataset_id)
+        datasets.lock(conn, batch.dataset_id)
         batch = batches.read_batch(conn, batch_id)
         if batch.state.is_decided:
             raise BatchNotRunnable(
@@ -60,10 +60,10 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
             batches.add_event(
                 conn, batch.dataset_id, "abandoned", actor=actor, why=why, batch_id=batch_id
             )
-        decisions.give_up(conn, batch)
+        decisions.give_up(conn, batch.batch_id)
     with parts.catalog.begin() as conn:
         # of a try that was held or died; without the lock, as they may be many
-        decisions.delete_lost(conn, batch)
+        decisions.delete_lost(conn, batch.dataset_id)
     return f"batch {batch_id} is abandoned: running its night again ({batch.name}) plans it anew"
 
 

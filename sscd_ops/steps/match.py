@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sscd_ops.catalog import batches, decisions, shards
+from sscd_ops.catalog import batches, datasets, shards
+from sscd_ops.steps import history
 from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, load_work, with_abandon
-from sscd_ops.steps.queries import load_queries, open_backend, search_segment, sound_searches
+from sscd_ops.steps.queries import load_queries, open_backend
 
 
 @with_abandon
@@ -20,19 +21,17 @@ def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
         return StepReport("match", batch_id, {}, watch.seconds, answered=True)
     with parts.catalog.begin() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
-        dataset = batches.read_dataset(conn, work.batch.dataset)
-        live = decisions.live_segments(
-            conn, work.batch.dataset_id, dataset.generation if dataset else 0
-        )
+        dataset = datasets.need(conn, work.batch.dataset)
+        live = history.live_of([history.own_origin(conn, dataset)])
     queries = load_queries(parts, work, registered)
-    done = sound_searches(parts, work, queries)
+    done = history.answered(parts, work, queries)
     mine = [s for i, s in enumerate(live) if i % part_count == part]
-    todo = [s for s in mine if s.mask and (s.segment_id, s.mask.sha256) not in done]
+    todo = [s for s in mine if s.mask and s.mask.sha256 not in done.get(s.segment_id, {})]
     if todo and len(queries.ids):
         backend = open_backend(parts, work)
         parts.progress.start(f"match {work.batch.dataset}", len(todo))
         for segment in todo:
-            search_segment(parts, work, backend, queries, segment)
+            history.search_segment(parts, work, backend, queries, segment, done)
             parts.progress.advance()
         parts.progress.done()
     if part == 0:

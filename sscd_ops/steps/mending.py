@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sscd_ops.catalog import batches, publishing, shards
-from sscd_ops.catalog.batches import Dataset
+from sscd_ops.catalog import batches, datasets, publishing, shards
+from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
@@ -175,7 +175,7 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     Each comes out with the sha256 it had, or is left as it is.
     """
     with parts.catalog.begin() as conn:
-        dataset = batches.need_dataset(conn, name)
+        dataset = datasets.need(conn, name)
         snapshots = publishing.snapshots(conn, dataset.dataset_id)
         written = publishing.written_shards(conn, dataset.dataset_id)
     done: list[str] = []

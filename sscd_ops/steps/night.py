@@ -14,7 +14,7 @@ from sscd_ops.catalog import batches, shards
 from sscd_ops.catalog.locks import LockSession
 from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
-from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch, load_work
 from sscd_ops.steps.sources import Absent, nothing_at
@@ -198,8 +198,8 @@ def wait_for_turn(
     """
     said = False
     while True:
-        others, waited = resolve.arrive(parts, batch_id)
-        others = resolve.leave_unasked(parts, batch_id, others, waited)
+        others, waited = awaiting.arrive(parts, batch_id)
+        others = awaiting.leave_unasked(parts, batch_id, others, waited)
         if not others:
             return
         if not said:

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, decisions, shards
-from sscd_ops.catalog.batches import Dataset
+from sscd_ops.catalog import batches, datasets, segments, shards
+from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import (
@@ -287,7 +287,7 @@ def _register(
 
     None, and nothing was done, where what was seen no longer holds: look again.
     """
-    dataset = batches.lock_dataset(conn, batch.dataset_id)
+    dataset = datasets.lock(conn, batch.dataset_id)
     if not batches.is_there(conn, batch.batch_id):
         return None
     batch = batches.read_batch(conn, batch.batch_id)
@@ -368,7 +368,7 @@ class _Model:
 
 def _find_model(parts: Parts, options: DatasetOptions) -> _Model:
     with parts.catalog.begin() as conn:
-        dataset = batches.read_dataset(conn, options.name)
+        dataset = datasets.read(conn, options.name)
     if dataset is None:
         raise InvariantError(f"dataset {options.name} vanished from the catalog")
     model = _fingerprint_options(parts, dataset, options)
@@ -396,7 +396,7 @@ def _open_attempt(
         )
     if threshold is None:
         threshold = parts.default_threshold(fingerprint.model)
-    history = decisions.history_rows(conn, dataset.dataset_id, dataset.generation)
+    history = segments.history_rows(conn, dataset.dataset_id, dataset.generation)
     perceptual = options.duplicates.perceptual
     if perceptual == "auto":
         perceptual = parts.default_perceptual(fingerprint.model)
@@ -452,7 +452,7 @@ def _with_roots(
             )
     known = {**dataset.roots, **roots}
     if not batch.dry_run and known != dataset.roots:
-        batches.set_roots(conn, dataset.dataset_id, known)
+        datasets.set_roots(conn, dataset.dataset_id, known)
     return dataclasses.replace(
         options,
         sources=tuple(

@@ -24,7 +24,7 @@ from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work, restore, write_bytes
-from sscd_ops.steps.resolve import numbers_of
+from sscd_ops.steps.publish_plan import numbers_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     if not work.batch.state.is_decided:
         raise BatchNotRunnable(f"batch {batch_id} is {work.batch.state}: publish follows resolve")
     with parts.catalog.begin() as conn:
-        decision_id = decisions.batch_row(conn, batch_id)["decision_id"]
+        decision_id = decisions.of_batch(conn, batch_id).decision_id
         planned = publishing.output_shards(conn, decision_id)
         registered = {s.shard_id: s for s in shards.shards_of(conn, work.attempt.attempt_id)}
     numbers = numbers_of(group, len(planned), work.options.airflow.max_tasks)
@@ -54,14 +54,14 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     parts.progress.start(f"publish {work.batch.dataset}", len(todo))
     for shard in todo:
         with parts.catalog.begin() as conn:
-            rows = publishing.samples_of_output(conn, decision_id, shard["number"])
+            rows = publishing.samples_of_output(conn, shard["output_id"])
         try:
             files = _write_shard(parts, work, shard, rows, registered)
         except (SourceChanged, FileMismatch) as error:
             _unpublishable(parts, work, str(error))
             raise
         with parts.catalog.begin() as conn:
-            publishing.register_output(conn, decision_id, shard["number"], files)
+            publishing.register_output(conn, shard["output_id"], files)
         total["samples"] += len(rows)
         total["bytes"] += files["tar"].bytes
         parts.progress.advance()
@@ -170,7 +170,7 @@ def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: _W
         return parts.store.put_named(name, write)
     except FileMismatch:
         with parts.catalog.begin() as conn:
-            files = publishing.files_of_output(conn, shard["decision_id"], shard["number"])
+            files = publishing.files_of_output(conn, shard["output_id"])
         if files:  # another process registered it just now: its bytes count, not ours
             return files_of(files)[role]
         earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
@@ -213,7 +213,7 @@ def write_again(parts: Parts, work: Work, shard: Mapping[str, Any]) -> None:
     named = files_of(shard["files"])
     with parts.catalog.begin() as conn:
         registered = {s.shard_id: s for s in shards.shards_of(conn, work.attempt.attempt_id)}
-        rows = publishing.samples_of_output(conn, shard["decision_id"], shard["number"])
+        rows = publishing.samples_of_output(conn, shard["output_id"])
     if len(rows) != shard["samples"]:
         raise FileMismatch(
             f"{shard['name']}: the month of its samples was detached, so that it cannot be written"

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sscd_ops.catalog.publishing import PlannedShard
 from sscd_ops.core.decide import Samples
 from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards
@@ -20,11 +21,11 @@ _HEADER = 512
 
 @dataclass(frozen=True)
 class PublishPlan:
-    """``output_shard``: int32 (n,), shard of each sample row, -1 where not kept."""
+    """``slot``: int32 (n,), number of each sample row in published order, -1 where not kept."""
 
     digest: str
-    shards: list[tuple[int, str, int, str]]
-    output_shard: NDArray[np.int32]
+    shards: list[PlannedShard]
+    slot: NDArray[np.int32]
 
 
 def plan_publish(work: Work, samples: Samples, kept: NDArray[np.bool_]) -> PublishPlan:
@@ -35,10 +36,10 @@ def plan_publish(work: Work, samples: Samples, kept: NDArray[np.bool_]) -> Publi
         samples: the batch's samples, in (source shard, position) order.
         kept: bool (n,).
     """
-    output = np.full(len(samples), -1, np.int32)
+    slot = np.full(len(samples), -1, np.int32)
     rows = np.flatnonzero(kept)
     if not len(rows):
-        return PublishPlan("", [], output)
+        return PublishPlan("", [], slot)
     members = samples.table.column("members").combine_chunks()
     ends = members.offsets.to_numpy()[1:].astype(np.int64) - members.offsets[0].as_py()
     flat = members.flatten()
@@ -68,9 +69,22 @@ def plan_publish(work: Work, samples: Samples, kept: NDArray[np.bool_]) -> Publi
     )
     folder = f"{work.folder}/shards/{work.label}-{digest}"
     named = []
+    start = 0
     for shard in shards:
-        output[shard.rows] = shard.number
-        named.append(
-            (shard.number, shard.form, len(shard.rows), f"{folder}/{shard.number:05d}.tar")
-        )
-    return PublishPlan(digest, named, output)
+        count = len(shard.rows)
+        slot[shard.rows] = np.arange(start, start + count)
+        name = f"{folder}/{shard.number:05d}.tar"
+        named.append(PlannedShard(shard.number, shard.form, count, name, start))
+        start += count
+    return PublishPlan(digest, named, slot)
+
+
+def groups_of(shard_count: int, max_tasks: int) -> list[int]:
+    """The publish groups of so many output shards."""
+    return list(range(min(shard_count, max_tasks)))
+
+
+def numbers_of(group: int, shard_count: int, max_tasks: int) -> range:
+    """The output shards of a publish group."""
+    groups = min(shard_count, max_tasks)
+    return range(-(-group * shard_count // groups), -(-(group + 1) * shard_count // groups))

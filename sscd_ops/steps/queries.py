@@ -1,28 +1,21 @@
-"""A batch's own descriptors, as match and resolve use them; and the candidate files of match."""
+"""A batch's own descriptors, as match and resolve use them."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, read_descriptors
 from sscd_ops.core.perceptual import ROLE, WIDTH
-from sscd_ops.errors import BatchNotRunnable, FileMismatch
-from sscd_ops.model import Fault, Matches, Segment, SourceShard, StoredFile
+from sscd_ops.errors import BatchNotRunnable
+from sscd_ops.model import Fault, SourceShard
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.parts import Parts, Work
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,19 @@ class Queries:
     digest: str
     hashes: NDArray[np.uint8] | None
     plain: list[bytes]
+
+    def with_more(self, more: Queries) -> Queries:
+        """These and, numbered on, some more."""
+        if not len(more.ids):
+            return self
+        return replace(
+            self,
+            ids=np.concatenate([self.ids, more.ids]),
+            descriptors=np.concatenate([self.descriptors, more.descriptors]),
+            hashes=None
+            if self.hashes is None or more.hashes is None
+            else np.concatenate([self.hashes, more.hashes]),
+        )
 
 
 def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) -> Queries:
@@ -105,125 +111,3 @@ def codes_of(backend: SearchBackend, queries: Queries) -> dict[str, NDArray[Any]
     """What a segment stores beside descriptors and ids: the backend's codes, and hashes."""
     codes = backend.codes(queries.descriptors)
     return codes if queries.hashes is None else {**codes, ROLE: queries.hashes}
-
-
-def search_segment(
-    parts: Parts, work: Work, backend: SearchBackend, queries: Queries, segment: Segment
-) -> StoredFile:
-    """Compare the queries with a segment's kept rows, write what was found and register it."""
-    hash_roles = () if queries.hashes is None else (ROLE,)
-    opened = parts.segments.open(segment, [*backend.roles(), *hash_roles])
-    if segment.mask is None:
-        raise BatchNotRunnable(f"segment {segment.segment_id} is in no generation")
-    kept = parts.segments.read_mask(segment.mask, segment.rows)
-    lacking = [role for role in backend.roles() if role not in opened.codes]
-    if lacking:
-        log.info(
-            "segment %d has no %s: made anew at each search; `sscd-ops index rebuild --dataset %s`"
-            " stores them",
-            segment.segment_id,
-            ", ".join(lacking),
-            work.batch.dataset,
-        )
-    hashed: Matches | None = None
-    if queries.hashes is not None:
-        if ROLE in opened.codes:
-            hashed = parts.hash_search().search(
-                queries.hashes,
-                opened.codes[ROLE],
-                kept,
-                work.hash_floor,
-                work.options.duplicates.keep_matches,
-            )
-        else:
-            log.info(
-                "segment %d was decided without perceptual hashes (%s): its %d kept images are"
-                " compared by descriptor alone",
-                segment.segment_id,
-                ROLE,
-                int(kept.sum()),
-            )
-    found = backend.search(
-        queries.descriptors,
-        opened.descriptors,
-        opened.codes,
-        kept,
-        work.floor,
-        work.options.duplicates.keep_matches,
-    )
-    file = parts.store.put(
-        f"{work.folder}/matches",
-        ".parquet",
-        lambda stream: write_matches(stream, found, segment.segment_id, hashed),
-    )
-    with parts.catalog.begin() as conn:
-        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
-        shards.register_search(
-            conn,
-            work.attempt.attempt_id,
-            segment.segment_id,
-            segment.mask.sha256,
-            queries.digest,
-            file,
-        )
-    return file
-
-
-def sound_searches(parts: Parts, work: Work, queries: Queries) -> dict[tuple[int, str], StoredFile]:
-    """(segment, mask sha256) -> candidate file; lost and damaged ones are forgotten."""
-    with parts.catalog.begin() as conn:
-        done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
-    sound = {}
-    for what, file in done.items():
-        try:
-            parts.store.local(file)
-        except FileMismatch as damage:
-            log.warning("searching again segment=%d damage=%s", what[0], damage)
-            with parts.catalog.begin() as conn:
-                shards.forget_search(conn, work.attempt.attempt_id, file)
-        else:
-            sound[what] = file
-    return sound
-
-
-def write_matches(
-    stream: BinaryIO, found: Matches, segment_id: int, hashed: Matches | None = None
-) -> None:
-    """Write a candidate file: matches by descriptor, then those by hash."""
-    hashed = hashed or no_matches()
-    table = pa.table(
-        {
-            "query": np.concatenate([found.query, hashed.query]),
-            "reference": np.concatenate([found.reference, hashed.reference]),
-            "similarity": np.concatenate([found.similarity, hashed.similarity]),
-            "by_hash": np.arange(len(found.query) + len(hashed.query)) >= len(found.query),
-        }
-    )
-    metadata = {"segment": str(segment_id)}
-    pq.write_table(table.replace_schema_metadata(metadata), stream, compression="none")
-
-
-def read_matches(path: Path) -> tuple[Matches, Matches]:
-    """Read a candidate file: matches by descriptor, and those by hash.
-
-    Raises:
-        BatchNotRunnable: a release that knew no hashes wrote it, so that it may lack matches.
-    """
-    table = pq.read_table(path)
-    if "by_hash" not in table.column_names:
-        raise BatchNotRunnable(
-            f"{path.name}: another release searched for this batch, without perceptual hashes. Give"
-            " all workers one release, abandon the batch (sscd-ops batch abandon) and run the night"
-            " again"
-        )
-    columns = [table.column(name).to_numpy() for name in ("query", "reference", "similarity")]
-    by_hash = table.column("by_hash").to_numpy()
-    return (
-        Matches(*(values[~by_hash] for values in columns)),
-        Matches(*(values[by_hash] for values in columns)),
-    )
-
-
-def no_matches() -> Matches:
-    """Not one."""
-    return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

@@ -1,43 +1,27 @@
-"""resolve: decide a batch, in turn.
-
-Everything is worked out and written without the lock, for the turn and generation read at the
-start; then one short transaction checks under the lock that both still hold and puts the decision
-in force. If they don't, it is worked out again. A process killed anywhere leaves a decision's rows
-that nothing names, and the next try deletes them.
-"""
+"""resolve: decide a batch, in turn."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
+import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, decisions, publishing, shards, sql
-from sscd_ops.catalog.batches import Dataset
-from sscd_ops.catalog.copy import copy_table
-from sscd_ops.catalog.partitions import ensure_month
+from sscd_ops.catalog import batches, datasets, decisions, publishing, segments, shards
+from sscd_ops.catalog.locks import LockSession
 from sscd_ops.core.guard import check
-from sscd_ops.errors import (
-    BatchHeld,
-    BatchNotRunnable,
-    CommitConflict,
-    FingerprintMismatch,
-    SscdOpsError,
-    StaleAttempt,
-)
-from sscd_ops.model import Batch, BatchState, Counts, Runner, StoredFile
+from sscd_ops.errors import BatchHeld, BatchNotRunnable, CommitConflict, FingerprintMismatch
+from sscd_ops.model import BatchState, Counts
+from sscd_ops.steps import turns
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
+from sscd_ops.steps.publish_plan import groups_of
 from sscd_ops.steps.sources import nothing_at, require_sources
+from sscd_ops.steps.turns import Record, Seen
 from sscd_ops.steps.working import Worked, work_out
 
-log = logging.getLogger(__name__)
-
-_TRIES = 20
-"""Times the decision is worked out anew because another one was quicker."""
 _PATIENCE = 900.0
 """Seconds to wait for another process that decides the same batch."""
 
@@ -87,74 +71,6 @@ class ResolveReport:
         )
 
 
-@dataclass(frozen=True)
-class WaitFor:
-    """A batch that decides first, and who runs it."""
-
-    batch_id: int
-    runner: Runner
-    night: str
-    alive: bool | None
-    """None where the runner can't be asked from here."""
-
-
-# ---------------------------------------------------------------- whose turn
-
-
-def arrive(parts: Parts, batch_id: int) -> tuple[list[WaitFor], float]:
-    """Fix the waiting set on first arrival; who must still decide first, and seconds waited.
-
-    A batch that is decided, held, abandoned or whose runner is known to be dead is not waited for;
-    a decided batch itself never waits.
-    """
-    with parts.catalog.begin() as conn:
-        batch = batches.read_batch(conn, batch_id)
-        if batch.state.is_decided or batch.dry_run:
-            return [], 0.0
-        batches.lock_dataset(conn, batch.dataset_id)
-        undecided, since = batches.waiting_set(conn, batch)
-    waited = (datetime.now(UTC) - since).total_seconds()
-    answer = []
-    for other in undecided:
-        alive = parts.is_alive(other)
-        if alive is not False:
-            answer.append(WaitFor(other.batch_id, other.runner or Runner("cli"), other.name, alive))
-    return answer, waited
-
-
-def leave_unasked(
-    parts: Parts, batch_id: int, waiting: Sequence[WaitFor], waited: float
-) -> list[WaitFor]:
-    """Who is still waited for: after ``turn.max_wait`` (frozen) not those who can't be asked.
-
-    Where nobody else is left the batch decides now, and an event says without whom.
-    """
-    unasked = [other for other in waiting if other.alive is None]
-    if not unasked or waited < load_work(parts, batch_id).options.turn.max_wait:
-        return list(waiting)
-    asked = [other for other in waiting if other.alive is not None]
-    if not asked:
-        _note_not_awaited(parts, batch_id, unasked)
-    return asked
-
-
-def _note_not_awaited(parts: Parts, batch_id: int, others: Sequence[WaitFor]) -> None:
-    """Write the event that the batch decides although these could not be asked any longer."""
-    with parts.catalog.begin() as conn:
-        batch = batches.lock_batch(conn, batch_id)
-        if batches.is_told(conn, batch_id, "turn_not_awaited"):
-            return  # by an earlier try
-        batches.add_event(
-            conn,
-            batch.dataset_id,
-            "turn_not_awaited",
-            actor=str(batch.runner),
-            why="turn.max_wait passed and their runners could not be asked",
-            batch_id=batch_id,
-            details={"batches": [other.batch_id for other in others]},
-        )
-
-
 # ---------------------------------------------------------------- deciding
 
 
@@ -175,170 +91,189 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
     with parts.catalog.locks() as locks:
         locks.take(batches.RESOLVE_LOCK, batch_id, wait=_PATIENCE)
         work = load_work(parts, batch_id)
+        night = Night(parts, work)
         if work.batch.state.is_decided:
-            _delete_left(parts, work)
+            night.forget_left()
             return _answer(parts, work, watch)
-        if work.batch.state in (BatchState.ABANDONED, BatchState.HELD):
-            _refuse(work.batch)
+        if work.batch.state is BatchState.ABANDONED:
+            raise BatchNotRunnable(f"batch {batch_id} is abandoned: run its night again from plan")
         if work.batch.dry_run:
-            return _dry(parts, work, watch)
-        for _ in range(_TRIES):
-            lock_seconds = _try_unless_decided(parts, work)
-            now = load_work(parts, batch_id)
-            if lock_seconds is not None:
-                return _with_times(_answer(parts, now, watch), watch.seconds, lock_seconds)
-            if now.batch.state.is_decided:
-                # by the one that took this process for dead
-                _delete_lost(parts, now)
-                return _answer(parts, now, watch)
-            # whoever lost its session lock must not go on beside the one that has it
-            if not locks.keep():
-                raise BatchNotRunnable(
-                    f"another command runs batch {batch_id} by now: wait for its end, then run the"
-                    " night again"
-                )
-            log.info("decided by another meanwhile, working it out again batch=%s", batch_id)
-    raise CommitConflict(f"batch {batch_id}: others decided first {_TRIES} times; try again")
+            return _dry(parts, night, watch)
+        taken = turns.take(parts, night, lambda: _keep(parts, locks, batch_id))
+    answer = _answer(parts, load_work(parts, batch_id), watch)
+    if taken is None:
+        return answer
+    return replace(answer, answered=False, seconds=watch.seconds, lock_seconds=taken.lock_seconds)
 
 
-def _refuse(batch: Batch) -> None:
-    if batch.state is BatchState.HELD:
-        raise BatchHeld(batch.message)
-    raise BatchNotRunnable(f"batch {batch.batch_id} is abandoned: run its night again from plan")
-
-
-def _with_times(report: ResolveReport, seconds: float, lock_seconds: float) -> ResolveReport:
-    from dataclasses import replace
-
-    return replace(report, answered=False, seconds=seconds, lock_seconds=lock_seconds)
-
-
-def _try_unless_decided(parts: Parts, work: Work) -> float | None:
-    """As ``_try``; what is wrong by now is no matter where another process decided the batch."""
-    try:
-        return _try(parts, work)
-    except StaleAttempt:
-        _delete_lost(parts, work)
-        raise
-    except SscdOpsError:
-        # of a decided batch whoever delivers may take the files away
-        if not load_work(parts, work.batch.batch_id).batch.state.is_decided:
-            raise
-        return None
-
-
-def _try(parts: Parts, work: Work) -> float | None:
-    """Work the decision out and put it in force; None if somebody else was quicker.
-
-    Whatever the session lock was to prevent is asked again here, under the dataset's lock: a
-    process whose connection broke while it worked does not know that it lost it.
-    """
-    dataset = _read_dataset(parts, work)
-    worked = work_out(parts, work, dataset)
-    decision_id = _write_rows(parts, work, worked)
-    require_sources(parts, work)
-    reasons = _guard(parts, work, dataset, worked)
-    message = _held_message(parts, work, reasons, worked) if reasons else ""
-    held = Stopwatch()
+def _keep(parts: Parts, locks: LockSession, batch_id: int) -> None:
+    """Whoever lost its session lock must not go on beside the one that has it."""
+    if locks.keep():
+        return
     with parts.catalog.begin() as conn:
-        now = batches.lock_dataset(conn, work.batch.dataset_id)
-        batch = batches.lock_batch(conn, work.batch.batch_id)
+        if batches.read_batch(conn, batch_id).state.is_decided:
+            return  # by that one
+    raise BatchNotRunnable(
+        f"another command runs batch {batch_id} by now: wait for its end, then run the night again"
+    )
+
+
+class Night:
+    """A batch as what takes a turn (``turns.Decider``)."""
+
+    origins = ()
+
+    def __init__(self, parts: Parts, work: Work) -> None:
+        self._parts = parts
+        self.work = work
+        self.dataset_id = work.batch.dataset_id
+
+    def is_settled(self, conn: Connection) -> bool:
+        """Whether it is decided.
+
+        A process whose connection broke while it worked does not know that it lost its session
+        lock: whatever that was to prevent is asked here.
+        """
+        batch = batches.lock_batch(conn, self.work.batch.batch_id)
         if batch.state.is_decided:
-            return None
-        batches.require_attempt(conn, batch.batch_id, work.attempt.attempt_id)
-        if decisions.is_lost(conn, decision_id):
-            return None
+            return True
+        batches.require_attempt(conn, batch.batch_id, self.work.attempt.attempt_id)
         if batch.state is BatchState.HELD:
-            _refuse(batch)
-        if (now.next_turn, now.generation) != (dataset.next_turn, dataset.generation):
-            return None
-        _check_owned(conn, work, worked)
-        is_held = bool(reasons) and not batches.read_attempt(conn, batch).released
-        if is_held:
-            _hold(conn, work, worked, message)
-        else:
-            _put_in_force(conn, work, dataset, worked, decision_id)
-    if is_held:
-        raise BatchHeld(message)
-    return held.seconds
+            raise BatchHeld(batch.message)
+        return False
 
+    def work_out(self, seen: Seen, before: Worked | None) -> Worked:
+        """Decide its samples for the dataset as it was seen."""
+        dataset, work = seen.dataset, self.work
+        if dataset.fingerprint not in (None, work.attempt.fingerprint):
+            own = (dataset.fingerprint_detail or {}).get("name")
+            raise FingerprintMismatch(
+                f"batch {work.batch.batch_id} was embedded with"
+                f" {work.attempt.fingerprint_detail['name']}, but the dataset has become {own}"
+            )
+        return work_out(self._parts, work, dataset, before)
 
-def _read_dataset(parts: Parts, work: Work) -> Dataset:
-    with parts.catalog.begin() as conn:
-        dataset = batches.read_dataset(conn, work.batch.dataset)
-    if dataset is None:
-        raise BatchNotRunnable(f"dataset {work.batch.dataset!r} is not in the catalog")
-    if dataset.fingerprint not in (None, work.attempt.fingerprint):
-        own = (dataset.fingerprint_detail or {}).get("name")
-        raise FingerprintMismatch(
-            f"batch {work.batch.batch_id} was embedded with"
-            f" {work.attempt.fingerprint_detail['name']}, but the dataset has become {own}"
-        )
-    return dataset
+    def month(self, worked: Worked) -> date:
+        """That in which it was worked out."""
+        return worked.month
 
-
-def _write_rows(parts: Parts, work: Work, worked: Worked) -> int:
-    """COPY the decision's rows into the final tables; nothing names them yet."""
-    _delete_lost(parts, work)
-    for table in ("samples", "matches"):
-        ensure_month(parts.catalog, worked.month, table)
-    with parts.catalog.begin() as conn:
-        # no lock is held here, and millions of rows take their time between two COPYs
-        sql.run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
-        decision_id = decisions.open_decision(conn, work.batch, worked.month)
-        for table, rows in worked.rows(decision_id):
-            parts.progress.start(f"write {table}", None)
-            copy_table(conn, table, rows)
-            parts.progress.done()
+    def open(self, conn: Connection, worked: Worked) -> int:
+        """A new number, the counts by source, and the output shards."""
+        decision_id = decisions.open_night(conn, self.work.batch, worked.month)
         decisions.add_sources(conn, decision_id, worked.by_source)
-        publishing.add_plan(conn, decision_id, worked.plan, worked.planned)
-    return decision_id
+        publishing.add_plan(conn, decision_id, worked.turn, worked.plan, worked.planned)
+        return decision_id
 
+    def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
+        """Those of its samples and images."""
+        return worked.rows(decision_id)
 
-def _delete_left(parts: Parts, work: Work) -> None:
-    """Delete what dead tries of a decided batch left; where nothing is, no lock is taken."""
-    with parts.catalog.begin() as conn:
-        left = decisions.has_others(conn, work.batch.batch_id)
-    if left:
-        _delete_lost(parts, work)
+    def give_up(self, conn: Connection) -> None:
+        """Mark other tries at the batch as lost."""
+        decisions.give_up(conn, self.work.batch.batch_id)
 
+    def forget_left(self) -> None:
+        """Delete what dead tries left of a decided batch; where nothing is, no lock is taken."""
+        with self._parts.catalog.begin() as conn:
+            left = decisions.has_tries(conn, self.work.batch.batch_id)
+        if left:
+            turns.forget_tries(self._parts, self)
 
-def _delete_lost(parts: Parts, work: Work) -> None:
-    """Delete what earlier tries left: marked in a moment under the lock, deleted without it."""
-    with parts.catalog.begin() as conn:
-        batches.lock_dataset(conn, work.batch.dataset_id)
-        decisions.give_up(conn, work.batch)
-    with parts.catalog.begin() as conn:
-        decisions.delete_lost(conn, work.batch)
-
-
-def _check_owned(conn: Connection, work: Work, worked: Worked) -> None:
-    lost = shards.lost_shards(
-        conn, work.batch.dataset_id, work.batch.batch_id, work.attempt.attempt_id
-    )
-    if lost:
-        raise BatchNotRunnable(
-            f"{lost} source shards of batch {work.batch.batch_id} were taken over by another batch"
-            " while this one was thought dead: run it again from plan"
-        )
-    if shards.queries_of(conn, work.attempt.attempt_id) != worked.files:
-        raise CommitConflict(
-            f"source shards were added to batch {work.batch.batch_id} while it was being decided:"
-            " ingest, embed and match them first"
+    def guard(self, seen: Seen, worked: Worked) -> str:
+        """Why the batch should be held in this turn, whose history is what it is."""
+        require_sources(self._parts, self.work)
+        figures = self.figures(seen, worked)
+        batch = self.work.batch
+        return figures and (
+            f"the guard holds batch {batch.batch_id} ({batch.name}): {figures}. If it is right as"
+            f" it is: sscd-ops batch release {batch.batch_id} --why '...', then clear resolve (or"
+            " run it again); what is quarantined stays so. If not: mend data or configuration,"
+            f" sscd-ops batch abandon {batch.batch_id} --why '...' and run the night again (in"
+            " Airflow: clear the run from plan). Until it is abandoned the batch keeps the"
+            " configuration that it was planned with"
         )
 
+    def figures(self, seen: Seen, worked: Worked) -> str:
+        """What the guard finds, in words; empty where it finds nothing."""
+        reasons = self._reasons(seen, worked)
+        return _figures(self._parts, self.work, reasons, worked) if reasons else ""
 
-def _guard(parts: Parts, work: Work, dataset: Dataset, worked: Worked) -> list[str]:
-    """Why the batch should be held in this turn, whose history is what it is: no lock is needed."""
-    with parts.catalog.begin() as conn:
-        history = decisions.recent_decisions(conn, work.batch.dataset_id, dataset.next_turn, 14)
-    return check(
-        worked.counts,
-        worked.by_source,
-        [(past.counts, past.sources) for past in history],
-        work.options.guard,
-        supplement=work.batch.supplement > 0,
-    )
+    def _reasons(self, seen: Seen, worked: Worked) -> list[str]:
+        with self._parts.catalog.begin() as conn:
+            history = decisions.recent_nights(conn, self.dataset_id, seen.dataset.next_turn, 14)
+        return check(
+            worked.counts,
+            worked.by_source,
+            [(past.counts, past.sources) for past in history],
+            self.work.options.guard,
+            supplement=self.work.batch.supplement > 0,
+        )
+
+    def hold(self, conn: Connection, worked: Worked, message: str) -> BatchHeld | None:
+        """Store that the guard holds it, unless this attempt was released."""
+        batch = self.work.batch
+        if batches.read_attempt(conn, batch).released:
+            return None
+        decisions.hold(conn, batch, message)
+        batches.add_event(
+            conn,
+            batch.dataset_id,
+            "held",
+            actor=str(batch.runner),
+            why=message,
+            batch_id=batch.batch_id,
+            details=worked.figures(),
+        )
+        return BatchHeld(message)
+
+    def admit(self, conn: Connection, worked: Worked) -> None:
+        """Refuse what was worked out from source shards that are no longer the batch's own."""
+        batch_id, attempt_id = self.work.batch.batch_id, self.work.attempt.attempt_id
+        lost = shards.lost_shards(conn, self.dataset_id, batch_id, attempt_id)
+        if lost:
+            raise BatchNotRunnable(
+                f"{lost} source shards of batch {batch_id} were taken over by another batch"
+                " while this one was thought dead: run it again from plan"
+            )
+        if shards.queries_of(conn, attempt_id) != worked.files:
+            raise CommitConflict(
+                f"source shards were added to batch {batch_id} while it was being decided:"
+                " ingest, embed and match them first"
+            )
+
+    def put(self, conn: Connection, worked: Worked, decision_id: int, generation: int) -> bool:
+        """Name the decision the batch's, and its segment and masks."""
+        attempt = self.work.attempt
+        decisions.decide_batch(conn, self.work.batch, decision_id)
+        datasets.set_fingerprint(
+            conn, self.dataset_id, attempt.fingerprint, attempt.fingerprint_detail
+        )
+        masks = dict(worked.masks)
+        if worked.segment_rows:
+            segment_id = segments.add_segment(
+                conn,
+                self.dataset_id,
+                decision_id,
+                row_count=worked.segment_rows,
+                dimensions=int(attempt.fingerprint_detail["dimensions"]),
+                fingerprint=attempt.fingerprint,
+                files=worked.segment_files,
+            )
+            masks[segment_id] = worked.mask, worked.kept_rows
+        for segment_id, (mask, kept) in masks.items():
+            segments.add_mask(conn, segment_id, generation, mask, kept)
+        return bool(masks)
+
+    def record(self, worked: Worked) -> Record:
+        """By its runner; the counts."""
+        return Record(
+            actor=str(self.work.batch.runner),
+            why="",
+            config_sha256=self.work.attempt.config_sha256,
+            counts=worked.counts.plain(),
+            details=worked.figures(),
+            batch_id=self.work.batch.batch_id,
+        )
 
 
 _MOST_CODES = 8
@@ -364,94 +299,21 @@ def _figures(parts: Parts, work: Work, reasons: Sequence[str], worked: Worked) -
     return "; ".join(said)
 
 
-def _held_message(parts: Parts, work: Work, reasons: Sequence[str], worked: Worked) -> str:
-    batch = work.batch.batch_id
-    return (
-        f"the guard holds batch {batch} ({work.batch.name}):"
-        f" {_figures(parts, work, reasons, worked)}. If it is right as it is: sscd-ops batch"
-        f" release {batch} --why '...', then clear resolve (or run it again); what is quarantined"
-        f" stays so. If not: mend data or configuration, sscd-ops batch abandon {batch} --why"
-        " '...' and run the night again (in Airflow: clear the run from plan). Until it is"
-        " abandoned the batch keeps the configuration that it was planned with"
-    )
-
-
-def _hold(conn: Connection, work: Work, worked: Worked, message: str) -> None:
-    decisions.hold(conn, work.batch, message)
-    batches.add_event(
-        conn,
-        work.batch.dataset_id,
-        "held",
-        actor=str(work.batch.runner),
-        why=message,
-        batch_id=work.batch.batch_id,
-        details=worked.figures(),
-    )
-
-
-def _put_in_force(
-    conn: Connection, work: Work, dataset: Dataset, worked: Worked, decision_id: int
-) -> None:
-    generation = dataset.generation
-    if worked.segment_rows:
-        segment_id = decisions.add_segment(
-            conn,
-            work.batch,
-            row_count=worked.segment_rows,
-            dimensions=int(work.attempt.fingerprint_detail["dimensions"]),
-            fingerprint=work.attempt.fingerprint,
-            files=worked.segment_files,
-        )
-        generation += 1
-        mask: StoredFile = worked.mask
-        decisions.add_mask(conn, segment_id, generation, mask, worked.kept_rows)
-    decisions.put_in_force(
-        conn,
-        work.batch,
-        dataset,
-        decision_id,
-        counts=worked.counts,
-        plan=worked.plan,
-        fingerprint=work.attempt.fingerprint,
-        fingerprint_detail=work.attempt.fingerprint_detail,
-        generation=generation,
-    )
-    batches.add_event(
-        conn,
-        work.batch.dataset_id,
-        "decided",
-        actor=str(work.batch.runner),
-        turn=dataset.next_turn,
-        batch_id=work.batch.batch_id,
-        details=worked.figures(),
-    )
-
-
 # ---------------------------------------------------------------- answering
-
-
-def groups_of(shard_count: int, max_tasks: int) -> list[int]:
-    """The publish groups of so many output shards."""
-    return list(range(min(shard_count, max_tasks)))
-
-
-def numbers_of(group: int, shard_count: int, max_tasks: int) -> range:
-    """The output shards of a publish group."""
-    groups = min(shard_count, max_tasks)
-    return range(-(-group * shard_count // groups), -(-(group + 1) * shard_count // groups))
 
 
 def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
     with parts.catalog.begin() as conn:
-        raw = decisions.batch_row(conn, work.batch.batch_id)
-        planned = publishing.output_shards(conn, raw["decision_id"])
-        by_source = decisions.batch_sources(conn, raw["decision_id"])
+        state = batches.read_batch(conn, work.batch.batch_id).state
+        decision = decisions.of_batch(conn, work.batch.batch_id)
+        planned = publishing.output_shards(conn, decision.decision_id)
+        by_source = decisions.sources_of(conn, decision.decision_id)
     return ResolveReport(
         work.batch.batch_id,
-        BatchState(raw["state"]),
-        raw["turn"],
+        state,
+        decision.turn,
         groups_of(len(planned), work.options.airflow.max_tasks),
-        decisions.counts_of(raw["counts"]),
+        decision.counts,
         by_source,
         len(planned),
         answered=True,
@@ -459,11 +321,14 @@ def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
     )
 
 
-def _dry(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
+def _dry(parts: Parts, night: Night, watch: Stopwatch) -> ResolveReport:
     """Work everything out and say so; no row, no turn, nothing to publish."""
-    dataset = _read_dataset(parts, work)
-    worked = work_out(parts, work, dataset)
-    reasons = _guard(parts, work, dataset, worked)
+    with parts.catalog.begin() as conn:
+        night.is_settled(conn)
+        seen = Seen(datasets.of_number(conn, night.dataset_id))
+    worked = night.work_out(seen, None)
+    figures = night.figures(seen, worked)
+    work = night.work
     return ResolveReport(
         work.batch.batch_id,
         work.batch.state,
@@ -473,7 +338,5 @@ def _dry(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
         worked.by_source,
         len(worked.planned),
         seconds=watch.seconds,
-        message=f"the guard would hold it: {_figures(parts, work, reasons, worked)}"
-        if reasons
-        else "",
+        message=f"the guard would hold it: {figures}" if figures else "",
     )

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sscd_ops.catalog import batches, publishing
+from sscd_ops.catalog import datasets, publishing
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
 from sscd_ops.steps.parts import Parts, restore, write_bytes
@@ -36,10 +36,10 @@ def document(
         dataset: its name.
         snapshot: its number.
         parent: the number before, 0 for none.
-        batch: name of the batch that made it, as in its shards' folder. Not its number: equal
+        batch: name of what made it, as in its shards' folder. Not its number: equal
             nights give equal files in any database.
         fingerprint: the dataset's.
-        shards: catalog rows with ``files``, ``form``, ``samples``, ``label``, ``supplement``.
+        shards: catalog rows, as ``publishing.live_shards`` answers them.
     """
     listed = []
     for shard in shards:
@@ -51,7 +51,7 @@ def document(
                 "filesize": tar.bytes,
                 "sha256": tar.sha256,
                 "form": shard["form"],
-                "batch": batch_name(shard["label"], shard["supplement"]),
+                "batch": made_by(shard),
             }
         )
     body = {
@@ -68,9 +68,15 @@ def document(
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
 
 
-def batch_name(label: str, supplement: int) -> str:
-    """A batch in published names: ``2026-11-01``, ``2026-11-01-s1`` for a supplement."""
-    return f"{label}-s{supplement}" if supplement else label
+def made_by(row: Mapping[str, Any]) -> str:
+    """Who made a shard or snapshot, in published names.
+
+    A batch: ``2026-11-01``, ``2026-11-01-s1`` for a supplement; another decision: ``turn-000123``.
+    """
+    label, supplement = row["label"], row["supplement"]
+    if label is None:
+        return f"turn-{row['decided_turn']:06d}"
+    return f"{label}-s{supplement}" if supplement else str(label)
 
 
 def made_from_catalog(
@@ -87,7 +93,7 @@ def made_from_catalog(
         dataset,
         row["snapshot"],
         parent=row["parent"],
-        batch=batch_name(row["label"], row["supplement"]),
+        batch=made_by(row),
         fingerprint=row["fingerprint"],
         shards=shards,
     )
@@ -135,11 +141,11 @@ def repair_latest(parts: Parts, dataset: str) -> None:
 def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
     name = f"{dataset}/snapshots/latest.json"
     with parts.catalog.begin() as conn:
-        row = batches.read_dataset(conn, dataset)
+        row = datasets.read(conn, dataset)
         if row is None or row.snapshot == 0:
             return
         # the lock orders writers: nobody can put an older pointer after a newer one
-        row = batches.lock_dataset(conn, row.dataset_id)
+        row = datasets.lock(conn, row.dataset_id)
         newest = publishing.read_snapshot(conn, row.dataset_id)
         if newest is None:
             return
@@ -150,7 +156,7 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
         if latest != wanted:
             wrote.append(True)
             parts.store.replace(name, wanted)
-            batches.read_dataset(conn, dataset)  # fails where the lock is no longer ours
+            datasets.read(conn, dataset)  # fails where the lock is no longer ours
 
 
 def _check_mounted(parts: Parts, conn: Connection, row: Mapping[str, Any]) -> None:
@@ -182,7 +188,7 @@ def snapshot_name(dataset: str, snapshot: int, sha256: str) -> str:
 def shard_names(parts: Parts, dataset: str, snapshot: int | None, form: str) -> list[str]:
     """URLs of a snapshot's tars, of one form if given."""
     with parts.catalog.begin() as conn:
-        row = batches.read_dataset(conn, dataset)
+        row = datasets.read(conn, dataset)
         if row is None:
             return []
         number = row.snapshot if snapshot is None else snapshot

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, decisions, publishing, shards
-from sscd_ops.catalog.batches import Dataset
+from sscd_ops.catalog import batches, datasets, publishing, segments, shards
+from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import FileMismatch, SscdOpsError
@@ -39,7 +39,7 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
     files, shards that wait for their commit, and ``latest.json``.
     """
     with parts.catalog.begin() as conn:
-        dataset = batches.need_dataset(conn, name)
+        dataset = datasets.need(conn, name)
         rows = publishing.snapshots(conn, dataset.dataset_id)
         chosen = [row for row in rows if snapshot in (None, row["snapshot"])]
         if snapshot is not None and not chosen:
@@ -76,7 +76,7 @@ def _compare_samples(parts: Parts, shard: Mapping[str, Any]) -> list[str]:
     table = pq.read_table(parquet, columns=["sample_id"])
     listed = Counter(table.column("sample_id").to_pylist())
     with parts.catalog.begin() as conn:
-        kept = publishing.ids_of_output(conn, shard["decision_id"], shard["number"])
+        kept = publishing.ids_of_output(conn, shard["output_id"])
     if kept is None:
         kept = set(listed)
     faults = {
@@ -142,8 +142,8 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     are rebuilt from, are looked at too, of every batch.
     """
     with parts.catalog.begin() as conn:
-        dataset = batches.need_dataset(conn, name)
-        live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
+        dataset = datasets.need(conn, name)
+        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
         named = shards.named_files(conn, dataset.dataset_id)
     problems: list[str] = []
     hopeless: list[str] = []
@@ -224,8 +224,8 @@ def _compare_segment(
 def index_info(parts: Parts, name: str) -> list[dict[str, Any]]:
     """One row for each segment: batch, rows, kept rows, files and bytes."""
     with parts.catalog.begin() as conn:
-        dataset = batches.need_dataset(conn, name)
-        found = decisions.all_segments(conn, dataset.dataset_id)
+        dataset = datasets.need(conn, name)
+        found = segments.all_segments(conn, dataset.dataset_id)
     answer = []
     for r in found:
         files = files_of(r["files"])
@@ -259,8 +259,8 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
         FileMismatch: what a file follows from is lost too. All else was mended.
     """
     with parts.catalog.begin() as conn:
-        dataset = batches.need_dataset(conn, name)
-        live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
+        dataset = datasets.need(conn, name)
+        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
     left = Left()
     done = mend_steps(parts, dataset, {_work_of(parts, s)[0].batch.batch_id: s for s in live}, left)
     for segment in live:
@@ -280,8 +280,8 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
 def _add_codes(parts: Parts, name: str) -> list[str]:
     """Give every segment the codes of the last batch's backend; what was done."""
     with parts.catalog.begin() as conn:
-        dataset = batches.need_dataset(conn, name)
-        live = decisions.live_segments(conn, dataset.dataset_id, dataset.generation)
+        dataset = datasets.need(conn, name)
+        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
     if not live:
         return []
     work, _ = _work_of(parts, live[-1])
@@ -292,14 +292,14 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
         if lacking:
             written = parts.segments.rebuild_codes(f"{name}/index/segments", segment, backend)
             with parts.catalog.begin() as conn:
-                decisions.add_segment_files(conn, segment.segment_id, written)
+                segments.add_segment_files(conn, segment.segment_id, written)
             done.append(f"segment {segment.segment_id}: added {', '.join(lacking)}")
     return done
 
 
 def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
     with parts.catalog.begin() as conn:
-        batch_id, decision_id = decisions.decision_of_segment(conn, segment.segment_id)
+        batch_id, decision_id = segments.decision_of_segment(conn, segment.segment_id)
         batch = batches.read_batch(conn, batch_id)
         attempt = batches.read_attempt(conn, batch)
     return Work(batch, attempt, dataset_from_json(attempt.config)), decision_id
@@ -330,7 +330,7 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
                 f" {segment.files[role].name} from a backup"
             )
     with parts.catalog.begin() as conn:
-        decisions.replace_segment_files(conn, segment.segment_id, files)
+        segments.replace_segment_files(conn, segment.segment_id, files)
 
 
 def _rebuild_mask(parts: Parts, name: str, segment: Segment) -> None:
@@ -350,6 +350,6 @@ def _kept(parts: Parts, work: Work, decision_id: int, ids: NDArray[np.uint8]) ->
     kept = np.zeros(len(ids), bool)
     digests = [row.tobytes() for row in ids]
     with parts.catalog.begin() as conn:
-        rows = decisions.kept_segment_rows(conn, work.batch.dataset_id, decision_id, digests)
+        rows = segments.kept_segment_rows(conn, work.batch.dataset_id, decision_id, digests)
     kept[rows] = True
     return kept

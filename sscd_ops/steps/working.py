@@ -8,17 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import decisions, lookups, shards
-from sscd_ops.catalog.batches import Dataset
+from sscd_ops.catalog import lookups, shards
+from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.catalog.publishing import PlannedShard
 from sscd_ops.core import rows as core_rows
 from sscd_ops.core.decide import (
+    FREE,
     NEW,
     Decided,
     Images,
@@ -32,26 +33,17 @@ from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
-from sscd_ops.model import Counts, Fault, Matches, Segment, SourceShard, StoredFile
+from sscd_ops.model import Counts, Fault, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
+from sscd_ops.steps import history
+from sscd_ops.steps.history import Best, Pairs
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
-from sscd_ops.steps.queries import (
-    Queries,
-    codes_of,
-    load_queries,
-    open_backend,
-    read_matches,
-    search_segment,
-    sound_searches,
-)
+from sscd_ops.steps.queries import Queries, codes_of, load_queries, open_backend
 
 log = logging.getLogger(__name__)
 
-
-_Pairs = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
-"""New images, digests (k, 32) of kept images of history, and their similarities."""
 
 _LONGEST_EXAMPLE = 500
 """Characters of a fault's message in that of a night that is held."""
@@ -66,8 +58,8 @@ class Worked:
     images: Images
     decided: Decided
     witness: Witnesses
-    history: _Pairs
-    hash_history: _Pairs
+    history: Pairs
+    hash_history: Pairs
     shard_ids: NDArray[np.int64]
     publish: PublishPlan
     counts: Counts
@@ -78,7 +70,11 @@ class Worked:
     segment_rows: int
     mask: StoredFile
     kept_rows: int
+    masks: Mapping[int, tuple[StoredFile, int]]
+    """Earlier segment -> the mask it gets, and how many rows that keeps."""
     files: str
+    """What names the batch's source shards and their files; see ``shards.queries_of``."""
+    turn: int
     dataset_id: int
     keep_matches: int
 
@@ -88,8 +84,8 @@ class Worked:
         return self.publish.digest
 
     @property
-    def planned(self) -> list[tuple[int, str, int, str]]:
-        """Output shards: (number, form, samples, name)."""
+    def planned(self) -> list[PlannedShard]:
+        """Output shards."""
         return self.publish.shards
 
     def figures(self) -> dict[str, Any]:
@@ -101,31 +97,21 @@ class Worked:
 
     def rows(self, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
         """(table, rows) to COPY."""
-        yield (
-            "samples",
-            core_rows.sample_rows(
-                self.samples,
-                self.images,
-                self.decided,
-                self.witness,
-                shard_ids=self.shard_ids,
-                output_shard=self.publish.output_shard,
-                decision_id=decision_id,
-                month=self.month,
-            ),
+        given = core_rows.Rows(
+            self.samples,
+            self.images,
+            self.decided,
+            self.witness,
+            self.shard_ids,
+            self.publish.slot,
+            self.dataset_id,
+            decision_id,
+            self.turn,
+            self.month,
         )
-        yield (
-            "images",
-            core_rows.image_rows(
-                self.samples,
-                self.images,
-                self.decided,
-                self.witness,
-                dataset_id=self.dataset_id,
-                decision_id=decision_id,
-                month=self.month,
-            ),
-        )
+        yield "samples", core_rows.sample_rows(given)
+        yield "images", core_rows.image_rows(given)
+        yield "changes", core_rows.change_rows(given)
         by_measure = (
             (self.decided.matches, self.history, False),
             (self.decided.hash_matches, self.hash_history, True),
@@ -145,57 +131,65 @@ class Worked:
         yield "matches", pa.concat_tables(matches)
 
 
-def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
+def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None = None) -> Worked:
     """Decide the batch for the dataset's turn and generation as they are now.
+
+    Args:
+        parts: the real parts.
+        work: the batch.
+        dataset: its row, as it was read.
+        before: what was worked out for an earlier turn: files that follow from the batch alone
+            are not written again.
 
     Raises:
         BatchNotRunnable: a manifest or descriptor file of the batch is missing.
         MissingDescriptors: an image has no descriptor.
     """
-    turn = dataset.next_turn - 1
+    turn = dataset.turn
     # one moment for all: a shard that plan appends in between would be owned and never decided
     with parts.catalog.read() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
         files = shards.queries_of(conn, work.attempt.attempt_id)
         places = [(s.source, s.relative_uri) for s in registered]
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
-        live = decisions.live_segments(conn, work.batch.dataset_id, dataset.generation)
+        own = history.own_origin(conn, dataset)
+    live = history.live_of([own])
     samples = _samples(parts, work, registered, known)
     _need_distinct(work, samples)
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
     _need_descriptors(work, registered, samples, images)
+    free = history.free_images(parts, work, images, live)
+    images.query[images.standing == FREE] = -1
+    images.query[free.images] = len(queries.ids) + np.arange(len(free.images))
     backend = open_backend(parts, work)
-    best, hash_best = _search_history(parts, work, backend, queries, live)
+    best, hash_best = history.search(parts, work, backend, [queries, free.queries], live)
+    everything = queries.with_more(free.queries)
     decided = decide(
         samples,
         images,
-        lambda rows: _lead(parts, work, backend, queries, rows, best, hash_best),
+        lambda rows: _lead(parts, work, backend, everything, rows, best, hash_best),
     )
-    month = datetime.now(UTC).date().replace(day=1)
     witness = core_rows.witnesses(
-        samples,
         images,
         decided,
-        history_witness=_history_witnesses(
-            parts, work, images, decided, best, hash_best, live, turn
-        ),
+        history_witness=history.witnesses(parts, own, images, decided, best, hash_best, live),
         threshold=work.attempt.threshold,
         hash_threshold=work.hash_threshold,
-        month=month,
     )
     counts, by_source, examples = _counts(parts, work, samples, images, decided, registered)
     kept = np.zeros(len(queries.ids), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
-    segment_files, mask = _write_segment(parts, work, backend, queries, kept)
+    written = before.segment_files if before is not None and before.files == files else None
+    segment_files, mask = _write_segment(parts, work, backend, queries, kept, written)
     return Worked(
-        month=month,
+        month=datetime.now(UTC).date().replace(day=1),
         samples=samples,
         images=images,
         decided=decided,
         witness=witness,
-        history=_history_matches(parts, images, best, live),
-        hash_history=_history_matches(parts, images, hash_best, live),
+        history=history.matches(parts, images, best, live),
+        hash_history=history.matches(parts, images, hash_best, live),
         shard_ids=np.array([s.shard_id for s in registered], np.int64),
         publish=plan_publish(work, samples, decided.keeps),
         counts=counts,
@@ -205,7 +199,12 @@ def work_out(parts: Parts, work: Work, dataset: Dataset) -> Worked:
         segment_rows=len(queries.ids),
         mask=mask,
         kept_rows=int(kept.sum()),
+        masks={
+            segment.segment_id: (_write_mask(parts, work, changed), int(changed.sum()))
+            for segment, changed in free.masks(parts, live, decided.kept)
+        },
         files=files,
+        turn=turn + 1,
         dataset_id=work.batch.dataset_id,
         keep_matches=work.options.duplicates.keep_matches,
     )
@@ -271,136 +270,6 @@ def _need_descriptors(
         f"{len(missing)} images of batch {work.batch.batch_id} have no descriptor, because an"
         f" earlier verdict on them was withdrawn after plan; clear embed for map indexes {groups}"
     )
-
-
-# ---------------------------------------------------------------- history
-
-
-@dataclass(frozen=True)
-class Best:
-    """Each query's most similar kept images of history, by one measure.
-
-    ``similarity``: float64 (q,), -inf where none is at or above the floor; ``segment``, ``row``:
-    int64 (q,), where the best one lies. The rest: all stored pairs.
-    """
-
-    similarity: NDArray[np.float64]
-    segment: NDArray[np.int64]
-    row: NDArray[np.int64]
-    pairs: Matches
-    pair_segment: NDArray[np.int64]
-
-
-def _search_history(
-    parts: Parts, work: Work, backend: SearchBackend, queries: Queries, live: Sequence[Segment]
-) -> tuple[Best, Best]:
-    """Gather match's answers; search what it has no answer for, or an outdated one.
-
-    Returns:
-        The best by descriptor, and by hash.
-    """
-    done = sound_searches(parts, work, queries)
-    found: list[tuple[int, Matches]] = []
-    by_hash: list[tuple[int, Matches]] = []
-    for segment in live if len(queries.ids) else ():
-        if segment.mask is None:
-            raise InvariantError(f"segment {segment.segment_id} has no mask")
-        file = done.get((segment.segment_id, segment.mask.sha256))
-        if file is None:
-            file = search_segment(parts, work, backend, queries, segment)
-        near, hashed = read_matches(parts.store.local(file))
-        found.append((segment.ordinal, near))
-        by_hash.append((segment.ordinal, hashed))
-    return _best(len(queries.ids), found), _best(len(queries.ids), by_hash)
-
-
-def _best(count: int, found: Sequence[tuple[int, Matches]]) -> Best:
-    """The best of what was found for so many queries, segment by segment."""
-    pairs = Matches(
-        _join([m.query for _, m in found], np.int64),
-        _join([m.reference for _, m in found], np.int64),
-        _join([m.similarity for _, m in found], np.float64),
-    )
-    where = _join([np.full(len(m.query), ordinal) for ordinal, m in found], np.int64)
-    # best first; ties to the earlier segment, then the smaller row
-    by = np.lexsort((pairs.reference, where, -pairs.similarity, pairs.query))
-    pairs = Matches(pairs.query[by], pairs.reference[by], pairs.similarity[by])
-    where = where[by]
-    best = np.full(count, -np.inf)
-    segment_best = np.full(count, -1, np.int64)
-    row_best = np.full(count, -1, np.int64)
-    first, at = np.unique(pairs.query, return_index=True)
-    best[first] = pairs.similarity[at]
-    segment_best[first] = where[at]
-    row_best[first] = pairs.reference[at]
-    return Best(best, segment_best, row_best, pairs, where)
-
-
-def _join(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
-
-
-def _history_witnesses(
-    parts: Parts,
-    work: Work,
-    images: Images,
-    decided: Decided,
-    best: Best,
-    hash_best: Best,
-    live: Sequence[Segment],
-    turn: int,
-) -> dict[int, tuple[UUID, date]]:
-    """Image -> carrying sample of the history's image it was removed for."""
-    gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
-    if not len(gone):
-        return {}
-    queries = images.query[gone]
-    by_hash = decided.perceptual[gone]
-    segment = np.where(by_hash, hash_best.segment[queries], best.segment[queries])
-    row = np.where(by_hash, hash_best.row[queries], best.row[queries])
-    digests = _digests(parts, live, segment, row)
-    with parts.catalog.begin() as conn:
-        distinct, at = np.unique(digests.view("S32").reshape(-1), return_inverse=True)
-        keys = np.frombuffer(_padded(distinct), np.uint8).reshape(-1, 32)
-        found = lookups.known_images(conn, work.batch.dataset_id, keys, turn)
-    carriers = {int(r["i"]): (r["sample_id"], r["month"]) for r in found if r["verdict"] == "kept"}
-    answer = {}
-    for image, key in zip(gone, at, strict=True):
-        if int(key) not in carriers:
-            raise InvariantError(
-                f"the index keeps an image that the catalog does not keep"
-                f" sha256={keys[key].tobytes().hex()}: run `sscd-ops index verify`"
-            )
-        answer[int(image)] = carriers[int(key)]
-    return answer
-
-
-def _padded(values: NDArray[np.bytes_]) -> bytes:
-    return values.astype("S32").tobytes()
-
-
-def _digests(
-    parts: Parts, live: Sequence[Segment], segment: NDArray[np.int64], row: NDArray[np.int64]
-) -> NDArray[np.uint8]:
-    """Image digests, uint8 (k, 32), of rows in segments given by ordinal."""
-    answer = np.zeros((len(row), 32), np.uint8)
-    for ordinal in np.unique(segment):
-        here = segment == ordinal
-        answer[here] = parts.segments.ids(live[int(ordinal)])[row[here]]
-    return answer
-
-
-def _history_matches(
-    parts: Parts, images: Images, best: Best, live: Sequence[Segment]
-) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:
-    """Stored pairs of new images with history: image, digest of the earlier one, similarity."""
-    image_of_query = np.full(len(best.similarity), -1, np.int64)
-    new = np.flatnonzero(images.standing == NEW)
-    image_of_query[images.query[new]] = new
-    image = image_of_query[best.pairs.query]
-    mine = image >= 0
-    digests = _digests(parts, live, best.pair_segment[mine], best.pairs.reference[mine])
-    return image[mine], digests, best.pairs.similarity[mine]
 
 
 # ---------------------------------------------------------------- the batch itself
@@ -496,14 +365,26 @@ def _example(shard: str, key: str | None, message: str) -> str:
 
 
 def _write_segment(
-    parts: Parts, work: Work, backend: SearchBackend, queries: Queries, kept: NDArray[np.bool_]
+    parts: Parts,
+    work: Work,
+    backend: SearchBackend,
+    queries: Queries,
+    kept: NDArray[np.bool_],
+    written: Mapping[str, StoredFile] | None,
 ) -> tuple[Mapping[str, StoredFile], StoredFile]:
-    folder = f"{work.folder}/index"
-    if not len(queries.ids):
+    """The batch's segment, unless it was written before, and its kept mask."""
+    if not len(queries.ids) or work.batch.dry_run:
         return {}, StoredFile("", "", 0)
-    if work.batch.dry_run:
-        return {}, StoredFile("", "", 0)
-    files = parts.segments.write(
-        f"{folder}/segments", queries.descriptors, queries.ids, codes_of(backend, queries)
+    files = written or parts.segments.write(
+        f"{work.folder}/index/segments",
+        queries.descriptors,
+        queries.ids,
+        codes_of(backend, queries),
     )
-    return files, parts.segments.write_mask(f"{folder}/masks", kept)
+    return files, _write_mask(parts, work, kept)
+
+
+def _write_mask(parts: Parts, work: Work, kept: NDArray[np.bool_]) -> StoredFile:
+    if work.batch.dry_run:
+        return StoredFile("", "", 0)
+    return parts.segments.write_mask(f"{work.folder}/index/masks", kept)

@@ -278,8 +278,12 @@ def test_a_dry_run_says_what_would_happen_and_leaves_nothing(site):
     assert ended["run"] == ended["commit"] == "success"
     # its number alone stays, so that its last task may be tried again; no view shows it
     assert differing(site.state(), before) == ["batches"]
-    left = site.ask("SELECT dry_run, state, attempt_id, turn FROM sscd_ops.batches WHERE dry_run")
-    assert left == [{"dry_run": True, "state": "abandoned", "attempt_id": None, "turn": None}]
+    left = site.ask(
+        "SELECT dry_run, state, attempt_id, decision_id FROM sscd_ops.batches WHERE dry_run"
+    )
+    assert left == [
+        {"dry_run": True, "state": "abandoned", "attempt_id": None, "decision_id": None}
+    ]
     assert site.ask("SELECT 1 FROM curation.runs WHERE interval_start = '2026-11-03T00:00Z'") == []
     told = report(3, "resolve")
     assert (told["kept"], told["removed_near"]) == (3, 1)

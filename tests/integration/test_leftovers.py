@@ -14,7 +14,7 @@ from tests.integration.test_nights import DAYS, fill, planted_nights
 from tests.integration.test_races import LOSE_SESSIONS
 from tests.integration.world import World, assert_promises
 
-LARGE = ("samples", "images", "matches", "decisions", "batch_sources", "output_shards")
+LARGE = ("samples", "images", "matches", "decisions", "decision_sources", "output_shards")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_an_abandon_beside_a_resolve_that_writes_leaves_no_rows(
     world: World, batch: int, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Resolve writes its rows without the dataset's lock, and may not write them a second time."""
-    real = resolve._write_rows
+    real = turns._write_rows
     wrote: list[int] = []
 
     def abandon() -> None:
@@ -51,7 +51,7 @@ def test_an_abandon_beside_a_resolve_that_writes_leaves_no_rows(
             manage.abandon(other, batch, actor="ann", why="wrong feed")
 
     def copies(*given: Any) -> int:
-        monkeypatch.setattr(resolve, "copy_table", copy_table)
+        monkeypatch.setattr(turns, "copy_table", copy_table)
         abandon()
         return copy_table(*given)
 
@@ -63,7 +63,7 @@ def test_an_abandon_beside_a_resolve_that_writes_leaves_no_rows(
 
     monkeypatch.setattr(resolve, "_write_rows", writes)
     if moment == "before_its_first_table":
-        monkeypatch.setattr(resolve, "copy_table", copies)
+        monkeypatch.setattr(turns, "copy_table", copies)
     with world.parts() as parts, pytest.raises((StaleAttempt, BatchNotRunnable)):
         resolve.run(parts, batch)
 
@@ -74,7 +74,7 @@ def test_an_abandon_beside_a_resolve_that_writes_leaves_no_rows(
 def test_rows_of_a_zombie_that_dies_after_its_batch_was_decided_go_with_the_next_run(
     world: World, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = resolve._write_rows
+    real = turns._write_rows
 
     def writes(*given: Any) -> int:
         monkeypatch.setattr(resolve, "_write_rows", real)
@@ -102,7 +102,7 @@ def test_rows_that_a_zombie_wrote_after_an_abandon_go_with_the_next_one(
     fill(world, planted_nights())
     with world.parts() as parts:
         batch = world.until_match(parts, DAYS[0])
-    real = resolve._write_rows
+    real = turns._write_rows
 
     def write_rows(*given: Any) -> Any:
         with world.parts() as other:

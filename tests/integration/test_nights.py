@@ -32,7 +32,7 @@ from sscd_ops.index import backends
 from sscd_ops.model import BatchState, Runner
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import Source
-from sscd_ops.steps import manage, night, plan, resolve
+from sscd_ops.steps import awaiting, manage, night, plan, resolve
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.pictures import sample_image
 from sscd_ops.steps.verify import rebuild_index, verify_index
@@ -269,13 +269,13 @@ def test_an_earlier_night_under_way_is_waited_for_and_a_later_one_is_not(world: 
         first = world.until_match(parts, DAYS[0])
         second = world.until_match(parts, DAYS[1])
 
-        waiting, _ = resolve.arrive(parts, second)
-        not_waiting, _ = resolve.arrive(parts, first)
+        waiting, _ = awaiting.arrive(parts, second)
+        not_waiting, _ = awaiting.arrive(parts, first)
 
         assert [other.batch_id for other in waiting] == [first]
         assert not_waiting == []
         world.from_resolve(parts, first)
-        assert resolve.arrive(parts, second)[0] == []
+        assert awaiting.arrive(parts, second)[0] == []
 
 
 def test_a_night_that_starts_after_the_wait_began_is_not_waited_for(world: World) -> None:
@@ -283,11 +283,11 @@ def test_a_night_that_starts_after_the_wait_began_is_not_waited_for(world: World
     with world.parts() as parts:
         parts._ask_airflow = lambda runner: True
         second = world.until_match(parts, DAYS[1])
-        assert resolve.arrive(parts, second)[0] == []
+        assert awaiting.arrive(parts, second)[0] == []
 
         world.until_match(parts, DAYS[0])
 
-        assert resolve.arrive(parts, second)[0] == []
+        assert awaiting.arrive(parts, second)[0] == []
 
 
 def test_a_dead_runner_is_not_waited_for(world: World) -> None:
@@ -297,7 +297,7 @@ def test_a_dead_runner_is_not_waited_for(world: World) -> None:
         world.until_match(parts, DAYS[0])
         second = world.until_match(parts, DAYS[1])
 
-        assert resolve.arrive(parts, second)[0] == []
+        assert awaiting.arrive(parts, second)[0] == []
 
 
 def test_a_runner_that_cannot_be_asked_is_waited_for_until_max_wait_and_no_longer(
@@ -311,8 +311,8 @@ def test_a_runner_that_cannot_be_asked_is_waited_for_until_max_wait_and_no_longe
         second = world.until_match(parts, DAYS[1])
     world.change(turn={"max_wait": 1e9})
     with world.parts() as parts:
-        waiting, waited = resolve.arrive(parts, second)
-        assert resolve.leave_unasked(parts, second, waiting, waited) == waiting
+        waiting, waited = awaiting.arrive(parts, second)
+        assert awaiting.leave_unasked(parts, second, waiting, waited) == waiting
         assert [other.batch_id for other in waiting] == [first]
         with parts.catalog.begin() as conn:
             sql.run(

@@ -7,7 +7,7 @@ import pytest
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Runner
 from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
-from sscd_ops.steps.resolve import arrive
+from sscd_ops.steps.awaiting import arrive
 from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import DAYS, clouds
 from tests.integration.world import DATASET, World, assert_promises, interval

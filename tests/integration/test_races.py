@@ -28,7 +28,7 @@ from sscd_ops.errors import (
 )
 from sscd_ops.model import Runner, StoredFile
 from sscd_ops.options import StorageOptions
-from sscd_ops.steps import commit, embed, ingest, manage, match, plan, publish, resolve
+from sscd_ops.steps import awaiting, commit, embed, ingest, manage, match, plan, publish, resolve
 from sscd_ops.steps.night import NightReport
 from sscd_ops.steps.parts import StepReport
 from sscd_ops.steps.resolve import ResolveReport
@@ -609,12 +609,12 @@ def test_an_abandoned_night_that_is_planned_again_is_not_waited_for(world: World
         parts._ask_airflow = lambda runner: True
         first = world.until_match(parts, DAYS[0])
         second = world.until_match(parts, DAYS[1])
-        assert [other.batch_id for other in resolve.arrive(parts, second)[0]] == [first]
+        assert [other.batch_id for other in awaiting.arrive(parts, second)[0]] == [first]
         manage.abandon(parts, first, actor="ann", why="test")
         later = Runner("airflow", "curate_web", "a later run")
         plan.run(parts, DATASET, interval(DAYS[0]), runner=later)
 
-        assert resolve.arrive(parts, second)[0] == []
+        assert awaiting.arrive(parts, second)[0] == []
 
 
 def test_a_night_that_waits_for_its_data_again_is_not_waited_for(world: World) -> None:
@@ -632,7 +632,7 @@ def test_a_night_that_waits_for_its_data_again_is_not_waited_for(world: World) -
         assert again.waiting_for is not None
         second = world.until_match(parts, DAYS[1])
 
-        assert resolve.arrive(parts, second)[0] == []
+        assert awaiting.arrive(parts, second)[0] == []
 
 
 def test_the_newest_pointer_stands_though_storage_hung_longer_than_a_transaction_may(

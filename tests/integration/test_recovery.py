@@ -219,7 +219,7 @@ def detach(world: World) -> None:
         for table in partitions.MONTHLY:
             for month in partitions.months(conn, table):
                 if table == "samples":
-                    conn.execute(partitions._KEEP_IDS, {"m": month})
+                    conn.execute(partitions._KEEP, {"m": month})
                 parent, name, *_ = partitions._names(table, month)
                 conn.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {name}")
 
@@ -279,12 +279,12 @@ def test_the_samples_of_an_output_shard_are_found_by_an_index(world: World) -> N
     with world.parts() as parts, parts.catalog.begin() as conn:
         conn.exec_driver_sql(
             "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position,"
-            " verdict, output_shard) SELECT month, decision_id, gen_random_uuid(), 1, 10 + i,"
-            " 'kept', i / 500 FROM sscd_ops.decisions, generate_series(0, 9999) i"
+            " rank, verdict, slot) SELECT month, decision_id, gen_random_uuid(), 1, 10 + i,"
+            " i, 'kept', 10 + i FROM sscd_ops.decisions, generate_series(0, 9999) i"
         )
         conn.exec_driver_sql("ANALYZE sscd_ops.samples")
         asked: list[str] = []
         event.listen(conn, "before_cursor_execute", lambda *given: asked.append(given[2]))
-        publishing.samples_of_output(conn, 1, 7)
-        found = conn.exec_driver_sql("EXPLAIN " + asked[0], {"x": 1, "n": 7}).scalars()
-        assert any("decision_id_output_shard_idx" in line for line in found)
+        publishing.samples_of_output(conn, 1)
+        found = conn.exec_driver_sql("EXPLAIN " + asked[0], {"o": 1}).scalars()
+        assert any("decision_id_slot_idx" in line for line in found)

@@ -238,9 +238,9 @@ def assert_no_kept_copies(world: World) -> None:
             conn,
             "SELECT s.files, s.rows, m.mask, a.threshold, a.config FROM sscd_ops.segments s"
             " JOIN sscd_ops.segment_masks m USING (segment_id)"
-            " JOIN sscd_ops.attempts a ON a.attempt_id = s.attempt_id"
-            " JOIN sscd_ops.batches b ON b.batch_id = s.batch_id"
-            " WHERE m.generation_to IS NULL ORDER BY b.turn",
+            " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id"
+            " JOIN sscd_ops.attempts a ON a.attempt_id = d.attempt_id"
+            " WHERE m.generation_to IS NULL ORDER BY d.turn",
         )
         vectors, thresholds = [], []
         for segment in segments:

@@ -31,6 +31,7 @@ def ask(sql: str, **given: Any) -> Any:
 
 A_NIGHT = """
 SELECT {} FROM sscd_ops.batches b JOIN sscd_ops.datasets d USING (dataset_id)
+LEFT JOIN sscd_ops.decisions x ON x.decision_id = b.decision_id
 WHERE d.name = %(name)s AND b.interval_start = %(start)s
 """
 

@@ -216,8 +216,8 @@ def assert_promises(nights: Nights, name: str) -> None:
 
 def most_alike_kept(nights: Nights, name: str) -> float:
     """The highest canonical similarity of two kept pictures, by brute force over the index."""
-    from sscd_ops.catalog.batches import read_dataset
-    from sscd_ops.catalog.decisions import live_segments
+    from sscd_ops.catalog.datasets import read as read_dataset
+    from sscd_ops.catalog.segments import live_segments
     from sscd_ops.config import load_settings
     from sscd_ops.wiring import Wiring
 

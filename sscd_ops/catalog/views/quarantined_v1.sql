@@ -1,14 +1,14 @@
 CREATE VIEW curation.quarantined AS
-SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
+SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
-    s.witness_sample_id, s.similarity, s.threshold,
-    coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
+    (SELECT i.carrier_id FROM sscd_ops.images_now i WHERE i.dataset_id = s.dataset_id
+        AND i.sha256 = s.witness_sha256 LIMIT 1) AS witness_sample_id,
+    s.similarity, s.threshold, s.turn, s.decided_at,
     s.message
-FROM sscd_ops.samples s
-JOIN sscd_ops.batches b ON b.decision_id = s.decision_id AND b.month = s.month
-JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
+FROM sscd_ops.samples_now s
+JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
-WHERE s.verdict = 'quarantined' AND NOT b.dry_run;
+WHERE s.verdict = 'quarantined';
 
 COMMENT ON VIEW curation.quarantined IS 'Quarantined samples, and faults of whole source shards (null key and sample_id, in no count of runs)';
 COMMENT ON COLUMN curation.quarantined.dataset IS 'Name of the dataset';

@@ -1,19 +1,19 @@
 CREATE VIEW curation.run_sources AS
-SELECT d.name AS dataset, b.batch_id, s.source, b.turn,
+SELECT d.name AS dataset, x.batch_id, s.source, x.turn,
     (s.counts ->> 'read')::bigint AS read,
     (s.counts ->> 'kept')::bigint AS kept,
     (s.counts ->> 'removed_exact')::bigint AS removed_exact,
     (s.counts ->> 'removed_near')::bigint AS removed_near,
     (s.counts ->> 'quarantined')::bigint AS quarantined,
-    0::bigint AS withdrawn,
+    coalesce((s.counts ->> 'withdrawn')::bigint, 0) AS withdrawn,
     (s.counts ->> 'known')::bigint AS known,
     (s.counts ->> 'not_delivered')::bigint AS not_delivered,
     (s.counts ->> 'removed_perceptual')::bigint AS removed_perceptual,
     (s.counts ->> 'kept_plain')::bigint AS kept_plain
-FROM sscd_ops.batch_sources s
-JOIN sscd_ops.batches b USING (decision_id)
+FROM sscd_ops.decision_sources s
+JOIN sscd_ops.decisions x USING (decision_id)
 JOIN sscd_ops.datasets d USING (dataset_id)
-WHERE NOT b.dry_run;
+WHERE x.turn IS NOT NULL AND x.batch_id IS NOT NULL;
 
 COMMENT ON VIEW curation.run_sources IS 'The counts of a decided batch by source';
 COMMENT ON COLUMN curation.run_sources.dataset IS 'Name of the dataset';

@@ -1,13 +1,14 @@
 CREATE VIEW curation.runs AS
-SELECT d.name AS dataset, b.batch_id, b.interval_start, b.interval_end, b.supplement, b.turn, b.state,
-    (b.counts ->> 'read')::bigint AS read,
-    (b.counts ->> 'kept')::bigint AS kept,
-    (b.counts ->> 'removed_exact')::bigint AS removed_exact,
-    (b.counts ->> 'removed_near')::bigint AS removed_near,
-    (b.counts ->> 'quarantined')::bigint AS quarantined,
-    CASE WHEN b.turn IS NOT NULL THEN 0::bigint END AS withdrawn,
-    (b.counts ->> 'known')::bigint AS known,
-    (b.counts ->> 'not_delivered')::bigint AS not_delivered,
+SELECT d.name AS dataset, b.batch_id, b.interval_start, b.interval_end, b.supplement, x.turn, b.state,
+    (x.counts ->> 'read')::bigint AS read,
+    (x.counts ->> 'kept')::bigint AS kept,
+    (x.counts ->> 'removed_exact')::bigint AS removed_exact,
+    (x.counts ->> 'removed_near')::bigint AS removed_near,
+    (x.counts ->> 'quarantined')::bigint AS quarantined,
+    CASE WHEN x.turn IS NOT NULL THEN coalesce((x.counts ->> 'withdrawn')::bigint, 0) END
+        AS withdrawn,
+    (x.counts ->> 'known')::bigint AS known,
+    (x.counts ->> 'not_delivered')::bigint AS not_delivered,
     (SELECT count(*) FROM sscd_ops.source_shards s WHERE s.attempt_id = b.attempt_id)
         AS source_shards,
     a.skipped_shards,
@@ -16,21 +17,22 @@ SELECT d.name AS dataset, b.batch_id, b.interval_start, b.interval_end, b.supple
     extract(epoch FROM b.finished_at - b.started_at)::double precision AS seconds,
     a.fingerprint_detail ->> 'name' AS fingerprint,
     a.search, a.threshold, a.config_sha256, b.message,
-    b.snapshot, b.decided_at,
+    x.snapshot, x.decided_at,
     b.runner ->> 'kind' AS runner, nullif(b.runner ->> 'run_id', '') AS run_id,
-    (b.counts ->> 'removed_perceptual')::bigint AS removed_perceptual,
+    (x.counts ->> 'removed_perceptual')::bigint AS removed_perceptual,
     CASE WHEN a.config -> 'duplicates' -> 'perceptual' = 'true'
         THEN (a.config -> 'duplicates' ->> 'perceptual_distance')::integer END
         AS perceptual_distance,
     b.night,
-    (b.counts ->> 'kept_plain')::bigint AS kept_plain
+    (x.counts ->> 'kept_plain')::bigint AS kept_plain
 FROM sscd_ops.batches b
 JOIN sscd_ops.datasets d USING (dataset_id)
+LEFT JOIN sscd_ops.decisions x ON x.decision_id = b.decision_id
 LEFT JOIN sscd_ops.attempts a ON a.attempt_id = b.attempt_id
 LEFT JOIN LATERAL (
     SELECT count(*) AS shards,
         coalesce(sum((p.files -> 'tar' ->> 'bytes')::bigint), 0)::bigint AS published_bytes
-    FROM sscd_ops.output_shards p WHERE p.decision_id = b.decision_id AND p.plan = b.plan
+    FROM sscd_ops.output_shards p WHERE p.decision_id = b.decision_id
 ) o ON b.decision_id IS NOT NULL
 WHERE NOT b.dry_run;
 

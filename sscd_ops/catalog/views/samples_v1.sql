@@ -1,16 +1,15 @@
--- Only rows of a batch's decision in force count; the month joins so that a batch's rows are looked
--- for in their own partition alone.
+-- What is computed for a column is computed where the column is asked for, and nowhere else.
 CREATE VIEW curation.samples AS
-SELECT d.name AS dataset, b.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
+SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
-    s.witness_sample_id, s.similarity, s.threshold,
-    coalesce(s.changed_turn, b.turn) AS turn, coalesce(s.changed_at, b.decided_at) AS decided_at,
-    s.plain IS TRUE AS plain
-FROM sscd_ops.samples s
-JOIN sscd_ops.batches b ON b.decision_id = s.decision_id AND b.month = s.month
-JOIN sscd_ops.datasets d ON d.dataset_id = b.dataset_id
+    (SELECT i.carrier_id FROM sscd_ops.images_now i WHERE i.dataset_id = s.dataset_id
+        AND i.sha256 = s.witness_sha256 LIMIT 1) AS witness_sample_id,
+    s.similarity, s.threshold, s.turn, s.decided_at,
+    s.plain
+FROM sscd_ops.samples_now s
+JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
-WHERE s.sample_id IS NOT NULL AND NOT b.dry_run;
+WHERE s.sample_id IS NOT NULL;
 
 COMMENT ON VIEW curation.samples IS 'Every sample read, with its current verdict';
 COMMENT ON COLUMN curation.samples.dataset IS 'Name of the dataset';

@@ -1,7 +1,9 @@
 CREATE VIEW curation.snapshots AS
 SELECT d.name AS dataset, s.snapshot, s.created_at, s.samples, s.shards, s.bytes, s.parent, s.turn,
-    s.batch_id, s.file ->> 'name' AS file, s.file ->> 'sha256' AS sha256
-FROM sscd_ops.snapshots s JOIN sscd_ops.datasets d USING (dataset_id);
+    x.batch_id, s.file ->> 'name' AS file, s.file ->> 'sha256' AS sha256, s.decision_id
+FROM sscd_ops.snapshots s
+JOIN sscd_ops.decisions x USING (decision_id)
+JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id;
 
 COMMENT ON VIEW curation.snapshots IS 'Snapshots: immutable, complete lists of shards';
 COMMENT ON COLUMN curation.snapshots.dataset IS 'Name of the dataset';
@@ -11,7 +13,8 @@ COMMENT ON COLUMN curation.snapshots.samples IS 'Samples in it';
 COMMENT ON COLUMN curation.snapshots.shards IS 'Shards in it';
 COMMENT ON COLUMN curation.snapshots.bytes IS 'Bytes of its tars';
 COMMENT ON COLUMN curation.snapshots.parent IS 'The snapshot before, 0 for none';
-COMMENT ON COLUMN curation.snapshots.turn IS 'Turn of the batch that made it';
-COMMENT ON COLUMN curation.snapshots.batch_id IS 'The batch that made it';
+COMMENT ON COLUMN curation.snapshots.turn IS 'The newest turn that it follows';
+COMMENT ON COLUMN curation.snapshots.batch_id IS 'The batch that made it; null: no night did';
 COMMENT ON COLUMN curation.snapshots.file IS 'Its file, relative to the storage root';
 COMMENT ON COLUMN curation.snapshots.sha256 IS 'sha256 of that file';
+COMMENT ON COLUMN curation.snapshots.decision_id IS 'The decision that made it';

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from sscd_ops.core import rows as core_rows
 from sscd_ops.core.canonical import block_similarities
-from sscd_ops.core.decide import NEW, Images, decide, find_images, load_samples
+from sscd_ops.core.decide import NEW, decide, find_images, load_samples
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.leader import Hashes, lead
@@ -147,7 +147,7 @@ class Oracle:
                 of_image[picture.digest] = verdict
                 if verdict.verdict == "kept":
                     kept += [(picture, sample.id)] * (not picture.plain)
-                    of_image[picture.digest] = Verdict("kept", witness=sample.id)
+                    of_image[picture.digest] = Verdict("kept", witness=picture.digest)
                 if fault is None or fault.follows_bytes:
                     lasting[picture.digest] = of_image[picture.digest]
         first = {s.picture.digest: i for i, s in reversed(list(enumerate(listed))) if not s.code}
@@ -176,10 +176,10 @@ class Oracle:
             measures.append(("perceptual", hash_similarity, 1 - self.rules.farthest / 256))
         for reason, compare, threshold in measures:
             best, witness = -math.inf, b""
-            for other, carrier in [*self.kept, *kept]:
+            for other, _ in [*self.kept, *kept]:
                 found = compare(picture, other)
                 if found > best:
-                    best, witness = found, carrier
+                    best, witness = found, other.digest
             if best >= threshold:
                 return Verdict("removed", reason, witness, best, threshold)
         return Verdict("kept")
@@ -223,31 +223,31 @@ class Product:
         gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
         found = {True: hash_where, False: where}
         witness = core_rows.witnesses(
-            samples,
             images,
             decided,
             history_witness={
-                int(i): self.carrier(found[bool(decided.perceptual[i])][images.query[i]])
-                for i in gone
+                int(i): self.kept(found[bool(decided.perceptual[i])][images.query[i]]) for i in gone
             },
             threshold=self.rules.threshold,
             hash_threshold=1 - (self.rules.farthest or 0) / 256,
-            month=MONTH,
         )
-        self.register(samples, images, decided, witness)
-        kept = np.zeros(len(ids), bool)
-        kept[images.query[decided.kept & (images.query >= 0)]] = True
-        self.segments.append((queries, hashes, [row.tobytes() for row in ids], kept))
-        table = core_rows.sample_rows(
+        given = core_rows.Rows(
             samples,
             images,
             decided,
             witness,
             shard_ids=np.arange(len(shards)),
-            output_shard=np.where(decided.keeps, 0, -1).astype(np.int32),
-            decision_id=len(self.segments),
+            slot=np.where(decided.keeps, np.cumsum(decided.keeps) - 1, -1).astype(np.int32),
+            dataset_id=1,
+            decision_id=len(self.segments) + 1,
+            turn=len(self.segments) + 1,
             month=MONTH,
         )
+        self.register(given)
+        kept = np.zeros(len(ids), bool)
+        kept[images.query[decided.kept & (images.query >= 0)]] = True
+        self.segments.append((queries, hashes, [row.tobytes() for row in ids], kept))
+        table = core_rows.sample_rows(given)
         said = {row["sample_id"]: verdict(row) for row in table.to_pylist()}
         for row in table.to_pylist():
             kept_plain = row["verdict"] == "kept" and pictures[row["image_sha256"]].plain
@@ -328,20 +328,16 @@ class Product:
         floor = threshold - 0.05
         return lead(queries, history, threshold, floor, 2, index, block=block, hashes=second)
 
-    def carrier(self, digest: bytes) -> tuple[UUID, date]:
-        image = self.images[digest]
-        assert image["verdict"] == "kept"
-        return image["sample_id"], image["month"]
+    def kept(self, digest: bytes) -> bytes:
+        assert self.images[digest]["verdict"] == "kept"
+        return digest
 
-    def register(self, samples: Any, images: Images, decided: Any, witness: Any) -> None:
-        table = core_rows.image_rows(
-            samples, images, decided, witness, dataset_id=1, decision_id=1, month=MONTH
-        )
-        for row in table.to_pylist():
+    def register(self, given: core_rows.Rows) -> None:
+        for row in core_rows.image_rows(given).to_pylist():
             assert row["sha256"] not in self.images
-            for name in ("sample_id", "witness_sample_id"):
-                row[name] = row[name] and UUID(bytes=row[name])
+            row["sample_id"] = UUID(bytes=row["sample_id"])
             self.images[row["sha256"]] = row
+        assert not len(core_rows.change_rows(given))
 
 
 def manifest(shard: Shard) -> pa.Table:
@@ -380,7 +376,7 @@ def hashed(bits: int, quality: int = 100) -> np.ndarray:
 
 def verdict(row: dict[str, Any]) -> Verdict:
     assert (row["verdict"] == "quarantined") == (row["message"] is not None)
-    names = ("verdict", "reason", "witness_sample_id", "similarity", "threshold")
+    names = ("verdict", "reason", "witness_sha256", "similarity", "threshold")
     return Verdict(*(row[name] for name in names))
 
 
@@ -497,8 +493,10 @@ def test_nights_are_decided_as_the_definition_says(
     for sample, said in product.samples.items():
         if said.verdict == "removed":
             assert said.witness is not None
-            assert product.samples[said.witness].verdict == "kept"
-            one, other = samples[sample].picture, samples[said.witness].picture
+            assert product.images[said.witness]["verdict"] == "kept"
+            carrier = samples[product.images[said.witness]["sample_id"].bytes]
+            assert product.samples[carrier.id].verdict == "kept"
+            one, other = samples[sample].picture, carrier.picture
             if said.reason == "exact":
                 assert one.digest == other.digest
             elif said.reason == "near":
@@ -549,7 +547,8 @@ def test_no_listing_order_decides(order: tuple[int, ...]) -> None:
     winner = listed[0][0].id
     assert said[winner] == Verdict("kept")
     for shard in listed[1:]:
-        assert said[shard[0].id] == Verdict("removed", "near", winner, 1.0, 0.75)
+        witness = listed[0][0].picture.digest
+        assert said[shard[0].id] == Verdict("removed", "near", witness, 1.0, 0.75)
 
 
 def test_a_tie_goes_to_history_then_to_the_earlier() -> None:
@@ -565,8 +564,8 @@ def test_a_tie_goes_to_history_then_to_the_earlier() -> None:
     apart.night([late, between])
     together.night([early, late, between])
 
-    assert apart.samples[between[0].id].witness == early[0].id
-    assert together.samples[between[0].id].witness == late[0].id
+    assert apart.samples[between[0].id].witness == early[0].picture.digest
+    assert together.samples[between[0].id].witness == late[0].picture.digest
 
 
 def test_descriptors_speak_before_hashes_and_ties_by_hash_go_to_the_earlier() -> None:

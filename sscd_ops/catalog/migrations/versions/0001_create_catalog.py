@@ -18,6 +18,7 @@ _IMAGE_PARTITIONS = 16
 
 # A view's file is never edited once released: a change is a new file and a new migration.
 _VIEW_FILES: tuple[str, ...] = (
+    "private_v1",
     "configs_v1",
     "events_v1",
     "runs_v1",
@@ -28,6 +29,8 @@ _VIEW_FILES: tuple[str, ...] = (
     "quarantined_v1",
     "shards_v1",
     "snapshots_v1",
+    "decisions_v1",
+    "verdicts_v1",
     "grants_v1",
 )
 

@@ -1,14 +1,16 @@
 -- The private tables. docs/catalog.md tells the reasons; the public views are in ../../views.
 CREATE TABLE sscd_ops.datasets (
     dataset_id      smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name            text NOT NULL UNIQUE,
+    kind            text NOT NULL DEFAULT 'dataset', -- bank: a set of known pictures, without batches
+    name            text NOT NULL,
     next_turn       bigint NOT NULL DEFAULT 1,      -- the row is the dataset's lock
     generation      bigint NOT NULL DEFAULT 0,
     snapshot        integer NOT NULL DEFAULT 0,
     fingerprint     text,                           -- digest; set by the first decision
     fingerprint_detail jsonb,
     roots           jsonb NOT NULL DEFAULT '{}',    -- source name -> root its identities are relative to
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (kind, name)
 );
 
 CREATE TABLE sscd_ops.batches (
@@ -21,27 +23,18 @@ CREATE TABLE sscd_ops.batches (
     state           text NOT NULL,
     attempt_id      bigint,                         -- the current attempt
     decision_id     bigint,                         -- the decision in force
-    month           date,                           -- of that decision: the partition of its rows
-    turn            bigint,                         -- of the decision
-    last_change     bigint,                         -- the last turn that changed one of its verdicts
     runner          jsonb,                          -- {"kind": "cli"} or {"kind": "airflow", "dag_id", "run_id"}
     label           text NOT NULL,                  -- the interval in published names
     night           text NOT NULL DEFAULT '',       -- the interval as people name it: what --date takes
-    plan            text,                           -- 8 hex digits of the publish plan
     waiting_set     bigint[],                       -- attempts; fixed on first reaching resolve
     waiting_since   timestamptz,
     ready           boolean NOT NULL DEFAULT false, -- false while it still waits for its data
-    snapshot        integer,                        -- the one it made
-    announced       boolean NOT NULL DEFAULT false, -- its Airflow asset event is out
-    counts          jsonb NOT NULL DEFAULT '{}',    -- the counts of the decision, never changed later
     message         text NOT NULL DEFAULT '',
     started_at      timestamptz NOT NULL DEFAULT now(),
-    decided_at      timestamptz,
     finished_at     timestamptz
 );
 CREATE UNIQUE INDEX batches_one_interval ON sscd_ops.batches
     (dataset_id, interval_start, interval_end, supplement) WHERE NOT dry_run;
-CREATE UNIQUE INDEX batches_by_turn ON sscd_ops.batches (dataset_id, turn);
 CREATE UNIQUE INDEX batches_by_decision ON sscd_ops.batches (decision_id);
 
 CREATE TABLE sscd_ops.attempts (
@@ -101,28 +94,48 @@ CREATE TABLE sscd_ops.searches (
     PRIMARY KEY (attempt_id, segment_id, mask_sha256, queries)
 );
 
--- A try at deciding a batch. Rows below carry its number and count once the batch names it.
+-- What takes a turn. The row is made before: rows below carry its number and count once it has a
+-- turn. A try that loses is marked, and its rows are deleted.
 CREATE TABLE sscd_ops.decisions (
     decision_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
-    attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    kind            text NOT NULL,                  -- night, order, repair, bank, adoption, derivation
+    batch_id        bigint REFERENCES sscd_ops.batches, -- of a night
+    attempt_id      bigint REFERENCES sscd_ops.attempts,
     month           date NOT NULL,                  -- of the decision: the partition of its rows
+    client_key      text,                           -- by which a command finds it again
     lost            boolean NOT NULL DEFAULT false, -- never in force any more; its rows are deleted
-    started_at      timestamptz NOT NULL DEFAULT now()
+    started_at      timestamptz NOT NULL DEFAULT now(),
+    -- null until it is in force
+    turn            bigint,
+    generation      bigint,                         -- after it
+    config_sha256   text,
+    actor           text,
+    why             text,
+    decided_at      timestamptz,
+    counts          jsonb,                          -- never changed later
+    origins         jsonb,                          -- bank's dataset_id -> its turn that was applied
+    -- null until a snapshot has what it changed
+    published_at    timestamptz,
+    snapshot        integer,                        -- null also where it changed no shard
+    announced       boolean NOT NULL DEFAULT false  -- the Airflow asset event of that snapshot is out
 );
+CREATE UNIQUE INDEX decisions_by_turn ON sscd_ops.decisions (dataset_id, turn);
+CREATE UNIQUE INDEX decisions_by_key ON sscd_ops.decisions (dataset_id, client_key)
+    WHERE turn IS NOT NULL;
 CREATE INDEX decisions_by_batch ON sscd_ops.decisions (batch_id);
 
 CREATE TABLE sscd_ops.segments (
     segment_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
-    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
-    attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
     rows            bigint NOT NULL,
     dimensions      integer NOT NULL,
     fingerprint     text NOT NULL,
     files           jsonb NOT NULL,                 -- role -> {"name","sha256","bytes"}
     created_at      timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX segments_by_decision ON sscd_ops.segments (decision_id);
 
 -- Generations as ranges: generation g holds the masks with from <= g < coalesce(to, infinity).
 CREATE TABLE sscd_ops.segment_masks (
@@ -142,7 +155,8 @@ CREATE TABLE sscd_ops.generations (
     PRIMARY KEY (dataset_id, generation)
 );
 
--- What a night decided about each distinct image. The only large table look-ups into history touch.
+-- What a decision said first of each distinct image; later verdicts are in changes. The only large
+-- table that look-ups into history touch.
 CREATE TABLE sscd_ops.images (
     dataset_id      smallint NOT NULL,
     sha256          bytea NOT NULL,
@@ -150,19 +164,22 @@ CREATE TABLE sscd_ops.images (
     verdict         text NOT NULL,                  -- kept | removed | quarantined
     reason          text,                           -- near, perceptual, or a fault that follows the bytes
     message         text,
-    sample_id       uuid NOT NULL,                  -- the sample that carries it
-    month           date NOT NULL,                  -- that sample's partition
+    sample_id       uuid NOT NULL,                  -- the sample that carries it, and its place
+    shard_id        bigint NOT NULL,
+    position        integer NOT NULL,
+    rank            integer NOT NULL,               -- 0: the most preferred of the decision
+    slot            integer,                        -- kept: its number in the decision
     segment_row     bigint,                         -- in the decision's segment; null: no descriptor (kept: plain)
-    witness_sample_id uuid,
-    witness_month   date,
+    witness_sha256  bytea,                          -- removed: the kept image because of which
     similarity      double precision,
     threshold       double precision,
-    changed_turn    bigint,
     PRIMARY KEY (dataset_id, sha256, decision_id)
 ) PARTITION BY HASH (sha256);
 -- A decision's rows are written together: block ranges are enough to find those of a lost one.
 CREATE INDEX images_by_decision ON sscd_ops.images USING brin (decision_id)
     WITH (autosummarize = on);
+CREATE INDEX images_by_witness ON sscd_ops.images (dataset_id, witness_sha256)
+    WHERE witness_sha256 IS NOT NULL;
 
 CREATE TABLE sscd_ops.samples (
     month           date NOT NULL,
@@ -178,24 +195,53 @@ CREATE TABLE sscd_ops.samples (
     bytes           bigint,
     caption         text,
     meta            jsonb,
-    verdict         text NOT NULL,
+    verdict         text NOT NULL,                  -- what the decision said; later ones: changes
     reason          text,
     message         text,
-    witness_sample_id uuid,
-    witness_month   date,
+    own_fault       boolean,                        -- true: not its image's; it never carries one. Else null
+    rank            integer NOT NULL,               -- 0: the most preferred of the decision
+    witness_sha256  bytea,                          -- removed: the kept image because of which
     similarity      double precision,
     threshold       double precision,
-    output_shard    integer,                        -- number in the batch's publish plan
-    plain           boolean,                        -- true: kept, and nothing in its image to compare; else null
-    changed_turn    bigint,
-    changed_at      timestamptz
+    slot            integer,                        -- kept: its number in the decision, for ever
+    plain           boolean                         -- true: kept, and nothing in its image to compare; else null
 ) PARTITION BY RANGE (month);
 -- Also: no place of a source shard has two rows in one decision (the month must be in the key).
 CREATE UNIQUE INDEX samples_by_place ON sscd_ops.samples (decision_id, shard_id, position, month);
 CREATE INDEX samples_by_id ON sscd_ops.samples (sample_id);
 CREATE INDEX samples_by_image ON sscd_ops.samples (image_sha256);
-CREATE INDEX samples_by_output ON sscd_ops.samples (decision_id, output_shard)
-    WHERE output_shard IS NOT NULL;
+CREATE INDEX samples_by_slot ON sscd_ops.samples (decision_id, slot) WHERE slot IS NOT NULL;
+
+-- Later verdicts, of an image or of one sample. In force at turn T is the row with
+-- turn <= T < coalesce(turn_to, infinity) of a decision in force, else what was said first. Never
+-- detached: without captions, and as many as people and banks change.
+CREATE TABLE sscd_ops.changes (
+    dataset_id      smallint NOT NULL,
+    decision_id     bigint NOT NULL,
+    turn            bigint NOT NULL,                -- its decision's, if that comes into force
+    turn_to         bigint,                         -- the turn that changed the same again
+    image_sha256    bytea,
+    sample_id       uuid,
+    verdict         text NOT NULL,                  -- kept | removed | quarantined | withdrawn | free
+    reason          text,
+    message         text,
+    witness_sha256  bytea,
+    similarity      double precision,
+    threshold       double precision,
+    carrier_id      uuid,                           -- kept: the sample that carries it, its place
+    carrier_decision bigint,                        -- and the decision that has that sample's row
+    carrier_shard   bigint,
+    carrier_position integer,
+    slot            integer,                        -- kept: its number in slot_decision
+    slot_decision   bigint,
+    CHECK ((image_sha256 IS NULL) <> (sample_id IS NULL)),
+    UNIQUE (dataset_id, image_sha256, decision_id),
+    UNIQUE (sample_id, dataset_id, decision_id)
+);
+CREATE INDEX changes_by_turn ON sscd_ops.changes (dataset_id, turn);
+CREATE INDEX changes_by_decision ON sscd_ops.changes (decision_id);
+CREATE INDEX changes_by_witness ON sscd_ops.changes (dataset_id, witness_sha256)
+    WHERE witness_sha256 IS NOT NULL;
 
 CREATE TABLE sscd_ops.matches (
     month           date NOT NULL,
@@ -207,41 +253,61 @@ CREATE TABLE sscd_ops.matches (
 ) PARTITION BY RANGE (month);
 CREATE INDEX matches_by_image ON sscd_ops.matches (decision_id, image_sha256);
 
--- When a month of samples is detached its ids go here, so that they stay known.
+-- When a month of samples is detached, what decides about them goes here.
 CREATE TABLE sscd_ops.detached_samples (
     sample_id       uuid PRIMARY KEY,
-    decision_id     bigint NOT NULL
+    decision_id     bigint NOT NULL,
+    shard_id        bigint NOT NULL,                -- names its source
+    position        integer NOT NULL,
+    image_sha256    bytea,
+    own_fault       boolean,
+    rank            integer NOT NULL,
+    slot            integer
 );
-CREATE INDEX detached_samples_by_decision ON sscd_ops.detached_samples (decision_id);
+CREATE INDEX detached_samples_by_place ON sscd_ops.detached_samples (decision_id, shard_id);
+CREATE INDEX detached_samples_by_image ON sscd_ops.detached_samples (image_sha256);
 
--- One row a source of a decided batch: the counts of the decision.
-CREATE TABLE sscd_ops.batch_sources (
+-- One row a source of a decision: its counts.
+CREATE TABLE sscd_ops.decision_sources (
     decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
     source          text NOT NULL,
     counts          jsonb NOT NULL,
     PRIMARY KEY (decision_id, source)
 );
 
--- The publish plan of a decision, and the shards once written.
+-- Shards that a decision plans, and their files once written.
 CREATE TABLE sscd_ops.output_shards (
+    output_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
     number          integer NOT NULL,
-    plan            text NOT NULL,
+    plan            text NOT NULL,                  -- 8 hex digits
     form            text NOT NULL,
     samples         integer NOT NULL,
     name            text NOT NULL,                  -- of the tar, relative to the root
+    turn            bigint NOT NULL,                -- what is not kept at it is not in the shard
     files           jsonb,                          -- tar, parquet, stats: {"name","sha256","bytes"}
-    snapshot_from   integer,
-    snapshot_to     integer,
-    PRIMARY KEY (decision_id, plan, number)
+    UNIQUE (decision_id, plan, number)
 );
-CREATE INDEX output_shards_live ON sscd_ops.output_shards (snapshot_from, snapshot_to);
+
+-- Which shard holds which slots of a decision, in which range of snapshots. A null snapshot_from: in
+-- none yet.
+CREATE TABLE sscd_ops.placements (
+    output_id       bigint NOT NULL REFERENCES sscd_ops.output_shards,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    slot_from       integer NOT NULL,
+    slot_to         integer NOT NULL,               -- exclusive
+    snapshot_from   integer,
+    snapshot_to     integer,                        -- exclusive; null: still in
+    PRIMARY KEY (decision_id, slot_from, output_id)
+);
+CREATE INDEX placements_by_output ON sscd_ops.placements (output_id);
+CREATE INDEX placements_live ON sscd_ops.placements (snapshot_from, snapshot_to);
 
 CREATE TABLE sscd_ops.snapshots (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
     snapshot        integer NOT NULL,
     parent          integer NOT NULL,
-    batch_id        bigint NOT NULL REFERENCES sscd_ops.batches,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
     turn            bigint NOT NULL,
     samples         bigint NOT NULL,
     shards          integer NOT NULL,

@@ -1,0 +1,178 @@
+"""A dataset's row: its lock, and the numbers that a turn moves.
+
+``advance`` is called by ``steps.turns`` alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.sql import row, rows, run, value
+from sscd_ops.errors import InvariantError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The dataset's row: its lock, next turn, generation, snapshot and fingerprint."""
+
+    dataset_id: int
+    name: str
+    next_turn: int
+    generation: int
+    snapshot: int
+    fingerprint: str | None
+    fingerprint_detail: dict[str, Any] | None
+    roots: dict[str, str]
+
+    @property
+    def turn(self) -> int:
+        """The newest turn, 0 where nothing was decided yet."""
+        return self.next_turn - 1
+
+
+def _dataset(raw: Any) -> Dataset:
+    return Dataset(
+        raw["dataset_id"],
+        raw["name"],
+        raw["next_turn"],
+        raw["generation"],
+        raw["snapshot"],
+        raw["fingerprint"],
+        raw["fingerprint_detail"],
+        raw["roots"],
+    )
+
+
+_OF_NAME = "FROM sscd_ops.datasets WHERE kind = 'dataset' AND name = :n"
+
+
+def ensure(conn: Connection, name: str) -> int:
+    """The dataset's number, registering it on first sight."""
+    found = value(conn, f"SELECT dataset_id {_OF_NAME}", n=name)
+    if found is None:
+        # only now: an insert takes a number even where it then does nothing, and they are few
+        run(
+            conn,
+            "INSERT INTO sscd_ops.datasets (name) VALUES (:n) ON CONFLICT (kind, name) DO NOTHING",
+            n=name,
+        )
+        found = value(conn, f"SELECT dataset_id {_OF_NAME}", n=name)
+    return int(found)
+
+
+def read(conn: Connection, name: str) -> Dataset | None:
+    """The dataset's row without its lock, or None."""
+    raw = row(conn, f"SELECT * {_OF_NAME}", n=name)
+    return None if raw is None else _dataset(raw)
+
+
+def need(conn: Connection, name: str) -> Dataset:
+    """The dataset's row without its lock.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    dataset = read(conn, name)
+    if dataset is None:
+        raise UsageError(f"dataset {name!r} has no batch yet")
+    return dataset
+
+
+def of_number(conn: Connection, dataset_id: int) -> Dataset:
+    """The dataset's row without its lock, by its number."""
+    raw = row(conn, "SELECT * FROM sscd_ops.datasets WHERE dataset_id = :d", d=dataset_id)
+    if raw is None:
+        raise InvariantError(f"dataset {dataset_id} is not in the catalog")
+    return _dataset(raw)
+
+
+def lock(conn: Connection, dataset_id: int) -> Dataset:
+    """Take the dataset's lock until the transaction ends, and read its row."""
+    raw = row(
+        conn,
+        "SELECT * FROM sscd_ops.datasets WHERE dataset_id = :d FOR NO KEY UPDATE",
+        d=dataset_id,
+    )
+    if raw is None:
+        raise InvariantError(f"dataset {dataset_id} is not in the catalog")
+    return _dataset(raw)
+
+
+def turns(conn: Connection, origins: Sequence[int]) -> dict[int, int]:
+    """The newest turn of each of these banks."""
+    return {
+        r["dataset_id"]: r["next_turn"] - 1
+        for r in rows(
+            conn,
+            "SELECT dataset_id, next_turn FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)",
+            o=list(origins),
+        )
+    }
+
+
+def lock_shared(conn: Connection, origins: Sequence[int]) -> dict[int, int]:
+    """Keep these banks as they are until the transaction ends; the newest turn of each.
+
+    In the order of their numbers, so that two who lock several cannot wait for each other.
+    """
+    return {
+        r["dataset_id"]: r["next_turn"] - 1
+        for r in rows(
+            conn,
+            "SELECT dataset_id, next_turn FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)"
+            " ORDER BY dataset_id FOR SHARE",
+            o=list(origins),
+        )
+    }
+
+
+def set_roots(conn: Connection, dataset_id: int, roots: dict[str, str]) -> None:
+    """Store what the identities of each source are relative to."""
+    run(
+        conn,
+        "UPDATE sscd_ops.datasets SET roots = CAST(:r AS jsonb) WHERE dataset_id = :d",
+        r=json.dumps(roots),
+        d=dataset_id,
+    )
+
+
+def advance(
+    conn: Connection, dataset_id: int, *, next_turn: int, generation: int, snapshot: int
+) -> None:
+    """Move the dataset's numbers; a new generation is listed. The caller holds the lock."""
+    run(
+        conn,
+        "INSERT INTO sscd_ops.generations (dataset_id, generation, turn)"
+        " SELECT :d, :g, :t FROM sscd_ops.datasets WHERE dataset_id = :d AND generation < :g",
+        d=dataset_id,
+        g=generation,
+        t=next_turn - 1,
+    )
+    run(
+        conn,
+        "UPDATE sscd_ops.datasets SET next_turn = :t, generation = :g, snapshot = :s"
+        " WHERE dataset_id = :d",
+        d=dataset_id,
+        t=next_turn,
+        g=generation,
+        s=snapshot,
+    )
+
+
+def set_fingerprint(
+    conn: Connection, dataset_id: int, fingerprint: str, detail: dict[str, Any]
+) -> None:
+    """Give the dataset its fingerprint, unless it has one. The caller holds the lock."""
+    run(
+        conn,
+        "UPDATE sscd_ops.datasets SET fingerprint = :f, fingerprint_detail = CAST(:x AS jsonb)"
+        " WHERE dataset_id = :d AND fingerprint IS NULL",
+        d=dataset_id,
+        f=fingerprint,
+        x=json.dumps(detail),
+    )

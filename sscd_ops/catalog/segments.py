@@ -1,0 +1,205 @@
+"""Segments and their kept masks: which rows of the index count in which generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.sql import (
+    file_json,
+    file_of,
+    files_json,
+    files_of,
+    need_file,
+    rows,
+    run,
+    value,
+)
+from sscd_ops.model import Segment, StoredFile
+
+_AT_ONCE = 10_000
+"""So many digests travel as one bound array."""
+
+
+def live_segments(conn: Connection, dataset_id: int, generation: int) -> list[Segment]:
+    """The segments of a generation in turn order, each with its kept mask then."""
+    found = rows(
+        conn,
+        "SELECT s.*, m.mask FROM sscd_ops.segments s"
+        " JOIN sscd_ops.segment_masks m USING (segment_id)"
+        " JOIN sscd_ops.decisions x USING (decision_id)"
+        " WHERE s.dataset_id = :d AND m.generation_from <= :g"
+        " AND (m.generation_to IS NULL OR m.generation_to > :g) ORDER BY x.turn, s.segment_id",
+        d=dataset_id,
+        g=generation,
+    )
+    return [
+        Segment(
+            r["segment_id"],
+            ordinal,
+            r["rows"],
+            r["dimensions"],
+            r["fingerprint"],
+            files_of(r["files"]),
+            file_of(r["mask"]),
+        )
+        for ordinal, r in enumerate(found)
+    ]
+
+
+def history_rows(conn: Connection, dataset_id: int, generation: int) -> int:
+    """Kept rows in a generation: what `auto` chooses the backend by."""
+    return int(
+        value(
+            conn,
+            "SELECT coalesce(sum(m.kept), 0) FROM sscd_ops.segments s"
+            " JOIN sscd_ops.segment_masks m USING (segment_id) WHERE s.dataset_id = :d"
+            " AND m.generation_from <= :g AND (m.generation_to IS NULL OR m.generation_to > :g)",
+            d=dataset_id,
+            g=generation,
+        )
+    )
+
+
+def add_segment(
+    conn: Connection,
+    dataset_id: int,
+    decision_id: int,
+    *,
+    row_count: int,
+    dimensions: int,
+    fingerprint: str,
+    files: Mapping[str, StoredFile],
+) -> int:
+    """Name a segment's files."""
+    return int(
+        value(
+            conn,
+            "INSERT INTO sscd_ops.segments (dataset_id, decision_id, rows, dimensions,"
+            " fingerprint, files) VALUES (:d, :x, :r, :n, :f, CAST(:files AS jsonb))"
+            " RETURNING segment_id",
+            d=dataset_id,
+            x=decision_id,
+            r=row_count,
+            n=dimensions,
+            f=fingerprint,
+            files=files_json(files),
+        )
+    )
+
+
+def add_mask(
+    conn: Connection, segment_id: int, generation: int, mask: StoredFile, kept: int
+) -> None:
+    """Give a segment this kept mask from a generation on; the one it had ends there."""
+    run(
+        conn,
+        "UPDATE sscd_ops.segment_masks SET generation_to = :g"
+        " WHERE segment_id = :s AND generation_to IS NULL",
+        s=segment_id,
+        g=generation,
+    )
+    run(
+        conn,
+        "INSERT INTO sscd_ops.segment_masks (segment_id, generation_from, mask, kept)"
+        " VALUES (:s, :g, CAST(:m AS jsonb), :k)",
+        s=segment_id,
+        g=generation,
+        m=file_json(mask),
+        k=kept,
+    )
+
+
+def earlier_masks(conn: Connection, segment_id: int) -> dict[str, StoredFile]:
+    """Every mask the segment has or had, by its sha256."""
+    found = rows(
+        conn, "SELECT mask FROM sscd_ops.segment_masks WHERE segment_id = :s", s=segment_id
+    )
+    files = [need_file(r["mask"]) for r in found]
+    return {file.sha256: file for file in files}
+
+
+def replace_segment_files(
+    conn: Connection, segment_id: int, files: Mapping[str, StoredFile]
+) -> None:
+    """Name other files for a segment: after `index rebuild`, with equal descriptors."""
+    run(
+        conn,
+        "UPDATE sscd_ops.segments SET files = CAST(:f AS jsonb) WHERE segment_id = :s",
+        f=files_json(files),
+        s=segment_id,
+    )
+
+
+def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, StoredFile]) -> None:
+    """Name further files of a segment; those of others stay."""
+    run(
+        conn,
+        "UPDATE sscd_ops.segments SET files = files || CAST(:f AS jsonb) WHERE segment_id = :s",
+        f=files_json(files),
+        s=segment_id,
+    )
+
+
+def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
+    """Every segment with its newest mask, for `index info`."""
+    return rows(
+        conn,
+        "SELECT s.*, x.batch_id, x.turn, coalesce(b.night, '') AS night, m.mask, m.kept,"
+        " m.generation_from, m.generation_to"
+        " FROM sscd_ops.segments s JOIN sscd_ops.decisions x USING (decision_id)"
+        " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
+        " LEFT JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id"
+        " AND m.generation_to IS NULL WHERE s.dataset_id = :d ORDER BY x.turn, s.segment_id",
+        d=dataset_id,
+    )
+
+
+def decision_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
+    """The batch of a night's segment, and its decision."""
+    found = rows(
+        conn,
+        "SELECT x.batch_id, x.decision_id FROM sscd_ops.segments s"
+        " JOIN sscd_ops.decisions x USING (decision_id) WHERE s.segment_id = :s",
+        s=segment_id,
+    )[0]
+    return found["batch_id"], found["decision_id"]
+
+
+def of_decisions(conn: Connection, decision_ids: Sequence[int]) -> dict[int, int]:
+    """Decision -> its segment, for those that have one."""
+    found = rows(
+        conn,
+        "SELECT decision_id, segment_id FROM sscd_ops.segments WHERE decision_id = ANY(:x)",
+        x=list(decision_ids),
+    )
+    return {r["decision_id"]: r["segment_id"] for r in found}
+
+
+def kept_segment_rows(
+    conn: Connection, dataset_id: int, decision_id: int, digests: Sequence[bytes]
+) -> list[int]:
+    """The segment rows of a decision's images that are kept now.
+
+    From ``images`` and ``changes`` alone, which outlive the months of ``samples``: the segment's
+    own list of image digests says which to look up.
+    """
+    found: list[int] = []
+    for start in range(0, len(digests), _AT_ONCE):
+        found += (
+            r["segment_row"]
+            for r in rows(
+                conn,
+                "SELECT i.segment_row FROM unnest(CAST(:shas AS bytea[])) AS q(sha256)"
+                " JOIN sscd_ops.images i ON i.dataset_id = :d AND i.sha256 = q.sha256"
+                " AND i.decision_id = :x LEFT JOIN sscd_ops.changes_now c"
+                " ON c.dataset_id = :d AND c.image_sha256 = i.sha256"
+                " WHERE coalesce(c.verdict, i.verdict) = 'kept'",
+                shas=list(digests[start : start + _AT_ONCE]),
+                d=dataset_id,
+                x=decision_id,
+            )
+        )
+    return found

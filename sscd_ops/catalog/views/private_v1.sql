@@ -1,0 +1,66 @@
+-- What holds now, for the public views: private, so that they may change with the tables.
+
+-- Later verdicts in force.
+CREATE VIEW sscd_ops.changes_now AS
+SELECT c.*, d.decided_at
+FROM sscd_ops.changes c
+JOIN sscd_ops.decisions d ON d.decision_id = c.decision_id AND d.turn = c.turn
+WHERE c.turn_to IS NULL;
+
+-- One row an image.
+CREATE VIEW sscd_ops.images_now AS
+SELECT i.dataset_id, i.sha256, coalesce(c.verdict, i.verdict) AS verdict,
+    coalesce(c.carrier_id, i.sample_id) AS carrier_id,
+    coalesce(c.carrier_decision, i.decision_id) AS carrier_decision,
+    coalesce(c.carrier_shard, i.shard_id) AS carrier_shard,
+    coalesce(c.carrier_position, i.position) AS carrier_position,
+    CASE WHEN c.turn IS NULL THEN i.slot ELSE c.slot END AS slot,
+    CASE WHEN c.turn IS NULL THEN i.decision_id ELSE c.slot_decision END AS slot_decision
+FROM sscd_ops.images i
+JOIN sscd_ops.decisions d ON d.decision_id = i.decision_id AND d.turn IS NOT NULL
+LEFT JOIN sscd_ops.changes_now c ON c.dataset_id = i.dataset_id AND c.image_sha256 = i.sha256;
+
+-- One row a sample, and one a fault of a source shard. What speaks for a sample: its own change,
+-- else its own fault, else its image: kept with it, or as equal bytes of the one that carries it.
+-- The month joins so that a decision's rows are looked for in their own partition alone.
+CREATE VIEW sscd_ops.samples_now AS
+SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.key,
+    s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta,
+    CASE WHEN own.turn IS NOT NULL THEN own.verdict
+        WHEN img.turn IS NULL THEN s.verdict
+        WHEN img.verdict <> 'kept' THEN img.verdict
+        WHEN img.carrier_id = s.sample_id THEN 'kept' ELSE 'removed' END AS verdict,
+    CASE WHEN own.turn IS NOT NULL THEN own.reason
+        WHEN img.turn IS NULL THEN s.reason
+        WHEN img.verdict <> 'kept' THEN img.reason
+        WHEN img.carrier_id <> s.sample_id THEN 'exact' END AS reason,
+    CASE WHEN own.turn IS NOT NULL THEN own.message
+        WHEN img.turn IS NULL THEN s.message
+        WHEN img.verdict <> 'kept' THEN img.message END AS message,
+    CASE WHEN own.turn IS NOT NULL THEN own.witness_sha256
+        WHEN img.turn IS NULL THEN s.witness_sha256
+        WHEN img.verdict <> 'kept' THEN img.witness_sha256
+        WHEN img.carrier_id <> s.sample_id THEN s.image_sha256 END AS witness_sha256,
+    CASE WHEN own.turn IS NOT NULL THEN own.similarity
+        WHEN img.turn IS NULL THEN s.similarity
+        WHEN img.verdict <> 'kept' THEN img.similarity
+        WHEN img.carrier_id <> s.sample_id THEN 1 END AS similarity,
+    CASE WHEN own.turn IS NOT NULL THEN own.threshold
+        WHEN img.turn IS NULL THEN s.threshold
+        WHEN img.verdict <> 'kept' THEN img.threshold END AS threshold,
+    CASE WHEN own.turn IS NOT NULL THEN own.slot
+        WHEN img.turn IS NULL THEN s.slot
+        WHEN img.carrier_id = s.sample_id THEN img.slot END AS slot,
+    CASE WHEN own.turn IS NOT NULL THEN own.slot_decision
+        WHEN img.turn IS NULL THEN s.decision_id
+        WHEN img.carrier_id = s.sample_id THEN img.slot_decision END AS slot_decision,
+    s.plain IS TRUE AS plain,
+    coalesce(own.turn, img.turn, d.turn) AS turn,
+    coalesce(own.decided_at, img.decided_at, d.decided_at) AS decided_at
+FROM sscd_ops.samples s
+JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.month = s.month
+    AND d.turn IS NOT NULL
+LEFT JOIN sscd_ops.changes_now own ON own.dataset_id = d.dataset_id
+    AND own.sample_id = s.sample_id
+LEFT JOIN sscd_ops.changes_now img ON img.dataset_id = d.dataset_id
+    AND img.image_sha256 = s.image_sha256 AND s.own_fault IS NULL;

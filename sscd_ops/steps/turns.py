@@ -1,0 +1,390 @@
+"""Turns: the one way to change verdicts, and to make a snapshot.
+
+Whatever changes a dataset is worked out without the lock, for the dataset's numbers as they were
+read, and its rows are written under a decision number that nothing names. Then one short
+transaction under the lock compares those numbers, and puts the decision in force or leaves. Who
+leaves works it out again, after a moment; after three losses the others wait for it. A process
+killed anywhere leaves a decision's rows that nothing names, and the next try deletes them.
+
+Nobody else writes ``next_turn``, ``generation`` and ``snapshot`` (``catalog.datasets.advance``).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import batches, datasets, decisions, locks, sql
+from sscd_ops.catalog.copy import copy_table
+from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.catalog.partitions import MONTHLY, ensure_month
+from sscd_ops.errors import CommitConflict, SscdOpsError, StaleAttempt
+from sscd_ops.steps.parts import Parts, Stopwatch
+
+log = logging.getLogger(__name__)
+
+_TRIES = 20
+"""Times a change is worked out anew because another one was quicker."""
+_LOSSES = 3
+"""After so many the others wait for this one."""
+_PATIENCE = 900.0
+"""Seconds to wait for one that lost so often, or in line behind another such."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+"""Seconds before the second try; doubled for each further one, up to the longest."""
+
+W = TypeVar("W")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a change is worked out for: the dataset's row, and each bank's newest turn."""
+
+    dataset: Dataset
+    origins: Mapping[int, int] = field(default_factory=dict)
+
+    def is_as(self, now: Seen) -> bool:
+        """Whether nothing moved that verdicts rest on."""
+        mine, its = self.dataset, now.dataset
+        return (mine.next_turn, mine.generation, mine.fingerprint, self.origins) == (
+            its.next_turn,
+            its.generation,
+            its.fingerprint,
+            now.origins,
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """Who decided what, and why: kept with the decision and as its event."""
+
+    actor: str
+    why: str
+    config_sha256: str
+    counts: Mapping[str, Any]
+    details: Mapping[str, Any]
+    batch_id: int | None = None
+
+
+class Decider(Protocol[W]):
+    """What takes a turn: a night, an order, a bank's change. All that differs between kinds."""
+
+    dataset_id: int
+
+    @property
+    def origins(self) -> Sequence[int]:
+        """The banks it is compared with, beside the dataset's own history."""
+
+    def is_settled(self, conn: Connection) -> bool:
+        """Whether another process decided the same; raises where it may not be decided (now).
+
+        Asked before anything is worked out and under the lock.
+        """
+
+    def work_out(self, seen: Seen, before: W | None) -> W:
+        """Decide for what was seen, without any lock.
+
+        ``before`` is what was worked out for an earlier turn, of which what still holds may be
+        taken over.
+        """
+
+    def month(self, worked: W) -> date:
+        """The partition of its rows."""
+
+    def open(self, conn: Connection, worked: W) -> int:
+        """A new decision number, with the rows that are few."""
+
+    def rows(self, worked: W, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
+        """(table, rows) to COPY."""
+
+    def give_up(self, conn: Connection) -> None:
+        """Mark earlier tries as lost. The caller holds the dataset's lock."""
+
+    def guard(self, seen: Seen, worked: W) -> str:
+        """Why a person has to look at it first; empty where none has to."""
+
+    def hold(self, conn: Connection, worked: W, message: str) -> SscdOpsError | None:
+        """Store, under the lock, that it is held, and answer with the error that says so.
+
+        None where a person released it: it goes on.
+        """
+
+    def admit(self, conn: Connection, worked: W) -> None:
+        """Raise where what it was worked out from is no longer so. Under the lock."""
+
+    def put(self, conn: Connection, worked: W, decision_id: int, generation: int) -> bool:
+        """Name its segment and masks from ``generation`` on; whether there are any."""
+
+    def record(self, worked: W) -> Record:
+        """Who, why, and the figures."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A turn taken. ``lock_seconds``: for how long the dataset's lock was held."""
+
+    decision_id: int
+    turn: int
+    lock_seconds: float
+
+
+def take(
+    parts: Parts, decider: Decider[W], keep: Callable[[], None] = lambda: None
+) -> Taken | None:
+    """Put a decision in force, in the dataset's next turn.
+
+    Args:
+        parts: the real parts.
+        decider: the decision.
+        keep: called after each lost try; raises where this process may not go on.
+
+    Returns:
+        None where another process decided the same meanwhile.
+
+    Raises:
+        SscdOpsError: what the decider raises, and answers where it is held.
+        CommitConflict: others were quicker many times over (retried).
+    """
+    before: W | None = None
+
+    def attempt(is_first: bool) -> Taken | _Lost | None:
+        nonlocal before
+        try:
+            with parts.catalog.begin() as conn:
+                if decider.is_settled(conn):
+                    return None
+                seen = Seen(
+                    datasets.of_number(conn, decider.dataset_id),
+                    datasets.turns(conn, decider.origins),
+                )
+            before = decider.work_out(seen, before)
+            decision_id = _write_rows(parts, decider, before)
+            message = decider.guard(seen, before)
+            return _swap(parts, decider, seen, before, decision_id, message, is_first)
+        except StaleAttempt:
+            forget_tries(parts, decider)
+            raise
+        except SscdOpsError:
+            # what is wrong by now is no matter where another process decided the same: who
+            # delivers what was decided may take the files away
+            with parts.catalog.begin() as conn:
+                if not _is_settled(decider, conn):
+                    raise
+            return None
+
+    answer = _until_not_lost(parts, decider.dataset_id, attempt, keep)
+    if answer is None:
+        forget_tries(parts, decider)
+    return answer
+
+
+def _is_settled(decider: Decider[W], conn: Connection) -> bool:
+    try:
+        return decider.is_settled(conn)
+    except SscdOpsError:
+        return False
+
+
+def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> int:
+    """COPY the decision's rows into the final tables; nothing names them yet."""
+    forget_tries(parts, decider)
+    for table in MONTHLY:
+        ensure_month(parts.catalog, decider.month(worked), table)
+    with parts.catalog.begin() as conn:
+        # no lock is held here, and millions of rows take their time between two COPYs
+        sql.run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
+        decision_id = decider.open(conn, worked)
+        for table, rows in decider.rows(worked, decision_id):
+            parts.progress.start(f"write {table}", None)
+            copy_table(conn, table, rows)
+            parts.progress.done()
+    return decision_id
+
+
+def forget_tries(parts: Parts, decider: Decider[W]) -> None:
+    """Delete what earlier tries left: marked in a moment under the lock, deleted without it."""
+    with parts.catalog.begin() as conn:
+        datasets.lock(conn, decider.dataset_id)
+        decider.give_up(conn)
+    with parts.catalog.begin() as conn:
+        decisions.delete_lost(conn, decider.dataset_id)
+
+
+def _swap(
+    parts: Parts,
+    decider: Decider[W],
+    seen: Seen,
+    worked: W,
+    decision_id: int,
+    message: str,
+    is_first: bool,
+) -> Taken | _Lost | None:
+    held = Stopwatch()
+
+    def under_lock(conn: Connection) -> Taken | SscdOpsError | _Lost | None:
+        nonlocal held
+        held = Stopwatch()
+        dataset = datasets.lock(conn, decider.dataset_id)
+        now = Seen(dataset, datasets.lock_shared(conn, decider.origins))
+        if decider.is_settled(conn):
+            return None
+        if decisions.is_lost(conn, decision_id) or not seen.is_as(now):
+            return LOST
+        decider.admit(conn, worked)
+        error = decider.hold(conn, worked, message) if message else None
+        if error is not None:
+            return error
+        generation = dataset.generation
+        if decider.put(conn, worked, decision_id, generation + 1):
+            generation += 1
+        _put_in_force(conn, decider.record(worked), now, decision_id, generation)
+        return Taken(decision_id, dataset.next_turn, 0.0)
+
+    answer = _in_line(parts, decider.dataset_id, under_lock, is_first)
+    if isinstance(answer, SscdOpsError):
+        raise answer  # what was stored under the lock is committed by now
+    return replace(answer, lock_seconds=held.seconds) if isinstance(answer, Taken) else answer
+
+
+def _put_in_force(
+    conn: Connection, record: Record, now: Seen, decision_id: int, generation: int
+) -> None:
+    dataset = now.dataset
+    decisions.put_in_force(
+        conn,
+        decision_id,
+        turn=dataset.next_turn,
+        generation=generation,
+        config_sha256=record.config_sha256,
+        actor=record.actor,
+        why=record.why,
+        counts=record.counts,
+        origins=now.origins,
+    )
+    datasets.advance(
+        conn,
+        dataset.dataset_id,
+        next_turn=dataset.next_turn + 1,
+        generation=generation,
+        snapshot=dataset.snapshot,
+    )
+    batches.add_event(
+        conn,
+        dataset.dataset_id,
+        "decided",
+        actor=record.actor,
+        why=record.why,
+        turn=dataset.next_turn,
+        batch_id=record.batch_id,
+        details=dict(record.details),
+    )
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+class Publisher(Protocol[W]):
+    """What makes a snapshot that follows a decision."""
+
+    dataset_id: int
+
+    def work_out(self, seen: Seen) -> W:
+        """List and write what the next snapshot holds, without any lock."""
+
+    def put(self, conn: Connection, seen: Seen, worked: W) -> int:
+        """Register it, under the lock; the dataset's newest snapshot after that."""
+
+
+def publish(parts: Parts, publisher: Publisher[W]) -> None:
+    """Make a decision part of the dataset's next snapshot, which follows the newest turn.
+
+    Raises:
+        SscdOpsError: what the publisher raises.
+        CommitConflict: others were quicker many times over (retried).
+    """
+
+    def attempt(is_first: bool) -> _Lost | None:
+        with parts.catalog.begin() as conn:
+            seen = Seen(datasets.of_number(conn, publisher.dataset_id))
+        worked = publisher.work_out(seen)
+
+        def under_lock(conn: Connection) -> _Lost | None:
+            now = Seen(datasets.lock(conn, publisher.dataset_id))
+            if now.dataset.snapshot != seen.dataset.snapshot or not seen.is_as(now):
+                return LOST
+            snapshot = publisher.put(conn, now, worked)
+            datasets.advance(
+                conn,
+                publisher.dataset_id,
+                next_turn=now.dataset.next_turn,
+                generation=now.dataset.generation,
+                snapshot=snapshot,
+            )
+            return None
+
+        return _in_line(parts, publisher.dataset_id, under_lock, is_first)
+
+    _until_not_lost(parts, publisher.dataset_id, attempt, lambda: None)
+
+
+# ---------------------------------------------------------------- losing, and waiting in line
+
+
+class _Lost:
+    """Another one was quicker."""
+
+
+LOST = _Lost()
+
+
+def _until_not_lost(
+    parts: Parts,
+    dataset_id: int,
+    attempt: Callable[[bool], R | _Lost],
+    keep: Callable[[], None],
+) -> R:
+    """Try until nobody else was quicker; ``attempt`` is told whether the others wait for it."""
+    with ExitStack() as opened:
+        is_first = False
+        for losses in range(_TRIES):
+            if losses == _LOSSES:
+                line = opened.enter_context(parts.catalog.locks())
+                is_first = line.take(locks.LINE, dataset_id, wait=_PATIENCE)
+            answer = attempt(is_first)
+            if not isinstance(answer, _Lost):
+                return answer
+            keep()
+            log.info("another one was quicker, working it out again dataset=%s", dataset_id)
+            time.sleep(_pause(losses))
+    raise CommitConflict(f"dataset {dataset_id}: others were quicker {_TRIES} times; try again")
+
+
+def _pause(losses: int) -> float:
+    # not in step with the one that was quicker
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**losses) * random.uniform(0.5, 1.5)
+
+
+def _in_line(
+    parts: Parts, dataset_id: int, under_lock: Callable[[Connection], R], is_first: bool
+) -> R:
+    """Run the short transaction, once nobody who lost too often is at work."""
+    waited = Stopwatch()
+    while True:
+        with parts.catalog.begin() as conn:
+            if is_first or locks.may_pass(conn, dataset_id):
+                return under_lock(conn)
+        if waited.seconds > _PATIENCE:
+            raise CommitConflict(
+                f"dataset {dataset_id}: another command has had its turn for"
+                f" {waited.seconds:.0f} s and does not end; try again"
+            )
+        time.sleep(_LONGEST_PAUSE / 10)
