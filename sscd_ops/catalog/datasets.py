@@ -115,20 +115,20 @@ def turns(conn: Connection, origins: Sequence[int]) -> dict[int, int]:
     }
 
 
-def lock_shared(conn: Connection, origins: Sequence[int]) -> dict[int, int]:
-    """Keep these banks as they are until the transaction ends; the newest turn of each.
+def lock_with(
+    conn: Connection, dataset_id: int, origins: Sequence[int]
+) -> tuple[Dataset, dict[int, int]]:
+    """As ``lock``, and keep these banks as they are: the dataset, and each bank's newest turn.
 
     In the order of their numbers, so that two who lock several cannot wait for each other.
     """
-    return {
-        r["dataset_id"]: r["next_turn"] - 1
-        for r in rows(
-            conn,
-            "SELECT dataset_id, next_turn FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)"
-            " ORDER BY dataset_id FOR SHARE",
-            o=list(origins),
-        )
-    }
+    before = [number for number in sorted(origins) if number < dataset_id]
+    after = [number for number in sorted(origins) if number > dataset_id]
+    bank = "SELECT next_turn - 1 FROM sscd_ops.datasets WHERE dataset_id = :d FOR SHARE"
+    seen = {number: int(value(conn, bank, d=number)) for number in before}
+    own = lock(conn, dataset_id)
+    seen |= {number: int(value(conn, bank, d=number)) for number in after}
+    return own, seen
 
 
 def set_roots(conn: Connection, dataset_id: int, roots: dict[str, str]) -> None:

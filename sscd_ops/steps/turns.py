@@ -233,8 +233,8 @@ def _swap(
     def under_lock(conn: Connection) -> Taken | SscdOpsError | _Lost | None:
         nonlocal held
         held = Stopwatch()
-        dataset = datasets.lock(conn, decider.dataset_id)
-        now = Seen(dataset, datasets.lock_shared(conn, decider.origins))
+        now = Seen(*datasets.lock_with(conn, decider.dataset_id, decider.origins))
+        dataset = now.dataset
         if decider.is_settled(conn):
             return None
         if decisions.is_lost(conn, decision_id) or not seen.is_as(now):
