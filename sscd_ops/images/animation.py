@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 
-import numpy as np
 from PIL import Image
 
 from sscd_ops.images.ground import visible
@@ -39,7 +38,7 @@ def first_not_plain(
     """
     for rgb in _later(data, form):
         small = resized(rgb)
-        if not is_plain(np.asarray(small)):
+        if not is_plain(small):
             return rgb, small
     return None
 

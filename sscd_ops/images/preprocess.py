@@ -119,12 +119,13 @@ def prepare(data: bytes, preset: Preset, *, hashed: bool) -> Answer:
         as_stored = image.size
         rgb = _rgb(upright(image), preset)
         # a scaled picture's sides are rounded: the size comes from those before
-        pixels = np.asarray(rgb.resize(preset.size_of(*full), preset.filter))
+        small = rgb.resize(preset.size_of(*full), preset.filter)
+        pixels = np.asarray(small)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return Answer((Fault.UNDECODABLE, f"{type(error).__name__}: {error}"))
-    plain = is_plain(pixels)
+    plain = is_plain(small)
     if plain and preset.seen:
         later = first_not_plain(data, image.format, partial(_resized, preset))
         if later is not None:

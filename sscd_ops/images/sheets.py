@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sscd_ops.images.animation import first_not_plain
@@ -49,7 +48,7 @@ def _small(data: bytes, side: int) -> Image.Image | str:
         return "too large to show"
     try:
         small = fitted(visible(upright(image)))
-        if is_plain(np.asarray(small)):
+        if is_plain(small):
             later = first_not_plain(data, image.format, fitted)
             small = later[1] if later else small
     except Exception:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
