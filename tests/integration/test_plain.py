@@ -173,7 +173,10 @@ def test_what_was_refused_is_read_again_under_another_name(world: World) -> None
 
 
 def test_a_night_ends_alike_where_int8_is_slow_and_the_file_was_edited(
-    world: World, other_world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    other_world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Begun by one machine, decided by another: of either kind, with equal bytes."""
     for each in (world, other_world):
@@ -184,6 +187,8 @@ def test_a_night_ends_alike_where_int8_is_slow_and_the_file_was_edited(
     world.put(DAYS[1], "a.tar", [*plain, *copies, pair("again", plain[-1][1]["jpg"])])
     for day in DAYS[:2]:
         other_world.night(day)
+
+    request.addfinalizer(int8.usable.cache_clear)
 
     def machine(least_speed: float) -> None:
         int8.usable.cache_clear()
@@ -199,7 +204,6 @@ def test_a_night_ends_alike_where_int8_is_slow_and_the_file_was_edited(
         world.change(duplicates={"plain": "quarantine"})
         with world.parts() as parts:
             world.from_resolve(parts, batch_id)
-    machine(fast)
 
     assert world.views() == other_world.views()
     assert world.published() == other_world.published()
