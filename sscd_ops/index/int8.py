@@ -108,7 +108,7 @@ def _wrong(columns: int) -> str:
             expected = left.astype(np.int32) @ right.astype(np.int32).T
             if not np.array_equal(product(left, right), expected):
                 return f"torch._int_mm is wrong for {rows} x {others} x {columns}"
-    except (ImportError, AttributeError, RuntimeError, TypeError) as error:
+    except (ImportError, OSError, AttributeError, RuntimeError, TypeError) as error:
         return f"torch._int_mm does not run: {error}"
     return ""
 

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -254,6 +255,31 @@ def test_exact_falls_back_to_flat_where_the_int8_product_is_wrong(monkeypatch, c
 
     assert found.name == "flat"
     assert "falls back from exact to flat: torch._int_mm is wrong" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "torch_is",
+    [
+        "raise OSError('libtorch_cpu.so: cannot open shared object file')",
+        "raise ImportError('no torch here')",
+        "get_num_threads, from_numpy = lambda: 1, lambda array: array",
+    ],
+    ids=["broken", "missing", "without _int_mm"],
+)
+def test_exact_falls_back_to_flat_where_torch_does_not_load(tmp_path: Path, torch_is: str) -> None:
+    """A night that one machine searched goes on at another, whose torch is broken."""
+    (tmp_path / "torch.py").write_text(torch_is)
+    script = (
+        "import sys, numpy as np\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from sscd_ops.index.backends import open_backend\n"
+        "b = open_backend('exact', fingerprint_digest='a', dimensions=8, threshold=.7)\n"
+        "assert b.name == 'flat'\n"
+        "x = np.eye(8, dtype=np.float16)\n"
+        "assert len(b.search(x, x, {}, np.ones(8, bool), .7, 8).query) == 8\n"
+    )
+
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.fixture
