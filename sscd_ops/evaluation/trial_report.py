@@ -63,7 +63,7 @@ def _plain(report: TrialReport, most: int) -> list[Section]:
         return []
     at = np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)
     some = [report.pictures.get(rows[number]) for number in at]
-    heading = f"Kept, not compared: there is nothing in them ({len(rows)} in all)"
+    heading = f"Kept, not compared: nothing in them to compare ({len(rows)} in all)"
     return [(heading, [(*pair, "") for pair in zip_longest(some[::2], some[1::2], fillvalue=b"")])]
 
 
