@@ -11,6 +11,7 @@ with and without the check, in one process, taking turns.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ def describers() -> dict[str, Describe]:
     from sscd_ops.descriptors.networks import load_networks
 
     options = FingerprintOptions(model="sscd_small", device="cpu")
-    (network, *_) = load_networks(find_model("sscd_small"), options, Path("/nowhere"))
+    with tempfile.TemporaryDirectory() as cache:
+        (network, *_) = load_networks(find_model("sscd_small"), options, Path(cache))
     return {"dct": dct.describe, "sscd_small": lambda pixels: network.begin(pixels)()}
 
 

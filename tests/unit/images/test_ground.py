@@ -96,6 +96,40 @@ HIDDEN: dict[str, Callable[[], bytes]] = {
 }
 
 
+def marked(values: np.ndarray, *marks: float) -> tuple[bytes, np.ndarray]:
+    """With blocks that say "no value here"; the file, and where there are values."""
+    values, numbers = values.copy(), BLOCKS < 80
+    for number, mark in enumerate(marks):
+        values[BLOCKS % len(marks) + 80 * numbers == number] = mark
+    return deep(values, "TIFF"), numbers
+
+
+MARKED = {
+    "heights beside 65535": marked((BLOCKS * 8 + 200).astype(np.uint16), 65_535),
+    "12 bits beside white": marked((BLOCKS * 40).astype(np.uint16), 65_535),
+    "heights beside -32768": marked((BLOCKS * 20).astype(np.int32), -32_768),
+    "far above zero beside it": marked((30_000 + BLOCKS * 10).astype(np.uint16), 0),
+    "kelvins beside -9999": marked((270 + BLOCKS / 5).astype(np.float32), -9999),
+    "kelvins beside the least float": marked((270 + BLOCKS / 5).astype(np.float32), -3.4e38),
+    "kelvins beside two": marked((270 + BLOCKS / 5).astype(np.float32), -9999, 1e20),
+}
+
+
+@pytest.mark.parametrize("made", MARKED.values(), ids=MARKED)
+def test_a_value_far_from_all_others_does_not_hide_them(made: tuple[bytes, np.ndarray]) -> None:
+    data, numbers = made
+    levels = np.asarray(visible(Image.open(io.BytesIO(data))))[numbers]
+    assert np.ptp(levels.astype(int)) > 20
+
+
+def test_a_hot_pixel_changes_no_other() -> None:
+    values = (BLOCKS * 40).astype(np.uint16)
+    hot = values.copy()
+    hot[60, 80] = 65_535
+    found = [visible(Image.open(io.BytesIO(deep(each)))) for each in (values, hot)]
+    assert (np.asarray(found[0]) != np.asarray(found[1])).any(axis=2).sum() <= 1
+
+
 @pytest.mark.parametrize("made", HIDDEN.values(), ids=HIDDEN)
 def test_what_the_first_presets_lose_is_seen(made: Callable[[], bytes]) -> None:
     for preset in (SECOND, PRESETS["grid-64-draft-v2"], PRESETS["small-288-v2"]):
@@ -184,7 +218,10 @@ def test_levels_are_those_of_8_bits_where_the_picture_has_8() -> None:
 
 def test_noise_on_a_deep_sheet_stays_noise() -> None:
     chance = np.random.default_rng(0)
+    hot = chance.normal(100, 5, (240, 320)).astype(np.uint16)
+    hot[9, 9] = 65_535
     for values in (
+        hot,
         chance.normal(30_000, 40, (240, 320)).astype(np.uint16),
         chance.normal(300, 0.3, (240, 320)).astype(np.float32),
         chance.normal(-500, 1, (240, 320)).astype(np.int32),
@@ -194,12 +231,14 @@ def test_noise_on_a_deep_sheet_stays_noise() -> None:
 
 def test_a_large_picture_is_laid_and_scaled_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is converted a few rows at a time, but by one ground and one scale."""
-    whole = {name: preprocess(made(), SECOND) for name, made in HIDDEN.items()}
+    every = {name: made() for name, made in HIDDEN.items()}
+    every |= {name: data for name, (data, _) in MARKED.items()}
+    whole = {name: preprocess(data, SECOND) for name, data in every.items()}
 
     monkeypatch.setattr("sscd_ops.images.ground._BAND", 160 * 7)
 
-    for name, made in HIDDEN.items():
-        np.testing.assert_array_equal(preprocess(made(), SECOND), whole[name])
+    for name, data in every.items():
+        np.testing.assert_array_equal(preprocess(data, SECOND), whole[name])
 
 
 def test_a_key_of_16_bits_is_compared_with_upper_bytes() -> None:
