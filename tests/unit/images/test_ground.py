@@ -212,3 +212,15 @@ def test_of_a_long_animation_a_bounded_number_of_frames_is_looked_at() -> None:
     shown = prepare(animated("GIF", 31), SECOND, hashed=False)
     late = prepare(animated("GIF", 40), SECOND, hashed=False)
     assert (shown.plain, late.plain) == (False, True)
+
+
+@pytest.mark.parametrize(("blank", "plain"), [(1, False), (2, True)])
+def test_pages_count_by_their_own_pixels(
+    monkeypatch: pytest.MonkeyPatch, blank: int, plain: bool
+) -> None:
+    """A page of a TIFF may be far larger than the first."""
+    monkeypatch.setattr("sscd_ops.images.animation._MOST_PIXELS", 100_000)
+    shown = Image.fromarray(BLOCKS.astype(np.uint8)).resize((200, 200))
+    pages = [*[Image.new("L", (200, 200), 255)] * blank, shown]
+    data = saved(Image.new("L", (60, 40), 255), "TIFF", save_all=True, append_images=pages)
+    assert prepare(data, SECOND, hashed=False).plain == plain
