@@ -25,6 +25,8 @@ from tests.memory import at_most
 
 NAMES = ("flat", "exact", "sketch", "torch", "torch in float16")
 DIGEST = "ab" * 32
+LEAST_SPEED = int8.LEAST_SPEED
+"""As it is shipped: tests run with none (``conftest``), once all of them are read."""
 
 
 def backend(name: str, dimensions: int, threshold: float = 0.75) -> Backend:
@@ -259,7 +261,7 @@ def test_exact_falls_back_to_flat_where_the_int8_product_is_wrong(monkeypatch, c
 @pytest.fixture
 def plain_int8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch without oneDNN's kernels: what a CPU without them has."""
-    monkeypatch.setattr(int8, "LEAST_SPEED", 1.0)
+    monkeypatch.setattr(int8, "LEAST_SPEED", LEAST_SPEED)
     for cached in (int8.usable, int8.speed):
         cached.cache_clear()
     torch.backends.mkldnn.set_flags(False)
@@ -282,6 +284,20 @@ def test_exact_falls_back_to_flat_where_the_int8_product_is_slow(
     assert found.name == "flat"
     assert "falls back from exact to flat: on this CPU the int8 product" in caplog.text
     assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == threads
+    assert found.codes(clustered(1, 5, 512)) == {}
+
+
+@pytest.mark.parametrize(("ratio", "name"), [(0.99, "flat"), (1.01, "exact")])
+def test_the_int8_product_need_only_be_as_fast_as_float32(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, name: str
+) -> None:
+    monkeypatch.setattr(int8, "LEAST_SPEED", LEAST_SPEED)
+    monkeypatch.setattr(int8, "speed", lambda columns, dimensions: ratio)
+    int8.usable.cache_clear()
+    found = backend("exact", 64)
+    int8.usable.cache_clear()
+
+    assert found.name == name
 
 
 def test_flat_never_loads_torch() -> None:
