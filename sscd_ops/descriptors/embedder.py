@@ -346,8 +346,7 @@ class MinibatchEmbedder:
         if not self._perceptual:
             return None
         rows = b"".join(
-            NOTHING if one.plain or isinstance(one.decoded, tuple) else one.hashed
-            for one in answers
+            NOTHING if isinstance(one.decoded, tuple) else one.hashed for one in answers
         )
         if len(rows) != WIDTH * len(answers):
             raise RuntimeError("a decoder answered a picture without its perceptual hash")
