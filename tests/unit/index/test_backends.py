@@ -243,23 +243,44 @@ def test_a_name_or_threshold_that_cannot_be_served_is_a_configuration_error() ->
                 backend("sketch", 8, 0.49)
 
 
-def test_exact_falls_back_to_flat_where_the_int8_product_is_wrong(monkeypatch, caplog) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("bits", [15, 21])
+def test_exact_falls_back_to_flat_where_the_int8_product_is_wrong(
+    monkeypatch, caplog, bits
+) -> None:  # type: ignore[no-untyped-def]
+    """Also where only the largest sums are cut off."""
+
     def saturating(left, right, out=None):  # type: ignore[no-untyped-def]
-        found = np.clip(left.astype(np.int32) @ right.astype(np.int32).T, -(2**15), 2**15 - 1)
-        return found
+        return np.clip(left.astype(np.int32) @ right.astype(np.int32).T, -(2**bits), 2**bits - 1)
 
     int8.usable.cache_clear()
     monkeypatch.setattr(int8, "product", saturating)
     with caplog.at_level(logging.WARNING):
-        found = backend("exact", 64)
+        found = backend("exact", 512)
     int8.usable.cache_clear()
 
     assert found.name == "flat"
     assert "falls back from exact to flat: torch._int_mm is wrong" in caplog.text
 
 
+@pytest.mark.parametrize("lacking", ["torch", "its product"])
+def test_exact_falls_back_to_flat_where_there_is_no_int8_product(
+    lacking: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if lacking == "torch":
+        monkeypatch.setitem(sys.modules, "torch", None)
+    else:
+        monkeypatch.delattr(torch, "_int_mm")
+    int8.usable.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        found = backend("exact", 64)
+    int8.usable.cache_clear()
+
+    assert found.name == "flat"
+    assert "falls back from exact to flat: torch._int_mm does not run" in caplog.text
+
+
 @pytest.fixture
-def plain_int8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def int8_without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch without oneDNN's kernels: what a CPU without them has."""
     monkeypatch.setattr(int8, "LEAST_SPEED", LEAST_SPEED)
     for cached in (int8.usable, int8.speed):
@@ -271,7 +292,7 @@ def plain_int8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cached.cache_clear()
 
 
-@pytest.mark.usefixtures("plain_int8")
+@pytest.mark.usefixtures("int8_without_kernels")
 def test_exact_falls_back_to_flat_where_the_int8_product_is_slow(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
