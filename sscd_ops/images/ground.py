@@ -207,7 +207,6 @@ def to_levels(
     """Values as levels; 0 where they do not count."""
     wide = np.where(counted, values, scale.start).astype(np.float64)
     levels = np.floor((wide - scale.start) / scale.span * 255.0 + 0.5)
-    levels[~counted] = 0
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 

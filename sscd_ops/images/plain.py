@@ -7,10 +7,9 @@ removal is for ever. So plain pictures are told by their pixels, before any mode
 Measured on the pixels that the model gets, on one grid for all sizes: what a scaled picture no
 longer has cannot be compared by its descriptor, and a preset that decodes small need not decode
 twice. From the grid a smooth shade is taken (a quadratic surface in each channel: light that falls
-off, a gradient, an even sky); counted are the cells that stand out from it. Sheets of one colour
-with grain, dust, JPEG or a shade have 0 to 3 such cells, gradients none, pages with nothing but a
-number 5 to 7; the least of what can be compared is 24 (fog), 30 (a small moon) and 34 (stars):
-docs/descriptors.md, and `benchmarks/plain.py` to measure again.
+off, a gradient, an even sky); counted are the cells that stand out from it. Pages with nothing but
+a number have 7 such cells at most, all other sheets fewer, fog, small moons and stars 24 or more:
+docs/descriptors.md has the table, and `benchmarks/plain.py` measures again.
 
 Nearly every picture has far more, and is told by a band of the grid (``_has_enough``). A decoder's
 caches hold nothing of this module when it is called, and each function of numpy or Pillow that is
@@ -30,18 +29,18 @@ GRID = 64
 LEVELS = 8
 """A cell stands out by more than this, in any channel: grain and JPEG stay below."""
 LEAST_CELLS = 16
-"""Of 4,096: fewer are a plain picture."""
+"""Of 4,096: a picture of fewer is plain."""
 BAND = (26, 38)
 """Columns of the grid that are looked at first."""
 ROUNDED = 2
 """Levels that a cell of the band may differ by from the grid's: Pillow rounds after each of two
 passes, and which comes first depends on the sizes."""
 _SURFACE = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
-"""Degrees down and across."""
+"""Degrees down and across of the polynomials that a shade is made of."""
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Whether a picture says nothing.
+    """Whether a picture has nothing in it to compare.
 
     Args:
         image: in RGB, as a preset makes it.

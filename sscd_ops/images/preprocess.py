@@ -162,7 +162,7 @@ def _hash(data: bytes, whole: Image.Image | None, preset: Preset) -> bytes:
             whole = _rgb(upright(again), preset)
         return hash_image(whole)
     except MemoryError:
-        raise  # or a lack of memory would stand in the catalog as "too plain to compare"
+        raise  # or a lack of memory would be stored for good, as a hash of quality 0
     except Exception:  # noqa: BLE001 - as above
         return NOTHING
 

@@ -30,6 +30,9 @@ from sscd_ops.testing import encode, picture
 
 USED = [PRESETS[name] for name in ("skew-160-v2", "skew-320-v2", "grid-64-draft-v2")]
 
+TURNS = np.array([1 - 2 * (k.bit_count() % 2) for k in range(GRID)])
+"""The sequence of Thue and Morse: no polynomial of a low degree has a part in it."""
+
 
 def drawn(name: str, make: Make, count: int = 4) -> list[bytes]:
     chance = np.random.default_rng(sum(name.encode()))
@@ -78,10 +81,34 @@ def with_cells(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("larger", [1, 5])
 def test_it_is_the_cells_that_count_at_any_size(larger: int) -> None:
-    for count in (0, LEAST_CELLS - 1, LEAST_CELLS):
+    for count, plain in ((0, True), (15, True), (16, False)):
         image = Image.fromarray(with_cells(count).repeat(larger, 0).repeat(larger, 1))
         assert cells_of(image) == count
-        assert is_plain(image) == (count < LEAST_CELLS)
+        assert is_plain(image) == plain
+
+
+@pytest.mark.parametrize("channel", range(3))
+@pytest.mark.parametrize(("levels", "count"), [(8, 0), (9, GRID * GRID)])
+def test_a_cell_stands_out_by_more_than_8_levels_in_any_channel(
+    channel: int, levels: int, count: int
+) -> None:
+    pixels = np.full((GRID, GRID, 3), 100)
+    pixels[..., channel] += levels * TURNS
+    assert cells_of(Image.fromarray(pixels.astype(np.uint8))) == count
+    assert cells_of(Image.fromarray(pixels.astype(np.uint8).swapaxes(0, 1))) == count
+
+
+def test_a_shade_that_bends_is_taken_away() -> None:
+    down, across = np.mgrid[-1:1:160j, -1:1:160j]
+    for shade in (down, across, down * across, down**2, across**2, down**2 + across**2):
+        pixels = np.rint(120 + 60 * shade)[..., None].repeat(3, axis=2).astype(np.uint8)
+        assert cells_of(Image.fromarray(pixels)) == 0
+
+
+def test_every_pixel_of_a_cell_counts() -> None:
+    pixels = np.full((GRID, 5, GRID, 5, 3), 250, np.uint8)
+    pixels[TURNS > 0, 4, :, :2] = 0  # two of 25: 20 levels of the cell's mean
+    assert cells_of(Image.fromarray(pixels.reshape(5 * GRID, 5 * GRID, 3))) == GRID * GRID
 
 
 @pytest.mark.parametrize(
