@@ -283,7 +283,8 @@ class EmbeddedChunk:
     ``descriptors``: float32 (n, d), L2-normalised; rows in ``faults`` or ``plain`` are zero.
     ``faults``: row in this chunk -> (code, message). ``hashes``: uint8 (n, 33), perceptual hash and
     quality, where they were asked for. ``plain``: rows of sound pictures that have nothing in them
-    to compare: they have no descriptor and no hash, match nothing, and are kept.
+    to compare (``images.plain``): they have no descriptor and no hash, and resolve says what
+    becomes of them.
     """
 
     descriptors: NDArray[np.float32]

@@ -131,7 +131,7 @@ class TinyEmbedder:
                 faults[0] = (Fault.UNDECODABLE, str(error))
                 yield EmbeddedChunk(row, faults)
                 continue
-            if is_plain(np.asarray(image)):
+            if is_plain(image):
                 yield EmbeddedChunk(row, faults, plain=frozenset([0]))
                 continue
             vector = np.asarray(image.resize((8, 8)), np.float32).reshape(-1) - 128

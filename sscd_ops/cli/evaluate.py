@@ -454,7 +454,8 @@ def try_(
 
     Needs no config file and no database, and publishes nothing. The samples go through the
     product's own sources, quarantine, model, exact stage and leader, as a first night. A contact
-    sheet shows removals beside their witnesses, and the most similar pairs that were both kept.
+    sheet shows removals beside their witnesses, the most similar pairs that were both kept, and
+    pictures with nothing in them to compare.
 
     Example: sscd-ops try 'shards/*.tar' --sample 20000 --model sscd_disc_mixup
     """

@@ -2,8 +2,7 @@
 
 A hash is a row of 33 bytes: PDQ's 256 bits, and its quality, 0 to 100. The similarity of two is
 ``1 - Hamming distance / 256``, a multiple of 1/256 and so exact in float64: thresholds that are
-distances decide the same on every machine. A picture too plain to be hashed (quality below 50)
-matches nothing.
+distances decide the same on every machine. A hash of too low a quality (below 50) matches nothing.
 """
 
 from __future__ import annotations

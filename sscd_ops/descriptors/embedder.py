@@ -325,8 +325,12 @@ class MinibatchEmbedder:
 
         def ended() -> EmbeddedChunk:
             rows = nothing if begun is None else begun()[: len(answers)]
-            rows, found = _checked(rows, faults, plain)
-            return EmbeddedChunk(rows, found, self._hashes(answers), plain)
+            told = plain
+            if self.fingerprint.model == "dct":  # a zero row is its word for "nothing to compare"
+                blank = np.flatnonzero(~rows.any(axis=1))
+                told |= {int(row) for row in blank if int(row) not in faults}
+            rows, found = _checked(rows, faults, told)
+            return EmbeddedChunk(rows, found, self._hashes(answers, told), told)
 
         return ended
 
@@ -342,12 +346,12 @@ class MinibatchEmbedder:
         pictures += [None] * (self.fingerprint.minibatch - len(pictures))
         return np.stack([blank if picture is None else picture for picture in pictures])
 
-    def _hashes(self, answers: list[Answer]) -> NDArray[np.uint8] | None:
+    def _hashes(self, answers: list[Answer], plain: frozenset[int]) -> NDArray[np.uint8] | None:
         if not self._perceptual:
             return None
         rows = b"".join(
-            NOTHING if one.plain or isinstance(one.decoded, tuple) else one.hashed
-            for one in answers
+            NOTHING if row in plain or isinstance(one.decoded, tuple) else one.hashed
+            for row, one in enumerate(answers)
         )
         if len(rows) != WIDTH * len(answers):
             raise RuntimeError("a decoder answered a picture without its perceptual hash")

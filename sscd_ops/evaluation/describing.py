@@ -34,13 +34,13 @@ class Described:
     """Descriptors of a picture set.
 
     Attributes:
-        rows: int64 (n,), which pictures of the set have one.
+        rows: int64 (n,), which pictures of the set have one, plain ones among them.
         descriptors: float16 (n, d), L2-normalised.
         failed: picture of the set -> why it has none.
         seconds: it took.
         hashes: uint8 (n, 33), perceptual hashes, where the embedder makes them.
         plain: int64 (k,), pictures of the set with nothing in them to compare: their descriptors
-            are zero.
+            are zero, so that they match nothing.
     """
 
     rows: NDArray[np.int64]

@@ -60,7 +60,8 @@ class PdqEmbedder:
             if isinstance(pixels, tuple):
                 faults[0] = pixels
             elif hashed[CODE] < LEAST_QUALITY:
-                faults[0] = (Fault.NO_DESCRIPTOR, f"PDQ quality {hashed[CODE]}: too plain")
+                said = f"PDQ quality {hashed[CODE]}, below {LEAST_QUALITY}"
+                faults[0] = (Fault.NO_DESCRIPTOR, said)
             else:
                 bits = np.unpackbits(np.frombuffer(hashed, np.uint8, CODE))
                 row[0] = (bits.astype(np.float32) * 2 - 1) / 16

@@ -102,6 +102,7 @@ class TrialReport:
         removed: near copies, the least similar first, each with its witness.
         removed_perceptual: those by perceptual hash alone, likewise.
         kept_pairs: the most similar pairs that were both kept.
+        plain: rows of ``pictures`` that were kept without being compared: nothing is in them.
         histogram: images by similarity to the most similar other image, in ``BINS``; without
             those that have nothing in them to compare.
         times: by step.
@@ -122,6 +123,7 @@ class TrialReport:
     removed: list[PairFound]
     removed_perceptual: list[PairFound]
     kept_pairs: list[PairFound]
+    plain: list[int]
     histogram: list[int]
     times: list[StepTime]
 
@@ -211,6 +213,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         removed=_removed(decided, ~decided.perceptual, picture_of),
         removed_perceptual=_removed(decided, decided.perceptual, picture_of),
         kept_pairs=_kept_pairs(decided, picture_of),
+        plain=found.plain.tolist(),
         histogram=[
             int(n) for n in np.histogram(np.clip(near.similarity, BINS[0], BINS[-1]), BINS)[0]
         ],

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
+
+import numpy as np
 
 from sscd_ops.core.perceptual import distance_of
 from sscd_ops.evaluation.measuring import BINS
@@ -13,7 +16,7 @@ from sscd_ops.images.sheets import Pair, Section
 
 
 def sheet_sections(report: TrialReport, pairs: int = 20) -> Sequence[Section]:
-    """The contact sheet: the most doubtful removals, the surest, and the nearest kept pairs."""
+    """The contact sheet: the most doubtful removals, the surest, nearest kept pairs, the plain."""
 
     def shown(found: Sequence[PairFound]) -> list[Pair]:
         return [
@@ -49,7 +52,19 @@ def sheet_sections(report: TrialReport, pairs: int = 20) -> Sequence[Section]:
             else []
         ),
         ("The most similar pairs that were both kept", shown(report.kept_pairs[:pairs])),
+        *_plain(report, 2 * pairs),
     ]
+
+
+def _plain(report: TrialReport, most: int) -> list[Section]:
+    """Some of the pictures that were not compared, from all over, two and two."""
+    rows = report.plain
+    if not rows:
+        return []
+    at = np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)
+    some = [report.pictures.get(rows[number]) for number in at]
+    heading = f"Kept, not compared: nothing in them to compare ({len(rows)} in all)"
+    return [(heading, [(*pair, "") for pair in zip_longest(some[::2], some[1::2], fillvalue=b"")])]
 
 
 def fields(report: TrialReport) -> dict[str, Any]:
@@ -136,5 +151,6 @@ def to_json(report: TrialReport) -> str:
         "removed_near_pairs": pairs(report.removed),
         "removed_perceptual_pairs": pairs(report.removed_perceptual),
         "nearest_kept_pairs": pairs(report.kept_pairs),
+        "kept_plain_keys": [names[row] for row in report.plain],
     }
     return json.dumps(document, indent=1)

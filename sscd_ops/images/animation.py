@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 
-import numpy as np
 from PIL import Image
 
 from sscd_ops.images.ground import visible
@@ -14,8 +13,9 @@ from sscd_ops.images.plain import is_plain
 
 _FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 _MOST_FRAMES = 32
+"""With the first."""
 _MOST_PIXELS = 100_000_000
-"""Of all frames looked at together."""
+"""Of the frames after the first, all together."""
 
 
 def first_not_plain(
@@ -24,7 +24,7 @@ def first_not_plain(
     """Of the frames after the first, the first that has something in it; none where all are plain.
 
     At most 31 frames of 100 megapixels together are looked at. They end where the picture does, or
-    where it is damaged: its first frame can be read.
+    where it is damaged, which is no fault of it: its first frame was read.
 
     Args:
         data: the file's bytes.
@@ -39,7 +39,7 @@ def first_not_plain(
     """
     for rgb in _later(data, form):
         small = resized(rgb)
-        if not is_plain(np.asarray(small)):
+        if not is_plain(small):
             return rgb, small
     return None
 
@@ -49,9 +49,12 @@ def _later(data: bytes, form: str | None) -> Iterator[Image.Image]:
         return
     try:
         image = Image.open(io.BytesIO(data), formats=(form,))
-        count = min(_MOST_FRAMES, 1 + _MOST_PIXELS // (image.width * image.height))
-        for number in range(1, count):
+        left = _MOST_PIXELS
+        for number in range(1, _MOST_FRAMES):
             image.seek(number)
+            left -= image.width * image.height  # pages differ in size
+            if left < 0:
+                return
             yield visible(upright(image))
     except MemoryError:
         raise

@@ -27,6 +27,8 @@ _NEAR = 32
 """Levels, in the channel that differs most, below which a colour is lost on a ground."""
 _MOST_GAIN = 8
 """Values are spread over all levels at most this many times: noise stays noise."""
+_LEAST_APART = 64
+"""Whole numbers that lie closer together are noise beside a value that is far away."""
 
 Convert = Callable[[Image.Image], Image.Image]
 Numbers = tuple[NDArray[np.generic], NDArray[np.bool_]]
@@ -151,20 +153,52 @@ def scale_of(parts: Iterable[Numbers]) -> Scale:
 
     Those that use a good part of the bits they need are scaled by these, so a picture of 8 bits in
     16 keeps its levels, and one of 12 bits looks as it would in 8. Others, below zero or far above
-    it with little between, are spread over all levels, but by a limited gain.
+    it with little between, are spread over all levels, but by a limited gain. A least or greatest
+    value that is far from all others (no height here, a dead pixel) is left out: it becomes black
+    or white.
     """
-    least, most, whole = math.inf, -math.inf, True
+    low: list[float] = []
+    high: list[float] = []
+    whole = True
     for values, counted in parts:
         whole = values.dtype.kind in "iu"
         some = values[counted]
-        if len(some):
-            least, most = min(least, float(some.min())), max(most, float(some.max()))
-    top = _top(max(abs(least), abs(most)), whole=whole) if least <= most else 0.0
+        low, high = _ends(low, some, greatest=False), _ends(high, some, greatest=True)
+    least, most = _without_marks(low, high, _LEAST_APART if whole else 0)
+    top = _top(max(abs(least), abs(most)), whole=whole)
     if top == 0:
         return Scale(0.0, 1.0)
     if least >= 0 and most - least >= top / 4:
         return Scale(0.0, top)
     return Scale(least, max(most - least, top / _MOST_GAIN))
+
+
+def _ends(known: list[float], values: NDArray[np.generic], *, greatest: bool) -> list[float]:
+    """The two values furthest at one end, the last one first, of those known and more."""
+    found = set(known)
+    for _ in range(2):
+        if len(values):
+            last = values.max() if greatest else values.min()
+            found.add(float(last))
+            values = values[values != last]
+    return sorted(found, reverse=greatest)[:2]
+
+
+def _without_marks(low: list[float], high: list[float], apart: float) -> tuple[float, float]:
+    """The least and the greatest value, each without one that lies far from all others."""
+    if not low:
+        return 0.0, 0.0
+    least, most = low[0], high[0]
+
+    def far(start: float, end: float) -> bool:
+        """Whether what is left is little beside what there was."""
+        return apart <= end - start <= (most - least) / _MOST_GAIN and start < end
+
+    if len(high) > 1 and far(least, high[1]):
+        most = high[1]
+    if len(low) > 1 and far(low[1], most):
+        least = low[1]
+    return least, most
 
 
 def to_levels(
@@ -173,7 +207,6 @@ def to_levels(
     """Values as levels; 0 where they do not count."""
     wide = np.where(counted, values, scale.start).astype(np.float64)
     levels = np.floor((wide - scale.start) / scale.span * 255.0 + 0.5)
-    levels[~counted] = 0
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 

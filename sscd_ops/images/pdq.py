@@ -2,7 +2,7 @@
 
 Luminance is blurred by two passes of a box filter a 128th of the side wide (a tent), sampled on a
 64 x 64 grid, and transformed to 16 x 16 low frequencies of the DCT; each bit says whether one of
-these is above their median. The quality counts the gradients of the grid: a plain picture has few,
+these is above their median. The quality counts the gradients of the grid: an even picture has few,
 and its bits are noise. Written after the description (facebook/ThreatExchange, pdq, "hashing.pdf");
 docs/decisions/0008-pdq-of-our-own.md says why, and how near the results are.
 
@@ -84,7 +84,7 @@ def hash_luminance(
 
 
 def _quality(grid: NDArray[np.float64]) -> int:
-    """How much there is to see: 0 (plain) to 100."""
+    """How much there is to see: 0 (nothing) to 100."""
     total = 0
     for axis in (0, 1):
         steps = np.diff(grid, axis=axis) * 100.0 / 255.0

@@ -119,12 +119,13 @@ def prepare(data: bytes, preset: Preset, *, hashed: bool) -> Answer:
         as_stored = image.size
         rgb = _rgb(upright(image), preset)
         # a scaled picture's sides are rounded: the size comes from those before
-        pixels = np.asarray(rgb.resize(preset.size_of(*full), preset.filter))
+        small = rgb.resize(preset.size_of(*full), preset.filter)
+        pixels = np.asarray(small)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
         return Answer((Fault.UNDECODABLE, f"{type(error).__name__}: {error}"))
-    plain = is_plain(pixels)
+    plain = is_plain(small)
     if plain and preset.seen:
         later = first_not_plain(data, image.format, partial(_resized, preset))
         if later is not None:
@@ -161,7 +162,7 @@ def _hash(data: bytes, whole: Image.Image | None, preset: Preset) -> bytes:
             whole = _rgb(upright(again), preset)
         return hash_image(whole)
     except MemoryError:
-        raise  # or a lack of memory would stand in the catalog as "too plain to compare"
+        raise  # or a lack of memory would be stored for good, as a hash of quality 0
     except Exception:  # noqa: BLE001 - as above
         return NOTHING
 

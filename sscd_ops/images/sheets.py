@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sscd_ops.images.animation import first_not_plain
@@ -15,7 +14,7 @@ from sscd_ops.images.plain import is_plain
 from sscd_ops.options import USUAL_LIMITS
 
 Pair = tuple[bytes, bytes, str]
-"""Two files and what is said below them."""
+"""Two files, the second may be empty, and what is said below them."""
 Section = tuple[str, Sequence[Pair]]
 """A heading and its pairs."""
 
@@ -49,7 +48,7 @@ def _small(data: bytes, side: int) -> Image.Image | str:
         return "too large to show"
     try:
         small = fitted(visible(upright(image)))
-        if is_plain(np.asarray(small)):
+        if is_plain(small):
             later = first_not_plain(data, image.format, fitted)
             small = later[1] if later else small
     except Exception:  # noqa: BLE001 - decoders raise whatever they like at bad bytes
@@ -75,7 +74,8 @@ def contact_sheet(sections: Sequence[Section]) -> Image.Image:
             left = _GAP + number % _COLUMNS * (cell + _GAP)
             at = top + number // _COLUMNS * (_SIDE + _LINE)
             sheet.paste(thumbnail(one, _SIDE), (left, at))
-            sheet.paste(thumbnail(other, _SIDE), (left + _SIDE + 4, at))
+            if other:
+                sheet.paste(thumbnail(other, _SIDE), (left + _SIDE + 4, at))
             draw.text((left, at + _SIDE + 2), said, fill=(80, 80, 80), font=small)
         top += -(-max(len(pairs), 1) // _COLUMNS) * (_SIDE + _LINE) + _LINE
     return sheet

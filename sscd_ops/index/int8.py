@@ -1,8 +1,8 @@
 """The int8 matrix product, checked before it is trusted.
 
-``torch._int_mm`` is private and runs through whatever kernel the CPU has (VNNI, AVX2, plain), so it
+``torch._int_mm`` is private and runs through whatever kernel the CPU has, or a bare loop, so it
 stands behind ``product`` alone. ``usable`` compares it with numpy on this machine: on extremes too,
-since kernels without VNNI are known to saturate 16-bit sums, and by the clock, since a plain loop
+since kernels without VNNI are known to saturate 16-bit sums, and by the clock, since the loop
 is many times slower than the float32 product that it is to replace.
 """
 
@@ -42,7 +42,8 @@ _TILE = (512, 1024)
 """Rows of the tile that is timed: large enough for every kernel's full speed, some milliseconds."""
 _TIMES = 4
 LEAST_SPEED = 1.0
-"""As many times as fast as float32 must int8 be; without its kernels it is .04 to .1."""
+"""As many times as fast as float32 must int8 be; without its kernels it is a tenth and less
+(docs/search.md)."""
 
 
 @cache
@@ -108,7 +109,7 @@ def _wrong(columns: int) -> str:
             expected = left.astype(np.int32) @ right.astype(np.int32).T
             if not np.array_equal(product(left, right), expected):
                 return f"torch._int_mm is wrong for {rows} x {others} x {columns}"
-    except (ImportError, AttributeError, RuntimeError, TypeError) as error:
+    except (ImportError, OSError, AttributeError, RuntimeError, TypeError) as error:
         return f"torch._int_mm does not run: {error}"
     return ""
 

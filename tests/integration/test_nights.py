@@ -10,6 +10,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from sscd_ops.errors import (
 from sscd_ops.index import backends
 from sscd_ops.model import BatchState, Runner
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
-from sscd_ops.ports import Source
+from sscd_ops.ports import SearchBackend, Source
 from sscd_ops.steps import awaiting, manage, night, plan, resolve
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.pictures import sample_image
@@ -144,6 +145,18 @@ def test_the_backend_never_matters(world: World, other_world: World, backend: st
     assert other_world.published() == world.published()
 
 
+class Told(Wiring):
+    """Tells which search backends were opened."""
+
+    opened: ClassVar[list[str]] = []
+
+    def backend(
+        self, name: str, fingerprint: str, dimensions: int, threshold: float
+    ) -> SearchBackend:
+        self.opened.append(name)
+        return super().backend(name, fingerprint, dimensions, threshold)
+
+
 def test_a_large_first_night_is_compared_with_itself_by_its_own_size(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,8 +167,11 @@ def test_a_large_first_night_is_compared_with_itself_by_its_own_size(
     world.put(DAYS[1], "b.tar", [pair("new", picture(20)), pair("copy", picture(3, quality=60))])
 
     with caplog.at_level(logging.INFO):
+        world.wiring = Told
         world.night(DAYS[0])
+        assert Told.opened[-1:] == ["exact"]
         world.night(DAYS[1])
+        assert Told.opened[-1:] == ["flat"]
 
     said = [m for m in caplog.messages if m.startswith("night against itself")]
     assert [m.rpartition("images=")[2] for m in said] == ["8 search=exact", "2 search=flat"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.cli.main import main
 from sscd_ops.evaluation import trial, trial_report
 from sscd_ops.evaluation.sparse import EMPTY
+from sscd_ops.index import int8
 from sscd_ops.model import Runner
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.steps import embed, ingest, plan
@@ -153,6 +155,61 @@ def test_a_changed_setting_decides_anew_what_it_refused_and_removes_nothing_else
     assert_promises(world)
 
 
+def test_what_was_refused_is_read_again_under_another_name(world: World) -> None:
+    """As docs/operations.md says; under its old name a sample has its verdict already."""
+    samples = [pair(colour, sheet(colour)) for colour in ("white", "red")]
+    world.change(duplicates={"plain": "quarantine"})
+    refused = world.put(DAYS[0], "a.tar", samples)
+    world.night(DAYS[0])
+    world.change(duplicates={"plain": "keep"})
+
+    os.utime(refused, ns=(1, 1))
+    touched = world.night(DAYS[0], supplement=True).counts
+    assert (touched.read, touched.known) == (0, 2)
+    world.put(DAYS[0], "b.tar", samples)
+    assert world.night(DAYS[0], supplement=True).counts.kept_plain == 2
+
+    assert_promises(world, read=4)
+
+
+def test_a_night_ends_alike_where_int8_is_slow_and_the_file_was_edited(
+    world: World,
+    other_world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Begun by one machine, decided by another: of either kind, with equal bytes."""
+    for each in (world, other_world):
+        each.change(duplicates={"search": "exact", "perceptual": True})
+    plain = [pair(kind, data) for kind, data in empty().items()]
+    copies = [pair(f"copy-{n}", plant(picture(n), "jpeg_40")) for n in range(3)]
+    world.put(DAYS[0], "a.tar", [*plain[:4], *(pair(f"p{n}", picture(n)) for n in range(3))])
+    world.put(DAYS[1], "a.tar", [*plain, *copies, pair("again", plain[-1][1]["jpg"])])
+    for day in DAYS[:2]:
+        other_world.night(day)
+
+    request.addfinalizer(int8.usable.cache_clear)
+
+    def machine(least_speed: float) -> None:
+        int8.usable.cache_clear()
+        monkeypatch.setattr(int8, "LEAST_SPEED", least_speed)
+
+    slow, fast = 1e9, int8.LEAST_SPEED
+    for day, begins, ends in ((DAYS[0], slow, fast), (DAYS[1], fast, slow)):
+        machine(begins)
+        world.change(duplicates={"plain": "keep"})
+        with world.parts() as parts:
+            batch_id = world.until_match(parts, day)
+        machine(ends)
+        world.change(duplicates={"plain": "quarantine"})
+        with world.parts() as parts:
+            world.from_resolve(parts, batch_id)
+
+    assert world.views() == other_world.views()
+    assert world.published() == other_world.published()
+    assert_promises(world)
+
+
 def test_explain_and_show_say_that_a_picture_was_too_plain(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -243,8 +300,8 @@ def test_a_dataset_keeps_the_preset_that_was_the_default(world: World, named: st
 
 
 def test_a_new_dataset_names_its_preset_from_its_first_night_on(world: World) -> None:
-    for day in DAYS[:2]:
-        world.put(day, "a.tar", [pair(day, picture(hash(day) % 99))])
+    for number, day in enumerate(DAYS[:2]):
+        world.put(day, "a.tar", [pair(day, picture(number))])
         world.night(day)
     found = world.ask("SELECT config_sha256, config FROM sscd_ops.attempts")
     assert len({row["config_sha256"] for row in found}) == 1

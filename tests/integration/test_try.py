@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from sscd_ops.cli.main import main
 from sscd_ops.evaluation import trial, trial_report
+from sscd_ops.evaluation.sparse import EMPTY
 from sscd_ops.options import FingerprintOptions, Settings
 from sscd_ops.testing import COPIES, Sample, make_tar, plant
 from sscd_ops.wiring import Wiring
@@ -116,6 +118,25 @@ def test_a_try_decides_by_hash_where_a_night_does(tmp_path: Path, world: World) 
     }
     by_hash = [pairs for heading, pairs in sections if "by perceptual hash alone" in heading]
     assert len(by_hash[0]) == len(removed)
+
+
+def test_what_was_not_compared_is_shown(tmp_path: Path) -> None:
+    sheets = [EMPTY["sheets_grain"](np.random.default_rng(number)) for number in range(5)]
+    several = [pair(f"p{number}", data) for number, data in enumerate(sheets)]
+    make_tar(tmp_path / "a.tar", [*several, *samples()[:6]])
+    asked = trial.Trial((f"{tmp_path}/a.tar",))
+    with Wiring(Settings()) as rooms:
+        report = trial.run(rooms, asked, FingerprintOptions(model="dct"))
+        numbers = json.loads(trial_report.to_json(report))
+        sections = dict(trial_report.sheet_sections(report, pairs=2))
+
+    assert numbers["kept_plain"] == 5
+    assert sorted(numbers["kept_plain_keys"]) == ["p0", "p1", "p2", "p3", "p4"]
+    (heading,) = [name for name in sections if "nothing in them" in name]
+    assert "5 in all" in heading
+    shown = [data for one, other, _ in sections[heading] for data in (one, other)]
+    assert len(set(shown)) == 4
+    assert set(shown) <= set(sheets)
 
 
 def test_planted_copies_are_found_and_broken_ones_named(

@@ -123,7 +123,7 @@ def test_leader_is_what_the_definition_says(batch, threshold, margin, limit, blo
 
 
 def hashes_like(seed: int, count: int, spread: int) -> np.ndarray:
-    """Rows of few hashes, some bits of each turned over; some of them too plain to match."""
+    """Rows of few hashes, some bits of each turned over; some of too low a quality to match."""
     random = np.random.default_rng(seed)
     bits = random.integers(0, 2, (random.integers(1, 6), 256), np.uint8)
     bits = bits[random.integers(0, len(bits), count)]

@@ -130,6 +130,23 @@ def test_a_plain_picture_has_no_descriptor_and_no_fault(model: ModelName, tmp_pa
     assert not alone.descriptors.any()
 
 
+def test_what_dct_finds_blank_is_plain_and_no_fault(tmp_path: Path) -> None:
+    """Cells that stand out, and next to no contrast over the whole: a night sky of few stars."""
+    sky = np.zeros((640, 640, 3), np.uint8)
+    for across, down in itertools.product(range(2, 62, 12), repeat=2):  # 25 of 4,096 cells
+        sky[10 * down + 4 : 10 * down + 6, 10 * across + 4 : 10 * across + 7] = 230
+    stars = encode(Image.fromarray(sky), 95)
+    options = FingerprintOptions(model="dct", minibatch=4, workers=1)
+
+    with open_embedder(options, tmp_path, perceptual=True) as embedder:
+        (chunk,) = embedder.embed([picture(0), stars])
+
+    assert (chunk.plain, chunk.faults) == ({1}, {})
+    assert not chunk.descriptors[1].any()
+    assert chunk.hashes is not None
+    assert not chunk.hashes[1].any()
+
+
 def test_neither_neighbours_nor_workers_change_a_row(tmp_path: Path) -> None:
     images = [picture(i) for i in range(9)]
     rows, _ = embed(images, 4, tmp_path)

@@ -118,3 +118,13 @@ def test_sets_of_sets_read_the_same_by_number_and_in_order() -> None:
 def test_names_are_found_by_their_last_part_where_it_is_alone() -> None:
     table = numbered(["a/x", "b/x", "b/y", "z"], "queries")
     assert table == {"a/x": 0, "b/x": 1, "b/y": 2, "z": 3, "y": 2}
+
+
+def test_whitening_leaves_a_plain_picture_without_a_direction() -> None:
+    rows = np.random.default_rng(3).standard_normal((40, 8)).astype(np.float16)
+    rows[7] = 0  # or it would become a descriptor, the mean's, and match others
+
+    turned = fit_whitening(np.delete(rows, 7, axis=0)).apply(rows)
+
+    assert not turned[7].any()
+    np.testing.assert_allclose(np.linalg.norm(np.delete(turned, 7, axis=0), axis=1), 1, atol=1e-2)

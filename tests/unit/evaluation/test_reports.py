@@ -91,7 +91,7 @@ def test_only_pictures_with_an_earlier_one_of_their_group_can_be_merged() -> Non
 
 
 def test_where_nights_compare_hashes_too_a_set_is_judged_by_both() -> None:
-    """The descriptors merge row 1, the hashes row 3; the last hash is of a picture too plain."""
+    """The descriptors merge row 1, the hashes row 3; the last hash is of too low a quality."""
     hard = HardSet("s", False, Spool(), np.zeros(5, np.int64))
     rows = np.eye(5, dtype=np.float16)
     rows[1] = rows[0]

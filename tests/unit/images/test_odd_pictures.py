@@ -630,3 +630,10 @@ def test_a_header_check_costs_little(name: str) -> None:
     else:
         assert isinstance(header, ImageHeader)
         assert header.fault is None
+
+
+def test_a_picture_too_large_to_show_says_so() -> None:
+    """A contact sheet is drawn in this very process, which nothing bounds."""
+    large = Image.new("1", (11_000, 10_000), 1)
+    large.paste(0, (0, 0, 5_500, 10_000))
+    assert not (np.asarray(thumbnail(encoded("PNG", large), 100)) == 0).all(axis=2).any()

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -25,6 +26,8 @@ from tests.memory import at_most
 
 NAMES = ("flat", "exact", "sketch", "torch", "torch in float16")
 DIGEST = "ab" * 32
+LEAST_SPEED = int8.LEAST_SPEED
+"""As it is shipped: tests run with none (``conftest``), once all of them are read."""
 
 
 def backend(name: str, dimensions: int, threshold: float = 0.75) -> Backend:
@@ -241,25 +244,54 @@ def test_a_name_or_threshold_that_cannot_be_served_is_a_configuration_error() ->
                 backend("sketch", 8, 0.49)
 
 
-def test_exact_falls_back_to_flat_where_the_int8_product_is_wrong(monkeypatch, caplog) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("bits", [15, 21])
+def test_exact_falls_back_to_flat_where_the_int8_product_is_wrong(
+    monkeypatch, caplog, bits
+) -> None:  # type: ignore[no-untyped-def]
+    """Also where only the largest sums are cut off."""
+
     def saturating(left, right, out=None):  # type: ignore[no-untyped-def]
-        found = np.clip(left.astype(np.int32) @ right.astype(np.int32).T, -(2**15), 2**15 - 1)
-        return found
+        return np.clip(left.astype(np.int32) @ right.astype(np.int32).T, -(2**bits), 2**bits - 1)
 
     int8.usable.cache_clear()
     monkeypatch.setattr(int8, "product", saturating)
     with caplog.at_level(logging.WARNING):
-        found = backend("exact", 64)
+        found = backend("exact", 512)
     int8.usable.cache_clear()
 
     assert found.name == "flat"
     assert "falls back from exact to flat: torch._int_mm is wrong" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "torch_is",
+    [
+        "raise OSError('libtorch_cpu.so: cannot open shared object file')",
+        "raise ImportError('no torch here')",
+        "get_num_threads, from_numpy = lambda: 1, lambda array: array",
+    ],
+    ids=["broken", "missing", "without _int_mm"],
+)
+def test_exact_falls_back_to_flat_where_torch_does_not_load(tmp_path: Path, torch_is: str) -> None:
+    """A night that one machine searched goes on at another, whose torch is broken."""
+    (tmp_path / "torch.py").write_text(torch_is)
+    script = (
+        "import sys, numpy as np\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from sscd_ops.index.backends import open_backend\n"
+        "b = open_backend('exact', fingerprint_digest='a', dimensions=8, threshold=.7)\n"
+        "assert b.name == 'flat'\n"
+        "x = np.eye(8, dtype=np.float16)\n"
+        "assert len(b.search(x, x, {}, np.ones(8, bool), .7, 8).query) == 8\n"
+    )
+
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 @pytest.fixture
-def plain_int8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def int8_without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch without oneDNN's kernels: what a CPU without them has."""
-    monkeypatch.setattr(int8, "LEAST_SPEED", 1.0)
+    monkeypatch.setattr(int8, "LEAST_SPEED", LEAST_SPEED)
     for cached in (int8.usable, int8.speed):
         cached.cache_clear()
     torch.backends.mkldnn.set_flags(False)
@@ -269,7 +301,7 @@ def plain_int8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cached.cache_clear()
 
 
-@pytest.mark.usefixtures("plain_int8")
+@pytest.mark.usefixtures("int8_without_kernels")
 def test_exact_falls_back_to_flat_where_the_int8_product_is_slow(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -282,6 +314,20 @@ def test_exact_falls_back_to_flat_where_the_int8_product_is_slow(
     assert found.name == "flat"
     assert "falls back from exact to flat: on this CPU the int8 product" in caplog.text
     assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == threads
+    assert found.codes(clustered(1, 5, 512)) == {}
+
+
+@pytest.mark.parametrize(("ratio", "name"), [(0.99, "flat"), (1.01, "exact")])
+def test_the_int8_product_need_only_be_as_fast_as_float32(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, name: str
+) -> None:
+    monkeypatch.setattr(int8, "LEAST_SPEED", LEAST_SPEED)
+    monkeypatch.setattr(int8, "speed", lambda columns, dimensions: ratio)
+    int8.usable.cache_clear()
+    found = backend("exact", 64)
+    int8.usable.cache_clear()
+
+    assert found.name == name
 
 
 def test_flat_never_loads_torch() -> None:

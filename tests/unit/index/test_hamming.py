@@ -16,7 +16,7 @@ BASES = np.random.default_rng(0).integers(0, 2, (3, 256), np.uint8)
 
 
 def some_hashes(random: np.random.Generator, count: int) -> np.ndarray:
-    """Three hashes with some bits turned over; some too plain."""
+    """Three hashes with some bits turned over; some of too low a quality."""
     bits = BASES[random.integers(0, 3, count)]
     bits ^= random.random((count, 256)) < 0.05
     quality = random.choice([0, 49, 50, 100], (count, 1)).astype(np.uint8)
