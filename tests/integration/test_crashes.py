@@ -82,15 +82,24 @@ class Killed(BaseException):
 POINTS = (
     "sscd_ops.steps.ingest.shards.register_file",
     "sscd_ops.steps.embed.shards.register_file",
-    "sscd_ops.steps.queries.shards.register_search",
-    "sscd_ops.steps.resolve.copy_table",
+    "sscd_ops.steps.history.shards.register_search",
+    "sscd_ops.steps.turns.forget_tries",
     "sscd_ops.steps.resolve.publishing.add_plan",
-    "sscd_ops.steps.resolve.decisions.put_in_force",
+    "sscd_ops.steps.turns.copy_table",
+    "sscd_ops.steps.turns._swap",
+    "sscd_ops.steps.resolve.decisions.decide_batch",
+    "sscd_ops.steps.resolve.segments.add_mask",
+    "sscd_ops.steps.turns.decisions.put_in_force",
+    "sscd_ops.steps.turns.datasets.advance",
     "sscd_ops.steps.publish.publishing.register_output",
+    "sscd_ops.steps.commit._Snapshot.work_out",
+    "sscd_ops.steps.commit._Snapshot.put",
     "sscd_ops.steps.commit.publishing.add_snapshot",
-    "sscd_ops.steps.commit.publishing.finish_batch",
+    "sscd_ops.steps.commit.publishing.mark_published",
+    "sscd_ops.steps.turns.publish",
     "sscd_ops.steps.commit.repair_latest",
 )
+"""Every write to the catalog; of a turn and of a snapshot also around the whole transaction."""
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -8,13 +8,22 @@ import pytest
 
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.errors import BatchNotRunnable, StaleAttempt
-from sscd_ops.steps import manage, resolve
+from sscd_ops.steps import manage, resolve, turns
 from tests.integration.test_crashes import Killed
 from tests.integration.test_nights import DAYS, fill, planted_nights
 from tests.integration.test_races import LOSE_SESSIONS
 from tests.integration.world import World, assert_promises
 
-LARGE = ("samples", "images", "matches", "decisions", "decision_sources", "output_shards")
+LARGE = (
+    "samples",
+    "images",
+    "matches",
+    "changes",
+    "decisions",
+    "decision_sources",
+    "output_shards",
+    "placements",
+)
 
 
 @pytest.fixture
@@ -29,9 +38,8 @@ def left(world: World) -> dict[str, int]:
     """Table -> rows of decisions that are not in force, where there are any."""
     counts = {
         table: world.ask(
-            f"SELECT count(*) AS n FROM sscd_ops.{table} t JOIN sscd_ops.decisions d"
-            " USING (decision_id) JOIN sscd_ops.batches b ON b.batch_id = d.batch_id"
-            " WHERE d.decision_id IS DISTINCT FROM b.decision_id"
+            f"SELECT count(*) AS n FROM sscd_ops.{table} t WHERE NOT EXISTS"
+            " (SELECT FROM sscd_ops.batches b WHERE b.decision_id = t.decision_id)"
         )[0]["n"]
         for table in LARGE
     }
@@ -61,7 +69,7 @@ def test_an_abandon_beside_a_resolve_that_writes_leaves_no_rows(
             abandon()
         return wrote[-1]
 
-    monkeypatch.setattr(resolve, "_write_rows", writes)
+    monkeypatch.setattr(turns, "_write_rows", writes)
     if moment == "before_its_first_table":
         monkeypatch.setattr(turns, "copy_table", copies)
     with world.parts() as parts, pytest.raises((StaleAttempt, BatchNotRunnable)):
@@ -77,14 +85,14 @@ def test_rows_of_a_zombie_that_dies_after_its_batch_was_decided_go_with_the_next
     real = turns._write_rows
 
     def writes(*given: Any) -> int:
-        monkeypatch.setattr(resolve, "_write_rows", real)
+        monkeypatch.setattr(turns, "_write_rows", real)
         world.ask(LOSE_SESSIONS)
         with world.parts() as other:  # the retry
             world.from_resolve(other, batch)
         real(*given)
         raise Killed
 
-    monkeypatch.setattr(resolve, "_write_rows", writes)
+    monkeypatch.setattr(turns, "_write_rows", writes)
     with world.parts() as parts, pytest.raises(Killed):
         resolve.run(parts, batch)
     assert left(world)["decisions"] == 1
@@ -110,7 +118,7 @@ def test_rows_that_a_zombie_wrote_after_an_abandon_go_with_the_next_one(
         real(*given)
         raise Killed
 
-    monkeypatch.setattr(resolve, "_write_rows", write_rows)
+    monkeypatch.setattr(turns, "_write_rows", write_rows)
     with world.parts() as parts, pytest.raises(Killed):
         resolve.run(parts, batch)
     assert left(world) != {}

@@ -28,7 +28,18 @@ from sscd_ops.errors import (
 )
 from sscd_ops.model import Runner, StoredFile
 from sscd_ops.options import StorageOptions
-from sscd_ops.steps import awaiting, commit, embed, ingest, manage, match, plan, publish, resolve
+from sscd_ops.steps import (
+    awaiting,
+    commit,
+    embed,
+    ingest,
+    manage,
+    match,
+    plan,
+    publish,
+    resolve,
+    turns,
+)
 from sscd_ops.steps.night import NightReport
 from sscd_ops.steps.parts import StepReport
 from sscd_ops.steps.resolve import ResolveReport
@@ -57,7 +68,7 @@ class Stops:
         self._reached: dict[str, threading.Event] = {}
         self._go: dict[str, threading.Event] = {}
         self._threads: dict[str, threading.Thread] = {}
-        real = resolve._write_rows
+        real = turns._write_rows
 
         def write_rows(*given: Any) -> int:
             number = real(*given)
@@ -67,7 +78,7 @@ class Stops:
                 assert self._go[name].wait(60)
             return number
 
-        monkeypatch.setattr(resolve, "_write_rows", write_rows)
+        monkeypatch.setattr(turns, "_write_rows", write_rows)
 
     def start(self, name: str) -> None:
         """Begin a resolve and come back when its rows are written."""
@@ -422,7 +433,7 @@ def test_a_shard_appended_while_resolve_waits_for_the_lock_is_never_lost(
         batch = world.until_match(parts, DAYS[0])
     world.put(DAYS[0], "b.tar", clouds(range(20, 26)))
     appended = threading.Event()
-    add_shards, write_rows = shards.add_shards, resolve._write_rows
+    add_shards, write_rows = shards.add_shards, turns._write_rows
 
     def append() -> None:
         with world.parts() as other:
@@ -445,7 +456,7 @@ def test_a_shard_appended_while_resolve_waits_for_the_lock_is_never_lost(
             return number
 
         monkeypatch.setattr(shards, "add_shards", adds)
-        monkeypatch.setattr(resolve, "_write_rows", writes)
+        monkeypatch.setattr(turns, "_write_rows", writes)
         with pytest.raises(CommitConflict, match="source shards were added"):
             resolve.run(parts, batch)
         planned[0].result()
