@@ -62,6 +62,27 @@ def test_the_readme_shows_a_picture_with_its_witness_and_its_shard(world: World)
     assert found[1]["witness_key"] == "b"
 
 
+def test_the_catalog_page_shows_what_took_a_turn_and_all_that_was_decided_of_a_picture(
+    world: World,
+) -> None:
+    last_night(world)
+
+    decisions, verdicts = (
+        ask(world, query) for query in blocks(ROOT / "docs" / "catalog.md", "sql")[:2]
+    )
+
+    assert [(row["turn"], row["kind"], row["changes"]) for row in decisions] == [
+        (2, "night", 0),
+        (1, "night", 0),
+    ]
+    assert sorted((row["turn"], row["verdict"], row["reason"]) for row in verdicts) == [
+        (1, "kept", None),
+        (2, "removed", "exact"),
+    ]
+    kept, removed = sorted(verdicts, key=lambda row: row["turn"])
+    assert removed["witness_sample_id"] == kept["sample_id"]
+
+
 # ---------------------------------------------------------------- two nights, and asking
 
 
