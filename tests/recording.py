@@ -169,7 +169,7 @@ def _views(url: str, masked: Callable[[str], str]) -> dict[str, list[Row]]:
         with _connect(url) as conn:
             raw = _read(conn)
     except SQLAlchemyError as error:
-        print(f"not recorded: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"not recorded: {str(error).splitlines()[0]}", file=sys.stderr)
         return {}
     if not raw:
         return {}
