@@ -243,8 +243,8 @@ def test_a_dataset_keeps_the_preset_that_was_the_default(world: World, named: st
 
 
 def test_a_new_dataset_names_its_preset_from_its_first_night_on(world: World) -> None:
-    for day in DAYS[:2]:
-        world.put(day, "a.tar", [pair(day, picture(hash(day) % 99))])
+    for number, day in enumerate(DAYS[:2]):
+        world.put(day, "a.tar", [pair(day, picture(number))])
         world.night(day)
     found = world.ask("SELECT config_sha256, config FROM sscd_ops.attempts")
     assert len({row["config_sha256"] for row in found}) == 1
