@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -10,8 +10,20 @@ import pytest
 
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import ensure_month
+from tests import recording
 from tests.databases import fresh_database
 from tests.integration.world import World
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Record what a test left (see ../recording.py), before its fixtures end."""
+    report = yield
+    if call.when == "call" and not report.skipped:
+        recording.record(item, report.outcome)
+    return report
 
 
 @pytest.fixture
