@@ -66,15 +66,29 @@ def output_shards(conn: Connection, decision_id: int) -> list[Mapping[str, Any]]
 
 def samples_of_output(conn: Connection, output_id: int) -> list[Mapping[str, Any]]:
     """The samples of one output shard in published order: that of their slots."""
+    # slots and month as values: joined with its placements, a shard might cost the whole month
+    return [
+        sample
+        for place in _places(conn, output_id)
+        for sample in rows(
+            conn,
+            "SELECT s.sample_id, s.shard_id, s.position, s.key, s.image_sha256, s.width, s.height,"
+            " s.caption, s.meta, sh.source, sh.relative_uri, sh.ordinal FROM sscd_ops.samples s"
+            " JOIN sscd_ops.source_shards sh USING (shard_id) WHERE s.month = :month"
+            " AND s.decision_id = :decision_id AND s.slot >= :slot_from AND s.slot < :slot_to"
+            " ORDER BY s.slot",
+            **place,
+        )
+    ]
+
+
+def _places(conn: Connection, output_id: int) -> list[Mapping[str, Any]]:
+    """What an output shard holds: slots of a decision, whose rows lie in a month; in order."""
     return rows(
         conn,
-        "SELECT s.sample_id, s.shard_id, s.position, s.key, s.image_sha256, s.width, s.height,"
-        " s.caption, s.meta, sh.source, sh.relative_uri, sh.ordinal FROM sscd_ops.placements p"
-        " JOIN sscd_ops.decisions d USING (decision_id)"
-        " JOIN sscd_ops.samples s ON s.month = d.month AND s.decision_id = d.decision_id"
-        " AND s.slot >= p.slot_from AND s.slot < p.slot_to"
-        " JOIN sscd_ops.source_shards sh USING (shard_id)"
-        " WHERE p.output_id = :o ORDER BY d.turn, s.slot",
+        "SELECT p.decision_id, p.slot_from, p.slot_to, d.month FROM sscd_ops.placements p"
+        " JOIN sscd_ops.decisions d USING (decision_id) WHERE p.output_id = :o"
+        " ORDER BY d.turn, p.slot_from",
         o=output_id,
     )
 
@@ -271,12 +285,7 @@ def snapshots(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
 def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
     """The ids of the samples of one output shard; None where their month was detached."""
     there = months(conn)
-    placed = rows(
-        conn,
-        "SELECT p.decision_id, p.slot_from, p.slot_to, d.month FROM sscd_ops.placements p"
-        " JOIN sscd_ops.decisions d USING (decision_id) WHERE p.output_id = :o",
-        o=output_id,
-    )
+    placed = _places(conn, output_id)
     if any(place["month"] not in there for place in placed):
         return None
     return {

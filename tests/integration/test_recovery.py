@@ -283,8 +283,9 @@ def test_the_samples_of_an_output_shard_are_found_by_an_index(world: World) -> N
             " i, 'kept', 10 + i FROM sscd_ops.decisions, generate_series(0, 9999) i"
         )
         conn.exec_driver_sql("ANALYZE sscd_ops.samples")
-        asked: list[str] = []
-        event.listen(conn, "before_cursor_execute", lambda *given: asked.append(given[2]))
+        asked: list[tuple[str, Any]] = []
+        event.listen(conn, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
         publishing.samples_of_output(conn, 1)
-        found = conn.exec_driver_sql("EXPLAIN " + asked[0], {"o": 1}).scalars()
+        statement, values = asked[-1]
+        found = conn.exec_driver_sql("EXPLAIN " + statement, values).scalars()
         assert any("decision_id_slot_idx" in line for line in found)
