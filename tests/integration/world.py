@@ -39,10 +39,13 @@ from sscd_ops.testing import Sample, make_tar
 from sscd_ops.wiring import Wiring
 
 DATASET = "web"
-VIEWS = ("runs", "run_sources", "samples", "removed", "kept", "quarantined", "shards", "snapshots")
+VIEWS = (
+    "runs", "run_sources", "samples", "removed", "kept", "quarantined", "shards", "snapshots",
+    "decisions", "verdicts",
+)  # fmt: skip
 ASIDE = {
-    "started_at", "finished_at", "seconds", "decided_at", "created_at", "runner", "run_id",
-    "batch_id", "witness_batch_id", "config_sha256",
+    "started_at", "finished_at", "seconds", "decided_at", "created_at", "published_at", "runner",
+    "run_id", "batch_id", "witness_batch_id", "decision_id", "config_sha256",
 }  # fmt: skip
 
 
