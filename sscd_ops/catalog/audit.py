@@ -140,9 +140,9 @@ def explain(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
         " u.perceptual_distance, u.fingerprint, u.search"
         " FROM curation.samples s"
         " JOIN curation.runs u ON u.batch_id = s.batch_id"
-        " LEFT JOIN curation.removed r ON r.sample_id = s.sample_id"
-        " LEFT JOIN curation.kept k ON k.sample_id = s.sample_id"
-        " LEFT JOIN curation.quarantined q ON q.sample_id = s.sample_id"
+        " LEFT JOIN curation.removed r ON r.sample_id = s.sample_id AND r.dataset = s.dataset"
+        " LEFT JOIN curation.kept k ON k.sample_id = s.sample_id AND k.dataset = s.dataset"
+        " LEFT JOIN curation.quarantined q ON q.sample_id = s.sample_id AND q.dataset = s.dataset"
         " WHERE s.sample_id = :s",
         s=sample_id,
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from datetime import UTC, datetime
+from datetime import date
 
 import numpy as np
 import pytest
@@ -11,10 +10,7 @@ from sqlalchemy import text
 
 from sscd_ops.catalog import lookups
 from sscd_ops.catalog.database import Catalog
-
-
-def sha(number: int) -> bytes:
-    return hashlib.sha256(b"%d" % number).digest()
+from tests.integration.ledger import Ledger, sha
 
 
 def digests(numbers: list[int]) -> np.ndarray:
@@ -23,23 +19,20 @@ def digests(numbers: list[int]) -> np.ndarray:
 
 @pytest.fixture
 def history(catalog: Catalog) -> Catalog:
-    """Batches of turns 1 and 2 gave images 1, 11, ... and 2, 12, ... a verdict; 9 never counted."""
+    """Nights of turns 1 and 2 gave images 1, 11, ... and 2, 12, ... a verdict; 9 never counted."""
+    ledger = Ledger(catalog)
+    month = date(2026, 11, 1)
+    tries = [ledger.night(ledger.batch(month.replace(day=n)), month, n) for n in (1, 2)]
+    tries.append(ledger.night(ledger.batch(month.replace(day=9)), month, None, decided=False))
     with catalog.begin() as conn:
-        conn.execute(text("INSERT INTO sscd_ops.datasets (name) VALUES ('web'), ('other')"))
-        for turn in (1, 2):
-            conn.execute(
-                text(
-                    "INSERT INTO sscd_ops.batches (dataset_id, interval_start, interval_end, state,"
-                    " label, turn, decision_id) VALUES (1, :s, :s, 'published', 'x', :t, :t)"
-                ),
-                {"s": datetime(2026, 11, turn, tzinfo=UTC), "t": turn},
-            )
         conn.execute(
             text(
                 "INSERT INTO sscd_ops.images (dataset_id, sha256, decision_id, verdict, sample_id,"
-                " month) SELECT 1, sha256(i::text::bytea), d, 'kept', gen_random_uuid(),"
-                " '2026-11-01' FROM unnest(ARRAY[1, 2, 9]) d, generate_series(d, 50000, 10) i"
-            )
+                " shard_id, position, rank) SELECT :d, sha256(i::text::bytea), x, 'kept',"
+                " gen_random_uuid(), 1, 0, 0 FROM unnest(CAST(:x AS bigint[]), ARRAY[1, 2, 9])"
+                " AS t(x, f), generate_series(f, 50000, 10) i"
+            ),
+            {"d": ledger.web, "x": tries},
         )
     return catalog
 

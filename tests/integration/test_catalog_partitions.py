@@ -17,6 +17,7 @@ from sscd_ops.catalog import lookups
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import detach_month, ensure_month, months
 from sscd_ops.errors import CatalogUnavailable, UsageError
+from tests.integration.ledger import Ledger
 from tests.integration.test_nights import DAYS, clouds
 from tests.integration.world import World, assert_promises
 
@@ -28,63 +29,28 @@ def run(conn: Connection, sql: str, **parameters: Any) -> Any:
 
 
 def decided_batch(catalog: Catalog, month: date, *, state: str = "published") -> int:
-    """A batch with ten kept samples and an image, decided in ``month``; answers its decision."""
-    for table in ("samples", "matches"):
-        ensure_month(catalog, month, table)
-    with catalog.begin() as conn:
-        run(conn, "INSERT INTO sscd_ops.datasets (name) VALUES ('web') ON CONFLICT DO NOTHING")
-        batch = run(
-            conn,
-            "INSERT INTO sscd_ops.batches (dataset_id, interval_start, interval_end, state, label,"
-            " turn, decided_at) SELECT dataset_id, :s, :e, :state, 'x',"
-            " (SELECT count(*) + 1 FROM sscd_ops.batches), :s"
-            " FROM sscd_ops.datasets RETURNING batch_id",
-            s=datetime(month.year, month.month, 2, tzinfo=UTC),
-            e=datetime(month.year, month.month, 3, tzinfo=UTC),
-            state=state,
-        ).scalar_one()
-        attempt = run(
-            conn,
-            "INSERT INTO sscd_ops.attempts (batch_id, config_sha256, config, fingerprint,"
-            " fingerprint_detail, search, threshold, pinned_turn, pinned_generation)"
-            " VALUES (:b, '', '{}', '', '{}', 'flat', .75, 0, 0) RETURNING attempt_id",
-            b=batch,
-        ).scalar_one()
-        shard = run(
-            conn,
-            "INSERT INTO sscd_ops.source_shards (attempt_id, source, relative_uri, uri, version,"
-            " size, group_no, ordinal) VALUES (:a, 'crawl', :r, '', '', 0, 0, 0)"
-            " RETURNING shard_id",
-            a=attempt,
-            r=f"{month}.tar",
-        ).scalar_one()
-        decision = run(
-            conn,
-            "INSERT INTO sscd_ops.decisions (batch_id, attempt_id, month) VALUES (:b, :a, :m)"
-            " RETURNING decision_id",
-            b=batch,
-            a=attempt,
-            m=month,
-        ).scalar_one()
-        run(
-            conn,
-            "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position,"
-            " key, image_sha256, verdict) SELECT :m, :x, gen_random_uuid(), :s, i, i::text,"
-            " sha256(i::text::bytea), 'kept' FROM generate_series(0, 9) i",
-            m=month,
-            x=decision,
-            s=shard,
-        )
-        run(
-            conn,
-            "UPDATE sscd_ops.batches SET decision_id = :x, attempt_id = :a,"
-            " month = (SELECT month FROM sscd_ops.decisions WHERE decision_id = :x)"
-            " WHERE batch_id = :b",
-            x=decision,
-            a=attempt,
-            b=batch,
-        )
-        return int(decision)
+    """A batch with ten kept samples, decided in ``month``; answers its decision."""
+    ledger = Ledger(catalog, month)
+    batch = ledger.batch(month.replace(day=2), state=state)
+    turn = ledger.one("SELECT count(*) + 1 AS turn FROM sscd_ops.decisions")["turn"]
+    decision = ledger.night(batch, month, turn)
+    shard = ledger.shard(batch, f"{month}.tar")
+    ledger.run(
+        "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position,"
+        " key, image_sha256, verdict, rank, slot) SELECT :m, :x, gen_random_uuid(), :s, i, i::text,"
+        " sha256(convert_to(:x || '/' || i, 'UTF8')), 'kept', i, i FROM generate_series(0, 9) i",
+        m=month,
+        x=decision,
+        s=shard,
+    )
+    ledger.run(
+        "INSERT INTO sscd_ops.images (dataset_id, sha256, decision_id, verdict, sample_id,"
+        " shard_id, position, rank, slot) SELECT :d, image_sha256, decision_id, verdict,"
+        " sample_id, shard_id, position, rank, slot FROM sscd_ops.samples WHERE decision_id = :x",
+        d=ledger.web,
+        x=decision,
+    )
+    return decision
 
 
 def count(catalog: Catalog, table: str) -> int:
@@ -156,7 +122,7 @@ def test_a_new_month_has_the_indexes_of_its_parent(catalog: Catalog) -> None:
             conn,
             "SELECT count(*) FROM pg_inherits WHERE inhparent IN ('sscd_ops.samples_by_place'::"
             "regclass, 'sscd_ops.samples_by_id'::regclass, 'sscd_ops.samples_by_image'::regclass,"
-            " 'sscd_ops.samples_by_output'::regclass)",
+            " 'sscd_ops.samples_by_slot'::regclass)",
         ).scalar()
         own = run(
             conn, "SELECT count(*) FROM pg_indexes WHERE tablename = 'samples_2026_01'"
@@ -194,8 +160,8 @@ def test_a_witness_is_looked_for_in_its_own_month(catalog: Catalog) -> None:
     with catalog.begin() as conn:
         run(
             conn,
-            "UPDATE sscd_ops.samples s SET verdict = 'removed', reason = 'exact', similarity = 1,"
-            " witness_sample_id = w.sample_id, witness_month = w.month FROM sscd_ops.samples w"
+            "UPDATE sscd_ops.samples s SET verdict = 'removed', reason = 'near', similarity = 1,"
+            " witness_sha256 = w.image_sha256, slot = NULL FROM sscd_ops.samples w"
             " WHERE s.decision_id = :b AND w.decision_id = :a AND w.position = s.position",
             a=first,
             b=second,
@@ -215,7 +181,7 @@ def test_history_is_looked_up_by_hash_in_images_alone(catalog: Catalog) -> None:
 
     explained = plan(
         catalog,
-        "SELECT * FROM sscd_ops.images i JOIN sscd_ops.batches b USING (decision_id)"
+        "SELECT * FROM sscd_ops.images i JOIN sscd_ops.decisions b USING (decision_id)"
         " WHERE i.dataset_id = 1 AND i.sha256 = :s",
         s=sha,
     )
@@ -243,13 +209,66 @@ def test_a_detached_month_leaves_its_ids_known_and_its_tables_apart(catalog: Cat
     assert count(catalog, "sscd_ops.detached_samples") == 10
 
 
+def test_what_decides_about_the_samples_of_a_detached_month_stays(catalog: Catalog) -> None:
+    decision = decided_batch(catalog, JANUARY)
+    with catalog.begin() as conn:
+        run(
+            conn,
+            "UPDATE sscd_ops.samples SET verdict = 'quarantined', own_fault = true, slot = NULL,"
+            " rank = 7 WHERE position = 3",
+        )
+        run(
+            conn,
+            "INSERT INTO sscd_ops.samples (month, decision_id, shard_id, position, verdict, rank)"
+            " SELECT month, decision_id, shard_id, -1, 'quarantined', 0 FROM sscd_ops.samples"
+            " LIMIT 1",
+        )
+        kept = "sample_id, decision_id, shard_id, position, image_sha256, own_fault, rank, slot"
+        before = run(
+            conn,
+            f"SELECT {kept} FROM sscd_ops.samples WHERE decision_id = :x AND sample_id IS NOT NULL"
+            " ORDER BY position",
+            x=decision,
+        ).all()
+
+    detach_month(catalog, JANUARY)
+
+    with catalog.read() as conn:
+        after = run(conn, f"SELECT {kept} FROM sscd_ops.detached_samples ORDER BY position").all()
+    assert len(before) == 10
+    assert after == before
+
+
+def test_a_sample_id_of_two_datasets_stays_known_to_both(catalog: Catalog) -> None:
+    decision = decided_batch(catalog, JANUARY)
+    ledger = Ledger(catalog)
+    batch = ledger.batch(JANUARY, dataset=ledger.other)
+    derived = ledger.night(batch, JANUARY, 1)
+    shard = ledger.shard(batch, "2026-01-01.tar")
+    ledger.run(
+        "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position,"
+        " image_sha256, verdict, rank) SELECT month, :x, sample_id, :s, position, image_sha256,"
+        " verdict, rank FROM sscd_ops.samples WHERE decision_id = :o",
+        x=derived,
+        s=shard,
+        o=decision,
+    )
+
+    detach_month(catalog, JANUARY)
+
+    with catalog.begin() as conn:
+        for dataset in (ledger.web, ledger.other):
+            found = lookups.known_samples(conn, dataset, [("crawl", "2026-01-01.tar")], 99)
+            assert len(found) == 10
+
+
 def test_only_ids_of_a_decision_in_force_stay_known(catalog: Catalog) -> None:
     decision = decided_batch(catalog, JANUARY)
     with catalog.begin() as conn:
         run(
             conn,
             "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position,"
-            " verdict) SELECT month, decision_id + 1000, :u, shard_id, position, 'kept'"
+            " verdict, rank) SELECT month, decision_id + 1000, :u, shard_id, position, 'kept', 0"
             " FROM sscd_ops.samples LIMIT 1",
             u=uuid4(),
         )

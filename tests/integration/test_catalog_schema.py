@@ -29,6 +29,10 @@ COLUMNS = {
     "snapshots": "dataset, snapshot, created_at, samples, shards, bytes, parent, turn, batch_id",
     "events": "event_id, at, dataset, turn, kind, actor, why, sample_id, batch_id, details",
     "configs": "config_sha256, dataset, turn, at, config",
+    "decisions": "dataset, turn, decision_id, kind, batch_id, actor, why, decided_at, generation,"
+    " config_sha256, changes",
+    "verdicts": "dataset, sample_id, turn, kind, verdict, reason, witness_sample_id, similarity,"
+    " threshold, decision_id, batch_id, decided_at",
 }
 COLUMNS["removed"] = COLUMNS["samples"] + (
     ", witness_source, witness_source_shard, witness_key, witness_caption, witness_batch_id,"
@@ -181,7 +185,7 @@ def test_every_view_is_made_by_its_own_versioned_file() -> None:
 
     names = {path.stem.rpartition("_v")[0] for path in folder.glob("*.sql")}
 
-    assert names - {"grants"} == set(COLUMNS)
+    assert names - {"grants", "private"} == set(COLUMNS)
 
 
 def test_the_auditor_reads_every_view_and_nothing_else(catalog: Catalog) -> None:
@@ -197,7 +201,7 @@ def test_the_auditor_reads_every_view_and_nothing_else(catalog: Catalog) -> None
         tables = conn.execute(
             text(
                 "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('sscd_ops')"
-                " AND relkind IN ('r', 'p')"
+                " AND relkind IN ('r', 'p', 'v')"
             )
         ).scalars()
         private = [f"sscd_ops.{name}" for name in tables]

@@ -21,7 +21,8 @@ JOIN sscd_ops.decisions d ON d.decision_id = i.decision_id AND d.turn IS NOT NUL
 LEFT JOIN sscd_ops.changes_now c ON c.dataset_id = i.dataset_id AND c.image_sha256 = i.sha256;
 
 -- One row a sample, and one a fault of a source shard. What speaks for a sample: its own change,
--- else its own fault, else its image: kept with it, or as equal bytes of the one that carries it.
+-- else its own fault, else its image: kept with it, or as equal bytes of the one that carries it. Of
+-- an image that was changed before the sample was read, the sample's own row says all.
 -- The month joins so that a decision's rows are looked for in their own partition alone.
 CREATE VIEW sscd_ops.samples_now AS
 SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.key,
@@ -63,4 +64,4 @@ JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.month = s.month
 LEFT JOIN sscd_ops.changes_now own ON own.dataset_id = d.dataset_id
     AND own.sample_id = s.sample_id
 LEFT JOIN sscd_ops.changes_now img ON img.dataset_id = d.dataset_id
-    AND img.image_sha256 = s.image_sha256 AND s.own_fault IS NULL;
+    AND img.image_sha256 = s.image_sha256 AND img.turn > d.turn AND s.own_fault IS NULL;

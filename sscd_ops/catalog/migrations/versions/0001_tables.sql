@@ -255,14 +255,15 @@ CREATE INDEX matches_by_image ON sscd_ops.matches (decision_id, image_sha256);
 
 -- When a month of samples is detached, what decides about them goes here.
 CREATE TABLE sscd_ops.detached_samples (
-    sample_id       uuid PRIMARY KEY,
+    sample_id       uuid NOT NULL,                  -- datasets derived from another share ids
     decision_id     bigint NOT NULL,
     shard_id        bigint NOT NULL,                -- names its source
     position        integer NOT NULL,
     image_sha256    bytea,
     own_fault       boolean,
     rank            integer NOT NULL,
-    slot            integer
+    slot            integer,
+    PRIMARY KEY (sample_id, decision_id)
 );
 CREATE INDEX detached_samples_by_place ON sscd_ops.detached_samples (decision_id, shard_id);
 CREATE INDEX detached_samples_by_image ON sscd_ops.detached_samples (image_sha256);
