@@ -245,7 +245,7 @@ def lead_by(parts: Parts, *changes: Mapping[str, str]) -> None:
 
 
 def _dies(phase: str) -> Reached:
-    """Kills this process where it reaches a phase; those inside ``turns`` by what is called there."""
+    """Kills this process where it reaches a phase, also one inside ``turns`` by what is called."""
     import os
     import signal
 

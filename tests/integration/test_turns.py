@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,9 +17,11 @@ from sscd_ops.errors import BatchHeld
 from sscd_ops.options import to_json
 from sscd_ops.steps import resolve
 from sscd_ops.steps.verify import verify_index
+from sscd_ops.testing import picture, plant
+from sscd_ops.wiring import Wiring
 from tests.integration.orders import Order, apply, lead_by
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
-from tests.integration.world import DATASET, World
+from tests.integration.world import DATASET, World, pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -310,3 +312,70 @@ def test_an_order_that_lost_to_a_night_is_decided_after_it(decided: World) -> No
     assert order_turns(decided) == [1, 2, 3]
     assert in_force(decided)["changes"] == 2
     assert_masks_follow(decided)
+
+
+# ---------------------------------------------------------------- a mask changed under a search
+
+
+class Counting(Wiring):
+    """Notes how many queries and kept rows each search of a segment is asked for."""
+
+    asked: ClassVar[list[tuple[int, int]]] = []
+
+    def backend(self, *given: Any, **named: Any) -> Any:
+        real = super().backend(*given, **named)
+
+        class Counted:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def search(
+                self, queries: Any, descriptors: Any, codes: Any, kept: Any, *more: Any
+            ) -> Any:
+                Counting.asked.append((len(queries), int(kept.sum())))
+                return real.search(queries, descriptors, codes, kept, *more)
+
+        return Counted()
+
+
+@pytest.mark.parametrize("limit", [1, 8])
+def test_a_mask_that_changed_is_searched_where_it_did(
+    world: World, other_world: World, limit: int
+) -> None:
+    """Of eight queries one finds the picture that is withdrawn, in a list that is full or not."""
+    before = {"c0001": "free", "c0002": "free"}
+    under = {"c0003": "free", "c0001": "again"}
+    copies = [pair(f"k{n}", plant(picture(n), "jpeg_40")) for n in range(1, 6)]
+    for each in (world, other_world):
+        each.change(duplicates={"keep_matches": limit})
+    world.put(DAYS[0], "a.tar", clouds(range(9)))
+    world.put(DAYS[1], "a.tar", [*copies, *clouds(range(20, 23))])
+    for each in (world, other_world):
+        each.night(DAYS[0])
+        with each.parts() as parts:
+            lead_by(parts, before)
+    world.wiring = Counting
+    Counting.asked.clear()
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[1])
+        assert Counting.asked == [(8, 7)]
+        lead_by(parts, under)
+        Counting.asked.clear()
+        resolve.run(parts, batch)
+    with other_world.parts() as parts:
+        lead_by(parts, under)
+        resolve.run(parts, other_world.until_match(parts, DAYS[1]))
+
+    assert Counting.asked == ([(1, 7), (7, 1)] if limit == 1 else [(8, 1)])
+    assert world.views() == other_world.views()
+    matches = "SELECT image_sha256, earlier_sha256, similarity FROM sscd_ops.matches ORDER BY 1, 2"
+    assert world.ask(matches) == other_world.ask(matches)
+    verdicts = world.verdicts()
+    assert {key: verdicts[key] for key in ("k1", "k2", "k3", "k4", "k5")} == {
+        "k1": "removed near",
+        "k2": "kept",
+        "k3": "kept",
+        "k4": "removed near",
+        "k5": "removed near",
+    }
+    assert_masks_follow(world)
