@@ -42,7 +42,7 @@ DATASET = "web"
 VIEWS = ("runs", "run_sources", "samples", "removed", "kept", "quarantined", "shards", "snapshots")
 ASIDE = {
     "started_at", "finished_at", "seconds", "decided_at", "created_at", "runner", "run_id",
-    "batch_id", "witness_batch_id", "config_sha256",
+    "batch_id", "witness_batch_id", "decision_id", "config_sha256",
 }  # fmt: skip
 
 
