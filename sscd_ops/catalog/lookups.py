@@ -138,6 +138,7 @@ def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | No
         " AND p.slot_from <= s.slot AND p.slot_to > s.slot"
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
         " WHERE s.sample_id = :s AND s.verdict = 'kept' AND p.snapshot_from IS NOT NULL"
+        " AND (p.snapshot_to IS NULL OR p.snapshot_to > p.snapshot_from)"
         " ORDER BY p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.partitions import months
-from sscd_ops.catalog.sql import file_json, files_json, row, rows, run, value
+from sscd_ops.catalog.sql import file_json, files_json, files_of, row, rows, run, value
 from sscd_ops.model import StoredFile
 
 
@@ -56,10 +56,14 @@ def add_plan(
 
 
 def output_shards(conn: Connection, decision_id: int) -> list[Mapping[str, Any]]:
-    """The planned output shards of a decision by number, with their files where written."""
+    """The output shards that a decision planned, by number, with their files where written.
+
+    Not those that replaced one of them later.
+    """
     return rows(
         conn,
-        "SELECT * FROM sscd_ops.output_shards WHERE decision_id = :x ORDER BY number",
+        "SELECT o.* FROM sscd_ops.output_shards o JOIN sscd_ops.decisions d USING (decision_id)"
+        " WHERE o.decision_id = :x AND o.turn = d.turn ORDER BY o.number",
         x=decision_id,
     )
 
@@ -69,7 +73,7 @@ def samples_of_output(conn: Connection, output_id: int) -> list[Mapping[str, Any
     # slots and month as values: joined with its placements, a shard might cost the whole month
     return [
         sample
-        for place in _places(conn, output_id)
+        for place in placed(conn, output_id)
         for sample in rows(
             conn,
             "SELECT s.sample_id, s.shard_id, s.position, s.key, s.image_sha256, s.width, s.height,"
@@ -82,8 +86,8 @@ def samples_of_output(conn: Connection, output_id: int) -> list[Mapping[str, Any
     ]
 
 
-def _places(conn: Connection, output_id: int) -> list[Mapping[str, Any]]:
-    """What an output shard holds: slots of a decision, whose rows lie in a month; in order."""
+def placed(conn: Connection, output_id: int) -> list[Mapping[str, Any]]:
+    """Which slots an output shard holds, in its order, and the month of their decision's rows."""
     return rows(
         conn,
         "SELECT p.decision_id, p.slot_from, p.slot_to, d.month FROM sscd_ops.placements p"
@@ -139,42 +143,110 @@ def live_shards(
     )
 
 
-def unlisted_slots(
-    conn: Connection, dataset_id: int, snapshot: int, adding: int
-) -> list[Mapping[str, Any]]:
-    """What a shard holds that is kept no longer: ``output_id``, ``decision_id``, ``slot``.
+_LOST = (
+    "WITH changed AS ("
+    " SELECT c.* FROM sscd_ops.changes c JOIN sscd_ops.decisions x"
+    " ON x.decision_id = c.decision_id AND x.turn = c.turn"
+    " WHERE c.dataset_id = :d AND c.turn <= :t),"
+    " given AS ("
+    " SELECT i.decision_id, i.slot FROM sscd_ops.images i"
+    " JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL"
+    " WHERE i.dataset_id = :d AND i.slot IS NOT NULL AND i.sha256 IN"
+    " (SELECT c.image_sha256 FROM changed c WHERE c.image_sha256 IS NOT NULL)"
+    " UNION SELECT c.slot_decision, c.slot FROM changed c WHERE c.slot IS NOT NULL),"
+    " lost AS ("
+    " SELECT decision_id, slot FROM given EXCEPT"
+    " SELECT c.slot_decision, c.slot FROM changed c WHERE c.slot IS NOT NULL"
+    " AND c.verdict = 'kept' AND (c.turn_to IS NULL OR c.turn_to > :t))"
+)
+"""Slots that lost their sample until a turn, as ``lost (decision_id, slot)``.
 
-    Of the shards of a snapshot, and of those a decision adds. From ``changes`` and ``images``
-    alone: a slot lost its sample where another verdict, or another carrier, followed on the one
-    that gave the slot.
+From ``changes`` and ``images`` alone: a slot is lost where another verdict, or another carrier,
+followed on the one that gave the slot.
+"""
+
+
+def lost_slots(conn: Connection, dataset_id: int, turn: int) -> list[Mapping[str, Any]]:
+    """What is kept no longer as of a turn: ``decision_id``, ``slot``."""
+    return rows(conn, f"{_LOST} SELECT * FROM lost ORDER BY 1, 2", d=dataset_id, t=turn)
+
+
+def unlisted_slots(
+    conn: Connection, dataset_id: int, snapshot: int, adding: int, turn: int
+) -> list[Mapping[str, Any]]:
+    """What a shard holds that is kept no longer as of a turn: ``output_id``, and its slots.
+
+    Of the shards of a snapshot, and of those a decision adds.
     """
     return rows(
         conn,
-        "WITH moved AS ("
-        " SELECT DISTINCT c.dataset_id, c.image_sha256 FROM sscd_ops.changes_now c"
-        " WHERE c.dataset_id = :d AND c.image_sha256 IS NOT NULL),"
-        " given AS ("
-        " SELECT i.dataset_id, i.sha256, i.decision_id, i.slot FROM moved m"
-        " JOIN sscd_ops.images i ON i.dataset_id = m.dataset_id AND i.sha256 = m.image_sha256"
-        " JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL"
-        " WHERE i.slot IS NOT NULL"
-        " UNION SELECT c.dataset_id, c.image_sha256, c.slot_decision, c.slot"
-        " FROM sscd_ops.changes c JOIN sscd_ops.decisions x ON x.decision_id = c.decision_id"
-        " AND x.turn = c.turn WHERE c.dataset_id = :d AND c.slot IS NOT NULL"
-        " AND c.image_sha256 IS NOT NULL)"
-        " SELECT p.output_id, g.decision_id, g.slot FROM given g"
-        " JOIN sscd_ops.images_now n ON n.dataset_id = g.dataset_id AND n.sha256 = g.sha256"
-        " JOIN sscd_ops.placements p ON p.decision_id = g.decision_id"
-        " AND p.slot_from <= g.slot AND p.slot_to > g.slot"
+        f"{_LOST} SELECT p.output_id, l.decision_id, l.slot FROM lost l"
+        " JOIN sscd_ops.placements p ON p.decision_id = l.decision_id"
+        " AND p.slot_from <= l.slot AND p.slot_to > l.slot"
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
-        " WHERE (n.verdict <> 'kept' OR (n.slot_decision, n.slot) <> (g.decision_id, g.slot))"
-        " AND (p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
-        " OR p.snapshot_from IS NULL AND o.decision_id = :x)"
+        " WHERE p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
+        " OR p.snapshot_from IS NULL AND o.decision_id = :x"
         " ORDER BY 1, 2, 3",
         d=dataset_id,
+        t=turn,
         s=snapshot,
         x=adding,
     )
+
+
+def replace_shard(
+    conn: Connection,
+    output_id: int,
+    snapshot: int,
+    *,
+    shard: Mapping[str, Any] | None,
+    slots: Iterable[tuple[int, int, int]],
+) -> None:
+    """From a snapshot on, another shard holds what one held.
+
+    One that was in no snapshot yet never is in any: its range is empty.
+
+    Args:
+        conn: an open transaction, with the dataset's lock.
+        output_id: the shard that is replaced.
+        snapshot: the snapshot, registered.
+        shard: the columns of the other one; None where nothing is left of it.
+        slots: decision, first slot and end of what that one holds.
+    """
+    run(
+        conn,
+        "UPDATE sscd_ops.placements SET snapshot_to = :s WHERE output_id = :o"
+        " AND snapshot_to IS NULL",
+        s=snapshot,
+        o=output_id,
+    )
+    if shard is None:
+        return
+    new = value(
+        conn,
+        "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name, turn,"
+        " files) VALUES (:x, :n, :p, :f, :k, :name, :t, CAST(:files AS jsonb))"
+        " RETURNING output_id",
+        x=shard["decision_id"],
+        n=shard["number"],
+        p=shard["plan"],
+        f=shard["form"],
+        k=shard["samples"],
+        name=shard["name"],
+        t=shard["turn"],
+        files=files_json(files_of(shard["files"])),
+    )
+    for decision_id, start, end in slots:
+        run(
+            conn,
+            "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to,"
+            " snapshot_from) VALUES (:o, :x, :a, :b, :s)",
+            o=new,
+            x=decision_id,
+            a=start,
+            b=end,
+            s=snapshot,
+        )
 
 
 def add_snapshot(
@@ -227,6 +299,20 @@ def mark_published(conn: Connection, decision_id: int, snapshot: int | None) -> 
         "UPDATE sscd_ops.batches SET state = 'published', finished_at = now(), message = ''"
         " WHERE decision_id = :x",
         x=decision_id,
+    )
+
+
+def mark_followed(conn: Connection, dataset_id: int, snapshot: int, turn: int) -> None:
+    """Published are, with a snapshot as of a turn, the decisions before it that only take away."""
+    run(
+        conn,
+        "UPDATE sscd_ops.decisions d SET published_at = now(), snapshot = :s"
+        " WHERE d.dataset_id = :d AND d.turn <= :t AND d.batch_id IS NULL"
+        " AND d.published_at IS NULL AND NOT EXISTS (SELECT FROM sscd_ops.changes c"
+        " WHERE c.decision_id = d.decision_id AND c.slot IS NOT NULL)",
+        s=snapshot,
+        d=dataset_id,
+        t=turn,
     )
 
 
@@ -285,12 +371,12 @@ def snapshots(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
 def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
     """The ids of the samples of one output shard; None where their month was detached."""
     there = months(conn)
-    placed = _places(conn, output_id)
-    if any(place["month"] not in there for place in placed):
+    places = placed(conn, output_id)
+    if any(place["month"] not in there for place in places):
         return None
     return {
         str(sample["sample_id"])
-        for place in placed
+        for place in places
         for sample in rows(
             conn,
             "SELECT sample_id FROM sscd_ops.samples WHERE month = :month"
@@ -300,8 +386,11 @@ def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
     }
 
 
-def count_kept(conn: Connection, decisions: Sequence[int]) -> int:
-    """How many samples these decisions keep; of a month that was detached, as it was counted."""
+def count_kept(conn: Connection, dataset_id: int, decisions: Sequence[int], turn: int) -> int:
+    """How many samples of these decisions are in the slot they were given as of a turn.
+
+    Of a month that was detached, as they were counted.
+    """
     there = months(conn)
     counted = value(
         conn,
@@ -317,4 +406,5 @@ def count_kept(conn: Connection, decisions: Sequence[int]) -> int:
         " WHERE d.decision_id = ANY(:x) AND s.verdict = 'kept'",
         x=list(decisions),
     )
-    return int(counted) + int(found)
+    lost = lost_slots(conn, dataset_id, turn)
+    return int(counted) + int(found) - sum(slot["decision_id"] in decisions for slot in lost)

@@ -15,6 +15,7 @@ from sscd_ops.errors import BatchNotRunnable, InvariantError
 from sscd_ops.model import BatchState, StoredFile
 from sscd_ops.steps import turns
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, write_bytes
+from sscd_ops.steps.rewriting import Replaced, without_slots
 from sscd_ops.steps.snapshots import document, repair_latest, snapshot_name
 from sscd_ops.steps.turns import Seen
 
@@ -66,7 +67,9 @@ class CommitReport:
 def run(parts: Parts, batch_id: int) -> CommitReport:
     """Register the batch's shards in a new snapshot, or answer with the one it made.
 
-    A batch that adds no shard makes no snapshot and ends published. A dry run is dropped; of a
+    What is kept no longer as of the newest turn is left out: shards that hold some of it are
+    written again without it, under new names. A batch that adds no shard makes no snapshot, unless
+    there is such a shard, and ends published. A dry run is dropped; of a
     DAG run's the number stays until the run has ended, so that this task may be tried again.
 
     Raises:
@@ -103,10 +106,11 @@ def mark_announced(parts: Parts, batch_id: int) -> None:
 
 @dataclass(frozen=True)
 class _Listed:
-    """What the next snapshot holds, and its file; None where the decision adds no shard."""
+    """What the next snapshot holds, and its file; None where it would hold what this one does."""
 
     shards: Sequence[Mapping[str, Any]]
     added: int
+    replaced: Sequence[Replaced]
     file: StoredFile | None
 
 
@@ -130,7 +134,7 @@ class _Snapshot:
                 conn, self.dataset_id, dataset.snapshot, decision.decision_id
             )
             unlisted = publishing.unlisted_slots(
-                conn, self.dataset_id, dataset.snapshot, decision.decision_id
+                conn, self.dataset_id, dataset.snapshot, decision.decision_id, dataset.turn
             )
         mine = [shard for shard in listed if shard["decision_id"] == decision.decision_id]
         unwritten = [shard["number"] for shard in mine if shard["files"] is None]
@@ -139,13 +143,13 @@ class _Snapshot:
                 f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
                 " clear publish"
             )
-        if unlisted:
-            raise InvariantError(
-                f"{len(unlisted)} samples of the shards to be published are kept no longer, as of"
-                f" turn {dataset.turn}; this release has no verb that does that"
-            )
-        if not mine or decision.is_published:
-            return _Listed(listed, 0, None)
+        if decision.is_published or not (mine or unlisted):
+            return _Listed(listed, 0, [], None)
+        replaced = without_slots(self._parts, batch.dataset, dataset.turn, listed, unlisted)
+        instead = {each.output_id: each.shard for each in replaced}
+        listed = [
+            shard for each in listed if (shard := instead.get(each["output_id"], each)) is not None
+        ]
         body = document(
             batch.dataset,
             dataset.snapshot + 1,
@@ -159,7 +163,7 @@ class _Snapshot:
         file = self._parts.store.put_named(
             name, lambda stream: write_bytes(stream, body), over=True
         )
-        return _Listed(listed, len(mine), file)
+        return _Listed(listed, len(mine), replaced, file)
 
     def put(self, conn: Connection, seen: Seen, worked: _Listed) -> int:
         batch, dataset = self._work.batch, seen.dataset
@@ -181,6 +185,11 @@ class _Snapshot:
                 file=worked.file,
                 turn=dataset.turn,
             )
+            for each in worked.replaced:
+                publishing.replace_shard(
+                    conn, each.output_id, snapshot, shard=each.shard, slots=each.slots
+                )
+            publishing.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
         publishing.mark_published(conn, decision.decision_id, snapshot)
         batches.add_event(
             conn,
@@ -189,7 +198,8 @@ class _Snapshot:
             actor=str(batch.runner),
             turn=decision.turn,
             batch_id=batch.batch_id,
-            details={"snapshot": snapshot, "shards": worked.added},
+            details={"snapshot": snapshot, "shards": worked.added}
+            | ({"rewritten": len(worked.replaced)} if worked.replaced else {}),
         )
         return dataset.snapshot if snapshot is None else snapshot
 

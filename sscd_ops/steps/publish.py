@@ -102,7 +102,7 @@ class _Sample:
 
 
 _Write = Callable[[BinaryIO], None]
-_PutFile = Callable[[str, str, _Write], StoredFile]
+PutFile = Callable[[str, str, _Write], StoredFile]
 """Writes a file of an output shard: its role, its name, what writes its bytes."""
 
 
@@ -112,7 +112,7 @@ def _write_shard(
     shard: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     registered: Mapping[int, SourceShard],
-    put: _PutFile | None = None,
+    put: PutFile | None = None,
 ) -> dict[str, StoredFile]:
     """Write one planned shard: tar, parquet and stats.
 
@@ -139,8 +139,14 @@ def _write_shard(
         sink.close()
 
     tar = put("tar", shard["name"], write_tar)
+    return {"tar": tar, **describe(put, shard, tar, _table(work, samples, offsets, sizes))}
+
+
+def describe(
+    put: PutFile, shard: Mapping[str, Any], tar: StoredFile, table: pa.Table
+) -> dict[str, StoredFile]:
+    """Write what stands beside an output shard's tar: its parquet, which is given, and stats."""
     stem = shard["name"].removesuffix(".tar")
-    table = _table(work, samples, offsets, sizes)
     parquet = put(
         "parquet",
         f"{stem}.parquet",
@@ -149,8 +155,8 @@ def _write_shard(
     stats = (
         json.dumps(
             {
-                "count": len(samples),
-                "successes": len(samples),
+                "count": len(table),
+                "successes": len(table),
                 "form": shard["form"],
                 "bytes": tar.bytes,
                 "sha256": tar.sha256,
@@ -161,7 +167,7 @@ def _write_shard(
         + "\n"
     ).encode()
     stats_file = put("stats", f"{stem}_stats.json", lambda stream: write_bytes(stream, stats))
-    return {"tar": tar, "parquet": parquet, "stats": stats_file}
+    return {"parquet": parquet, "stats": stats_file}
 
 
 def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: _Write) -> StoredFile:

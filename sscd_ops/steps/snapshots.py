@@ -51,7 +51,10 @@ def document(
                 "filesize": tar.bytes,
                 "sha256": tar.sha256,
                 "form": shard["form"],
-                "batch": made_by(shard),
+                "batch": made_by(shard)
+                if shard["turn"] == shard["decided_turn"]
+                # it took the place of one that held what is kept no longer
+                else turn_label(shard["turn"]),
             }
         )
     body = {
@@ -75,8 +78,13 @@ def made_by(row: Mapping[str, Any]) -> str:
     """
     label, supplement = row["label"], row["supplement"]
     if label is None:
-        return f"turn-{row['decided_turn']:06d}"
+        return turn_label(row["decided_turn"])
     return f"{label}-s{supplement}" if supplement else str(label)
+
+
+def turn_label(turn: int) -> str:
+    """What a turn is called in published names."""
+    return f"turn-{turn:06d}"
 
 
 def made_from_catalog(

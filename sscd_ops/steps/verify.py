@@ -62,8 +62,10 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         problems += damaged or _compare_samples(parts, shard)
         parts.progress.advance()
     parts.progress.done()
+    turn = 0 if newest is None else newest["turn"]
+    deciding = sorted({shard["decision_id"] for shard in live})
     with parts.catalog.begin() as conn:
-        kept = publishing.count_kept(conn, sorted({shard["decision_id"] for shard in live}))
+        kept = publishing.count_kept(conn, dataset.dataset_id, deciding, turn)
     listed = sum(shard["samples"] for shard in live)
     if kept != listed:
         problems.append(f"the catalog keeps {kept} samples, the snapshot lists {listed}")

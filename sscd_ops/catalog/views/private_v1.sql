@@ -55,9 +55,19 @@ SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id
     CASE WHEN own.turn IS NOT NULL THEN own.slot_decision
         WHEN img.turn IS NULL THEN s.decision_id
         WHEN img.carrier_id = s.sample_id THEN img.slot_decision END AS slot_decision,
-    s.plain IS TRUE AS plain,
-    coalesce(own.turn, img.turn, d.turn) AS turn,
-    coalesce(own.decided_at, img.decided_at, d.decided_at) AS decided_at
+    -- of what changed, as it is kept without a descriptor
+    CASE WHEN own.turn IS NULL AND img.turn IS NULL THEN s.plain IS TRUE
+        WHEN own.turn IS NOT NULL AND own.verdict <> 'kept' THEN false
+        WHEN own.turn IS NULL AND (img.verdict <> 'kept' OR img.carrier_id <> s.sample_id)
+            THEN false
+        ELSE EXISTS (SELECT FROM sscd_ops.images i
+            JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL
+            WHERE i.dataset_id = d.dataset_id AND i.sha256 = s.image_sha256
+            AND i.segment_row IS NULL) END AS plain,
+    -- what the image's change said before, it said already when the sample was read
+    coalesce(own.turn, greatest(img.turn, d.turn)) AS turn,
+    coalesce(own.decided_at, CASE WHEN img.turn > d.turn THEN img.decided_at END, d.decided_at)
+        AS decided_at
 FROM sscd_ops.samples s
 JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.month = s.month
     AND d.turn IS NOT NULL

@@ -6,7 +6,7 @@ SELECT d.name AS dataset, o.name AS shard, o.form, p.snapshot_from, p.snapshot_t
 FROM sscd_ops.output_shards o
 JOIN (
     SELECT DISTINCT output_id, snapshot_from, snapshot_to FROM sscd_ops.placements
-    WHERE snapshot_from IS NOT NULL
+    WHERE snapshot_from IS NOT NULL AND (snapshot_to IS NULL OR snapshot_to > snapshot_from)
 ) p USING (output_id)
 JOIN sscd_ops.decisions x ON x.decision_id = o.decision_id
 JOIN sscd_ops.datasets d ON d.dataset_id = x.dataset_id;

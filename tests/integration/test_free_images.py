@@ -1,0 +1,281 @@
+"""Images without a verdict: withdrawn with the one sample that carried them, and decided again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sscd_ops.catalog import datasets, publishing
+from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.testing import Sample, encode, picture, plant
+from tests.integration.orders import lead_by
+from tests.integration.test_nights import BOTH, DAYS, clouds
+from tests.integration.world import (
+    DATASET,
+    World,
+    assert_catalog_and_files_agree,
+    assert_no_kept_copies,
+    assert_published_bytes,
+    assert_witnesses_are_kept,
+    pair,
+)
+
+SHEET = encode(Image.new("RGB", (80, 60), "white"), 90)
+HALF = plant(picture(6), "half_size")
+
+NIGHTS: dict[str, list[Sample]] = {
+    DAYS[0]: [*clouds(range(6)), pair("half", HALF), pair("sheet", SHEET)],
+    DAYS[1]: [
+        pair("same1", picture(1)),
+        pair("same2", picture(2)),
+        pair("better2", picture(2, quality=95)),
+        pair("same3", picture(3)),
+        pair("copy3", plant(picture(3), "jpeg_40")),
+        pair("copy4", plant(picture(4), "jpeg_40")),
+        pair("better5", picture(5, quality=95)),
+        pair("whole", picture(6)),
+        pair("sheet2", SHEET),
+    ],
+    DAYS[2]: [
+        pair("again1", picture(1)),
+        pair("again2", picture(2)),
+        pair("again3", picture(3)),
+        pair("same5", picture(5)),
+        pair("half3", HALF),
+        pair("sheet3", SHEET),
+    ],
+}
+ORDER = {
+    "c0001": "free",
+    "c0002": "free",
+    "c0003": "withdrawn",
+    "c0005": "free",
+    "half": "free",
+    "sheet": "free",
+}
+
+
+def nights(world: World, *, perceptual: bool = False) -> None:
+    """Night, order, night, night."""
+    if perceptual:
+        world.change(duplicates=BOTH)
+    for day, samples in NIGHTS.items():
+        world.put(day, "a.tar", samples)
+    world.night(DAYS[0])
+    with world.parts() as parts:
+        lead_by(parts, ORDER)
+    world.night(DAYS[1])
+    world.night(DAYS[2])
+
+
+def assert_what_holds(world: World) -> None:
+    """The promises, as they read where verdicts changed."""
+    assert_witnesses_are_kept(world)
+    assert_no_kept_copies(world)
+    assert_published_bytes(world, replaced=True)
+    assert_catalog_and_files_agree(world)
+    samples = world.ask("SELECT * FROM curation.samples")
+    assert all(row["verdict"] == "kept" for row in samples if row["plain"])
+    told: dict[Any, dict[str, Any]] = {}
+    for row in world.ask("SELECT * FROM curation.verdicts ORDER BY turn"):
+        told[row["sample_id"]] = row
+    same = ("turn", "verdict", "reason", "similarity", "threshold", "decided_at")
+    for row in samples:
+        assert {name: told[row["sample_id"]][name] for name in same} == {
+            name: row[name] for name in same
+        }
+        assert row["verdict"] in ("kept", "removed", "quarantined", "withdrawn")
+    assert len(told) == len(samples)
+    assert_lost_slots(world)
+
+
+def assert_lost_slots(world: World) -> None:
+    """The slots that lost their sample are those of shards, less what the views say is kept."""
+    given = {
+        (row["decision_id"], slot)
+        for row in world.ask("SELECT decision_id, slot_from, slot_to FROM sscd_ops.placements")
+        for slot in range(row["slot_from"], row["slot_to"])
+    }
+    kept = {
+        (row["slot_decision"], row["slot"])
+        for row in world.ask(
+            "SELECT slot_decision, slot FROM sscd_ops.samples_now WHERE verdict = 'kept'"
+        )
+    }
+    with world.parts() as parts, parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, DATASET)
+        lost = publishing.lost_slots(conn, dataset.dataset_id, dataset.turn)
+    assert {(row["decision_id"], row["slot"]) for row in lost} & given == given - kept
+
+
+@pytest.mark.parametrize("perceptual", [False, True])
+def test_free_images_are_decided_by_later_nights(world: World, perceptual: bool) -> None:
+    nights(world, perceptual=perceptual)
+
+    by_hash = "removed perceptual" if perceptual else "removed near"
+    assert world.verdicts() == {
+        "c0000": "kept",
+        "c0001": "withdrawn withdrawn",
+        "c0002": "withdrawn withdrawn",
+        "c0003": "withdrawn withdrawn",
+        "c0004": "kept",
+        "c0005": "withdrawn withdrawn",
+        "half": "withdrawn withdrawn",
+        "sheet": "withdrawn withdrawn",
+        "same1": "kept",
+        "same2": "removed near",
+        "better2": "kept",
+        "same3": "withdrawn withdrawn",
+        "copy3": "kept",
+        "copy4": "removed near",
+        "better5": "kept",
+        "whole": "kept",
+        "sheet2": "kept",
+        "again1": "removed exact",
+        "again2": "removed near",
+        "again3": "withdrawn withdrawn",
+        "same5": "removed near",
+        "half3": by_hash,
+        "sheet3": "removed exact",
+    }
+    assert world.witnesses() == {
+        "same2": "better2",
+        "copy4": "c0004",
+        "again1": "same1",
+        "again2": "better2",
+        "same5": "better5",
+        "half3": "whole",
+        "sheet3": "sheet2",
+    }
+    runs = world.ask("SELECT * FROM curation.runs ORDER BY turn")
+    assert [run["turn"] for run in runs] == [1, 3, 4]
+    assert [run["withdrawn"] for run in runs] == [0, 1, 1]
+    assert [run["kept"] for run in runs] == [8, 6, 0]
+    assert [run["kept_plain"] for run in runs] == [1, 1, 0]
+    assert all(
+        run["read"]
+        == run["kept"]
+        + run["removed_exact"]
+        + run["removed_near"]
+        + run["quarantined"]
+        + run["withdrawn"]
+        for run in runs
+    )
+    assert_what_holds(world)
+    # described once: the second night's segment has the new images alone, the third has none
+    rows = world.ask(
+        "SELECT x.turn, s.rows FROM sscd_ops.segments s JOIN sscd_ops.decisions x"
+        " USING (decision_id) ORDER BY 1"
+    )
+    assert rows == [{"turn": 1, "rows": 7}, {"turn": 3, "rows": 5}]
+    changed = world.ask(
+        "SELECT turn, verdict, count(*) AS n FROM sscd_ops.changes WHERE image_sha256 IS NOT NULL"
+        " GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    assert [(row["turn"], row["verdict"], row["n"]) for row in changed] == [
+        (2, "free", 5),
+        (2, "withdrawn", 1),
+        (3, "kept", 2),
+        (3, "removed", 1),
+        (4, "removed", 2),
+    ]
+
+
+def test_shards_are_written_again_without_what_was_withdrawn(world: World) -> None:
+    nights(world)
+
+    snapshots = world.ask("SELECT snapshot, samples, shards FROM curation.snapshots ORDER BY 1")
+    assert [(row["samples"], row["shards"]) for row in snapshots] == [(8, 1), (8, 2)]
+    shards = world.ask("SELECT * FROM curation.shards ORDER BY snapshot_from, shard")
+    names = [row["shard"].split("/")[2].rpartition("-")[0] for row in shards]
+    assert names == ["2026-11-01", "2026-11-02", "turn-000003"]
+    assert [(row["snapshot_from"], row["snapshot_to"]) for row in shards] == [
+        (1, 2),
+        (2, None),
+        (2, None),
+    ]
+    decisions = world.ask("SELECT kind, snapshot FROM curation.decisions ORDER BY turn")
+    assert [(row["kind"], row["snapshot"]) for row in decisions] == [
+        ("night", 1),
+        ("order", 2),
+        ("night", 2),
+        ("night", None),
+    ]
+
+
+def test_a_shard_whose_samples_are_all_withdrawn_is_left_out(world: World) -> None:
+    for day, seeds in zip(DAYS[:3], (range(3), range(10, 13), range(20, 23)), strict=True):
+        world.put(day, "a.tar", clouds(seeds))
+        if day != DAYS[2]:
+            world.night(day)
+    with world.parts() as parts:
+        lead_by(parts, {f"c{n:04d}": "free" for n in range(3)})
+
+    world.night(DAYS[2])
+
+    (newest,) = world.ask("SELECT samples, shards FROM curation.snapshots WHERE snapshot = 3")
+    assert newest == {"samples": 6, "shards": 2}
+    assert_what_holds(world)
+
+
+def test_an_order_between_decision_and_commit_keeps_its_samples_out(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(5)))
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[0])
+        from sscd_ops.steps import commit, publish, resolve
+
+        for group in resolve.run(parts, batch).groups:
+            publish.run(parts, batch, group)
+        lead_by(parts, {"c0001": "free", "c0003": "withdrawn"})
+        commit.run(parts, batch)
+        assert commit.run(parts, batch).answered
+        assert resolve.run(parts, batch).groups == [0]
+        assert publish.run(parts, batch, 0).answered
+
+    assert world.ask("SELECT samples, turn FROM curation.snapshots") == [{"samples": 3, "turn": 2}]
+    assert len(world.ask("SELECT * FROM curation.shards")) == 1
+    assert_what_holds(world)
+
+
+def test_what_was_written_again_is_made_anew_where_it_is_lost(world: World) -> None:
+    nights(world)
+    files = world.published()
+    lost = [name for name in files if "/turn-" in name]
+    for name in lost:
+        (world.base / "root" / name).write_bytes(b"damaged")
+    index = world.base / "root" / DATASET / "index"
+    for path in [*index.glob("segments/*"), *index.glob("masks/*")]:
+        path.unlink()
+    with world.parts() as parts:
+        assert len(verify_snapshot(parts, DATASET)) == len(lost) == 3
+        assert verify_index(parts, DATASET)
+        from sscd_ops.steps.mending import rebuild_snapshots
+
+        rebuild_index(parts, DATASET)
+        _, left = rebuild_snapshots(parts, DATASET)
+        assert left == []
+
+    assert world.published() == files
+    assert_what_holds(world)
+
+
+def test_what_is_decided_without_hashes_is_free_without_them(world: World) -> None:
+    """Perceptual from the second night on: the free image's segment has no hashes."""
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    world.change(duplicates={**BOTH, "perceptual": False})
+    world.night(DAYS[0])
+    with world.parts() as parts:
+        lead_by(parts, {"c0001": "free"})
+    world.change(duplicates=BOTH)
+    world.put(
+        DAYS[1], "a.tar", [pair("same1", picture(1)), pair("copy1", plant(picture(1), "jpeg_40"))]
+    )
+
+    world.night(DAYS[1])
+
+    assert world.verdicts()["same1"] == "kept"
+    assert world.witnesses() == {"copy1": "same1"}
+    assert_published_bytes(world, replaced=True)
+    assert_catalog_and_files_agree(world)

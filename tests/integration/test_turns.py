@@ -1,0 +1,381 @@
+"""Every change takes a turn: three at once, killed ones, starved ones, and nights among them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from sscd_ops.errors import BatchHeld
+from sscd_ops.options import to_json
+from sscd_ops.steps import resolve
+from sscd_ops.steps.verify import verify_index
+from sscd_ops.testing import picture, plant
+from sscd_ops.wiring import Wiring
+from tests.integration.orders import Order, apply, lead_by
+from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
+from tests.integration.world import DATASET, World, pair
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def decided(world: World) -> World:
+    """One published night of nine kept pictures."""
+    world.put(DAYS[0], "a.tar", clouds(range(9)))
+    world.night(DAYS[0])
+    return world
+
+
+def started(world: World, **order: Any) -> subprocess.Popen[str]:
+    """A process that takes an order."""
+    given = [world.url, str(world.base / "root"), to_json(world.options), json.dumps(order)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.orders", *given],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def order_turns(world: World) -> list[int]:
+    """The turns in force, with an event and a row of ``decisions`` each."""
+    told = [
+        row["turn"]
+        for row in world.ask("SELECT turn FROM curation.events WHERE kind = 'decided' ORDER BY 1")
+    ]
+    decided = world.ask("SELECT turn FROM curation.decisions ORDER BY turn")
+    assert [row["turn"] for row in decided] == told
+    (dataset,) = world.ask("SELECT next_turn, generation FROM sscd_ops.datasets")
+    assert dataset["next_turn"] == len(told) + 1
+    listed = world.ask("SELECT generation, turn FROM sscd_ops.generations ORDER BY generation")
+    assert [row["generation"] for row in listed] == list(range(1, dataset["generation"] + 1))
+    assert told == list(range(1, len(told) + 1))
+    return told
+
+
+def in_force(world: World) -> dict[str, int]:
+    """How many rows of each table are of decisions in force; all there are."""
+    counts = {}
+    for table in ("changes", "images", "samples", "matches", "output_shards", "decision_sources"):
+        counts[table] = len(world.ask(f"SELECT decision_id FROM sscd_ops.{table}"))
+        of_dead = world.ask(
+            f"SELECT t.decision_id FROM sscd_ops.{table} t LEFT JOIN sscd_ops.decisions d"
+            " USING (decision_id) WHERE d.turn IS NULL"
+        )
+        assert of_dead == [], table
+    assert world.ask("SELECT 1 FROM sscd_ops.decisions WHERE turn IS NULL") == []
+    return counts
+
+
+def assert_masks_follow(world: World) -> None:
+    with world.parts() as parts:
+        assert verify_index(parts, DATASET) == []
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def test_three_at_once_take_turns_without_gaps(decided: World) -> None:
+    """All three clear bits of the same mask: a lost update would set one again."""
+    mine = [{f"c{n:04d}": "free" for n in range(i, i + 3)} for i in (0, 3, 6)]
+    processes = [
+        started(decided, key=f"k{i}", changes=changes, starts=True)
+        for i, changes in enumerate(mine)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60) for process in processes]
+
+    assert sorted(int(out) for out, _ in said) == [2, 3, 4], said
+    assert order_turns(decided) == [1, 2, 3, 4]
+    assert in_force(decided)["changes"] == 18
+    assert set(decided.verdicts().values()) == {"withdrawn withdrawn"}
+    assert_masks_follow(decided)
+    (mask,) = decided.ask("SELECT kept FROM sscd_ops.segment_masks WHERE generation_to IS NULL")
+    assert mask["kept"] == 0
+
+
+def test_one_key_is_decided_once(decided: World) -> None:
+    """Two processes with one key at once: the same turn is answered to both."""
+    processes = [
+        started(decided, key="one", changes={"c0001": "free"}, starts=True) for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60) for process in processes]
+
+    assert [out for out, _ in said] == ["2\n", "2\n"], said
+    assert order_turns(decided) == [1, 2]
+    assert in_force(decided)["changes"] == 2
+
+
+# ---------------------------------------------------------------- killed
+
+PHASES = ("forget", "work_out", "copy", "rows", "written", "admit", "put", "event", "after")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_one_that_is_killed_is_decided_by_its_retry(decided: World, phase: str) -> None:
+    changes = {"c0001": "free", "c0002": "withdrawn"}
+    process = started(decided, key="k", changes=changes, dies=phase)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, said
+    before = order_turns(decided)
+    assert before == ([1, 2] if phase == "after" else [1])
+
+    with decided.parts() as parts:
+        decision = apply(Order(parts, "k", changes))
+        again = apply(Order(parts, "k", changes))
+
+    assert decision.turn == again.turn == 2
+    assert decision.decision_id == again.decision_id
+    assert order_turns(decided) == [1, 2]
+    assert in_force(decided)["changes"] == 3
+    assert_masks_follow(decided)
+    verdicts = decided.verdicts()
+    assert [verdicts[key] for key in ("c0001", "c0002")] == ["withdrawn withdrawn"] * 2
+    assert list(verdicts.values()).count("kept") == 7
+
+
+# ---------------------------------------------------------------- starved
+
+
+def test_one_that_lost_three_times_is_waited_for(
+    decided: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it is worked out another one is quicker; the fourth time the others wait."""
+    waiting: list[threading.Thread] = []
+    done: dict[str, float] = {}
+    held: list[float] = []
+
+    def quick(name: str) -> None:
+        with decided.parts() as parts:
+            apply(Order(parts, name, {name: "free"}))
+        done[name] = time.monotonic()
+
+    def reached(phase: str, order: Order) -> None:
+        if phase != "work_out":
+            return
+        if order.tries <= 3:
+            quick(f"c{order.tries:04d}")
+            return
+        waiting.extend(threading.Thread(target=quick, args=(f"c{n:04d}",)) for n in (4, 5))
+        for thread in waiting:
+            thread.start()
+        time.sleep(2.0)
+        assert len(done) == 3
+        held.append(time.monotonic())
+
+    with decided.parts() as parts:
+        slow = Order(parts, "slow", {"c0008": "free"}, reached=reached)
+        decision = apply(slow)
+    for thread in waiting:
+        thread.join(60)
+
+    assert slow.tries == 4
+    assert decision.turn == 5
+    assert {done["c0004"], done["c0005"]} > set()
+    assert all(done[name] > held[0] for name in ("c0004", "c0005"))
+    assert order_turns(decided) == list(range(1, 8))
+    assert in_force(decided)["changes"] == 12
+    assert_masks_follow(decided)
+
+
+def test_the_death_of_one_that_is_waited_for_frees_the_line(decided: World) -> None:
+    others = [{f"c{n:04d}": "free"} for n in range(3)]
+    process = started(decided, key="slow", changes={"c0008": "free"}, loses=others)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in line\n"
+    decision: list[int] = []
+
+    def quick() -> None:
+        with decided.parts() as parts:
+            decision.append(apply(Order(parts, "quick", {"c0004": "free"})).turn)
+
+    thread = threading.Thread(target=quick)
+    thread.start()
+    thread.join(1.5)
+    assert thread.is_alive()
+    process.kill()
+    process.communicate()
+    thread.join(20)
+
+    assert decision == [5]
+    with decided.parts() as parts:
+        assert apply(Order(parts, "slow", {"c0008": "free"})).turn == 6
+    assert order_turns(decided) == list(range(1, 7))
+    assert in_force(decided)["changes"] == 10
+    assert_masks_follow(decided)
+
+
+# ---------------------------------------------------------------- guarded
+
+
+def test_one_that_is_held_takes_no_turn_until_it_is_released(decided: World) -> None:
+    before = decided.views(set())
+    with decided.parts() as parts:
+        order = Order(parts, "large", {"c0001": "free", "c0002": "free"}, most=3)
+        for _ in range(2):
+            with pytest.raises(BatchHeld, match="changes 4 verdicts"):
+                apply(order)
+        assert order_turns(decided) == [1]
+        assert decided.views(set()) == before
+        order.approve()
+        # another one comes between
+        apply(Order(parts, "small", {"c0003": "free"}))
+        assert apply(order).turn == 3
+
+    kinds = [
+        row["kind"] for row in decided.ask("SELECT kind FROM curation.events ORDER BY event_id")
+    ]
+    assert kinds == ["decided", "published", "held", "held", "approved", "decided", "decided"]
+    assert in_force(decided)["changes"] == 6
+    assert_masks_follow(decided)
+
+
+# ---------------------------------------------------------------- nights among them
+
+
+def both_nights(world: World) -> None:
+    fill(world, {day: samples for day, samples in planted_nights().items() if day in DAYS[:2]})
+    world.night(DAYS[0])
+
+
+@pytest.mark.parametrize("perceptual", [False, True])
+def test_a_night_that_lost_to_an_order_is_decided_after_it(
+    world: World, other_world: World, perceptual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = {"c0007": "free", "c0008": "withdrawn", "c0009": "free"}
+    for each in (world, other_world):
+        if perceptual:
+            each.change(duplicates=BOTH)
+        both_nights(each)
+    with other_world.parts() as parts:
+        lead_by(parts, change)
+        other_world.from_resolve(parts, other_world.until_match(parts, DAYS[1]))
+    real = resolve.work_out
+    tried: list[int] = []
+
+    def work_out(*given: Any) -> Any:
+        worked = real(*given)
+        tried.append(worked.turn)
+        if len(tried) == 1:
+            with world.parts() as others:
+                lead_by(others, change)
+        return worked
+
+    monkeypatch.setattr(resolve, "work_out", work_out)
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[1])
+        assert resolve.run(parts, batch).turn == 3
+        world.from_resolve(parts, batch)
+
+    assert tried == [2, 3]
+    assert order_turns(world) == [1, 2, 3]
+    assert in_force(world) == in_force(other_world)
+    assert world.views() == other_world.views()
+    assert_masks_follow(world)
+
+
+def test_an_order_that_lost_to_a_night_is_decided_after_it(decided: World) -> None:
+    decided.put(DAYS[1], "a.tar", clouds(range(5, 14), prefix="d"))
+
+    def reached(phase: str, order: Order) -> None:
+        if phase == "written" and order.tries == 1:
+            decided.night(DAYS[1])
+
+    with decided.parts() as parts:
+        order = Order(parts, "k", {"c0001": "free"}, reached=reached)
+        assert apply(order).turn == 3
+
+    assert order.tries == 2
+    assert order_turns(decided) == [1, 2, 3]
+    assert in_force(decided)["changes"] == 2
+    assert_masks_follow(decided)
+
+
+# ---------------------------------------------------------------- a mask changed under a search
+
+
+class Counting(Wiring):
+    """Notes how many queries and kept rows each search of a segment is asked for."""
+
+    asked: ClassVar[list[tuple[int, int]]] = []
+
+    def backend(self, *given: Any, **named: Any) -> Any:
+        real = super().backend(*given, **named)
+
+        class Counted:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def search(
+                self, queries: Any, descriptors: Any, codes: Any, kept: Any, *more: Any
+            ) -> Any:
+                Counting.asked.append((len(queries), int(kept.sum())))
+                return real.search(queries, descriptors, codes, kept, *more)
+
+        return Counted()
+
+
+@pytest.mark.parametrize("limit", [1, 8])
+def test_a_mask_that_changed_is_searched_where_it_did(
+    world: World, other_world: World, limit: int
+) -> None:
+    """Of eight queries one finds the picture that is withdrawn, in a list that is full or not."""
+    before = {"c0001": "free", "c0002": "free"}
+    under = {"c0003": "free", "c0001": "again"}
+    copies = [pair(f"k{n}", plant(picture(n), "jpeg_40")) for n in range(1, 6)]
+    for each in (world, other_world):
+        each.change(duplicates={"keep_matches": limit})
+    world.put(DAYS[0], "a.tar", clouds(range(9)))
+    world.put(DAYS[1], "a.tar", [*copies, *clouds(range(20, 23))])
+    for each in (world, other_world):
+        each.night(DAYS[0])
+        with each.parts() as parts:
+            lead_by(parts, before)
+    world.wiring = Counting
+    Counting.asked.clear()
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[1])
+        assert Counting.asked == [(8, 7)]
+        lead_by(parts, under)
+        Counting.asked.clear()
+        resolve.run(parts, batch)
+    with other_world.parts() as parts:
+        lead_by(parts, under)
+        resolve.run(parts, other_world.until_match(parts, DAYS[1]))
+
+    assert Counting.asked == ([(1, 7), (7, 1)] if limit == 1 else [(8, 1)])
+    assert world.views() == other_world.views()
+    matches = "SELECT image_sha256, earlier_sha256, similarity FROM sscd_ops.matches ORDER BY 1, 2"
+    assert world.ask(matches) == other_world.ask(matches)
+    verdicts = world.verdicts()
+    assert {key: verdicts[key] for key in ("k1", "k2", "k3", "k4", "k5")} == {
+        "k1": "removed near",
+        "k2": "kept",
+        "k3": "kept",
+        "k4": "removed near",
+        "k5": "removed near",
+    }
+    assert_masks_follow(world)
