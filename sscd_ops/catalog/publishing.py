@@ -117,21 +117,23 @@ _SHARD = (
     "SELECT o.*, x.batch_id, x.turn AS decided_turn, b.label, b.supplement"
     " FROM sscd_ops.output_shards o JOIN sscd_ops.decisions x USING (decision_id)"
     " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
+    " JOIN LATERAL (SELECT min(p.slot_from) AS slot FROM sscd_ops.placements p"
+    " WHERE p.output_id = o.output_id) f ON true"
     " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
 )
-_IN_ORDER = " ORDER BY x.turn, o.number"
-"""In turn order, whatever order batches commit in."""
+_IN_ORDER = " ORDER BY x.turn, f.slot, o.output_id"
+"""In turn order, whatever order batches commit in; one that replaces another stands in its place."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
-    """The shards of all snapshots and those that wait for their commit, by turn and number."""
+    """The shards of all snapshots and those that wait for their commit, by turn and slot."""
     return rows(conn, f"{_SHARD} AND o.files IS NOT NULL{_IN_ORDER}", d=dataset_id)
 
 
 def live_shards(
     conn: Connection, dataset_id: int, snapshot: int, adding: int | None = None
 ) -> list[Mapping[str, Any]]:
-    """The shards of a snapshot, by turn and number; with those a decision adds, where asked."""
+    """The shards of a snapshot, by turn and slot; with those a decision adds, where asked."""
     return rows(
         conn,
         f"{_SHARD} AND EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
