@@ -122,7 +122,8 @@ _SHARD = (
     " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
 )
 _IN_ORDER = " ORDER BY x.turn, f.slot, o.output_id"
-"""In turn order, whatever order batches commit in; one that replaces another stands in its place."""
+"""In turn order, whatever order batches commit in; one that replaces another stands in its
+place."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
@@ -311,7 +312,9 @@ def mark_followed(conn: Connection, dataset_id: int, snapshot: int, turn: int) -
         "UPDATE sscd_ops.decisions d SET published_at = now(), snapshot = :s"
         " WHERE d.dataset_id = :d AND d.turn <= :t AND d.batch_id IS NULL"
         " AND d.published_at IS NULL AND NOT EXISTS (SELECT FROM sscd_ops.changes c"
-        " WHERE c.decision_id = d.decision_id AND c.slot IS NOT NULL)",
+        " WHERE c.decision_id = d.decision_id AND c.slot IS NOT NULL)"
+        " AND NOT EXISTS (SELECT FROM sscd_ops.output_shards o"
+        " WHERE o.decision_id = d.decision_id)",
         s=snapshot,
         d=dataset_id,
         t=turn,
