@@ -101,8 +101,8 @@ class _Sample:
         return str(self.row["sample_id"].hex)
 
 
-_Write = Callable[[BinaryIO], None]
-PutFile = Callable[[str, str, _Write], StoredFile]
+Write = Callable[[BinaryIO], None]
+PutFile = Callable[[str, str, Write], StoredFile]
 """Writes a file of an output shard: its role, its name, what writes its bytes."""
 
 
@@ -170,7 +170,7 @@ def describe(
     return {"parquet": parquet, "stats": stats_file}
 
 
-def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: _Write) -> StoredFile:
+def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: Write) -> StoredFile:
     """Write a file that no row names yet, over what a killed try or a bad disk left there."""
     try:
         return parts.store.put_named(name, write)
@@ -179,14 +179,19 @@ def _put(parts: Parts, shard: Mapping[str, Any], role: str, name: str, write: _W
             files = publishing.files_of_output(conn, shard["output_id"])
         if files:  # another process registered it just now: its bytes count, not ours
             return files_of(files)[role]
-        earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
-        if earlier is not None:
-            return earlier
-        log.warning("wrote over a file that no row names role=%s name=%s", role, name)
-        return parts.store.put_named(name, write, over=True)
+        return put_over(parts, role, name, write)
 
 
-def _earlier_parquet(parts: Parts, name: str, write: _Write) -> StoredFile | None:
+def put_over(parts: Parts, role: str, name: str, write: Write) -> StoredFile:
+    """Write over other bytes of this name, save a parquet of the same rows: that one is taken."""
+    earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
+    if earlier is not None:
+        return earlier
+    log.warning("wrote over a file that no row names role=%s name=%s", role, name)
+    return parts.store.put_named(name, write, over=True)
+
+
+def _earlier_parquet(parts: Parts, name: str, write: Write) -> StoredFile | None:
     """The parquet that a try under another release of pyarrow left, if it has the same rows.
 
     Its bytes depend on the release, its name does not; equal rows are what is promised.
@@ -226,7 +231,7 @@ def write_again(parts: Parts, work: Work, shard: Mapping[str, Any]) -> None:
             " anew: restore it from a backup"
         )
 
-    def put(role: str, name: str, write: _Write) -> StoredFile:
+    def put(role: str, name: str, write: Write) -> StoredFile:
         restore(parts, named[role], write)
         return named[role]
 

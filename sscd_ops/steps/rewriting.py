@@ -18,7 +18,7 @@ from sscd_ops.core.shard_plan import WRITER_VERSION
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
-from sscd_ops.steps.publish import describe
+from sscd_ops.steps.publish import Write, describe, put_over
 from sscd_ops.steps.snapshots import turn_label
 
 Slot = tuple[int, int]
@@ -126,6 +126,13 @@ def _write(
     wanted = set(table.column("key").to_pylist())
     moved: dict[int, int] = {}
 
+    def put(role: str, name: str, write: Write) -> StoredFile:
+        try:
+            return parts.store.put_named(name, write)
+        except FileMismatch:
+            # another commit of the same turn may name that by now, under another release
+            return put_over(parts, role, name, write)
+
     def write_tar(stream: BinaryIO) -> None:
         sink = parts.tar_sink(stream)
         moved.clear()
@@ -136,12 +143,8 @@ def _write(
                     moved[member.offset_data] = sink.add(member.name, data.read() if data else b"")
         sink.close()
 
-    # no row names it: other bytes there are those of another release, or of a bad disk
-    tar = parts.store.put_named(other["name"], write_tar, over=True)
+    tar = put("tar", other["name"], write_tar)
     at = table.column_names.index("offset")
     offsets = pa.array([moved[offset] for offset in table.column(at).to_pylist()], pa.int64())
     table = table.set_column(at, "offset", offsets)
-    beside = describe(
-        lambda role, name, write: parts.store.put_named(name, write, over=True), other, tar, table
-    )
-    return {"tar": tar, **beside}
+    return {"tar": tar, **describe(put, other, tar, table)}

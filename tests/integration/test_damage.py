@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
+from sscd_ops.catalog import publishing
 from sscd_ops.catalog.sql import need_file
 from sscd_ops.errors import FileMismatch, SourceChanged
 from sscd_ops.model import Runner, StoredFile
@@ -29,6 +30,7 @@ from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
 from sscd_ops.testing import COPIES, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
+from tests.integration.orders import lead_by
 from tests.integration.test_nights import BOTH, clouds
 from tests.integration.test_recovery import detach
 from tests.integration.world import (
@@ -363,6 +365,33 @@ def test_a_parquet_of_another_release_with_the_same_rows_is_taken(world: World) 
 
     assert path.read_bytes() == other
     assert_promises(world)
+
+
+def test_a_parquet_that_another_release_wrote_again_is_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commits of one turn write the same shards again; the other one may have named them."""
+    for day, seeds in ((FIRST, range(4)), (SECOND, range(10, 12))):
+        world.put(day, "a.tar", clouds(seeds))
+    world.night(FIRST)
+    with world.parts() as parts:
+        lead_by(parts, {"c0001": "withdrawn"})
+        batch = world.until_match(parts, SECOND)
+        for group in resolve.run(parts, batch).groups:
+            publish.run(parts, batch, group)
+        with monkeypatch.context() as patched:
+            patched.setattr(publishing, "add_snapshot", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                commit.run(parts, batch)
+    (path,) = (world.base / "root" / DATASET / "shards").glob("turn-*/*.parquet")
+    pq.write_table(pq.read_table(path), path, compression="none")
+    other = path.read_bytes()
+
+    with world.parts() as parts:
+        commit.run(parts, batch)
+
+    assert path.read_bytes() == other
+    assert_catalog_and_files_agree(world)
 
 
 # ---------------------------------------------------------------- what it is made from is gone
