@@ -34,7 +34,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class PastBatch:
+class PastNight:
     """The counts of an earlier night, for the guard."""
 
     counts: Counts
@@ -81,16 +81,21 @@ def open_other(
     )
 
 
-def give_up(conn: Connection, batch_id: int) -> None:
-    """Mark every try at the batch that is not in force as lost: it never comes into force.
+def give_up(conn: Connection, batch: Batch) -> None:
+    """Mark the batch's tries that are not in force as lost: they never come into force.
+
+    Those of its attempt and of earlier ones: who still works for an attempt that was abandoned
+    takes nothing from the next.
 
     The caller holds the dataset's lock and commits before the rows are deleted, so that a process
     thought dead finds out under the lock that its rows are gone, or going.
     """
     run(
         conn,
-        "UPDATE sscd_ops.decisions SET lost = true WHERE batch_id = :b AND turn IS NULL",
-        b=batch_id,
+        "UPDATE sscd_ops.decisions SET lost = true WHERE batch_id = :b AND attempt_id <= :a"
+        " AND turn IS NULL",
+        b=batch.batch_id,
+        a=batch.attempt_id,
     )
 
 
@@ -281,7 +286,7 @@ def of_key(conn: Connection, dataset_id: int, client_key: str) -> Decision | Non
     return None if raw is None else _decision(raw)
 
 
-def recent_nights(conn: Connection, dataset_id: int, turn: int, limit: int) -> list[PastBatch]:
+def recent_nights(conn: Connection, dataset_id: int, turn: int, limit: int) -> list[PastNight]:
     """The nights of the highest turns below ``turn``, newest first."""
     found = rows(
         conn,
@@ -298,7 +303,7 @@ def recent_nights(conn: Connection, dataset_id: int, turn: int, limit: int) -> l
         x=[r["decision_id"] for r in found],
     ):
         by_source.setdefault(r["decision_id"], {})[r["source"]] = counts_of(r["counts"])
-    return [PastBatch(counts_of(r["counts"]), by_source.get(r["decision_id"], {})) for r in found]
+    return [PastNight(counts_of(r["counts"]), by_source.get(r["decision_id"], {})) for r in found]
 
 
 def sources_of(conn: Connection, decision_id: int) -> dict[str, Counts]:

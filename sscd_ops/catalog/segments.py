@@ -157,8 +157,8 @@ def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
     )
 
 
-def decision_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
-    """The batch of a night's segment, and its decision."""
+def night_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
+    """The batch and the decision that a segment is of."""
     found = rows(
         conn,
         "SELECT x.batch_id, x.decision_id FROM sscd_ops.segments s"

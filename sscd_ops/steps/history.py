@@ -130,7 +130,7 @@ class _Search:
         self._parts = parts
         self._work = work
         self._backend = backend
-        self._queries = queries
+        self.queries = queries
         hash_roles = () if queries.hashes is None else (ROLE,)
         self._opened = parts.segments.open(segment, [*backend.roles(), *hash_roles])
         lacking = [role for role in backend.roles() if role not in self._opened.codes]
@@ -153,7 +153,7 @@ class _Search:
     def near(self, rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> Matches:
         """The best kept rows of some queries, by descriptor."""
         return self._backend.search(
-            self._queries.descriptors[rows],
+            self.queries.descriptors[rows],
             self._opened.descriptors,
             self._opened.codes,
             kept,
@@ -163,10 +163,10 @@ class _Search:
 
     def by_hash(self, rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> Matches:
         """Likewise by perceptual hash; none where the batch or the segment has no hashes."""
-        if self._queries.hashes is None or ROLE not in self._opened.codes:
+        if self.queries.hashes is None or ROLE not in self._opened.codes:
             return no_matches()
         return self._parts.hash_search().search(
-            self._queries.hashes[rows],
+            self.queries.hashes[rows],
             self._opened.codes[ROLE],
             kept,
             self._work.hash_floor,
@@ -198,7 +198,7 @@ def _follow(
             int((old & ~kept).sum()),
         )
         near, hashed = read_matches(parts.store.local(file))
-        count = len(search._queries.ids)
+        count = len(search.queries.ids)
         return (
             follow_mask(near, count, old, kept, limit, search.near),
             follow_mask(hashed, count, old, kept, limit, search.by_hash),

@@ -60,7 +60,7 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
             batches.add_event(
                 conn, batch.dataset_id, "abandoned", actor=actor, why=why, batch_id=batch_id
             )
-        decisions.give_up(conn, batch.batch_id)
+        decisions.give_up(conn, batch)
     with parts.catalog.begin() as conn:
         # of a try that was held or died; without the lock, as they may be many
         decisions.delete_lost(conn, batch.dataset_id)

@@ -170,7 +170,7 @@ class Night:
 
     def give_up(self, conn: Connection) -> None:
         """Mark other tries at the batch as lost."""
-        decisions.give_up(conn, self.work.batch.batch_id)
+        decisions.give_up(conn, self.work.batch)
 
     def forget_left(self) -> None:
         """Delete what dead tries left of a decided batch; where nothing is, no lock is taken."""
@@ -182,7 +182,7 @@ class Night:
     def guard(self, seen: Seen, worked: Worked) -> str:
         """Why the batch should be held in this turn, whose history is what it is."""
         require_sources(self._parts, self.work)
-        figures = self.figures(seen, worked)
+        figures = self.unusual(seen, worked)
         batch = self.work.batch
         return figures and (
             f"the guard holds batch {batch.batch_id} ({batch.name}): {figures}. If it is right as"
@@ -193,10 +193,10 @@ class Night:
             " configuration that it was planned with"
         )
 
-    def figures(self, seen: Seen, worked: Worked) -> str:
+    def unusual(self, seen: Seen, worked: Worked) -> str:
         """What the guard finds, in words; empty where it finds nothing."""
         reasons = self._reasons(seen, worked)
-        return _figures(self._parts, self.work, reasons, worked) if reasons else ""
+        return _unusual(self._parts, self.work, reasons, worked) if reasons else ""
 
     def _reasons(self, seen: Seen, worked: Worked) -> list[str]:
         with self._parts.catalog.begin() as conn:
@@ -280,7 +280,7 @@ _MOST_CODES = 8
 """Quarantine codes that a message lists."""
 
 
-def _figures(parts: Parts, work: Work, reasons: Sequence[str], worked: Worked) -> str:
+def _unusual(parts: Parts, work: Work, reasons: Sequence[str], worked: Worked) -> str:
     """Why the guard holds the batch, an example of each fault, and which URLs name nothing."""
     said = list(reasons)
     faults = [
@@ -327,7 +327,7 @@ def _dry(parts: Parts, night: Night, watch: Stopwatch) -> ResolveReport:
         night.is_settled(conn)
         seen = Seen(datasets.of_number(conn, night.dataset_id))
     worked = night.work_out(seen, None)
-    figures = night.figures(seen, worked)
+    figures = night.unusual(seen, worked)
     work = night.work
     return ResolveReport(
         work.batch.batch_id,

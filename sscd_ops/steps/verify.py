@@ -301,7 +301,7 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
 
 def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
     with parts.catalog.begin() as conn:
-        batch_id, decision_id = segments.decision_of_segment(conn, segment.segment_id)
+        batch_id, decision_id = segments.night_of_segment(conn, segment.segment_id)
         batch = batches.read_batch(conn, batch_id)
         attempt = batches.read_attempt(conn, batch)
     return Work(batch, attempt, dataset_from_json(attempt.config)), decision_id

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
 
+from sscd_ops.catalog import batches, decisions
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.errors import BatchNotRunnable, StaleAttempt
 from sscd_ops.steps import manage, resolve, turns
+from sscd_ops.steps.parts import load_work
 from tests.integration.test_crashes import Killed
 from tests.integration.test_nights import DAYS, fill, planted_nights
 from tests.integration.test_races import LOSE_SESSIONS
@@ -126,3 +129,20 @@ def test_rows_that_a_zombie_wrote_after_an_abandon_go_with_the_next_one(
         manage.abandon(parts, batch, actor="ann", why="wrong feed")
 
     assert left(world) == {}
+
+
+def test_who_works_for_an_abandoned_attempt_takes_nothing_from_the_next(
+    world: World, batch: int
+) -> None:
+    with world.parts() as parts:
+        stale = resolve.Night(parts, load_work(parts, batch))
+        manage.abandon(parts, batch, actor="ann", why="wrong feed")
+        assert world.until_match(parts, DAYS[0]) == batch
+        with parts.catalog.begin() as conn:
+            planned_anew = batches.read_batch(conn, batch)
+            decisions.open_night(conn, planned_anew, date(2026, 11, 1))
+
+        with pytest.raises(StaleAttempt):
+            turns.take(parts, stale)
+
+    assert world.ask("SELECT lost FROM sscd_ops.decisions") == [{"lost": False}]
