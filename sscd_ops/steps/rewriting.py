@@ -55,7 +55,7 @@ def without_slots(
         unlisted: as ``publishing.unlisted_slots`` answers it.
 
     Raises:
-        FileMismatch: a shard is lost or damaged, or holds other samples than the catalog says.
+        FileMismatch: a shard is lost or damaged, or holds another number of samples.
     """
     lost: dict[int, set[Slot]] = {}
     for row in unlisted:

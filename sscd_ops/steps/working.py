@@ -1,4 +1,4 @@
-"""Working a decision out: everything resolve does before it takes the lock."""
+"""Working a night out: everything resolve does before it takes the lock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sscd_ops.core.decide import (
     load_samples,
 )
 from sscd_ops.core.leader import Hashes, Leader, lead
-from sscd_ops.core.manifest import read_manifest
+from sscd_ops.core.manifest import SCHEMA, read_manifest
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
@@ -215,7 +215,7 @@ def _samples(
 ) -> Samples:
     tables = [read_manifest(manifest_of(parts, work, shard)) for shard in registered]
     if not tables:
-        tables.append(_no_rows())
+        tables.append(SCHEMA.empty_table())
         registered = ()
     return load_samples(
         tables,
@@ -235,12 +235,6 @@ def _need_distinct(work: Work, samples: Samples) -> None:
             f"{twice} samples of batch {work.batch.batch_id} are in it twice: its source shards"
             " overlap. Abandon the batch and run its night again"
         )
-
-
-def _no_rows() -> pa.Table:
-    from sscd_ops.core.manifest import SCHEMA
-
-    return SCHEMA.empty_table()
 
 
 _TOO_PLAIN = (
