@@ -241,7 +241,8 @@ _CHANGES = f"""
 INSERT INTO sscd_ops.decisions (decision_id, dataset_id, kind, month, client_key, turn, generation,
     config_sha256, actor, why, decided_at, counts, origins)
 OVERRIDING SYSTEM VALUE
-SELECT :turn + 1, 1, 'order', month, 'x', :turn, :turn, 'c', 'ann', 'asked for', now(), '{{}}', '{{}}'
+SELECT :turn + 1, 1, 'order', month, 'x', :turn, :turn, 'c', 'ann', 'asked for', now(), '{{}}',
+    '{{}}'
 FROM sscd_ops.decisions WHERE turn = :turn - 1;
 INSERT INTO sscd_ops.changes (dataset_id, decision_id, turn, image_sha256, sample_id, verdict,
     reason)
@@ -380,7 +381,7 @@ def explain(catalog: Catalog, results: Results, batches: int, samples: int) -> N
     """``sscd-ops explain``, one sample after the other: kept ones, copies, broken ones."""
     random = np.random.default_rng(3)
     chosen = [
-        UUID(hashlib.md5(f"{b}/{i}".encode()).hexdigest())
+        UUID(hashlib.md5(f"{b}/{i}".encode(), usedforsecurity=False).hexdigest())
         for b, i in zip(
             random.integers(1, batches + 1, EXPLAINED),
             random.integers(0, samples, EXPLAINED),
@@ -499,17 +500,19 @@ def another_night(catalog: Catalog, results: Results, batches: int) -> None:
 
     ids, shas = drawn(16), drawn(32)
     common = {
-        "month": pa.array([month] * count),
         "decision_id": np.full(count, batches + 1),
         "sample_id": ids,
         "verdict": pa.array(["kept"] * count),
+        "shard_id": np.ones(count, np.int64),
+        "position": np.arange(count, dtype=np.int32),
+        "rank": np.arange(count, dtype=np.int32),
+        "slot": np.arange(count, dtype=np.int32),
     }
     night = {
         "samples": pa.table(
             common
             | {
-                "shard_id": np.ones(count, np.int64),
-                "position": np.arange(count, dtype=np.int32),
+                "month": pa.array([month] * count),
                 "key": pa.array([f"{i:09}" for i in range(count)]),
                 "image_sha256": shas,
                 "width": np.full(count, 1024, np.int32),
@@ -525,8 +528,6 @@ def another_night(catalog: Catalog, results: Results, batches: int) -> None:
                         for i in range(count)
                     ]
                 ),
-                "rank": np.arange(count, dtype=np.int32),
-                "slot": np.arange(count, dtype=np.int32),
             }
         ),
         "images": pa.table(
@@ -534,10 +535,6 @@ def another_night(catalog: Catalog, results: Results, batches: int) -> None:
             | {
                 "dataset_id": np.ones(count, np.int16),
                 "sha256": shas,
-                "shard_id": np.ones(count, np.int64),
-                "position": np.arange(count, dtype=np.int32),
-                "rank": np.arange(count, dtype=np.int32),
-                "slot": np.arange(count, dtype=np.int32),
                 "segment_row": np.arange(count, dtype=np.int64),
             }
         ),
