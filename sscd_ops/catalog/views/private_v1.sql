@@ -35,6 +35,15 @@ SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id
         WHEN img.turn IS NULL THEN s.verdict
         WHEN img.verdict <> 'kept' THEN img.verdict
         WHEN img.carrier_id = s.sample_id THEN 'kept' ELSE 'removed' END AS verdict,
+    -- The planner takes an unknown boolean for true in half of the rows, an unknown text for equal
+    -- to another one in half a percent: with so few rows expected it joins in loops.
+    CASE WHEN own.turn IS NOT NULL THEN own.verdict = 'kept'
+        WHEN img.turn IS NULL THEN s.verdict = 'kept'
+        ELSE img.verdict = 'kept' AND img.carrier_id = s.sample_id END AS is_kept,
+    CASE WHEN own.turn IS NOT NULL THEN own.verdict = 'removed'
+        WHEN img.turn IS NULL THEN s.verdict = 'removed'
+        WHEN img.verdict <> 'kept' THEN img.verdict = 'removed'
+        ELSE img.carrier_id <> s.sample_id END AS is_removed,
     CASE WHEN own.turn IS NOT NULL THEN own.reason
         WHEN img.turn IS NULL THEN s.reason
         WHEN img.verdict <> 'kept' THEN img.reason
