@@ -369,3 +369,54 @@ def test_a_shard_is_replaced_again_and_again(world: World) -> None:
         (3, None),
     ]
     assert_what_holds(world)
+
+
+def test_an_image_is_freed_and_kept_again_and_again(world: World) -> None:
+    """Each time another sample carries it, in a slot of its own; a dry run changes nothing."""
+    world.put(DAYS[0], "a.tar", [pair("s0", picture(7)), *clouds(range(3))])
+    world.night(DAYS[0])
+    for number, day in enumerate(DAYS[1:], 1):
+        with world.parts() as parts:
+            lead_by(parts, {f"s{number - 1}": "free"})
+        world.put(day, "a.tar", [pair(f"s{number}", picture(7)), pair(f"k{number}", COPY)])
+        before = world.views(set())
+        assert world.night(day, dry_run=True).counts.kept == 1
+        assert world.views(set()) == before
+        world.night(day)
+        assert world.witnesses()[f"k{number}"] == f"s{number}"
+        assert_no_kept_copies(world)
+        assert_catalog_and_files_agree(world)
+        assert_lost_slots(world)
+        told = world.ask("SELECT turn, turn_to FROM sscd_ops.changes WHERE verdict = 'kept'")
+        assert [row["turn_to"] for row in told] == [row["turn"] + 1 for row in told[:-1]] + [None]
+
+    verdicts = world.verdicts()
+    assert [verdicts[f"s{n}"] for n in range(4)] == ["withdrawn withdrawn"] * 3 + ["kept"]
+    assert_published_bytes(world, replaced=True)
+    (newest,) = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot DESC LIMIT 1")
+    assert (newest["turn"], newest["samples"], newest["shards"]) == (7, 4, 2)
+
+
+COPY = plant(picture(7), "jpeg_40")
+
+
+def test_what_two_nights_embedded_and_one_kept_is_free_for_the_other(world: World) -> None:
+    """Its own descriptor lies in the batch's segment too; the stored one counts."""
+    world.put(DAYS[0], "a.tar", [pair("first", picture(7)), *clouds(range(3))])
+    world.put(DAYS[1], "a.tar", [pair("second", picture(7)), pair("copy", COPY)])
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[1])
+        world.from_resolve(parts, world.until_match(parts, DAYS[0]))
+        lead_by(parts, {"first": "free"})
+        world.from_resolve(parts, batch)
+
+    assert world.witnesses() == {"copy": "second"}
+    (row,) = world.ask("SELECT verdict, turn FROM sscd_ops.changes WHERE turn > 2")
+    assert tuple(row.values()) == ("kept", 3)
+    masks = world.ask(
+        "SELECT x.turn, s.rows, m.kept FROM sscd_ops.segments s JOIN sscd_ops.segment_masks m"
+        " USING (segment_id) JOIN sscd_ops.decisions x USING (decision_id)"
+        " WHERE m.generation_to IS NULL ORDER BY x.turn"
+    )
+    assert [tuple(row.values()) for row in masks] == [(1, 4, 4), (3, 2, 0)]
+    assert_what_holds(world)
