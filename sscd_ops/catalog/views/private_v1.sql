@@ -77,10 +77,8 @@ SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id
             JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL
             WHERE i.dataset_id = d.dataset_id AND i.sha256 = s.image_sha256
             AND i.segment_row IS NULL) END AS plain,
-    -- what the image's change said before, it said already when the sample was read
-    coalesce(own.turn, greatest(img.turn, d.turn)) AS turn,
-    coalesce(own.decided_at, CASE WHEN img.turn > d.turn THEN img.decided_at END, d.decided_at)
-        AS decided_at
+    coalesce(own.turn, img.turn, d.turn) AS turn,
+    coalesce(own.decided_at, img.decided_at, d.decided_at) AS decided_at
 FROM sscd_ops.samples s
 JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.month = s.month
     AND d.turn IS NOT NULL
