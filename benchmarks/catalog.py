@@ -1,5 +1,7 @@
 """The catalog at 400 nights and 20,000,000 samples: audit queries, look-ups, and a night more.
 
+Look-ups and the largest query are measured again with 10,000 later verdicts in force.
+
 Makes its own embedded Postgres in a temporary folder, fills it with SQL (rows as the steps write
 them; indexes built afterwards), measures, and removes everything.
 
@@ -10,6 +12,7 @@ Run: ``make bench-catalog``, or ``python -m benchmarks.catalog [--batches N] [--
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -22,12 +25,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from sqlalchemy import text
 
-from sscd_ops.catalog import lookups
+from sscd_ops.catalog import audit as explaining
+from sscd_ops.catalog import lookups, publishing
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.embedded import ensure_running, stop
@@ -39,6 +45,10 @@ NEEDED_GB = 30
 AUDIT_SECONDS = 2.0
 LOOK_UP_SECONDS = 30.0
 LOOK_UPS = 1_000_000
+READ_AGAIN = 20
+"""Nights whose source shards are asked for."""
+EXPLAINED = 50
+CHANGES = 10_000
 NIGHT_SAMPLES = 1_000_000
 SHARDS = 10
 SOURCES = ("crawl", "partner", "news", "stock", "archive")
@@ -57,6 +67,11 @@ def audit_queries() -> dict[str, str]:
     blocks = re.findall(r"^```sql\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
     removals, sources, picture = (block.strip().rstrip(";") for block in blocks)
     assert PASTED_DIGEST.search(picture)
+    decided, verdicts = (
+        block.strip().rstrip(";")
+        for block in re.findall(r"^```sql\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+        if "GRANT" not in block
+    )
     return {
         REMOVALS: removals.replace("'demo'", "'web'"),
         "README: which sources lose most": sources,
@@ -67,6 +82,9 @@ def audit_queries() -> dict[str, str]:
         "the last 30 nights": """
             SELECT * FROM curation.runs WHERE dataset = 'web'
             ORDER BY interval_start DESC LIMIT 30""",
+        "the last 30 turns": decided.replace("'demo'", "'web'"),
+        "all that was decided of one picture": PASTED_DIGEST.sub("sha256('7/10')", verdicts),
+        "all that was decided of a placeholder": PASTED_DIGEST.sub("sha256('1/0')", verdicts),
     }
 
 
@@ -114,15 +132,13 @@ def fill(catalog: Catalog, batches: int, samples: int) -> None:
 
 # Night b of batch b, decision b: identities are given so that rows can be made without look-ups.
 _SMALL_TABLES = """
-INSERT INTO sscd_ops.datasets (name, next_turn) VALUES ('web', :batches + 1);
-INSERT INTO sscd_ops.batches (batch_id, dataset_id, interval_start, interval_end, state, turn,
-    last_change, label, plan, ready, counts, decided_at, finished_at)
+INSERT INTO sscd_ops.datasets (name, next_turn, generation, snapshot)
+VALUES ('web', :batches + 1, :batches, :batches);
+INSERT INTO sscd_ops.batches (batch_id, dataset_id, interval_start, interval_end, state,
+    attempt_id, decision_id, label, ready, finished_at)
 OVERRIDING SYSTEM VALUE
-SELECT b, 1, d, d + interval '1 day', 'published', b, b, to_char(d, 'YYYY-MM-DD'), '0badcafe', true,
-    jsonb_build_object('read', :samples, 'kept', :samples * 60 / 100, 'removed_near',
-        :samples * 25 / 100, 'removed_exact', :samples * 12 / 100, 'quarantined',
-        :samples * 3 / 100, 'known', 0, 'not_delivered', 0),
-    d + interval '26 h', d + interval '27 h'
+SELECT b, 1, d, d + interval '1 day', 'published', b, b, to_char(d, 'YYYY-MM-DD'), true,
+    d + interval '27 h'
 FROM generate_series(1, :batches) b,
     LATERAL (SELECT CAST(:first AS timestamptz) + (b - 1) * interval '1 day') AS x(d);
 INSERT INTO sscd_ops.attempts (attempt_id, batch_id, config_sha256, config, fingerprint,
@@ -130,34 +146,41 @@ INSERT INTO sscd_ops.attempts (attempt_id, batch_id, config_sha256, config, fing
 OVERRIDING SYSTEM VALUE
 SELECT b, b, 'c', '{}', 'f', '{"name": "sscd_disc_mixup-00000000"}', 'exact', .75, b - 1, b - 1
 FROM generate_series(1, :batches) b;
-INSERT INTO sscd_ops.decisions (decision_id, batch_id, attempt_id, month)
+INSERT INTO sscd_ops.decisions (decision_id, dataset_id, kind, batch_id, attempt_id, month, turn,
+    generation, config_sha256, actor, why, decided_at, counts, origins, published_at, snapshot)
 OVERRIDING SYSTEM VALUE
-SELECT b, b, b, date_trunc('month', CAST(:first AS date) + b - 1)
-FROM generate_series(1, :batches) b;
-UPDATE sscd_ops.batches b SET attempt_id = batch_id, decision_id = batch_id,
-    month = (SELECT month FROM sscd_ops.decisions d WHERE d.decision_id = b.batch_id);
+SELECT batch_id, 1, 'night', batch_id, batch_id, date_trunc('month', CAST(:first AS date)
+        + CAST(batch_id AS int) - 1), batch_id, batch_id, 'c', 'cli', '',
+    interval_start + interval '26 h',
+    jsonb_build_object('read', :samples, 'kept', :samples * 60 / 100, 'removed_near',
+        :samples * 25 / 100, 'removed_exact', :samples * 12 / 100, 'quarantined',
+        :samples * 3 / 100, 'known', 0, 'not_delivered', 0),
+    '{}', finished_at, batch_id
+FROM sscd_ops.batches ORDER BY batch_id;
 INSERT INTO sscd_ops.source_shards (shard_id, attempt_id, source, relative_uri, uri, version, size,
     group_no, ordinal)
 OVERRIDING SYSTEM VALUE
 SELECT (b - 1) * :shards + s + 1, b, (CAST(:sources AS text[]))[1 + s % 5],
     format('2026/%s/%s.tar', b, s), format('/incoming/2026/%s/%s.tar', b, s), '1', 1, 0, s
 FROM generate_series(1, :batches) b, generate_series(0, :shards - 1) s;
-INSERT INTO sscd_ops.batch_sources (decision_id, source, counts)
+INSERT INTO sscd_ops.decision_sources (decision_id, source, counts)
 SELECT b, source, jsonb_build_object('read', :samples / 5, 'kept', :samples * 60 / 500,
     'removed_near', :samples * 25 / 500, 'removed_exact', :samples * 12 / 500, 'quarantined',
     :samples * 3 / 500, 'known', 0, 'not_delivered', 0)
 FROM generate_series(1, :batches) b, unnest(CAST(:sources AS text[])) source;
-INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name, snapshot_from,
-    files)
+INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name, turn, files)
 SELECT b, n, '0badcafe', 'jpg+txt+json', 10000, format('web/shards/%s-0badcafe/%s.tar', b, n), b,
     '{"tar": {"name": "t", "sha256": "s", "bytes": 1000000000}}'
-FROM generate_series(1, :batches) b, generate_series(0, :samples * 60 / 100 / 10000) n
+FROM generate_series(1, :batches) b, generate_series(0, (:samples * 60 / 100 - 1) / 10000) n;
+INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to, snapshot_from)
+SELECT output_id, decision_id, number * 10000, number * 10000 + 10000, decision_id
+FROM sscd_ops.output_shards
 """
 
 # Sample i of night b. The witness of a copy is a kept sample of an earlier night (or of this one's
 # first hundredth); every 400th copy is one of the same picture, as placeholders are.
 _DRAWN = """
-SELECT i, i % 100 AS kind, w.wb, w.wi, d.month, wd.month AS witness_month
+SELECT i, i % 100 AS kind, w.wb, w.wi, d.month
 FROM generate_series(0, :n - 1) i
 CROSS JOIN LATERAL (
     SELECT CASE WHEN i % 400 = 99 - 3 THEN 1 ELSE 1 + floor(random() * :b)::int END AS wb,
@@ -166,13 +189,12 @@ CROSS JOIN LATERAL (
     WHERE i IS NOT NULL
 ) w
 JOIN sscd_ops.decisions d ON d.decision_id = :b
-JOIN sscd_ops.decisions wd ON wd.decision_id = w.wb
 """
 
 _SAMPLES = f"""
 INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position, key, image_sha256,
-    width, height, format, bytes, caption, meta, verdict, reason, message, witness_sample_id,
-    witness_month, similarity, threshold, output_shard)
+    width, height, format, bytes, caption, meta, verdict, reason, message, own_fault, rank,
+    witness_sha256, similarity, threshold, slot)
 SELECT month, :b, CAST(md5(:b || '/' || i) AS uuid), (:b - 1) * :shards + 1 + i * :shards / :n,
     i % (:n / :shards), lpad(i::text, 9, '0'),
     sha256(CASE WHEN kind >= {NEAR} AND kind < {EXACT} THEN wb || '/' || wi ELSE :b || '/' || i
@@ -185,23 +207,24 @@ SELECT month, :b, CAST(md5(:b || '/' || i) AS uuid), (:b - 1) * :shards + 1 + i 
     CASE WHEN kind < {KEPT} THEN NULL WHEN kind < {NEAR} THEN 'near' WHEN kind < {EXACT}
         THEN 'exact' ELSE 'undecodable' END,
     CASE WHEN kind >= {EXACT} THEN 'broken data stream when reading image file' END,
-    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN CAST(md5(wb || '/' || wi) AS uuid) END,
-    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN witness_month END,
+    CASE WHEN kind > {EXACT} THEN true END, i,
+    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN sha256((wb || '/' || wi)::bytea) END,
     CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN .75 + random() / 4 END,
     CASE WHEN kind >= {KEPT} AND kind < {NEAR} THEN .75 END,
-    CASE WHEN kind < {KEPT} THEN i / 10000 END
+    CASE WHEN kind < {KEPT} THEN i / 100 * {KEPT} + kind END
 FROM ({_DRAWN}) drawn
 """
 
 _IMAGES = """
 INSERT INTO sscd_ops.images (dataset_id, sha256, decision_id, verdict, reason, message, sample_id,
-    month, segment_row, witness_sample_id, witness_month, similarity, threshold)
-SELECT 1, s.image_sha256, s.decision_id, s.verdict, s.reason, s.message, s.sample_id, s.month,
+    shard_id, position, rank, slot, segment_row, witness_sha256, similarity, threshold)
+SELECT 1, s.image_sha256, s.decision_id, s.verdict, s.reason, s.message, s.sample_id, s.shard_id,
+    s.position, s.rank, s.slot,
     CASE WHEN s.verdict <> 'quarantined' THEN s.shard_id * 5000 + s.position END,
-    s.witness_sample_id, s.witness_month, s.similarity, s.threshold
+    s.witness_sha256, s.similarity, s.threshold
 FROM sscd_ops.samples s JOIN sscd_ops.decisions d ON d.month = s.month
 WHERE d.decision_id = :b AND s.decision_id = :b AND s.reason IS DISTINCT FROM 'exact'
-    AND s.position % 100 < 98 AND :n > 0 AND :shards > 0
+    AND s.own_fault IS NULL AND :n > 0 AND :shards > 0
 """
 
 # Two matches for each near copy.
@@ -213,6 +236,23 @@ FROM ({_DRAWN}) drawn, generate_series(0, 1) k
 WHERE kind >= {KEPT} AND kind < {NEAR} AND :shards > 0
 """
 
+# An order: kept pictures of all nights are withdrawn, and single samples of others.
+_CHANGES = f"""
+INSERT INTO sscd_ops.decisions (decision_id, dataset_id, kind, month, client_key, turn, generation,
+    config_sha256, actor, why, decided_at, counts, origins)
+OVERRIDING SYSTEM VALUE
+SELECT :turn + 1, 1, 'order', month, 'x', :turn, :turn, 'c', 'ann', 'asked for', now(), '{{}}',
+    '{{}}'
+FROM sscd_ops.decisions WHERE turn = :turn - 1;
+INSERT INTO sscd_ops.changes (dataset_id, decision_id, turn, image_sha256, sample_id, verdict,
+    reason)
+SELECT 1, :turn + 1, :turn, CASE WHEN k % 10 > 0 THEN sha256((b || '/' || i)::bytea) END,
+    CASE WHEN k % 10 = 0 THEN CAST(md5(b || '/' || i) AS uuid) END, 'withdrawn', 'withdrawn'
+FROM generate_series(1, :count) k,
+    LATERAL (SELECT 1 + k % (:turn - 1), k / (:turn - 1) * 100 + k % {KEPT}) AS x(b, i);
+UPDATE sscd_ops.datasets SET next_turn = :turn + 1
+"""
+
 
 @contextmanager
 def _without_indexes(catalog: Catalog) -> Iterator[None]:
@@ -221,11 +261,12 @@ def _without_indexes(catalog: Catalog) -> Iterator[None]:
         found = conn.execute(
             text(
                 "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'sscd_ops'"
-                " AND tablename IN ('samples', 'matches') ORDER BY indexname"
+                " AND tablename IN ('samples', 'matches', 'images') ORDER BY indexname"
             )
         ).all()
     # The batch's rows of samples are read back to make its images.
-    dropped = [(name, definition) for name, definition in found if name != "samples_by_place"]
+    kept = ("samples_by_place", "images_pkey")
+    dropped = [(name, definition) for name, definition in found if name not in kept]
     for name, _ in dropped:
         run(catalog, f"DROP INDEX sscd_ops.{name}")
     run(catalog, "ALTER TABLE sscd_ops.images DROP CONSTRAINT images_pkey")
@@ -275,10 +316,12 @@ def audit(catalog: Catalog, results: Results) -> None:
         )
 
 
-def look_up(catalog: Catalog, results: Results, batches: int, samples: int) -> None:
-    """What plan and embed ask of history: which of these pictures have a verdict."""
+def digests_to_look_up(
+    catalog: Catalog, batches: int, samples: int, count: int
+) -> NDArray[np.uint8]:
+    """uint8 (n, 32), distinct: half of them of kept pictures, half of none."""
     random = np.random.default_rng(1)
-    half = LOOK_UPS // 2
+    half = count // 2
     with catalog.read() as conn:
         known = conn.execute(
             text(
@@ -293,20 +336,89 @@ def look_up(catalog: Catalog, results: Results, batches: int, samples: int) -> N
             },
         ).scalars()
         found = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 32)
-    unknown = random.integers(0, 256, (LOOK_UPS - half, 32), np.uint8)
-    digests = np.unique(np.concatenate([found, unknown]), axis=0)
+    unknown = random.integers(0, 256, (count - half, 32), np.uint8)
+    return np.unique(np.concatenate([found, unknown]), axis=0)
 
-    def ask() -> int:
+
+def look_up(
+    catalog: Catalog, results: Results, batches: int, samples: int, *, setting: str = ""
+) -> None:
+    """What plan, embed and resolve ask of history: which of these have a verdict.
+
+    ``setting``: what is said of the changes that are in force.
+    """
+    digests = digests_to_look_up(catalog, batches, samples, LOOK_UPS)
+
+    def images() -> int:
         with catalog.begin() as conn:
-            return len(lookups.known_images(conn, 1, digests, batches))
+            return len(lookups.known_images(conn, 1, digests, batches + 1))
 
-    taken, rows = seconds(ask, tries=2)
+    taken, rows = seconds(images, tries=2)
     results.add(
-        f"{len(digests):,} hashes looked up, {rows:,} of them known",
+        f"{len(digests):,} hashes looked up, {rows:,} of them known{setting}",
         f"{taken:.1f} s",
         f"< {LOOK_UP_SECONDS:g} s",
         ok=taken < LOOK_UP_SECONDS,
     )
+    again = np.linspace(1, batches, min(READ_AGAIN, batches)).astype(int)
+    places = [
+        (SOURCES[shard % len(SOURCES)], f"2026/{batch}/{shard}.tar")
+        for batch in again
+        for shard in range(SHARDS)
+    ]
+
+    def ids() -> int:
+        with catalog.begin() as conn:
+            return len(lookups.known_samples(conn, 1, places, batches + 1))
+
+    taken, rows = seconds(ids, tries=2)
+    results.add(
+        f"{len(places)} source shards read again: {rows:,} known ids{setting}", f"{taken:.1f} s"
+    )
+
+
+def explain(catalog: Catalog, results: Results, batches: int, samples: int) -> None:
+    """``sscd-ops explain``, one sample after the other: kept ones, copies, broken ones."""
+    random = np.random.default_rng(3)
+    chosen = [
+        UUID(hashlib.md5(f"{b}/{i}".encode(), usedforsecurity=False).hexdigest())
+        for b, i in zip(
+            random.integers(1, batches + 1, EXPLAINED),
+            random.integers(0, samples, EXPLAINED),
+            strict=True,
+        )
+    ]
+
+    def ask() -> int:
+        with catalog.read() as conn:
+            return sum(explaining.explain(conn, sample) is not None for sample in chosen)
+
+    taken, rows = seconds(ask)
+    results.add(f"explain, each of {rows} samples", f"{1000 * taken / EXPLAINED:.1f} ms")
+
+
+def with_changes(catalog: Catalog, results: Results, batches: int, samples: int) -> None:
+    """Put an order in force, and measure what asks for changes again."""
+    count = min(CHANGES, batches * samples // 200)
+    run(catalog, _CHANGES, turn=batches + 1, count=count)
+    with catalog.direct() as conn:
+        conn.execute(text("ANALYZE sscd_ops.changes"))  # as autovacuum does within a minute
+    setting = f", with {count:,} changes in force"
+    look_up(catalog, results, batches, samples, setting=setting)
+
+    def removals() -> int:
+        with catalog.read() as conn:
+            return len(conn.execute(text(audit_queries()[REMOVALS])).all())
+
+    taken, rows = seconds(removals)
+    results.add(f"{REMOVALS} ({rows:,} rows){setting}", f"{taken:.2f} s")
+
+    def slots() -> int:
+        with catalog.read() as conn:
+            return len(publishing.unlisted_slots(conn, 1, batches, batches))
+
+    taken, rows = seconds(slots)
+    results.add(f"what a commit must leave out: {rows:,} samples", f"{taken:.2f} s")
 
 
 def pruning(catalog: Catalog, results: Results, batches: int) -> None:
@@ -324,7 +436,7 @@ def pruning(catalog: Catalog, results: Results, batches: int) -> None:
                     " WHERE inhparent = 'sscd_ops.samples'::regclass"
                 )
             ).scalar_one()
-        witness = [line for line in lines if " w_" in line or " w " in line]
+        witness = [line for line in lines if " c_" in line or " c " in line]
         batch = [line for line in lines if " s_" in line or " s " in line]
         for name, part, most in (("its own rows", batch, own), ("its witnesses", witness, None)):
             scans = [line for line in part if "Scan" in line and "samples_2" in line]
@@ -388,17 +500,19 @@ def another_night(catalog: Catalog, results: Results, batches: int) -> None:
 
     ids, shas = drawn(16), drawn(32)
     common = {
-        "month": pa.array([month] * count),
         "decision_id": np.full(count, batches + 1),
         "sample_id": ids,
         "verdict": pa.array(["kept"] * count),
+        "shard_id": np.ones(count, np.int64),
+        "position": np.arange(count, dtype=np.int32),
+        "rank": np.arange(count, dtype=np.int32),
+        "slot": np.arange(count, dtype=np.int32),
     }
     night = {
         "samples": pa.table(
             common
             | {
-                "shard_id": np.ones(count, np.int64),
-                "position": np.arange(count, dtype=np.int32),
+                "month": pa.array([month] * count),
                 "key": pa.array([f"{i:09}" for i in range(count)]),
                 "image_sha256": shas,
                 "width": np.full(count, 1024, np.int32),
@@ -414,7 +528,6 @@ def another_night(catalog: Catalog, results: Results, batches: int) -> None:
                         for i in range(count)
                     ]
                 ),
-                "output_shard": np.zeros(count, np.int32),
             }
         ),
         "images": pa.table(
@@ -473,7 +586,9 @@ def main() -> int:
         measured = sizes(catalog, results)
         audit(catalog, results)
         pruning(catalog, results, arguments.batches)
+        explain(catalog, results, arguments.batches, arguments.samples)
         look_up(catalog, results, arguments.batches, arguments.samples)
+        with_changes(catalog, results, arguments.batches, arguments.samples)
         another_night(catalog, results, arguments.batches)
         catalog.dispose()
     finally:

@@ -122,8 +122,7 @@ _SHARD = (
     " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
 )
 _IN_ORDER = " ORDER BY x.turn, f.slot, o.output_id"
-"""In turn order, whatever order batches commit in; one that replaces another stands in its
-place."""
+"""In turn order, whatever order batches commit in; a shard stands where the one it replaces did."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -275,4 +275,4 @@ def put_in_force(conn: Connection, dataset_id: int, decision: int, *, why: str =
 
 def at(turn: int) -> datetime:
     """When a night of this turn was decided."""
-    return datetime(2026, 11, 2 + turn, tzinfo=UTC)
+    return datetime(2026, 11, 2, tzinfo=UTC) + timedelta(days=turn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import audit, lookups, publishing
+from sscd_ops.catalog import audit, lookups, publishing, sql
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import detach_month
 from tests.integration.ledger import Ledger, sha
@@ -344,7 +346,11 @@ def test_a_sample_withdrawn_alone_leaves_its_image_to_the_next(nights: Nights) -
 
 def unlisted(nights: Nights) -> set[tuple[str, int]]:
     with nights.ledger.catalog.read() as conn:
-        found = publishing.unlisted_slots(conn, nights.ledger.web, 3, -1)
+<<<<<<< HEAD
+        found = publishing.unlisted_slots(conn, nights.ledger.web, 3, -1, turn=99)
+=======
+        found = publishing.unlisted_slots(conn, nights.ledger.web, 3, -1, 99)
+>>>>>>> t1
     names = {
         row["output_id"]: row["name"]
         for row in nights.ledger.all("SELECT output_id, name FROM sscd_ops.output_shards")
@@ -647,3 +653,168 @@ def test_look_ups_and_witnesses_outlive_the_month_of_the_samples(nights: Nights)
         None,
     )
     assert row["witness_shard"] == FIRST
+
+
+# ---------------------------------------------------------------- what a question reads
+
+MONTHS = [date(2025, month, 1) for month in range(1, 13)]
+ASKED = date(2025, 6, 1)
+NIGHTS = 8
+
+
+@pytest.fixture
+def year(catalog: Catalog) -> Ledger:
+    """Twelve months of nights, each with near copies of the first one's, and 1,000 changes."""
+    ledger = Ledger(catalog, *MONTHS)
+    first = 0
+    for turn, day in enumerate((m.replace(day=n) for m in MONTHS for n in range(1, NIGHTS + 1)), 1):
+        batch = ledger.batch(day)
+        decision = ledger.night(batch, day.replace(day=1), turn)
+        first = first or decision
+        ledger.run(
+            "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position, key,"
+            " image_sha256, verdict, reason, rank, slot, witness_sha256, similarity)"
+            " SELECT :m, :x, md5(:x || '/' || i)::uuid, :s, i, i::text,"
+            " sha256(convert_to(:x || '/' || i, 'UTF8')),"
+            " CASE WHEN r THEN 'removed' ELSE 'kept' END,"
+            " CASE WHEN r THEN 'near' END, i, CASE WHEN NOT r THEN i END,"
+            " CASE WHEN r THEN sha256(convert_to(:f || '/' || (i + 1), 'UTF8')) END,"
+            " CASE WHEN r THEN .9 END"
+            " FROM generate_series(0, 149) i, LATERAL (SELECT :x > :f AND i % 3 = 0 AS r) q",
+            m=day.replace(day=1),
+            x=decision,
+            f=first,
+            s=ledger.shard(batch, f"{day}.tar"),
+        )
+        ledger.placed(decision, f"{day}.tar", range(150), turn)
+    ledger.run(
+        "INSERT INTO sscd_ops.images (dataset_id, sha256, decision_id, verdict, reason, sample_id,"
+        " shard_id, position, rank, slot, witness_sha256, similarity) SELECT :d, image_sha256,"
+        " decision_id, verdict, reason, sample_id, shard_id, position, rank, slot, witness_sha256,"
+        " similarity FROM sscd_ops.samples",
+        d=ledger.web,
+    )
+    ledger.run(
+        "INSERT INTO sscd_ops.matches (month, decision_id, image_sha256, earlier_sha256,"
+        " similarity) SELECT month, decision_id, image_sha256, witness_sha256, similarity"
+        " FROM sscd_ops.samples WHERE verdict = 'removed'"
+    )
+    ledger.next_turn(len(MONTHS) * NIGHTS + 1)
+    order = ledger.draft([])
+    for subject, column, table in (
+        ("image_sha256", "sha256", "images"),
+        ("sample_id", "sample_id", "samples"),
+    ):
+        ledger.run(
+            f"INSERT INTO sscd_ops.changes (dataset_id, decision_id, turn, {subject}, verdict)"
+            f" SELECT :d, :x, :t, {column}, 'withdrawn' FROM sscd_ops.{table}"
+            f" ORDER BY {column} LIMIT 500",
+            d=ledger.web,
+            x=order,
+            t=len(MONTHS) * NIGHTS + 1,
+        )
+    ledger.apply(order)
+    ledger.run("ANALYZE")
+    return ledger
+
+
+Asked = Callable[[Connection], object]
+
+
+def reads(ledger: Ledger, asked: Asked) -> tuple[set[str], set[str]]:
+    """The months that a question's statements found rows in, and the tables they read as a whole.
+
+    Of the monthly tables, ``images`` and ``changes``.
+    """
+    statements: list[tuple[str, Any]] = []
+
+    def note(_conn: Any, _cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
+        statements.append((sql, parameters))
+
+    engine = ledger.catalog.engine
+    with ledger.catalog.begin() as conn:
+        event.listen(engine, "before_cursor_execute", note)
+        asked(conn)
+        event.remove(engine, "before_cursor_execute", note)
+        plans = [
+            conn.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters).scalar_one()
+            for sql, parameters in statements
+            if sql.startswith("SELECT")
+        ]
+    months, whole = set(), set()
+    for node in (node for (plan,) in plans for node in nodes(plan["Plan"])):
+        table = node.get("Relation Name", "")
+        if node["Actual Loops"] and table.startswith(
+            ("samples_", "matches_", "images_", "changes")
+        ):
+            if table.startswith(("samples_", "matches_")) and node["Actual Rows"]:
+                months.add(table[-7:])
+            if node["Node Type"] == "Seq Scan":
+                whole.add(table)
+    return months, whole
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def test_what_holds_of_one_sample_is_read_from_its_month_and_that_of_its_witness(
+    year: Ledger,
+) -> None:
+    for position, verdict in ((33, "removed"), (34, "kept")):
+        number = year.one(
+            "SELECT sample_id FROM sscd_ops.samples WHERE month = :m AND position = :p"
+            " AND verdict = :v ORDER BY decision_id LIMIT 1",
+            m=ASKED,
+            p=position,
+            v=verdict,
+        )["sample_id"]
+        questions = of_sample(number)
+        for name, asked in questions.items():
+            months, whole = reads(year, asked)
+
+            assert whole == set(), name
+            assert "2025_06" in months, name
+            removed = verdict == "removed" and name in ("explain", "matches")
+            assert months <= {"2025_06", *(("2025_01",) if removed else ())}, (name, months)
+
+
+def of_sample(number: UUID) -> dict[str, Asked]:
+    return {
+        "explain": lambda conn: audit.explain(conn, number),
+        "matches": lambda conn: audit.nearest_matches(conn, number, 3),
+        "place": lambda conn: lookups.published_place(conn, number),
+        "verdicts": lambda conn: sql.rows(
+            conn, "SELECT * FROM curation.verdicts WHERE sample_id = :s", s=number
+        ),
+    }
+
+
+def test_the_samples_of_a_batch_are_read_from_its_month_alone(year: Ledger) -> None:
+    batch = year.one("SELECT min(batch_id) AS b FROM sscd_ops.decisions WHERE month = :m", m=ASKED)[
+        "b"
+    ]
+
+    for view in ("samples", "kept", "removed", "quarantined"):
+        for limit in ("", " LIMIT 100"):
+            statement = f"SELECT * FROM curation.{view} WHERE batch_id = {batch}{limit}"
+            months, whole = reads(year, lambda conn, s=statement: sql.rows(conn, s))  # type: ignore[misc]
+
+            assert months <= {"2025_06", *(("2025_01",) if view == "removed" else ())}, statement
+            assert whole <= {"changes"}, statement
+
+
+def test_a_look_up_of_images_reads_no_samples_and_for_few_no_whole_table(year: Ledger) -> None:
+    for count in (3, 3000):
+        found = year.all("SELECT sha256 FROM sscd_ops.images ORDER BY sha256 LIMIT :n", n=count)
+        asked = np.frombuffer(b"".join(row["sha256"] for row in found), np.uint8).reshape(-1, 32)
+
+        def look_up(conn: Connection, digests: Any = asked) -> None:
+            lookups.known_images(conn, year.web, digests, 99)
+
+        months, whole = reads(year, look_up)
+
+        assert months == set()
+        assert count == 3000 or whole == set()

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from sscd_ops.catalog import datasets, publishing
+from sscd_ops.steps import commit, publish, resolve
+from sscd_ops.steps.mending import rebuild_snapshots
 from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
 from sscd_ops.testing import Sample, encode, picture, plant
 from tests.integration.orders import lead_by
@@ -224,8 +226,6 @@ def test_an_order_between_decision_and_commit_keeps_its_samples_out(world: World
     world.put(DAYS[0], "a.tar", clouds(range(5)))
     with world.parts() as parts:
         batch = world.until_match(parts, DAYS[0])
-        from sscd_ops.steps import commit, publish, resolve
-
         for group in resolve.run(parts, batch).groups:
             publish.run(parts, batch, group)
         lead_by(parts, {"c0001": "free", "c0003": "withdrawn"})
@@ -251,8 +251,6 @@ def test_what_was_written_again_is_made_anew_where_it_is_lost(world: World) -> N
     with world.parts() as parts:
         assert len(verify_snapshot(parts, DATASET)) == len(lost) == 3
         assert verify_index(parts, DATASET)
-        from sscd_ops.steps.mending import rebuild_snapshots
-
         rebuild_index(parts, DATASET)
         _, left = rebuild_snapshots(parts, DATASET)
         assert left == []
@@ -279,3 +277,146 @@ def test_what_is_decided_without_hashes_is_free_without_them(world: World) -> No
     assert world.witnesses() == {"copy1": "same1"}
     assert_published_bytes(world, replaced=True)
     assert_catalog_and_files_agree(world)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the product catches it."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", ["add_snapshot", "replace_shard", "mark_followed"])
+def test_a_commit_that_dies_while_shards_are_replaced_is_tried_again(
+    world: World, other_world: World, point: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(4)))
+    world.put(DAYS[1], "a.tar", clouds(range(10, 13)))
+    for each in (world, other_world):
+        each.night(DAYS[0])
+        with each.parts() as parts:
+            lead_by(parts, {"c0001": "free"})
+    real = getattr(publishing, point)
+
+    def dies(*given: Any, **named: Any) -> None:
+        if when == "after":
+            real(*given, **named)
+        raise Killed(point)
+
+    monkeypatch.setattr(publishing, point, dies)
+    with pytest.raises(Killed):
+        world.night(DAYS[1])
+    monkeypatch.undo()
+    world.night(DAYS[1])
+    other_world.night(DAYS[1])
+
+    assert world.views() == other_world.views()
+    assert world.published() == other_world.published()
+    assert_what_holds(world)
+
+
+def test_an_order_while_a_commit_works_out_is_followed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: the shard that was written again is not what is registered."""
+    world.put(DAYS[0], "a.tar", clouds(range(4)))
+    world.put(DAYS[1], "a.tar", clouds(range(10, 13)))
+    world.night(DAYS[0])
+    with world.parts() as parts:
+        lead_by(parts, {"c0001": "free"})
+    orders = [{"c0002": "free"}, {"c0010": "free"}]
+    real = commit.without_slots
+
+    def without_slots(*given: Any) -> Any:
+        answer = real(*given)
+        if orders:
+            with world.parts() as others:
+                lead_by(others, orders.pop(0))
+        return answer
+
+    monkeypatch.setattr(commit, "without_slots", without_slots)
+    world.night(DAYS[1])
+
+    (newest,) = world.ask("SELECT * FROM curation.snapshots WHERE snapshot = 2")
+    assert (newest["turn"], newest["samples"], newest["shards"]) == (5, 4, 2)
+    assert {row["snapshot"] for row in world.ask(ORDERS)} == {2}
+    assert_what_holds(world)
+
+
+ORDERS = "SELECT snapshot FROM curation.decisions WHERE kind = 'order'"
+
+
+def test_a_shard_is_replaced_again_and_again(world: World) -> None:
+    """Also by a night that brings nothing; old snapshots stay as they were."""
+    world.put(DAYS[0], "a.tar", clouds(range(5)))
+    world.put(DAYS[1], "a.tar", clouds(range(10, 12)))
+    world.put(DAYS[2], "a.tar", clouds(range(1)))
+    world.night(DAYS[0])
+    before = world.published()
+    for day, key in ((DAYS[1], "c0001"), (DAYS[2], "c0003")):
+        with world.parts() as parts:
+            lead_by(parts, {key: "free"})
+        world.night(day)
+
+    counted = world.ask(
+        "SELECT samples, shards, batch_id FROM curation.snapshots ORDER BY snapshot"
+    )
+    assert [tuple(row.values()) for row in counted] == [(5, 1, 1), (6, 2, 2), (5, 2, 3)]
+    assert before.items() <= world.published().items()
+    ranges = "SELECT snapshot_from, snapshot_to FROM curation.shards ORDER BY 1, 2"
+    assert [tuple(row.values()) for row in world.ask(ranges)] == [
+        (1, 2),
+        (2, 3),
+        (2, None),
+        (3, None),
+    ]
+    assert_what_holds(world)
+
+
+def test_an_image_is_freed_and_kept_again_and_again(world: World) -> None:
+    """Each time another sample carries it, in a slot of its own; a dry run changes nothing."""
+    world.put(DAYS[0], "a.tar", [pair("s0", picture(7)), *clouds(range(3))])
+    world.night(DAYS[0])
+    for number, day in enumerate(DAYS[1:], 1):
+        with world.parts() as parts:
+            lead_by(parts, {f"s{number - 1}": "free"})
+        world.put(day, "a.tar", [pair(f"s{number}", picture(7)), pair(f"k{number}", COPY)])
+        before = world.views(set())
+        assert world.night(day, dry_run=True).counts.kept == 1
+        assert world.views(set()) == before
+        world.night(day)
+        assert world.witnesses()[f"k{number}"] == f"s{number}"
+        assert_no_kept_copies(world)
+        assert_catalog_and_files_agree(world)
+        assert_lost_slots(world)
+        told = world.ask("SELECT turn, turn_to FROM sscd_ops.changes WHERE verdict = 'kept'")
+        assert [row["turn_to"] for row in told] == [row["turn"] + 1 for row in told[:-1]] + [None]
+
+    verdicts = world.verdicts()
+    assert [verdicts[f"s{n}"] for n in range(4)] == ["withdrawn withdrawn"] * 3 + ["kept"]
+    assert_published_bytes(world, replaced=True)
+    (newest,) = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot DESC LIMIT 1")
+    assert (newest["turn"], newest["samples"], newest["shards"]) == (7, 4, 2)
+
+
+COPY = plant(picture(7), "jpeg_40")
+
+
+def test_what_two_nights_embedded_and_one_kept_is_free_for_the_other(world: World) -> None:
+    """Its own descriptor lies in the batch's segment too; the stored one counts."""
+    world.put(DAYS[0], "a.tar", [pair("first", picture(7)), *clouds(range(3))])
+    world.put(DAYS[1], "a.tar", [pair("second", picture(7)), pair("copy", COPY)])
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[1])
+        world.from_resolve(parts, world.until_match(parts, DAYS[0]))
+        lead_by(parts, {"first": "free"})
+        world.from_resolve(parts, batch)
+
+    assert world.witnesses() == {"copy": "second"}
+    (row,) = world.ask("SELECT verdict, turn FROM sscd_ops.changes WHERE turn > 2")
+    assert tuple(row.values()) == ("kept", 3)
+    masks = world.ask(
+        "SELECT x.turn, s.rows, m.kept FROM sscd_ops.segments s JOIN sscd_ops.segment_masks m"
+        " USING (segment_id) JOIN sscd_ops.decisions x USING (decision_id)"
+        " WHERE m.generation_to IS NULL ORDER BY x.turn"
+    )
+    assert [tuple(row.values()) for row in masks] == [(1, 4, 4), (3, 2, 0)]
+    assert_what_holds(world)

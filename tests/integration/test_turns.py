@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from sscd_ops.catalog import locks
 from sscd_ops.errors import BatchHeld
 from sscd_ops.options import to_json
 from sscd_ops.steps import resolve
@@ -379,3 +380,39 @@ def test_a_mask_that_changed_is_searched_where_it_did(
         "k5": "removed near",
     }
     assert_masks_follow(world)
+
+
+def test_a_night_that_lost_three_times_is_waited_for(
+    decided: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the session that holds its other locks, all of which end with it."""
+    decided.put(DAYS[1], "a.tar", clouds(range(5, 14), prefix="d"))
+    real = resolve.work_out
+    tried: list[int] = []
+    lines: list[int] = []
+
+    def work_out(*given: Any) -> Any:
+        worked = real(*given)
+        tried.append(worked.turn)
+        lines.append(len(decided.ask(LINES)))
+        if len(tried) <= 3:
+            with decided.parts() as others:
+                lead_by(others, {f"c{len(tried):04d}": "free"})
+        return worked
+
+    monkeypatch.setattr(resolve, "work_out", work_out)
+    decided.night(DAYS[1])
+
+    assert tried == [2, 3, 4, 5]
+    assert lines == [0, 0, 0, 1]
+    assert order_turns(decided) == [1, 2, 3, 4, 5]
+    assert decided.ask(LINES) == []
+    assert in_force(decided)["changes"] == 6
+    assert_masks_follow(decided)
+
+
+LINES = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock'"
+    f" AND classid = {locks.LINE} AND database ="
+    " (SELECT oid FROM pg_database WHERE datname = current_database())"
+)

@@ -44,8 +44,8 @@ VIEWS = (
     "decisions", "verdicts",
 )  # fmt: skip
 ASIDE = {
-    "started_at", "finished_at", "seconds", "decided_at", "created_at", "published_at", "runner",
-    "run_id", "batch_id", "witness_batch_id", "decision_id", "config_sha256",
+    "started_at", "finished_at", "seconds", "decided_at", "created_at", "published_at", "actor",
+    "runner", "run_id", "batch_id", "witness_batch_id", "decision_id", "config_sha256",
 }  # fmt: skip
 
 

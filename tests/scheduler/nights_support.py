@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 # sequence, and which snapshot a shard came with (promise I6).
 ASIDE = {
     "batch_id",
+    "decision_id",
     "witness_batch_id",
     "started_at",
     "finished_at",

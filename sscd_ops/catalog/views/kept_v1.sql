@@ -1,14 +1,15 @@
 CREATE VIEW curation.kept AS
 SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
-    (SELECT i.carrier_id FROM sscd_ops.images_now i WHERE i.dataset_id = s.dataset_id
-        AND i.sha256 = s.witness_sha256 LIMIT 1) AS witness_sample_id,
+    NULL::uuid AS witness_sample_id,
     s.similarity, s.threshold, s.turn, s.decided_at,
-    coalesce((SELECT o.name FROM sscd_ops.placements p JOIN sscd_ops.output_shards o USING (output_id)
+    coalesce((SELECT (SELECT o.name FROM sscd_ops.output_shards o WHERE o.output_id = p.output_id)
+            FROM sscd_ops.placements p
             WHERE p.decision_id = s.slot_decision AND p.slot_from <= s.slot AND p.slot_to > s.slot
             AND p.snapshot_from IS NOT NULL AND p.snapshot_to IS NULL
             ORDER BY p.slot_from DESC LIMIT 1),
-        (SELECT o.name FROM sscd_ops.placements p JOIN sscd_ops.output_shards o USING (output_id)
+        (SELECT (SELECT o.name FROM sscd_ops.output_shards o WHERE o.output_id = p.output_id)
+            FROM sscd_ops.placements p
             WHERE p.decision_id = s.slot_decision AND p.slot_from <= s.slot AND p.slot_to > s.slot
             AND p.snapshot_from IS NULL
             ORDER BY p.slot_from DESC LIMIT 1)) AS shard,
@@ -16,7 +17,7 @@ SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS
 FROM sscd_ops.samples_now s
 JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
-WHERE s.verdict = 'kept';
+WHERE s.is_kept;
 
 COMMENT ON VIEW curation.kept IS 'Kept samples with the output shard of each one';
 COMMENT ON COLUMN curation.kept.dataset IS 'Name of the dataset';

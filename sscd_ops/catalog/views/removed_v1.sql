@@ -1,32 +1,36 @@
 -- The witness is an image; the sample that carries it now is one row or none (of a month that was
--- detached). LIMIT keeps the planner from joining it to everything else by reading all months: it is
--- looked up for each row.
+-- detached). Each LIMIT keeps the planner from joining what it fences to everything else: it is looked
+-- up for each row, the carrying sample in its own month alone.
 CREATE VIEW curation.removed AS
 SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
-    w.carrier_id AS witness_sample_id, s.similarity, s.threshold, s.turn, s.decided_at,
-    w.source AS witness_source, w.relative_uri AS witness_source_shard, w.key AS witness_key,
-    w.caption AS witness_caption, w.batch_id AS witness_batch_id, w.dataset AS witness_dataset,
-    w.shard AS witness_shard
+    i.carrier_id AS witness_sample_id, s.similarity, s.threshold, s.turn, s.decided_at,
+    wsh.source AS witness_source, wsh.relative_uri AS witness_source_shard, w.key AS witness_key,
+    w.caption AS witness_caption, i.batch_id AS witness_batch_id,
+    CASE WHEN i.carrier_id IS NOT NULL THEN d.name END AS witness_dataset,
+    (SELECT (SELECT o.name FROM sscd_ops.output_shards o WHERE o.output_id = p.output_id)
+        FROM sscd_ops.placements p
+        WHERE p.decision_id = i.slot_decision AND p.slot_from <= i.slot AND p.slot_to > i.slot
+        AND p.snapshot_from IS NOT NULL AND p.snapshot_to IS NULL
+        ORDER BY p.slot_from DESC LIMIT 1) AS witness_shard
 FROM sscd_ops.samples_now s
 JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
 LEFT JOIN LATERAL (
-    SELECT i.carrier_id, wsh.source, wsh.relative_uri, c.key, c.caption, wd.batch_id,
-        d.name AS dataset,
-        (SELECT o.name FROM sscd_ops.placements p JOIN sscd_ops.output_shards o USING (output_id)
-            WHERE p.decision_id = i.slot_decision AND p.slot_from <= i.slot AND p.slot_to > i.slot
-            AND p.snapshot_from IS NOT NULL AND p.snapshot_to IS NULL
-            ORDER BY p.slot_from DESC LIMIT 1) AS shard
-    FROM sscd_ops.images_now i
-    JOIN sscd_ops.decisions wd ON wd.decision_id = i.carrier_decision
-    JOIN sscd_ops.source_shards wsh ON wsh.shard_id = i.carrier_shard
-    LEFT JOIN sscd_ops.samples c ON c.month = wd.month AND c.decision_id = i.carrier_decision
+    SELECT n.*, wd.month, wd.batch_id
+    FROM sscd_ops.images_now n
+    JOIN sscd_ops.decisions wd ON wd.decision_id = n.carrier_decision
+    WHERE n.dataset_id = s.dataset_id AND n.sha256 = s.witness_sha256
+    LIMIT 1
+) i ON true
+LEFT JOIN sscd_ops.source_shards wsh ON wsh.shard_id = i.carrier_shard
+LEFT JOIN LATERAL (
+    SELECT c.key, c.caption FROM sscd_ops.samples c
+    WHERE c.month = i.month AND c.decision_id = i.carrier_decision
         AND c.shard_id = i.carrier_shard AND c.position = i.carrier_position
-    WHERE i.dataset_id = s.dataset_id AND i.sha256 = s.witness_sha256
     LIMIT 1
 ) w ON true
-WHERE s.verdict = 'removed';
+WHERE s.is_removed;
 
 COMMENT ON VIEW curation.removed IS 'Removed samples with the kept sample because of which each one went';
 COMMENT ON COLUMN curation.removed.dataset IS 'Name of the dataset';
