@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -419,4 +420,52 @@ def test_what_two_nights_embedded_and_one_kept_is_free_for_the_other(world: Worl
         " WHERE m.generation_to IS NULL ORDER BY x.turn"
     )
     assert [tuple(row.values()) for row in masks] == [(1, 4, 4), (3, 2, 0)]
+    assert_what_holds(world)
+
+
+ALONE = (
+    "SELECT k.key FROM curation.kept k WHERE NOT EXISTS (SELECT FROM curation.removed r"
+    " WHERE r.witness_sample_id = k.sample_id) AND NOT EXISTS (SELECT FROM curation.samples s"
+    " WHERE s.image_sha256 = k.image_sha256 AND s.sample_id <> k.sample_id"
+    " AND s.verdict <> 'withdrawn') ORDER BY 1"
+)
+"""Kept samples that nothing was removed for."""
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_nights_and_orders_in_any_order_keep_what_holds(world: World, seed: int) -> None:
+    """Orders come before a night's decision, between it and its commit, and after."""
+    chance = random.Random(seed)
+    if seed:
+        world.change(duplicates=BOTH)
+
+    def image() -> bytes:
+        original = picture(chance.randrange(8))
+        kind = chance.choice(("same", "same", "sheet", "jpeg_40", "half_size"))
+        return {"same": original, "sheet": SHEET}.get(kind) or plant(original, kind)
+
+    def order(likely: float) -> None:
+        keys = [row["key"] for row in world.ask(ALONE)]
+        chosen = chance.sample(keys, min(len(keys), 2)) if chance.random() < likely else []
+        if chosen:
+            with world.parts() as parts:
+                lead_by(parts, {key: chance.choice(("free", "withdrawn")) for key in chosen})
+
+    for number in range(5):
+        day = f"2026-11-{number + 1:02d}"
+        samples = [pair(f"n{number}-{i}", image()) for i in range(chance.randrange(3, 10))]
+        world.put(day, "a.tar", samples)
+        with world.parts() as parts:
+            batch = world.until_match(parts, day)
+            order(0.5)
+            for group in resolve.run(parts, batch).groups:
+                publish.run(parts, batch, group)
+            order(0.5)
+            commit.run(parts, batch)
+        if not world.ask("SELECT 1 FROM curation.decisions WHERE published_at IS NULL"):
+            assert_what_holds(world)
+        order(0.8)
+
+    world.put("2026-11-06", "a.tar", clouds(range(20, 22)))
+    world.night("2026-11-06")
     assert_what_holds(world)
