@@ -173,7 +173,7 @@ def lost_slots(conn: Connection, dataset_id: int, turn: int) -> list[Mapping[str
     return rows(conn, f"{_LOST} SELECT * FROM lost ORDER BY 1, 2", d=dataset_id, t=turn)
 
 
-def unlisted_slots(
+def lost_slots_in(
     conn: Connection, dataset_id: int, snapshot: int, adding: int, turn: int
 ) -> list[Mapping[str, Any]]:
     """What a shard holds that is kept no longer as of a turn: ``output_id``, and its slots.

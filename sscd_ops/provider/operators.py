@@ -380,7 +380,7 @@ class SscdCommitOperator(CommitLineage, _BatchOperator):
         batch = step_parts.load_work(parts, int(self.batch_id)).batch
         if not report.made_now and batch.runner != runner_of(context):
             return
-        extra = {name: getattr(report, name) for name in _EXTRA}
+        extra = {"kind": "night", **{name: getattr(report, name) for name in _EXTRA}}
         context["outlet_events"][alias(self.dataset)].add(asset(self.dataset), extra=extra)
         commit.mark_announced(parts, int(self.batch_id))
 

@@ -133,7 +133,7 @@ class _Snapshot:
             listed = publishing.live_shards(
                 conn, self.dataset_id, dataset.snapshot, decision.decision_id
             )
-            unlisted = publishing.unlisted_slots(
+            unlisted = publishing.lost_slots_in(
                 conn, self.dataset_id, dataset.snapshot, decision.decision_id, dataset.turn
             )
         mine = [shard for shard in listed if shard["decision_id"] == decision.decision_id]

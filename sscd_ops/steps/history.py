@@ -44,10 +44,15 @@ class Origin:
     live: list[Segment]
 
 
-def own_origin(conn: Connection, dataset: Dataset) -> Origin:
-    """The dataset's own index, as its row says."""
+def banks_of(work: Work) -> list[int]:
+    """The banks that a batch is compared with, beside its dataset's own history: none yet."""
+    return []
+
+
+def origins_of(conn: Connection, work: Work, dataset: Dataset) -> list[Origin]:
+    """What a batch is compared with: the dataset's own index, as its row says, then its banks."""
     live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-    return Origin(dataset.dataset_id, dataset.turn, live)
+    return [Origin(dataset.dataset_id, dataset.turn, live)]
 
 
 def live_of(origins: Sequence[Origin]) -> list[Segment]:
@@ -286,7 +291,7 @@ def _join(pieces: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
 
 def witnesses(
     parts: Parts,
-    origin: Origin,
+    origins: Sequence[Origin],
     images: Images,
     decided: Decided,
     best: Best,
@@ -306,17 +311,23 @@ def witnesses(
     segment = np.where(by_hash, hash_best.segment[queries], best.segment[queries])
     row = np.where(by_hash, hash_best.row[queries], best.row[queries])
     digests = _digests(parts, live, segment, row)
-    distinct = np.unique(digests, axis=0)
+    # whose segment it is: they are numbered through
+    whose = np.repeat(np.arange(len(origins)), [len(origin.live) for origin in origins])[segment]
+    for number, origin in enumerate(origins):
+        _need_kept(parts, origin, np.unique(digests[whose == number], axis=0))
+    return {int(image): digest.tobytes() for image, digest in zip(gone, digests, strict=True)}
+
+
+def _need_kept(parts: Parts, origin: Origin, digests: NDArray[np.uint8]) -> None:
     with parts.catalog.begin() as conn:
-        found = lookups.known_images(conn, origin.dataset_id, distinct, origin.turn)
-    kept = {distinct[int(r["i"])].tobytes() for r in found if r["verdict"] == "kept"}
-    for digest in distinct:
-        if digest.tobytes() not in kept:
+        found = lookups.known_images(conn, origin.dataset_id, digests, origin.turn)
+    kept = {int(row["i"]) for row in found if row["verdict"] == "kept"}
+    for number, digest in enumerate(digests):
+        if number not in kept:
             raise InvariantError(
                 f"the index keeps an image that the catalog does not keep"
                 f" sha256={digest.tobytes().hex()}: run `sscd-ops index verify`"
             )
-    return {int(image): digest.tobytes() for image, digest in zip(gone, digests, strict=True)}
 
 
 def _digests(

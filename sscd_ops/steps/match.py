@@ -22,7 +22,7 @@ def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
     with parts.catalog.begin() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
         dataset = datasets.need(conn, work.batch.dataset)
-        live = history.live_of([history.own_origin(conn, dataset)])
+        live = history.live_of(history.origins_of(conn, work, dataset))
     queries = load_queries(parts, work, registered)
     done = history.answered(parts, work, queries)
     mine = [s for i, s in enumerate(live) if i % part_count == part]

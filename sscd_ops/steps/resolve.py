@@ -15,7 +15,7 @@ from sscd_ops.catalog.locks import LockSession
 from sscd_ops.core.guard import check
 from sscd_ops.errors import BatchHeld, BatchNotRunnable, CommitConflict, FingerprintMismatch
 from sscd_ops.model import BatchState, Counts
-from sscd_ops.steps import turns
+from sscd_ops.steps import history, turns
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
 from sscd_ops.steps.publish_plan import groups_of
 from sscd_ops.steps.sources import nothing_at, require_sources
@@ -121,12 +121,11 @@ def _keep(parts: Parts, locks: LockSession, batch_id: int) -> None:
 class Night:
     """A batch as what takes a turn (``turns.Decider``)."""
 
-    origins = ()
-
     def __init__(self, parts: Parts, work: Work) -> None:
         self._parts = parts
         self.work = work
         self.dataset_id = work.batch.dataset_id
+        self.origins = history.banks_of(work)
 
     def is_settled(self, conn: Connection) -> bool:
         """Whether it is decided.
@@ -200,11 +199,11 @@ class Night:
 
     def _reasons(self, seen: Seen, worked: Worked) -> list[str]:
         with self._parts.catalog.begin() as conn:
-            history = decisions.recent_nights(conn, self.dataset_id, seen.dataset.next_turn, 14)
+            before = decisions.recent_nights(conn, self.dataset_id, seen.dataset.next_turn, 14)
         return check(
             worked.counts,
             worked.by_source,
-            [(past.counts, past.sources) for past in history],
+            [(past.counts, past.sources) for past in before],
             self.work.options.guard,
             supplement=self.work.batch.supplement > 0,
         )

@@ -52,7 +52,7 @@ def without_slots(
         dataset: its name.
         turn: as of which they are lost.
         shards: as ``publishing.live_shards`` answers them, all written.
-        unlisted: as ``publishing.unlisted_slots`` answers it.
+        unlisted: as ``publishing.lost_slots_in`` answers it.
 
     Raises:
         FileMismatch: a shard is lost or damaged, or holds another number of samples.

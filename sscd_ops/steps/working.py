@@ -152,8 +152,8 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         files = shards.queries_of(conn, work.attempt.attempt_id)
         places = [(s.source, s.relative_uri) for s in registered]
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
-        own = history.own_origin(conn, dataset)
-    live = history.live_of([own])
+        origins = history.origins_of(conn, work, dataset)
+    live = history.live_of(origins)
     samples = _samples(parts, work, registered, known)
     _need_distinct(work, samples)
     queries = load_queries(parts, work, registered)
@@ -173,7 +173,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     witness = core_rows.witnesses(
         images,
         decided,
-        history_witness=history.witnesses(parts, own, images, decided, best, hash_best, live),
+        history_witness=history.witnesses(parts, origins, images, decided, best, hash_best, live),
         threshold=work.attempt.threshold,
         hash_threshold=work.hash_threshold,
     )

@@ -226,6 +226,7 @@ def test_the_nightly_example_runs_a_night_by_itself(site):
     assert [event.extra for event in events()] == [
         {
             "snapshot": 1,
+            "kind": "night",
             "parent": 0,
             "batch_id": night["batch_id"],
             "samples": 3,

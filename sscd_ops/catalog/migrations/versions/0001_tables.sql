@@ -302,7 +302,6 @@ CREATE TABLE sscd_ops.placements (
     PRIMARY KEY (decision_id, slot_from, output_id)
 );
 CREATE INDEX placements_by_output ON sscd_ops.placements (output_id);
-CREATE INDEX placements_live ON sscd_ops.placements (snapshot_from, snapshot_to);
 
 CREATE TABLE sscd_ops.snapshots (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
