@@ -415,7 +415,7 @@ def with_changes(catalog: Catalog, results: Results, batches: int, samples: int)
 
     def slots() -> int:
         with catalog.read() as conn:
-            return len(publishing.lost_slots_in(conn, 1, batches, batches))
+            return len(publishing.lost_slots_in(conn, 1, batches, batches, batches + 1))
 
     taken, rows = seconds(slots)
     results.add(f"what a commit must leave out: {rows:,} samples", f"{taken:.2f} s")

@@ -6,7 +6,7 @@ SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
     i.carrier_id AS witness_sample_id, s.similarity, s.threshold, s.turn, s.decided_at,
     wsh.source AS witness_source, wsh.relative_uri AS witness_source_shard, w.key AS witness_key,
-    w.caption AS witness_caption, i.batch_id AS witness_batch_id,
+    w.caption AS witness_caption, wd.batch_id AS witness_batch_id,
     CASE WHEN i.carrier_id IS NOT NULL THEN d.name END AS witness_dataset,
     (SELECT (SELECT o.name FROM sscd_ops.output_shards o WHERE o.output_id = p.output_id)
         FROM sscd_ops.placements p
@@ -17,16 +17,15 @@ FROM sscd_ops.samples_now s
 JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
 LEFT JOIN LATERAL (
-    SELECT n.*, wd.month, wd.batch_id
-    FROM sscd_ops.images_now n
-    JOIN sscd_ops.decisions wd ON wd.decision_id = n.carrier_decision
+    SELECT n.* FROM sscd_ops.images_now n
     WHERE n.dataset_id = s.dataset_id AND n.sha256 = s.witness_sha256
     LIMIT 1
 ) i ON true
+LEFT JOIN sscd_ops.decisions wd ON wd.decision_id = i.carrier_decision
 LEFT JOIN sscd_ops.source_shards wsh ON wsh.shard_id = i.carrier_shard
 LEFT JOIN LATERAL (
     SELECT c.key, c.caption FROM sscd_ops.samples c
-    WHERE c.month = i.month AND c.decision_id = i.carrier_decision
+    WHERE c.month = wd.month AND c.decision_id = i.carrier_decision
         AND c.shard_id = i.carrier_shard AND c.position = i.carrier_position
     LIMIT 1
 ) w ON true
