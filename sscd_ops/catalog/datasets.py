@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -18,7 +19,11 @@ from sscd_ops.errors import InvariantError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The dataset's row: its lock, next turn, generation, snapshot and fingerprint."""
+    """The dataset's row: its lock, next turn, generation, snapshot and fingerprint.
+
+    ``decided_at`` and ``published_at`` are of the newest turn and snapshot. A fail-over may forget
+    the last commits; others then take the same numbers, never the same moments.
+    """
 
     dataset_id: int
     name: str
@@ -28,6 +33,8 @@ class Dataset:
     fingerprint: str | None
     fingerprint_detail: dict[str, Any] | None
     roots: dict[str, str]
+    decided_at: datetime | None
+    published_at: datetime | None
 
     @property
     def turn(self) -> int:
@@ -45,10 +52,17 @@ def _dataset(raw: Any) -> Dataset:
         raw["fingerprint"],
         raw["fingerprint_detail"],
         raw["roots"],
+        raw["decided_at"],
+        raw["published_at"],
     )
 
 
 _OF_NAME = "FROM sscd_ops.datasets WHERE kind = 'dataset' AND name = :n"
+_ROW = (
+    "SELECT d.*, x.decided_at, s.created_at AS published_at FROM sscd_ops.datasets d"
+    " LEFT JOIN sscd_ops.decisions x ON x.dataset_id = d.dataset_id AND x.turn = d.next_turn - 1"
+    " LEFT JOIN sscd_ops.snapshots s ON s.dataset_id = d.dataset_id AND s.snapshot = d.snapshot"
+)
 
 
 def ensure(conn: Connection, name: str) -> int:
@@ -67,7 +81,7 @@ def ensure(conn: Connection, name: str) -> int:
 
 def read(conn: Connection, name: str) -> Dataset | None:
     """The dataset's row without its lock, or None."""
-    raw = row(conn, f"SELECT * {_OF_NAME}", n=name)
+    raw = row(conn, f"{_ROW} WHERE d.kind = 'dataset' AND d.name = :n", n=name)
     return None if raw is None else _dataset(raw)
 
 
@@ -85,7 +99,7 @@ def need(conn: Connection, name: str) -> Dataset:
 
 def of_number(conn: Connection, dataset_id: int) -> Dataset:
     """The dataset's row without its lock, by its number."""
-    raw = row(conn, "SELECT * FROM sscd_ops.datasets WHERE dataset_id = :d", d=dataset_id)
+    raw = row(conn, f"{_ROW} WHERE d.dataset_id = :d", d=dataset_id)
     if raw is None:
         raise InvariantError(f"dataset {dataset_id} is not in the catalog")
     return _dataset(raw)
@@ -93,14 +107,13 @@ def of_number(conn: Connection, dataset_id: int) -> Dataset:
 
 def lock(conn: Connection, dataset_id: int) -> Dataset:
     """Take the dataset's lock until the transaction ends, and read its row."""
-    raw = row(
+    run(
         conn,
-        "SELECT * FROM sscd_ops.datasets WHERE dataset_id = :d FOR NO KEY UPDATE",
+        "SELECT 1 FROM sscd_ops.datasets WHERE dataset_id = :d FOR NO KEY UPDATE",
         d=dataset_id,
     )
-    if raw is None:
-        raise InvariantError(f"dataset {dataset_id} is not in the catalog")
-    return _dataset(raw)
+    # a statement that waited for the lock sees all other rows as they were before
+    return of_number(conn, dataset_id)
 
 
 def turns(conn: Connection, origins: Sequence[int]) -> dict[int, int]:

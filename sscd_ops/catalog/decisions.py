@@ -88,12 +88,13 @@ def give_up(conn: Connection, batch: Batch) -> None:
     takes nothing from the next.
 
     The caller holds the dataset's lock and commits before the rows are deleted, so that a process
-    thought dead finds out under the lock that its rows are gone, or going.
+    thought dead finds out under the lock that its rows are gone, or going. Those marked before are
+    left alone: who deletes their rows, which may take minutes, has them locked.
     """
     run(
         conn,
         "UPDATE sscd_ops.decisions SET lost = true WHERE batch_id = :b AND attempt_id <= :a"
-        " AND turn IS NULL",
+        " AND turn IS NULL AND NOT lost",
         b=batch.batch_id,
         a=batch.attempt_id,
     )
@@ -104,7 +105,7 @@ def give_up_others(conn: Connection, dataset_id: int, client_key: str) -> None:
     run(
         conn,
         "UPDATE sscd_ops.decisions SET lost = true WHERE dataset_id = :d AND client_key = :c"
-        " AND batch_id IS NULL AND turn IS NULL",
+        " AND batch_id IS NULL AND turn IS NULL AND NOT lost",
         d=dataset_id,
         c=client_key,
     )

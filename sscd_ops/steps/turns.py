@@ -55,12 +55,13 @@ class Seen:
     def is_as(self, now: Seen) -> bool:
         """Whether nothing moved that verdicts rest on."""
         mine, its = self.dataset, now.dataset
-        return (mine.next_turn, mine.generation, mine.fingerprint, self.origins) == (
-            its.next_turn,
-            its.generation,
-            its.fingerprint,
-            now.origins,
-        )
+        return (
+            mine.next_turn,
+            mine.decided_at,
+            mine.generation,
+            mine.fingerprint,
+            self.origins,
+        ) == (its.next_turn, its.decided_at, its.generation, its.fingerprint, now.origins)
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,10 @@ def publish(parts: Parts, publisher: Publisher[W]) -> None:
 
         def under_lock(conn: Connection) -> _Lost | None:
             now = Seen(datasets.lock(conn, publisher.dataset_id))
-            if now.dataset.snapshot != seen.dataset.snapshot or not seen.is_as(now):
+            before, newest = seen.dataset, now.dataset
+            if (before.snapshot, before.published_at) != (newest.snapshot, newest.published_at):
+                return LOST
+            if not seen.is_as(now):
                 return LOST
             snapshot = publisher.put(conn, now, worked)
             datasets.advance(

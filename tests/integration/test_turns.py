@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from sqlalchemy.engine import make_url
 
-from sscd_ops.catalog import locks
+from sscd_ops.catalog import datasets, decisions, locks, sql
 from sscd_ops.errors import BatchHeld
 from sscd_ops.options import to_json
-from sscd_ops.steps import resolve
-from sscd_ops.steps.verify import verify_index
+from sscd_ops.steps import commit, publish, resolve
+from sscd_ops.steps.turns import Seen
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import picture, plant
 from sscd_ops.wiring import Wiring
+from tests.databases import shown_url, superuser
 from tests.integration.orders import Order, apply, lead_by
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
-from tests.integration.world import DATASET, World, pair
+from tests.integration.world import DATASET, World, assert_promises, pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +131,106 @@ def test_one_key_is_decided_once(decided: World) -> None:
     assert [out for out, _ in said] == ["2\n", "2\n"], said
     assert order_turns(decided) == [1, 2]
     assert in_force(decided)["changes"] == 2
+
+
+def test_giving_up_tries_does_not_wait_for_who_deletes_them(decided: World) -> None:
+    """That takes minutes where a try had millions of rows, and would be under the lock."""
+    with decided.parts() as parts, decided.parts() as others:
+        order = Order(parts, "k", {"c0001": "free"})
+        with parts.catalog.begin() as conn:
+            seen = Seen(datasets.of_number(conn, order.dataset_id))
+            order.open(conn, order.work_out(seen, None))
+            order.give_up(conn)
+        with others.catalog.begin() as conn:
+            decisions.delete_lost(conn, order.dataset_id)
+            with parts.catalog.begin() as beside:
+                sql.run(beside, "SET LOCAL lock_timeout = '1s'")
+                order.give_up(beside)
+            assert apply(order).turn == 2
+
+    assert in_force(decided)["changes"] == 2
+
+
+# ---------------------------------------------------------------- a fail-over that forgets commits
+
+
+class Standby:
+    """A copy of a world's database as it is now, that takes its place later."""
+
+    def __init__(self, world: World) -> None:
+        self._name = str(make_url(world.url).database)
+        self._server = shown_url(make_url(world.url).set(database="postgres"))
+        self._run(f"CREATE DATABASE {self._name}_standby TEMPLATE {self._name}")
+
+    def take_over(self) -> None:
+        self._run(
+            f"ALTER DATABASE {self._name} RENAME TO {self._name}_lost",
+            f"ALTER DATABASE {self._name}_standby RENAME TO {self._name}",
+            f"DROP DATABASE {self._name}_lost",
+        )
+
+    def _run(self, *statements: str) -> None:
+        ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = "
+        superuser(self._server, f"{ended}'{self._name}'", *statements)
+
+
+def test_a_turn_that_a_fail_over_forgot_is_not_mistaken_for_the_one_that_has_its_number_now(
+    decided: World,
+) -> None:
+    """Of the same numbers all: only when it was decided tells them apart."""
+    standby = Standby(decided)
+
+    class Late(Order):
+        def work_out(self, seen: Any, before: Any) -> Any:
+            worked = super().work_out(seen, before)
+            if self.tries == 1:
+                standby.take_over()
+                with decided.parts() as others:
+                    lead_by(others, {"c0003": "free"})
+            return worked
+
+    with decided.parts() as parts:
+        lead_by(parts, {"c0001": "free"})
+        late = Late(parts, "late", {"c0002": "free"})
+        assert apply(late).turn == 3
+
+    assert late.tries == 2
+    assert order_turns(decided) == [1, 2, 3]
+    assert_masks_follow(decided)
+
+
+def test_a_snapshot_that_a_fail_over_forgot_is_not_mistaken_for_the_one_that_has_its_number_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start, day in zip((0, 9, 18, 27), DAYS, strict=False):
+        world.put(day, "a.tar", clouds(range(start, start + 9)))
+    world.night(DAYS[0])
+    with world.parts() as parts:
+        waiting = [world.until_match(parts, day) for day in DAYS[1:4]]
+        for batch in waiting:
+            for group in resolve.run(parts, batch).groups:
+                publish.run(parts, batch, group)
+    standby = Standby(world)
+    forgotten, late, other = waiting
+    real = commit._Snapshot.work_out
+
+    def work_out(*given: Any) -> Any:
+        worked = real(*given)
+        monkeypatch.setattr(commit._Snapshot, "work_out", real)
+        standby.take_over()
+        with world.parts() as others:
+            commit.run(others, other)
+        return worked
+
+    with world.parts() as parts:
+        commit.run(parts, forgotten)
+        monkeypatch.setattr(commit._Snapshot, "work_out", work_out)
+        assert commit.run(parts, late).snapshot == 3
+        assert commit.run(parts, forgotten).snapshot == 4
+
+    assert_promises(world, read=36)
+    with world.parts() as parts:
+        assert verify_snapshot(parts, DATASET) == []
 
 
 # ---------------------------------------------------------------- killed
