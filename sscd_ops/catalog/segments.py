@@ -179,9 +179,9 @@ def of_decisions(conn: Connection, decision_ids: Sequence[int]) -> dict[int, int
 
 
 def kept_segment_rows(
-    conn: Connection, dataset_id: int, decision_id: int, digests: Sequence[bytes]
+    conn: Connection, dataset_id: int, decision_id: int, digests: Sequence[bytes], turn: int
 ) -> list[int]:
-    """The segment rows of a decision's images that are kept now.
+    """The segment rows of a decision's images that are kept as of a turn.
 
     From ``images`` and ``changes`` alone, which outlive the months of ``samples``: the segment's
     own list of image digests says which to look up.
@@ -194,12 +194,15 @@ def kept_segment_rows(
                 conn,
                 "SELECT i.segment_row FROM unnest(CAST(:shas AS bytea[])) AS q(sha256)"
                 " JOIN sscd_ops.images i ON i.dataset_id = :d AND i.sha256 = q.sha256"
-                " AND i.decision_id = :x LEFT JOIN sscd_ops.changes_now c"
-                " ON c.dataset_id = :d AND c.image_sha256 = i.sha256"
+                " AND i.decision_id = :x LEFT JOIN (sscd_ops.changes c JOIN sscd_ops.decisions e"
+                " ON e.decision_id = c.decision_id AND e.turn = c.turn)"
+                " ON c.dataset_id = :d AND c.image_sha256 = i.sha256 AND c.turn <= :t"
+                " AND (c.turn_to IS NULL OR c.turn_to > :t)"
                 " WHERE coalesce(c.verdict, i.verdict) = 'kept'",
                 shas=list(digests[start : start + _AT_ONCE]),
                 d=dataset_id,
                 x=decision_id,
+                t=turn,
             )
         )
     return found

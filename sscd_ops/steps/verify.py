@@ -206,7 +206,7 @@ def _compare_segment(
         ids = parts.segments.open(segment).ids
         if segment.mask is not None:
             mask = parts.segments.read_mask(segment.mask, segment.rows)
-            kept = _kept(parts, work, decision_id, ids)
+            kept = _kept(parts, dataset, decision_id, ids)
             if (mask != kept).any():
                 return [
                     f"segment {segment.segment_id}: its mask keeps {int(mask.sum())} images, the"
@@ -272,7 +272,7 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
                 _rebuild_segment(parts, name, segment)
                 done.append(f"segment {segment.segment_id}: wrote {', '.join(damaged)} anew")
             if segment.mask is not None and damage(parts, segment.mask) is not None:
-                _rebuild_mask(parts, name, segment)
+                _rebuild_mask(parts, dataset, segment)
                 done.append(f"segment {segment.segment_id}: wrote its mask anew")
     if left.said:
         raise FileMismatch("; ".join(left.said[:10]))
@@ -335,11 +335,11 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         segments.replace_segment_files(conn, segment.segment_id, files)
 
 
-def _rebuild_mask(parts: Parts, name: str, segment: Segment) -> None:
-    work, decision_id = _work_of(parts, segment)
+def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
+    _, decision_id = _work_of(parts, segment)
     ids = parts.segments.ids(segment)
-    kept = _kept(parts, work, decision_id, ids)
-    file = parts.segments.write_mask(f"{name}/index/masks", kept)
+    kept = _kept(parts, dataset, decision_id, ids)
+    file = parts.segments.write_mask(f"{dataset.name}/index/masks", kept)
     if segment.mask is not None and file.sha256 != segment.mask.sha256:
         raise FileMismatch(
             f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"
@@ -347,11 +347,18 @@ def _rebuild_mask(parts: Parts, name: str, segment: Segment) -> None:
         )
 
 
-def _kept(parts: Parts, work: Work, decision_id: int, ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which rows of a segment hold a kept image, by the verdicts in the catalog."""
+def _kept(
+    parts: Parts, dataset: Dataset, decision_id: int, ids: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """Which rows of a segment hold a kept image, by the catalog's verdicts as of the row's turn.
+
+    Of later turns masks are others than those that were listed with that row.
+    """
     kept = np.zeros(len(ids), bool)
     digests = [row.tobytes() for row in ids]
     with parts.catalog.begin() as conn:
-        rows = segments.kept_segment_rows(conn, work.batch.dataset_id, decision_id, digests)
+        rows = segments.kept_segment_rows(
+            conn, dataset.dataset_id, decision_id, digests, dataset.turn
+        )
     kept[rows] = True
     return kept

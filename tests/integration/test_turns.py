@@ -17,12 +17,13 @@ from sqlalchemy.engine import make_url
 from sscd_ops.catalog import datasets, decisions, locks, sql
 from sscd_ops.errors import BatchHeld
 from sscd_ops.options import to_json
-from sscd_ops.steps import commit, publish, resolve
+from sscd_ops.steps import commit, publish, resolve, verify
 from sscd_ops.steps.turns import Seen
 from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import shown_url, superuser
+from tests.integration.ledger import Ledger
 from tests.integration.orders import Order, apply, lead_by
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
 from tests.integration.world import DATASET, World, assert_promises, pair
@@ -149,6 +150,34 @@ def test_giving_up_tries_does_not_wait_for_who_deletes_them(decided: World) -> N
             assert apply(order).turn == 2
 
     assert in_force(decided)["changes"] == 2
+
+
+@pytest.mark.parametrize("command", ["verify", "rebuild"])
+def test_looking_after_the_index_beside_an_order_finds_no_fault(
+    decided: World, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The masks it listed are those of the turn it began at."""
+    if command == "rebuild":
+        (mask,) = (decided.base / "root" / DATASET / "index" / "masks").glob("*")
+        mask.unlink()
+    step = {"verify": "_compare_segment", "rebuild": "_rebuild_mask"}[command]
+    real = getattr(verify, step)
+
+    def late(*given: Any) -> Any:
+        monkeypatch.setattr(verify, step, real)
+        with decided.parts() as others, others.catalog.begin() as conn:
+            # what an order does, without a look at the mask that is lost
+            image = sql.value(conn, "SELECT min(sha256::text)::bytea FROM sscd_ops.images")
+            ledger = Ledger(others.catalog)
+            ledger.order({"image_sha256": image, "verdict": "withdrawn"})
+        return real(*given)
+
+    monkeypatch.setattr(verify, step, late)
+    with decided.parts() as parts:
+        if command == "verify":
+            assert verify_index(parts, DATASET) == []
+        else:
+            assert len(verify.rebuild_index(parts, DATASET)) == 1
 
 
 # ---------------------------------------------------------------- a fail-over that forgets commits
