@@ -195,15 +195,18 @@ def put_in_force(
     )
     if changed != 1:
         raise InvariantError(f"decision {decision_id} was put in force or given up meanwhile")
-    # what this decision changes again holds until now
+    # What this decision changes again holds until now. Its subjects as an array: joined, a table
+    # without fresh statistics is read as a whole, and all wait for it.
     for subject in ("image_sha256", "sample_id"):
         run(
             conn,
-            "UPDATE sscd_ops.changes o SET turn_to = :t FROM sscd_ops.changes n"
-            f" WHERE n.decision_id = :x AND o.{subject} = n.{subject}"
-            " AND o.dataset_id = n.dataset_id AND o.decision_id <> :x AND o.turn_to IS NULL"
-            " AND EXISTS (SELECT FROM sscd_ops.decisions d"
-            " WHERE d.decision_id = o.decision_id AND d.turn = o.turn)",
+            "UPDATE sscd_ops.changes o SET turn_to = :t WHERE o.dataset_id ="
+            " (SELECT d.dataset_id FROM sscd_ops.decisions d WHERE d.decision_id = :x)"
+            f" AND o.{subject} = ANY(ARRAY(SELECT n.{subject} FROM sscd_ops.changes n"
+            f" WHERE n.decision_id = :x AND n.{subject} IS NOT NULL))"
+            " AND o.decision_id <> :x AND o.turn_to IS NULL"
+            " AND (SELECT d.turn = o.turn FROM sscd_ops.decisions d"
+            " WHERE d.decision_id = o.decision_id)",
             x=decision_id,
             t=turn,
         )

@@ -814,3 +814,53 @@ def test_a_look_up_of_images_reads_no_samples_and_for_few_no_whole_table(year: L
 
         assert months == set()
         assert count == 3000 or whole == set()
+
+
+def test_putting_an_order_in_force_reads_its_own_changes_alone_whatever_the_statistics_say(
+    nights: Nights,
+) -> None:
+    """All who decide wait for it, and after a large order nothing was counted yet."""
+    ledger = nights.ledger
+    large = ledger.draft([])
+    for subject, value in (
+        ("image_sha256", "sha256(i::text::bytea)"),
+        ("sample_id", "md5(i::text)::uuid"),
+    ):
+        ledger.run(
+            f"INSERT INTO sscd_ops.changes (dataset_id, decision_id, turn, {subject}, verdict)"
+            f" SELECT :d, :x, 3, {value}, 'withdrawn' FROM generate_series(1, 30000) i",
+            d=ledger.web,
+            x=large,
+        )
+    ledger.apply(large)
+    small = ledger.draft(
+        [{"image_sha256": sha(7), "verdict": "free"}, {"sample_id": sample_id(7), **WITHDRAWN}]
+    )
+
+    assert whole_tables(ledger, lambda: ledger.apply(small)) == set()
+
+
+def whole_tables(ledger: Ledger, done: Callable[[], object]) -> set[str]:
+    """Which of the large tables the UPDATEs of something would read as a whole, done again."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_conn: Any, _cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
+        statements.append((sql, parameters))
+
+    event.listen(ledger.catalog.engine, "before_cursor_execute", note)
+    done()
+    event.remove(ledger.catalog.engine, "before_cursor_execute", note)
+    updates = [statement for statement in statements if statement[0].startswith("UPDATE")]
+    assert updates
+    with ledger.catalog.begin() as conn:
+        plans = [
+            conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}", parameters).scalar_one()
+            for sql, parameters in updates
+        ]
+    return {
+        node["Relation Name"]
+        for (plan,) in plans
+        for node in nodes(plan["Plan"])
+        if node["Node Type"] == "Seq Scan"
+        and node["Relation Name"].startswith(("changes", "images", "samples"))
+    }
