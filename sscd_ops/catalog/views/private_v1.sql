@@ -56,6 +56,12 @@ SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id
         WHEN img.turn IS NULL THEN s.witness_sha256
         WHEN img.verdict <> 'kept' THEN img.witness_sha256
         WHEN img.carrier_id <> s.sample_id THEN s.image_sha256 END AS witness_sha256,
+    -- known from the row, while nothing changed; else it is looked up in images_now
+    CASE WHEN own.turn IS NULL AND img.turn IS NULL AND NOT EXISTS (
+            SELECT FROM sscd_ops.changes c
+            WHERE c.dataset_id = d.dataset_id AND c.image_sha256 = s.witness_sha256)
+        THEN s.witness_id END AS witness_id,
+    s.witness_decision,
     CASE WHEN own.turn IS NOT NULL THEN own.similarity
         WHEN img.turn IS NULL THEN s.similarity
         WHEN img.verdict <> 'kept' THEN img.similarity
