@@ -26,7 +26,7 @@ from tests.databases import shown_url, superuser
 from tests.integration.ledger import Ledger
 from tests.integration.orders import Order, apply, lead_by
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
-from tests.integration.world import DATASET, World, assert_promises, pair
+from tests.integration.world import DATASET, World, assert_newest_verdicts, assert_promises, pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +83,7 @@ def in_force(world: World) -> dict[str, int]:
 
 
 def assert_masks_follow(world: World) -> None:
+    assert_newest_verdicts(world)
     with world.parts() as parts:
         assert verify_index(parts, DATASET) == []
 

@@ -185,6 +185,7 @@ def assert_promises(world: World, *, read: int | None = None) -> None:
         read: how many samples the sources hold, where the test knows.
     """
     assert_one_verdict_each(world, read)
+    assert_newest_verdicts(world)
     assert_witnesses_are_kept(world)
     assert_no_kept_copies(world)
     assert_published_bytes(world)
@@ -202,6 +203,7 @@ def assert_one_verdict_each(world: World, read: int | None) -> None:
             "removed_exact": sum(row["reason"] == "exact" for row in mine),
             "removed_near": sum(row["reason"] in ("near", "perceptual") for row in mine),
             "quarantined": sum(row["verdict"] == "quarantined" for row in mine),
+            "withdrawn": 0,
         }
         assert run["read"] == len(mine) == sum(tally.values())
         tally["removed_perceptual"] = sum(row["reason"] == "perceptual" for row in mine)
@@ -215,6 +217,21 @@ def assert_one_verdict_each(world: World, read: int | None) -> None:
             assert run[name] == sum(row[name] for row in sources)
     if read is not None:
         assert len(samples) == read
+
+
+def assert_newest_verdicts(world: World) -> None:
+    """One verdict a sample and turn, and that of the greatest turn is what holds now.
+
+    Save the witness of a removal, who may have lost its image to another carrier since.
+    """
+    said = world.ask("SELECT * FROM curation.verdicts ORDER BY turn")
+    assert len({(row["sample_id"], row["turn"]) for row in said}) == len(said)
+    newest = {row["sample_id"]: row for row in said}
+    samples = world.ask("SELECT * FROM curation.samples")
+    assert len(samples) == len(newest)
+    for row in samples:
+        for column in ("turn", "verdict", "reason", "similarity", "threshold", "decided_at"):
+            assert row[column] == newest[row["sample_id"]][column], column
 
 
 def assert_witnesses_are_kept(world: World) -> None:
