@@ -194,7 +194,7 @@ JOIN sscd_ops.decisions d ON d.decision_id = :b
 _SAMPLES = f"""
 INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id, position, key, image_sha256,
     width, height, format, bytes, caption, meta, verdict, reason, message, own_fault, rank,
-    witness_sha256, similarity, threshold, slot)
+    witness_sha256, witness_id, witness_decision, similarity, threshold, slot)
 SELECT month, :b, CAST(md5(:b || '/' || i) AS uuid), (:b - 1) * :shards + 1 + i * :shards / :n,
     i % (:n / :shards), lpad(i::text, 9, '0'),
     sha256(CASE WHEN kind >= {NEAR} AND kind < {EXACT} THEN wb || '/' || wi ELSE :b || '/' || i
@@ -209,6 +209,8 @@ SELECT month, :b, CAST(md5(:b || '/' || i) AS uuid), (:b - 1) * :shards + 1 + i 
     CASE WHEN kind >= {EXACT} THEN 'broken data stream when reading image file' END,
     CASE WHEN kind > {EXACT} THEN true END, i,
     CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN sha256((wb || '/' || wi)::bytea) END,
+    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN CAST(md5(wb || '/' || wi) AS uuid) END,
+    CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN wb END,
     CASE WHEN kind >= {KEPT} AND kind < {EXACT} THEN .75 + random() / 4 END,
     CASE WHEN kind >= {KEPT} AND kind < {NEAR} THEN .75 END,
     CASE WHEN kind < {KEPT} THEN i / 100 * {KEPT} + kind END
@@ -217,11 +219,12 @@ FROM ({_DRAWN}) drawn
 
 _IMAGES = """
 INSERT INTO sscd_ops.images (dataset_id, sha256, decision_id, verdict, reason, message, sample_id,
-    shard_id, position, rank, slot, segment_row, witness_sha256, similarity, threshold)
+    shard_id, position, rank, slot, segment_row, witness_sha256, witness_id, witness_decision, similarity,
+    threshold)
 SELECT 1, s.image_sha256, s.decision_id, s.verdict, s.reason, s.message, s.sample_id, s.shard_id,
     s.position, s.rank, s.slot,
     CASE WHEN s.verdict <> 'quarantined' THEN s.shard_id * 5000 + s.position END,
-    s.witness_sha256, s.similarity, s.threshold
+    s.witness_sha256, s.witness_id, s.witness_decision, s.similarity, s.threshold
 FROM sscd_ops.samples s JOIN sscd_ops.decisions d ON d.month = s.month
 WHERE d.decision_id = :b AND s.decision_id = :b AND s.reason IS DISTINCT FROM 'exact'
     AND s.own_fault IS NULL AND :n > 0 AND :shards > 0
@@ -415,7 +418,7 @@ def with_changes(catalog: Catalog, results: Results, batches: int, samples: int)
 
     def slots() -> int:
         with catalog.read() as conn:
-            return len(publishing.lost_slots_in(conn, 1, batches, batches))
+            return len(publishing.lost_slots_in(conn, 1, batches, batches, batches + 1))
 
     taken, rows = seconds(slots)
     results.add(f"what a commit must leave out: {rows:,} samples", f"{taken:.2f} s")

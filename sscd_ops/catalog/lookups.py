@@ -27,6 +27,9 @@ def _first_or(column: str) -> str:
 _KNOWN = (
     ", ".join(map(_first_or, ("verdict", "reason", "message", "witness_sha256", "similarity")))
     + f", {_first_or('threshold')}, coalesce(c.carrier_id, im.sample_id) AS sample_id,"
+    " coalesce(c.carrier_decision, im.decision_id) AS carrier_decision,"
+    " CASE WHEN c.turn IS NULL THEN im.witness_id END AS witness_id,"
+    " CASE WHEN c.turn IS NULL THEN im.witness_decision END AS witness_decision,"
     " im.decision_id, im.segment_row, coalesce(c.turn, b.turn) AS turn"
 )
 _IMAGES = (
@@ -52,9 +55,10 @@ def known_images(
 
     Returns:
         One mapping for each known image, with ``i`` (row of ``digests``), ``verdict``, ``reason``,
-        ``message``, ``sample_id`` (its carrier), ``witness_sha256``, similarity and threshold, the
-        ``turn`` of the verdict; ``decision_id``, the image's first, in whose segment it is
-        ``segment_row``.
+        ``message``, ``sample_id`` (its carrier) and ``carrier_decision``, ``witness_sha256`` with
+        the sample that carried it then (``witness_id``, ``witness_decision``; null where a change
+        names the witness), similarity and threshold, the ``turn`` of the verdict;
+        ``decision_id``, the image's first, in whose segment it is ``segment_row``.
     """
     if not len(digests):
         return []

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -59,59 +60,82 @@ def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> 
 class Witnesses:
     """Why each image's samples go, other than its carrier.
 
-    ``sha256``: uint8 (m, 32), the kept image. ``similarity``, ``threshold``: float64 (m,), NaN
+    ``sha256``: uint8 (m, 32), the kept image. ``sample_id``: uint8 (m, 16), and ``decision``: int64
+    (m,), the sample that carries it and the decision that has its row; 0: this one, -1: not known
+    (nor is the sample). ``similarity``, ``threshold``: float64 (m,), NaN
     where there is none. ``valid``: bool (m,).
     """
 
     sha256: NDArray[np.uint8]
+    sample_id: NDArray[np.uint8]
+    decision: NDArray[np.int64]
     similarity: NDArray[np.float64]
     threshold: NDArray[np.float64]
     valid: NDArray[np.bool_]
 
+    def put(self, image: int, digest: bytes, carrier: UUID | None, decision: int | None) -> None:
+        """Say which image, and which sample of which decision, an image's samples go for."""
+        self.sha256[image] = np.frombuffer(digest, np.uint8)
+        self.valid[image] = True
+        self.decision[image] = -1
+        if carrier is not None and decision is not None:
+            self.sample_id[image] = np.frombuffer(carrier.bytes, np.uint8)
+            self.decision[image] = decision
+
+
+HistoryWitness = tuple[bytes, UUID, int]
+"""sha256 of a kept image of history, the sample that carries it, the decision with its row."""
+
 
 def witnesses(
+    samples: Samples,
     images: Images,
     decided: Decided,
     *,
-    history_witness: Mapping[int, bytes],
+    history_witness: Mapping[int, HistoryWitness],
     threshold: float,
     hash_threshold: float = np.nan,
 ) -> Witnesses:
     """Find the witness of every image that has one.
 
     Args:
-        images: the batch's.
+        samples: the batch.
+        images: its images.
         decided: the leader's answer.
-        history_witness: image -> sha256 of the history's image it was removed for.
+        history_witness: image -> the history's image it was removed for.
         threshold: the batch's.
         hash_threshold: likewise, of hash similarity.
     """
     count = len(images.carrier)
-    answer = Witnesses(
-        images.digests.copy(),
-        np.full(count, np.nan),
-        np.full(count, np.nan),
-        decided.kept | (images.standing == IMAGE_KEPT) | (decided.witness >= 0),
-    )
-    answer.similarity[decided.kept | (images.standing == IMAGE_KEPT)] = 1.0
+    ids = fixed_bytes(samples.table.column("sample_id"), 16)
     beaten = np.flatnonzero(decided.witness >= 0)
-    answer.sha256[beaten] = images.digests[decided.witness[beaten]]
+    inside = np.arange(count)
+    inside[beaten] = decided.witness[beaten]
+    answer = Witnesses(
+        images.digests[inside],
+        ids[images.carrier[inside]],
+        np.zeros(count, np.int64),
+        np.full(count, np.nan),
+        np.full(count, np.nan),
+        decided.kept | (decided.witness >= 0),
+    )
+    answer.similarity[decided.kept] = 1.0
     near = images.is_compared & ~decided.kept
     answer.similarity[near] = decided.similarity[near]
     answer.threshold[near] = np.where(decided.perceptual[near], hash_threshold, threshold)
-    for image, digest in history_witness.items():
-        _set(answer, image, digest)
+    for image, witness in history_witness.items():
+        answer.put(image, *witness)
     for image, row in images.known.items():
-        if row["witness_sha256"] is not None:
-            _set(answer, image, bytes(row["witness_sha256"]))
+        if images.standing[image] == IMAGE_KEPT:
+            own = images.digests[image].tobytes()
+            answer.put(image, own, row["sample_id"], row["carrier_decision"])
+            answer.similarity[image] = 1.0
+        elif row["witness_sha256"] is not None:
+            digest = bytes(row["witness_sha256"])
+            answer.put(image, digest, row["witness_id"], row["witness_decision"])
             answer.similarity[image] = row["similarity"]
             answer.threshold[image] = np.nan if row["threshold"] is None else row["threshold"]
     return answer
-
-
-def _set(answer: Witnesses, image: int, digest: bytes) -> None:
-    answer.sha256[image] = np.frombuffer(digest, np.uint8)
-    answer.valid[image] = True
 
 
 @dataclass(frozen=True)
@@ -182,6 +206,7 @@ def sample_rows(given: Rows) -> pa.Table:
             "own_fault": pa.array(own_fault, pa.bool_(), mask=~own_fault),
             "rank": samples.rank[rows],
             "witness_sha256": fixed(witness.sha256[image_or_0], witnessed),
+            **_carriers(given, image_or_0, witnessed),
             "similarity": pa.array(witness.similarity[image_or_0], mask=~witnessed),
             "threshold": _floats(np.where(measured, witness.threshold[image_or_0], np.nan)),
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
@@ -192,8 +217,27 @@ def sample_rows(given: Rows) -> pa.Table:
 
 def _no_witness() -> Witnesses:
     return Witnesses(
-        np.zeros((1, 32), np.uint8), np.zeros(1), np.full(1, np.nan), np.zeros(1, bool)
+        np.zeros((1, 32), np.uint8),
+        np.zeros((1, 16), np.uint8),
+        np.zeros(1, np.int64),
+        np.zeros(1),
+        np.full(1, np.nan),
+        np.zeros(1, bool),
     )
+
+
+def _carriers(
+    given: Rows, image: NDArray[np.int64], valid: NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """The samples that carry the witnesses of some images, as two columns."""
+    witness = given.witness if len(given.images.carrier) else _no_witness()
+    decision = witness.decision[image]
+    known = valid & (decision >= 0)
+    decision = np.where(decision == 0, given.decision_id, decision)
+    return {
+        "witness_id": fixed(witness.sample_id[image], known),
+        "witness_decision": pa.array(decision, pa.int64(), mask=~known),
+    }
 
 
 def _own_faults(
@@ -323,6 +367,7 @@ def image_rows(given: Rows) -> pa.Table:
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "segment_row": pa.array(query, pa.int64(), mask=query < 0),
             "witness_sha256": fixed(witness.sha256[rows], near),
+            **_carriers(given, rows, near),
             "similarity": _floats(similarity),
             "threshold": _floats(np.where(near, witness.threshold[rows], np.nan)),
         }

@@ -23,6 +23,7 @@ from sscd_ops.core.decide import FREE, Decided, Images
 from sscd_ops.core.masks import follow_mask
 from sscd_ops.core.match_file import no_matches, read_matches, write_matches
 from sscd_ops.core.perceptual import ROLE, WIDTH
+from sscd_ops.core.rows import HistoryWitness
 from sscd_ops.errors import FileMismatch, InvariantError
 from sscd_ops.model import Matches, Segment, StoredFile
 from sscd_ops.ports import SearchBackend
@@ -297,8 +298,8 @@ def witnesses(
     best: Best,
     hash_best: Best,
     live: Sequence[Segment],
-) -> dict[int, bytes]:
-    """Image -> digest of the history's image it was removed for.
+) -> dict[int, HistoryWitness]:
+    """Image -> the history's image it was removed for.
 
     Raises:
         InvariantError: the catalog does not keep an image that the index keeps.
@@ -313,21 +314,34 @@ def witnesses(
     digests = _digests(parts, live, segment, row)
     # whose segment it is: they are numbered through
     whose = np.repeat(np.arange(len(origins)), [len(origin.live) for origin in origins])[segment]
+    answer: dict[int, HistoryWitness] = {}
     for number, origin in enumerate(origins):
-        _need_kept(parts, origin, np.unique(digests[whose == number], axis=0))
-    return {int(image): digest.tobytes() for image, digest in zip(gone, digests, strict=True)}
+        mine = whose == number
+        distinct, which = np.unique(digests[mine], axis=0, return_inverse=True)
+        found = _need_kept(parts, origin, distinct)
+        for image, at in zip(gone[mine], which.reshape(-1), strict=True):
+            answer[int(image)] = found[int(at)]
+    return answer
 
 
-def _need_kept(parts: Parts, origin: Origin, digests: NDArray[np.uint8]) -> None:
+def _need_kept(
+    parts: Parts, origin: Origin, digests: NDArray[np.uint8]
+) -> dict[int, HistoryWitness]:
+    """Row of the digests -> the kept image, and who carries it."""
     with parts.catalog.begin() as conn:
         found = lookups.known_images(conn, origin.dataset_id, digests, origin.turn)
-    kept = {int(row["i"]) for row in found if row["verdict"] == "kept"}
+    kept = {
+        int(r["i"]): (digests[int(r["i"])].tobytes(), r["sample_id"], r["carrier_decision"])
+        for r in found
+        if r["verdict"] == "kept"
+    }
     for number, digest in enumerate(digests):
         if number not in kept:
             raise InvariantError(
                 f"the index keeps an image that the catalog does not keep"
                 f" sha256={digest.tobytes().hex()}: run `sscd-ops index verify`"
             )
+    return kept
 
 
 def _digests(

@@ -171,6 +171,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         lambda rows: _lead(parts, work, backend, everything, rows, best, hash_best),
     )
     witness = core_rows.witnesses(
+        samples,
         images,
         decided,
         history_witness=history.witnesses(parts, origins, images, decided, best, hash_best, live),

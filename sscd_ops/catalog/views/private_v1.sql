@@ -11,7 +11,8 @@ FROM sscd_ops.changes c
 WHERE c.turn_to IS NULL
     AND (SELECT d.turn = c.turn FROM sscd_ops.decisions d WHERE d.decision_id = c.decision_id);
 
--- One row an image.
+-- One row an image. In force is asked row by row: an image in 16 partitions looks like 16 rows to the
+-- planner, and for so many it would read all decisions each time.
 CREATE VIEW sscd_ops.images_now AS
 SELECT i.dataset_id, i.sha256, coalesce(c.verdict, i.verdict) AS verdict,
     coalesce(c.carrier_id, i.sample_id) AS carrier_id,
@@ -21,8 +22,8 @@ SELECT i.dataset_id, i.sha256, coalesce(c.verdict, i.verdict) AS verdict,
     CASE WHEN c.turn IS NULL THEN i.slot ELSE c.slot END AS slot,
     CASE WHEN c.turn IS NULL THEN i.decision_id ELSE c.slot_decision END AS slot_decision
 FROM sscd_ops.images i
-JOIN sscd_ops.decisions d ON d.decision_id = i.decision_id AND d.turn IS NOT NULL
-LEFT JOIN sscd_ops.changes_now c ON c.dataset_id = i.dataset_id AND c.image_sha256 = i.sha256;
+LEFT JOIN sscd_ops.changes_now c ON c.dataset_id = i.dataset_id AND c.image_sha256 = i.sha256
+WHERE (SELECT d.turn FROM sscd_ops.decisions d WHERE d.decision_id = i.decision_id) IS NOT NULL;
 
 -- One row a sample, and one a fault of a source shard. What speaks for a sample: its own change,
 -- else its own fault, else its image: kept with it, or as equal bytes of the one that carries it. Of
@@ -55,6 +56,12 @@ SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id
         WHEN img.turn IS NULL THEN s.witness_sha256
         WHEN img.verdict <> 'kept' THEN img.witness_sha256
         WHEN img.carrier_id <> s.sample_id THEN s.image_sha256 END AS witness_sha256,
+    -- known from the row, while nothing changed; else it is looked up in images_now
+    CASE WHEN own.turn IS NULL AND img.turn IS NULL AND NOT EXISTS (
+            SELECT FROM sscd_ops.changes c
+            WHERE c.dataset_id = d.dataset_id AND c.image_sha256 = s.witness_sha256)
+        THEN s.witness_id END AS witness_id,
+    s.witness_decision,
     CASE WHEN own.turn IS NOT NULL THEN own.similarity
         WHEN img.turn IS NULL THEN s.similarity
         WHEN img.verdict <> 'kept' THEN img.similarity

@@ -1,35 +1,41 @@
 -- The witness is an image; the sample that carries it now is one row or none (of a month that was
--- detached). Each LIMIT keeps the planner from joining what it fences to everything else: it is looked
+-- detached). The row says who carried it, which holds while no change names the image; else it is
+-- looked up. Each LIMIT keeps the planner from joining what it fences to everything else: it is looked
 -- up for each row, the carrying sample in its own month alone.
 CREATE VIEW curation.removed AS
 SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
     i.carrier_id AS witness_sample_id, s.similarity, s.threshold, s.turn, s.decided_at,
     wsh.source AS witness_source, wsh.relative_uri AS witness_source_shard, w.key AS witness_key,
-    w.caption AS witness_caption, i.batch_id AS witness_batch_id,
+    w.caption AS witness_caption, wd.batch_id AS witness_batch_id,
     CASE WHEN i.carrier_id IS NOT NULL THEN d.name END AS witness_dataset,
     (SELECT (SELECT o.name FROM sscd_ops.output_shards o WHERE o.output_id = p.output_id)
         FROM sscd_ops.placements p
-        WHERE p.decision_id = i.slot_decision AND p.slot_from <= i.slot AND p.slot_to > i.slot
+        WHERE p.decision_id = CASE WHEN i.said THEN i.carrier_decision ELSE i.slot_decision END
+        AND p.slot_from <= CASE WHEN i.said THEN w.slot ELSE i.slot END
+        AND p.slot_to > CASE WHEN i.said THEN w.slot ELSE i.slot END
         AND p.snapshot_from IS NOT NULL AND p.snapshot_to IS NULL
         ORDER BY p.slot_from DESC LIMIT 1) AS witness_shard
 FROM sscd_ops.samples_now s
 JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
 LEFT JOIN LATERAL (
-    SELECT n.*, wd.month, wd.batch_id
+    SELECT true AS said, s.witness_id AS carrier_id, s.witness_decision AS carrier_decision,
+        NULL::bigint AS carrier_shard, NULL::integer AS slot, NULL::bigint AS slot_decision
+    WHERE s.witness_id IS NOT NULL
+    UNION ALL
+    SELECT false, n.carrier_id, n.carrier_decision, n.carrier_shard, n.slot, n.slot_decision
     FROM sscd_ops.images_now n
-    JOIN sscd_ops.decisions wd ON wd.decision_id = n.carrier_decision
-    WHERE n.dataset_id = s.dataset_id AND n.sha256 = s.witness_sha256
+    WHERE s.witness_id IS NULL AND n.dataset_id = s.dataset_id AND n.sha256 = s.witness_sha256
     LIMIT 1
 ) i ON true
-LEFT JOIN sscd_ops.source_shards wsh ON wsh.shard_id = i.carrier_shard
+LEFT JOIN sscd_ops.decisions wd ON wd.decision_id = i.carrier_decision
 LEFT JOIN LATERAL (
-    SELECT c.key, c.caption FROM sscd_ops.samples c
-    WHERE c.month = i.month AND c.decision_id = i.carrier_decision
-        AND c.shard_id = i.carrier_shard AND c.position = i.carrier_position
+    SELECT c.key, c.caption, c.slot, c.shard_id FROM sscd_ops.samples c
+    WHERE c.month = wd.month AND c.decision_id = i.carrier_decision AND c.sample_id = i.carrier_id
     LIMIT 1
 ) w ON true
+LEFT JOIN sscd_ops.source_shards wsh ON wsh.shard_id = coalesce(w.shard_id, i.carrier_shard)
 WHERE s.is_removed;
 
 COMMENT ON VIEW curation.removed IS 'Removed samples with the kept sample because of which each one went';

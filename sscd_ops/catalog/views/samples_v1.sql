@@ -2,8 +2,9 @@
 CREATE VIEW curation.samples AS
 SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS source_shard, s.key,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta, s.verdict, s.reason,
-    (SELECT i.carrier_id FROM sscd_ops.images_now i WHERE i.dataset_id = s.dataset_id
-        AND i.sha256 = s.witness_sha256 LIMIT 1) AS witness_sample_id,
+    coalesce(s.witness_id, (SELECT i.carrier_id FROM sscd_ops.images_now i
+        WHERE i.dataset_id = s.dataset_id AND i.sha256 = s.witness_sha256 LIMIT 1))
+        AS witness_sample_id,
     s.similarity, s.threshold, s.turn, s.decided_at,
     s.plain
 FROM sscd_ops.samples_now s

@@ -223,6 +223,7 @@ class Product:
         gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
         found = {True: hash_where, False: where}
         witness = core_rows.witnesses(
+            samples,
             images,
             decided,
             history_witness={
@@ -249,6 +250,11 @@ class Product:
         self.segments.append((queries, hashes, [row.tobytes() for row in ids], kept))
         table = core_rows.sample_rows(given)
         said = {row["sample_id"]: verdict(row) for row in table.to_pylist()}
+        for row in table.to_pylist():
+            if row["verdict"] == "removed":
+                witness_image = self.images[row["witness_sha256"]]
+                carrier = UUID(bytes=row["witness_id"]), row["witness_decision"]
+                assert carrier == (witness_image["sample_id"], witness_image["decision_id"])
         for row in table.to_pylist():
             kept_plain = row["verdict"] == "kept" and pictures[row["image_sha256"]].plain
             assert row["plain"] is (True if kept_plain else None)
@@ -328,14 +334,17 @@ class Product:
         floor = threshold - 0.05
         return lead(queries, history, threshold, floor, 2, index, block=block, hashes=second)
 
-    def kept(self, digest: bytes) -> bytes:
-        assert self.images[digest]["verdict"] == "kept"
-        return digest
+    def kept(self, digest: bytes) -> core_rows.HistoryWitness:
+        image = self.images[digest]
+        assert image["verdict"] == "kept"
+        return digest, image["sample_id"], image["decision_id"]
 
     def register(self, given: core_rows.Rows) -> None:
         for row in core_rows.image_rows(given).to_pylist():
             assert row["sha256"] not in self.images
-            row["sample_id"] = UUID(bytes=row["sample_id"])
+            for name in ("sample_id", "witness_id"):
+                row[name] = row[name] and UUID(bytes=row[name])
+            row["carrier_decision"] = row["decision_id"]
             self.images[row["sha256"]] = row
         assert not len(core_rows.change_rows(given))
 
@@ -582,10 +591,10 @@ def test_descriptors_speak_before_hashes_and_ties_by_hash_go_to_the_earlier() ->
     said = product.night([tied, by_both, plain])
 
     # as near to both: the earlier; its descriptor is near to none
-    by_hash = Verdict("removed", "perceptual", first[0].id, 1 - 2 / 256, 1 - 2 / 256)
+    by_hash = Verdict("removed", "perceptual", first[0].picture.digest, 1 - 2 / 256, 1 - 2 / 256)
     assert said[tied[0].id] == by_hash
     # its hash is nearer to another one, but its descriptor says so first
-    assert said[by_both[0].id] == Verdict("removed", "near", second[0].id, 1.0, 0.75)
+    assert said[by_both[0].id] == Verdict("removed", "near", second[0].picture.digest, 1.0, 0.75)
     assert said[plain[0].id] == Verdict("kept")
     # whoever has the same bytes later goes with it, by the same measure
     again = [tied[0]._replace(uri="9.tar")]

@@ -171,6 +171,8 @@ CREATE TABLE sscd_ops.images (
     slot            integer,                        -- kept: its number in the decision
     segment_row     bigint,                         -- in the decision's segment; null: no descriptor (kept: plain)
     witness_sha256  bytea,                          -- removed: the kept image because of which
+    witness_id      uuid,                           -- the sample that carried that one then,
+    witness_decision bigint,                        -- and the decision that has the sample's row
     similarity      double precision,
     threshold       double precision,
     PRIMARY KEY (dataset_id, sha256, decision_id)
@@ -201,6 +203,8 @@ CREATE TABLE sscd_ops.samples (
     own_fault       boolean,                        -- true: not its image's; it never carries one. Else null
     rank            integer NOT NULL,               -- 0: the most preferred of the decision
     witness_sha256  bytea,                          -- removed: the kept image because of which
+    witness_id      uuid,                           -- as in images: holds while that image has no
+    witness_decision bigint,                        -- row in changes, and saves looking it up
     similarity      double precision,
     threshold       double precision,
     slot            integer,                        -- kept: its number in the decision, for ever
