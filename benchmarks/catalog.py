@@ -219,8 +219,8 @@ FROM ({_DRAWN}) drawn
 
 _IMAGES = """
 INSERT INTO sscd_ops.images (dataset_id, sha256, decision_id, verdict, reason, message, sample_id,
-    shard_id, position, rank, slot, segment_row, witness_sha256, witness_id, witness_decision, similarity,
-    threshold)
+    shard_id, position, rank, slot, segment_row, witness_sha256, witness_id, witness_decision,
+    similarity, threshold)
 SELECT 1, s.image_sha256, s.decision_id, s.verdict, s.reason, s.message, s.sample_id, s.shard_id,
     s.position, s.rank, s.slot,
     CASE WHEN s.verdict <> 'quarantined' THEN s.shard_id * 5000 + s.position END,

@@ -41,8 +41,9 @@ def choose_batch(
             return mine[-1]
         if dry_run:
             _drop_dead_dry_runs(parts, conn, dataset_id, runner)
+            # the number that the batch would have: the guard takes a supplement otherwise
+            number = _supplement(parts, options, there, interval)[1] if supplement else 0
             there = _dry_run_of(conn, dataset_id, interval, runner)
-            number = 0
         elif supplement:
             there, number = _supplement(parts, options, there, interval)
         else:

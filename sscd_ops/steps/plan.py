@@ -268,7 +268,7 @@ def _has_unread(parts: Parts, batch: Batch, options: DatasetOptions) -> bool:
 
 def _is_needless(conn: Connection, batch: Batch) -> bool:
     """Whether this is a supplement that nobody has planned before and that has nothing to read."""
-    if not batch.supplement or batch.attempt_id:
+    if not batch.supplement or batch.attempt_id or batch.dry_run:
         return False
     return not shards.shards_of(conn, batches.read_batch(conn, batch.batch_id).attempt_id)
 

@@ -28,6 +28,7 @@ from sscd_ops.errors import (
     FileMismatch,
     FingerprintMismatch,
     SourceChanged,
+    UsageError,
 )
 from sscd_ops.index import backends
 from sscd_ops.model import BatchState, Runner
@@ -485,8 +486,10 @@ def test_a_supplement_of_one_source_is_not_held_for_the_silence_of_another(world
     world.night(DAYS[0])
     world.put(DAYS[0], "crawl-late.tar", clouds(range(20, 22)))
 
+    dry = world.night(DAYS[0], supplement=True, dry_run=True)
     late = world.night(DAYS[0], supplement=True)
 
+    assert (dry.message, dry.counts) == ("", late.counts)
     assert (late.state, late.counts.kept) == (BatchState.PUBLISHED, 2)
     assert_promises(world)
 
@@ -752,6 +755,22 @@ def test_a_dry_run_counts_and_leaves_nothing_behind(world: World, other_world: W
     assert dry.counts == real.counts
     assert dry.message == ""
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.batches WHERE dry_run") == [{"n": 0}]
+
+
+def test_a_dry_run_of_a_supplement_that_would_be_refused_is_refused(world: World) -> None:
+    with pytest.raises(UsageError, match="run it without --supplement first"):
+        world.night(DAYS[0], supplement=True, dry_run=True)
+
+
+def test_a_dry_run_of_a_supplement_without_anything_new_keeps_to_itself(world: World) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    world.night(DAYS[0])
+    before = world.views(set())
+
+    dry = world.night(DAYS[0], supplement=True, dry_run=True)
+
+    assert (dry.counts.read, dry.answered) == (0, False)
+    assert world.views(set()) == before
 
 
 # ---------------------------------------------------------------- the index is a cache
