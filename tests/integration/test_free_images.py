@@ -19,6 +19,7 @@ from tests.integration.world import (
     DATASET,
     World,
     assert_catalog_and_files_agree,
+    assert_newest_verdicts,
     assert_no_kept_copies,
     assert_published_bytes,
     assert_witnesses_are_kept,
@@ -75,6 +76,7 @@ def nights(world: World, *, perceptual: bool = False) -> None:
 
 def assert_what_holds(world: World) -> None:
     """The promises, as they read where verdicts changed."""
+    assert_newest_verdicts(world)
     assert_witnesses_are_kept(world)
     assert_no_kept_copies(world)
     assert_published_bytes(world, replaced=True)
