@@ -29,6 +29,7 @@ from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.leader import Leader
 from sscd_ops.core.manifest import SCHEMA
+from sscd_ops.core.match_file import write_matches
 from sscd_ops.model import Interval, Matches, Runner
 from sscd_ops.options import (
     DatasetOptions,
@@ -40,7 +41,6 @@ from sscd_ops.options import (
 )
 from sscd_ops.ports import Silence
 from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
-from sscd_ops.steps.queries import write_matches
 from sscd_ops.testing import make_tar, picture
 from sscd_ops.wiring import Wiring
 

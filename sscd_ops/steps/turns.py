@@ -15,7 +15,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Protocol, TypeVar
@@ -357,12 +356,13 @@ def _until_not_lost(
     keep: Callable[[], None],
 ) -> R:
     """Try until nobody else was quicker; ``attempt`` is told whether the others wait for it."""
-    with ExitStack() as opened:
+    with parts.catalog.locks() as line:
         is_first = False
         for losses in range(_TRIES):
             if losses == _LOSSES:
-                line = opened.enter_context(parts.catalog.locks())
                 is_first = line.take(locks.LINE, dataset_id, wait=_PATIENCE)
+            elif losses > _LOSSES:
+                is_first = line.keep()  # its session may have been ended
             answer = attempt(is_first)
             if not isinstance(answer, _Lost):
                 return answer

@@ -118,7 +118,8 @@ CREATE TABLE sscd_ops.decisions (
     -- null until a snapshot has what it changed
     published_at    timestamptz,
     snapshot        integer,                        -- null also where it changed no shard
-    announced       boolean NOT NULL DEFAULT false  -- the Airflow asset event of that snapshot is out
+    announced       boolean NOT NULL DEFAULT false, -- the Airflow asset event of that snapshot is out
+    CHECK (batch_id IS NOT NULL OR client_key IS NOT NULL)
 );
 CREATE UNIQUE INDEX decisions_by_turn ON sscd_ops.decisions (dataset_id, turn);
 CREATE UNIQUE INDEX decisions_by_key ON sscd_ops.decisions (dataset_id, client_key)
