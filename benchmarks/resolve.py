@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, decisions, embedded, shards
+from sscd_ops.catalog import batches, embedded, segments, shards
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.leader import Leader
@@ -129,7 +129,7 @@ def big_night(parts: Wiring, folder: Path, day: Interval, samples: int) -> int:
         batch = batches.read_batch(conn, report.batch_id)
         attempt = batches.read_attempt(conn, batch)
         registered = shards.shards_of(conn, attempt.attempt_id)
-        live = decisions.live_segments(conn, batch.dataset_id, 1)
+        live = segments.live_segments(conn, batch.dataset_id, 1)
     dimensions = int(attempt.fingerprint_detail["dimensions"])
     for number, shard in enumerate(registered):
         table = made_manifest(rows, number)
