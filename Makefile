@@ -46,7 +46,7 @@ check: .venv/.stamp ## lint, types and the direction of imports
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-test: check ## checks, unit, integration, dag.test() and one module under the real scheduler (under 20 minutes)
+test: check ## checks, unit, integration, dag.test() and one module under the real scheduler (half an hour)
 	$(PY) -m pytest tests/unit tests/docs tests/integration tests/dags -m "not long"
 	$(PY) -m pytest tests/scheduler -m "not long"
 

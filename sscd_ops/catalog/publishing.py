@@ -410,5 +410,11 @@ def count_kept(conn: Connection, dataset_id: int, decisions: Sequence[int], turn
         " WHERE d.decision_id = ANY(:x) AND s.verdict = 'kept'",
         x=list(decisions),
     )
-    lost = lost_slots(conn, dataset_id, turn)
-    return int(counted) + int(found) - sum(slot["decision_id"] in decisions for slot in lost)
+    lost = value(
+        conn,
+        f"{_LOST} SELECT count(*) FROM lost WHERE decision_id = ANY(:x)",
+        d=dataset_id,
+        t=turn,
+        x=list(decisions),
+    )
+    return int(counted) + int(found) - int(lost)

@@ -176,9 +176,8 @@ def take(
         except SscdOpsError:
             # what is wrong by now is no matter where another process decided the same: who
             # delivers what was decided may take the files away
-            with parts.catalog.begin() as conn:
-                if not _is_settled(decider, conn):
-                    raise
+            if not _is_settled(parts, decider):
+                raise
             return None
 
     answer = _until_not_lost(parts, decider.dataset_id, attempt, keep)
@@ -187,9 +186,11 @@ def take(
     return answer
 
 
-def _is_settled(decider: Decider[W], conn: Connection) -> bool:
+def _is_settled(parts: Parts, decider: Decider[W]) -> bool:
+    """Whether another process decided the same; not, where that cannot be asked."""
     try:
-        return decider.is_settled(conn)
+        with parts.catalog.begin() as conn:
+            return decider.is_settled(conn)
     except SscdOpsError:
         return False
 

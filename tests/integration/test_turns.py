@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 from sqlalchemy.engine import make_url
 
 from sscd_ops.catalog import datasets, decisions, locks, sql
-from sscd_ops.errors import BatchHeld
+from sscd_ops.catalog.database import Catalog
+from sscd_ops.errors import BatchHeld, CatalogUnavailable, DataError
 from sscd_ops.options import to_json
 from sscd_ops.steps import commit, publish, resolve, verify
 from sscd_ops.steps.turns import Seen
@@ -91,13 +93,8 @@ def assert_masks_follow(world: World) -> None:
 # ---------------------------------------------------------------- several at once
 
 
-def test_three_at_once_take_turns_without_gaps(decided: World) -> None:
-    """All three clear bits of the same mask: a lost update would set one again."""
-    mine = [{f"c{n:04d}": "free" for n in range(i, i + 3)} for i in (0, 3, 6)]
-    processes = [
-        started(decided, key=f"k{i}", changes=changes, starts=True)
-        for i, changes in enumerate(mine)
-    ]
+def all_at_once(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[str, str]]:
+    """Let them go at the same moment; what each one printed."""
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -105,7 +102,17 @@ def test_three_at_once_take_turns_without_gaps(decided: World) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=60) for process in processes]
+    return [process.communicate(timeout=60) for process in processes]
+
+
+def test_three_at_once_take_turns_without_gaps(decided: World) -> None:
+    """All three clear bits of the same mask: a lost update would set one again."""
+    mine = [{f"c{n:04d}": "free" for n in range(i, i + 3)} for i in (0, 3, 6)]
+    processes = [
+        started(decided, key=f"k{i}", changes=changes, starts=True)
+        for i, changes in enumerate(mine)
+    ]
+    said = all_at_once(processes)
 
     assert sorted(int(out) for out, _ in said) == [2, 3, 4], said
     assert order_turns(decided) == [1, 2, 3, 4]
@@ -121,14 +128,7 @@ def test_one_key_is_decided_once(decided: World) -> None:
     processes = [
         started(decided, key="one", changes={"c0001": "free"}, starts=True) for _ in range(2)
     ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=60) for process in processes]
+    said = all_at_once(processes)
 
     assert [out for out, _ in said] == ["2\n", "2\n"], said
     assert order_turns(decided) == [1, 2]
@@ -292,6 +292,21 @@ def test_one_that_is_killed_is_decided_by_its_retry(decided: World, phase: str) 
 
 
 # ---------------------------------------------------------------- starved
+
+
+def test_what_went_wrong_is_told_though_the_catalog_went_away_with_it(
+    decided: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(catalog: Catalog) -> NoReturn:
+        raise CatalogUnavailable("the server is away")
+
+    def reached(phase: str, order: Order) -> None:
+        if phase == "work_out":
+            monkeypatch.setattr(Catalog, "begin", away)
+            raise DataError("the first thing that went wrong")
+
+    with decided.parts() as parts, pytest.raises(DataError, match="the first thing"):
+        apply(Order(parts, "one", {"c0001": "free"}, reached=reached))
 
 
 def test_one_that_lost_three_times_is_waited_for(

@@ -1,7 +1,8 @@
 """Whole nights of decisions against a slow oracle: exact stage, preference, leader, history.
 
 The oracle is what the documentation says, word by word, in dicts and loops; the product's side is
-everything between a batch's manifests and its catalog rows. Vectors lie on a small grid, so ties abound.
+everything between a batch's manifests and its catalog rows. Vectors lie on a
+small grid, so ties abound.
 """
 
 from __future__ import annotations
