@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
+from sscd_ops.errors import ConfigError
+
 SourceKind = Literal["webdataset", "img2dataset", "parquet", "folder"]
 SearchName = Literal["auto", "flat", "exact", "sketch", "torch"]
 ModelName = Literal[
@@ -326,34 +328,47 @@ def to_json(options: Any) -> str:
     )
 
 
-def dataset_from_json(text: str) -> DatasetOptions:
-    """The options that ``to_json`` wrote for a dataset; keys of newer releases are left out."""
-    raw = json.loads(text)
-    raw["start"] = date.fromisoformat(raw["start"])
-    raw["sources"] = tuple(_section(SourceOptions, item) for item in raw["sources"])
-    airflow = raw["airflow"]
-    for step in STEPS:
-        airflow[step] = _section(AirflowStepOptions, airflow[step])
-    for name, kind in (
-        ("fingerprint", FingerprintOptions),
-        ("duplicates", DuplicatesOptions),
-        ("guard", GuardOptions),
-        ("limits", LimitsOptions),
-        ("publish", PublishOptions),
-        ("turn", TurnOptions),
-        ("airflow", AirflowOptions),
-    ):
-        raw[name] = _section(kind, raw[name])
-    options: DatasetOptions = _section(DatasetOptions, raw)
+def dataset_from_json(text: str, whose: str = "a batch") -> DatasetOptions:
+    """The options that ``to_json`` wrote for a dataset, maybe that of another release.
+
+    Keys of newer releases are left out. What is missing takes its default: the release that froze
+    the options had no such setting, so the default of a setting that comes later must be what was
+    done without it. Where new nights shall do otherwise, plan spells it out, as with
+    ``perceptual``: not spelt out, it is off (``steps.parts.Work``).
+
+    Args:
+        text: the JSON.
+        whose: who froze it, for messages.
+
+    Raises:
+        ConfigError: a key without a default is missing; names it and the remedy.
+    """
+    options: DatasetOptions = _section(DatasetOptions, json.loads(text), "", whose)
     return options
 
 
-def _section(kind: Any, raw: dict[str, Any]) -> Any:
-    names = {item.name for item in dataclasses.fields(kind)}
-    return kind(
-        **{
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in raw.items()
-            if key in names
-        }
-    )
+def _section(kind: Any, raw: dict[str, Any], key: str, whose: str) -> Any:
+    given: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        here = f"{key}.{item.name}" if key else item.name
+        if item.name in raw:
+            given[item.name] = _value(item.default, raw[item.name], here, whose)
+        elif item.default is dataclasses.MISSING:
+            raise ConfigError(
+                f"the configuration that was frozen with {whose} has no {here}, which every release"
+                " writes: somebody changed the catalog; restore it from a backup"
+            )
+    return kind(**given)
+
+
+def _value(default: Any, value: Any, key: str, whose: str) -> Any:
+    if dataclasses.is_dataclass(default):
+        return _section(type(default), value, key, whose)
+    if isinstance(default, date):
+        return date.fromisoformat(value)
+    if key == "sources":
+        return tuple(
+            _section(SourceOptions, item, f"{key}[{number}]", whose)
+            for number, item in enumerate(value)
+        )
+    return tuple(value) if isinstance(value, list) else value

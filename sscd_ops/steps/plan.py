@@ -34,13 +34,12 @@ from sscd_ops.options import (
     DatasetOptions,
     FingerprintOptions,
     Preprocessing,
-    dataset_from_json,
     to_json,
 )
 from sscd_ops.ports import Source
 from sscd_ops.steps.choosing import choose_batch
 from sscd_ops.steps.late import LateShard, find_late
-from sscd_ops.steps.parts import Parts, Stopwatch, or_abandon
+from sscd_ops.steps.parts import Parts, Stopwatch, frozen_options, or_abandon
 from sscd_ops.steps.snapshots import repair_latest
 
 log = logging.getLogger(__name__)
@@ -188,7 +187,7 @@ def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
     with parts.catalog.begin() as conn:
         if not _goes_on(conn, batch):
             return None
-        return dataset_from_json(batches.read_attempt(conn, batch).config)
+        return frozen_options(batch, batches.read_attempt(conn, batch))
 
 
 def _goes_on(conn: Connection, batch: Batch) -> bool:
