@@ -158,9 +158,7 @@ def measure(
     Raises:
         WeightsUnavailable: the model's weights are nowhere.
     """
-    threshold = measuring.threshold
-    if threshold is None:
-        threshold = rooms.default_threshold(options.model)
+    threshold = rooms.model(options.model).threshold_for(measuring.threshold)
     with rooms.embedder(options) as embedder:
         run = _Run(rooms, task, embedder)
         result = run.result(threshold, measuring)
@@ -178,7 +176,7 @@ def _judged(
     rooms: Rooms, options: FingerprintOptions, threshold: float, hard: Sequence[HardSet]
 ) -> Iterator[HardResult]:
     """Sets of look-alikes, hashed as well where a night with the model would."""
-    with rooms.embedder(options, perceptual=rooms.default_perceptual(options.model)) as embedder:
+    with rooms.embedder(options, perceptual=rooms.model(options.model).perceptual) as embedder:
         backend = rooms.backend("flat", embedder.fingerprint.digest, embedder.dimensions, threshold)
         for item in hard:
             described = describe(embedder, item.pictures, rooms.progress, item.name)

@@ -23,6 +23,7 @@ from sscd_ops.options import (
     DuplicatesOptions,
     FingerprintOptions,
     LimitsOptions,
+    Model,
     SourceOptions,
 )
 from sscd_ops.ports import HashSearch, InspectImage, Progress, SearchBackend, Source
@@ -87,13 +88,9 @@ class WithPdq:
         """PDQ's."""
         return PdqEmbedder().fingerprint
 
-    def default_threshold(self, model: str) -> float:
-        """The recommended distance as a similarity."""
-        return THRESHOLD
-
-    def default_perceptual(self, model: str) -> bool:
-        """No second measure beside itself."""
-        return False
+    def model(self, name: str = "") -> Model:
+        """PDQ's; its threshold is the recommended distance as a similarity."""
+        return Model("", "pdq", BITS, "", 1, THRESHOLD)
 
     def embedder(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sscd_ops.model import Fingerprint
-from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions, SourceOptions
+from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions, Model, SourceOptions
 from sscd_ops.ports import Embedder, HashSearch, InspectImage, Progress, SearchBackend, Source
 
 
@@ -23,11 +23,8 @@ class Rooms(Protocol):
     def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
         """The fingerprint of a configured model."""
 
-    def default_threshold(self, model: str) -> float:
-        """The model's measured threshold."""
-
-    def default_perceptual(self, model: str) -> bool:
-        """Whether pictures are compared by perceptual hash too where the model says."""
+    def model(self, name: str = "") -> Model:
+        """A model by its name; empty: the product's default."""
 
     def embedder(
         self,

@@ -158,9 +158,8 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     started = clock()
     read = _ingest(rooms, trial, limits)
     ingested = clock()
-    threshold = trial.threshold
-    if threshold is None:
-        threshold = rooms.default_threshold(options.model)
+    model = rooms.model(options.model)
+    threshold = model.threshold_for(trial.threshold)
     samples = load_samples(
         read.tables,
         arrival_rank([s.source for s in read.shards], [s.relative_uri for s in read.shards]),
@@ -171,9 +170,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     pictures, digests = _pictures(rooms, trial, limits, read, samples)
     if not len(pictures):
         raise UsageError(_nothing(samples, read.faults))
-    perceptual = trial.perceptual
-    if perceptual is None:
-        perceptual = rooms.default_perceptual(options.model)
+    perceptual = model.perceptual_for(trial.perceptual)
     with rooms.embedder(options, perceptual=perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
         found = describe(embedder, pictures, rooms.progress).without_plain()
