@@ -5,7 +5,7 @@ Each port has one behaviour suite in tests/ that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -19,7 +19,6 @@ from sscd_ops.model import (
     Matches,
     MemberRef,
     RawSample,
-    Segment,
     ShardEnd,
     StoredFile,
     TarEntry,
@@ -242,73 +241,6 @@ class SearchBackend(Protocol):
 
     def growing(self, dimensions: int) -> GrowingIndex:
         """An empty index that rows can be added to."""
-
-
-class OpenSegment(Protocol):
-    """A segment's arrays, memory-mapped. ``ids``: uint8 (m, 32), the images' sha256."""
-
-    @property
-    def descriptors(self) -> NDArray[np.float16]:
-        """float16 (m, d)."""
-
-    @property
-    def ids(self) -> NDArray[np.uint8]:
-        """uint8 (m, 32)."""
-
-    @property
-    def codes(self) -> dict[str, NDArray[Any]]:
-        """Role -> (m, ...)."""
-
-
-class SegmentStore(Protocol):
-    """Reads and writes the index's files."""
-
-    def write(
-        self,
-        folder: str,
-        descriptors: NDArray[np.float16],
-        ids: NDArray[np.uint8],
-        codes: dict[str, NDArray[Any]],
-    ) -> dict[str, StoredFile]:
-        """Write a segment's arrays; role -> file (``descriptors``, ``ids`` and each code)."""
-
-    def open(self, segment: Segment, codes: Collection[str] | None = None) -> OpenSegment:
-        """Compare a segment's files with their sha256 and map their arrays.
-
-        Args:
-            segment: which.
-            codes: the roles of the codes that are wanted, where it has them; None for all.
-
-        Raises:
-            FileMismatch: a file is missing or damaged, or rows and catalog disagree; says what to
-                do.
-        """
-
-    def ids(self, segment: Segment) -> NDArray[np.uint8]:
-        """The images' digests alone: uint8 (rows, 32).
-
-        Raises:
-            FileMismatch: as ``open``.
-        """
-
-    def write_mask(self, folder: str, kept: NDArray[np.bool_]) -> StoredFile:
-        """Write a kept mask."""
-
-    def read_mask(self, file: StoredFile, rows: int) -> NDArray[np.bool_]:
-        """Read a kept mask of ``rows`` rows.
-
-        Raises:
-            FileMismatch: missing, different, or of another length.
-        """
-
-    def rebuild_codes(
-        self, folder: str, segment: Segment, backend: SearchBackend
-    ) -> dict[str, StoredFile]:
-        """Compute and write a backend's codes from the stored descriptors: role -> file.
-
-        Raises:
-            FileMismatch: the descriptors are missing or disagree with the catalog.
-        """
 
 
 class TarSink(Protocol):

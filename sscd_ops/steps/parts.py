@@ -38,7 +38,6 @@ from sscd_ops.ports import (
     InspectImage,
     Progress,
     SearchBackend,
-    SegmentStore,
     Source,
     Store,
     TarSink,
@@ -58,10 +57,6 @@ class Parts(Protocol):
     @property
     def store(self) -> Store:
         """The storage root."""
-
-    @property
-    def segments(self) -> SegmentStore:
-        """The index's files."""
 
     def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
         """A source's reader."""
