@@ -15,8 +15,8 @@ from sscd_ops.core.canonical import pair_similarities
 from sscd_ops.evaluation.cascade import CascadePoint, beside_second, combine
 from sscd_ops.evaluation.lookalikes import HardResult
 from sscd_ops.evaluation.metrics import (
+    ConfidenceInterval,
     Curve,
-    Interval,
     Scored,
     Weights,
     bootstrap,
@@ -154,7 +154,7 @@ def _recall(wanted: float) -> Callable[[Scored], str]:
     return cell
 
 
-def _between(value: float, interval: Interval | None) -> str:
+def _between(value: float, interval: ConfidenceInterval | None) -> str:
     return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
@@ -162,7 +162,7 @@ def _plain(scored: Scored) -> Curve:
     return precision_recall(scored.score, scored.positive, len(scored.truth))
 
 
-def _gain_interval(one: Scored, other: Scored) -> Interval:
+def _gain_interval(one: Scored, other: Scored) -> ConfidenceInterval:
     """Of the difference of two uAPs on the same draws."""
     ours, theirs = weighted_curve(one), weighted_curve(other)
     return bootstrap(

@@ -1,6 +1,7 @@
 """What the steps ask of the rooms beside them. Real parts are joined to steps in ``wiring``.
 
-Each port has one behaviour suite in tests/ that every implementation passes.
+Each port has one behaviour suite in tests/ that every implementation passes. Those at the end open
+the others: ``Sources``, ``Models`` and ``Search`` make up ``Rooms`` and ``steps.parts.Parts``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from sscd_ops.model import (
     ShardEnd,
     StoredFile,
     TarEntry,
+)
+from sscd_ops.options import (
+    USUAL_LIMITS,
+    FingerprintOptions,
+    LimitsOptions,
+    ModelName,
+    SourceOptions,
 )
 
 if TYPE_CHECKING:
@@ -295,3 +303,67 @@ class Silence:
 
     def done(self) -> None:
         """Do nothing."""
+
+
+class Sources(Protocol):
+    """Opens what pictures are read from."""
+
+    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
+        """A source's reader."""
+
+    def nothing_at(
+        self, options: SourceOptions, limits: LimitsOptions, interval: Interval, timezone: str
+    ) -> list[str]:
+        """The URLs of an interval, placeholders filled in, that name no source shard."""
+
+    def source_root(self, options: SourceOptions) -> str:
+        """What the identities of a source are relative to."""
+
+    def inspector(self, limits: LimitsOptions) -> InspectImage:
+        """Looks at a picture's header, and at its pixels where asked."""
+
+
+class Models(Protocol):
+    """Opens what makes descriptors, and knows how each is used."""
+
+    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
+        """The fingerprint of a configured model; weights are looked for, not loaded."""
+
+    def default_model(self) -> ModelName:
+        """The model of a new dataset that names none."""
+
+    def default_threshold(self, model: str) -> float:
+        """The model's measured threshold."""
+
+    def default_perceptual(self, model: str) -> bool:
+        """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
+
+    def embedder(
+        self,
+        options: FingerprintOptions,
+        *,
+        perceptual: bool = False,
+        limits: LimitsOptions = USUAL_LIMITS,
+    ) -> Embedder:
+        """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
+
+
+class Search(Protocol):
+    """Opens what finds similar descriptors and hashes."""
+
+    def choose_search(self, name: str, rows: int, threshold: float) -> str:
+        """What ``auto`` means for so many rows to be searched."""
+
+    def backend(
+        self, name: str, fingerprint: str, dimensions: int, threshold: float
+    ) -> SearchBackend:
+        """A search backend by its resolved name."""
+
+    def hash_search(self) -> HashSearch:
+        """The search for perceptual hashes."""
+
+
+class Rooms(Sources, Models, Search, Protocol):
+    """The rooms that need no database and no storage root: all that evaluation asks for."""
+
+    progress: Progress

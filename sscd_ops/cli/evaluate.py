@@ -25,7 +25,7 @@ from sscd_ops.options import (
 
 if TYPE_CHECKING:
     from sscd_ops.evaluation.lookalikes import HardSet
-    from sscd_ops.evaluation.measuring import ModelResult
+    from sscd_ops.evaluation.results import ModelResult
     from sscd_ops.evaluation.tasks import Task
     from sscd_ops.evaluation.trial import TrialReport
     from sscd_ops.wiring import Wiring
@@ -239,7 +239,8 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
     Example: sscd-ops evaluate --make-copies 'shards/*.tar' --report report.html
     """
     from sscd_ops.evaluation.html import similarity_chart, to_html
-    from sscd_ops.evaluation.measuring import Measuring, measure
+    from sscd_ops.evaluation.measuring import Measuring, measure, of_product
+    from sscd_ops.evaluation.pdq import PDQ
     from sscd_ops.evaluation.tables import to_json
 
     models = tuple(dict.fromkeys(models))
@@ -253,17 +254,16 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
                 raise UsageError(f"--{name} is for models: pdq has none")
     how = {name: given[name] for name in _HOW}
     with _rooms() as rooms:
-        chosen = [
-            (_with_pdq(rooms, name), _fingerprint(rooms, name, **how)) for name in models or (None,)
-        ]
-        for parts, options in chosen:
-            parts.fingerprint(options)  # finds the weights: better now than after an hour's work
+        chosen = []
+        asked = [(name, _fingerprint(rooms, name, **how)) for name in models or (None,)]
+        for model, options in asked:
+            chosen.append(PDQ if model == "pdq" else of_product(rooms, options))
             _note_threshold(options, given["threshold"])
         hard = _given_hard(rooms, given["hard"])
         task = _task(rooms, pictures, given)
         hard += _made_hard(task, given["look_alikes"])
         measuring = Measuring(given["threshold"], given["bootstrap"], given["seed"])
-        results = [measure(parts, task, options, measuring, hard) for parts, options in chosen]
+        results = [measure(rooms, task, one, measuring, hard) for one in chosen]
         _print(task, results, form)
         written: dict[str, Callable[[], str]] = {
             "json_file": lambda: to_json(task, results),
@@ -352,15 +352,6 @@ def _note_threshold(options: FingerprintOptions, threshold: float | None) -> Non
             f" {' and '.join(changed)}: if yours differ, choose one by sscd-ops evaluate and give"
             " --threshold"
         )
-
-
-def _with_pdq(rooms: Wiring, model: str | None) -> Any:
-    """The product's parts; for ``pdq`` with the hash in the model's place."""
-    if model != "pdq":
-        return rooms
-    from sscd_ops.evaluation.pdq import WithPdq
-
-    return WithPdq(rooms)
 
 
 def _print(task: Task, results: Sequence[ModelResult], form: str) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from sscd_ops.errors import UsageError
 from sscd_ops.evaluation.pictures import Joined, PictureSet, Subset, open_set
-from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.evaluation.tasks import Task, facts_of, read_pairs, truth_rows
 from sscd_ops.evaluation.transformations import Kind
+from sscd_ops.ports import Rooms
 
 _DISC21: Mapping[str, tuple[str, ...]] = {
     "queries": ("val_query", "images/queries", "queries", "dev_queries"),

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from sscd_ops.core.leader import Hashes, lead
 from sscd_ops.errors import DataError
 from sscd_ops.evaluation.describing import Described, hashes_without_history
-from sscd_ops.evaluation.metrics import Interval, wilson
+from sscd_ops.evaluation.metrics import ConfidenceInterval, wilson
 from sscd_ops.evaluation.pictures import PictureSet, Spool
 from sscd_ops.evaluation.sparse import EMPTY
 from sscd_ops.evaluation.transformations import chance_of, decoded, encoded
@@ -68,7 +68,7 @@ class HardResult:
     pictures: int
     could: int
     merged: int
-    interval: Interval
+    interval: ConfidenceInterval
     merged_by_night: int | None = None
 
     @property

@@ -24,9 +24,9 @@ from sscd_ops.core.formats import IMAGE_EXTENSIONS
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestRow
 from sscd_ops.errors import ConfigError, DataError, UsageError
-from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.model import FoundShard, Interval, MemberRef, RawSample, ShardEnd
 from sscd_ops.options import LimitsOptions, SourceKind, SourceOptions
+from sscd_ops.ports import Rooms
 
 log = logging.getLogger(__name__)
 

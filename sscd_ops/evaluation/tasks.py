@@ -28,8 +28,8 @@ from sscd_ops.evaluation.pictures import (
     numbered,
     open_set,
 )
-from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.evaluation.transformations import BY_NAME, Kind, kinds, make_copy
+from sscd_ops.ports import Rooms
 
 MOST_PICTURES = 2000
 """Taken of a user's own, where neither a number nor a list is given."""

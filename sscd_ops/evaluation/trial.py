@@ -29,12 +29,11 @@ from sscd_ops.evaluation.describing import (
     hashes_without_history,
     nearest,
 )
-from sscd_ops.evaluation.measuring import BINS
 from sscd_ops.evaluation.pictures import SourceSet, find_shards, read_samples, source_options
-from sscd_ops.evaluation.rooms import Rooms
+from sscd_ops.evaluation.results import BINS
 from sscd_ops.model import Counts, Fault, FoundShard, MemberRef, ShardEnd
 from sscd_ops.options import DuplicatesOptions, FingerprintOptions, LimitsOptions, SourceKind
-from sscd_ops.ports import SearchBackend
+from sscd_ops.ports import Rooms, SearchBackend
 
 MARGIN = 0.25
 """Kept pairs down to this far below the threshold are looked at."""
