@@ -40,7 +40,7 @@ from sscd_ops.evaluation.describing import Described, describe, nearest
 from sscd_ops.evaluation.lookalikes import HardResult, HardSet, judge, made
 from sscd_ops.evaluation.metrics import Scored
 from sscd_ops.evaluation.pdq import PDQ
-from sscd_ops.evaluation.pictures import Spool
+from sscd_ops.evaluation.picture_sets import Spool
 from sscd_ops.evaluation.tasks import NEIGHBOURS
 from sscd_ops.evaluation.transformations import TRANSFORMATIONS, Kind, kinds, make_copy
 from sscd_ops.index.backends import open_backend

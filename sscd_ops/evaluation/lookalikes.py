@@ -26,7 +26,7 @@ from sscd_ops.core.leader import Hashes, lead
 from sscd_ops.errors import DataError
 from sscd_ops.evaluation.describing import Described, hashes_without_history
 from sscd_ops.evaluation.metrics import ConfidenceInterval, wilson
-from sscd_ops.evaluation.pictures import PictureSet, Spool
+from sscd_ops.evaluation.picture_sets import PictureSet, Spool
 from sscd_ops.evaluation.sparse import EMPTY
 from sscd_ops.evaluation.transformations import chance_of, decoded, encoded
 from sscd_ops.ports import HashSearch, SearchBackend

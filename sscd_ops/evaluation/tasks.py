@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.core.interpret import is_image_extension
 from sscd_ops.errors import DataError, UsageError
-from sscd_ops.evaluation.pictures import (
+from sscd_ops.evaluation.picture_sets import (
     Joined,
     PictureSet,
     SourceSet,
@@ -184,7 +184,7 @@ def _left_out(pictures: PictureSet) -> Counter[str]:
     if isinstance(pictures, Subset):
         return _left_out(pictures.whole)
     if isinstance(pictures, Joined):
-        return sum((_left_out(part) for part in pictures.parts), Counter())
+        return sum((_left_out(one) for one in pictures.sets), Counter())
     return Counter()
 
 
