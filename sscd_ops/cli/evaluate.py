@@ -142,8 +142,9 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
 
     Example: sscd-ops evaluate --make-copies 'shards/*.tar' --report report.html
     """
+    from sscd_ops.evaluation.contenders import of_product
     from sscd_ops.evaluation.html import similarity_chart, to_html
-    from sscd_ops.evaluation.measuring import Measuring, measure, of_product
+    from sscd_ops.evaluation.measuring import Measuring, measure
     from sscd_ops.evaluation.pdq import PDQ
     from sscd_ops.evaluation.tables import to_json
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.core.canonical import pair_similarities
 from sscd_ops.errors import UsageError
+from sscd_ops.evaluation.contenders import Contender
 from sscd_ops.evaluation.describing import (
     Described,
     describe,
@@ -42,44 +43,7 @@ from sscd_ops.evaluation.tail import false_matches, find_peaks
 from sscd_ops.evaluation.tasks import Task
 from sscd_ops.evaluation.transformations import BY_NAME, Kind
 from sscd_ops.model import Matches
-from sscd_ops.options import FingerprintOptions
-from sscd_ops.ports import Embedder, Models, Rooms
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is measured: a model of the product, or what is compared with one (``pdq``).
-
-    Attributes:
-        name: for people.
-        open: loads it; True: with perceptual hashes beside its descriptors.
-        threshold: its own, similarity of a copy.
-        perceptual: whether a night with it compares perceptual hashes too.
-        postprocessed: whether its descriptors are centred or whitened, as for its threshold they
-            were not.
-    """
-
-    name: str
-    open: Callable[[bool], Embedder]
-    threshold: float
-    perceptual: bool = False
-    postprocessed: bool = False
-
-
-def of_product(models: Models, options: FingerprintOptions) -> Model:
-    """A model as a dataset's configuration names it.
-
-    Raises:
-        WeightsUnavailable: the model's weights are nowhere.
-    """
-    models.fingerprint(options)  # finds the weights: better now than after an hour's work
-    return Model(
-        options.model,
-        lambda perceptual: models.embedder(options, perceptual=perceptual),
-        models.default_threshold(options.model),
-        models.default_perceptual(options.model),
-        bool(options.postprocessing),
-    )
+from sscd_ops.ports import Embedder, Rooms
 
 
 @dataclass(frozen=True)
@@ -95,7 +59,7 @@ class Measuring:
 def measure(
     rooms: Rooms,
     task: Task,
-    model: Model,
+    contender: Contender,
     measuring: Measuring,
     hard: Sequence[HardSet] = (),
 ) -> ModelResult:
@@ -104,31 +68,31 @@ def measure(
     Args:
         rooms: the product's parts.
         task: what is asked.
-        model: which.
+        contender: the model.
         measuring: threshold and bootstrap.
         hard: sets of look-alikes.
     """
     threshold = measuring.threshold
     if threshold is None:
-        threshold = model.threshold
-    with model.open(False) as embedder:
+        threshold = contender.threshold
+    with contender.open(False) as embedder:
         run = _Run(rooms, task, embedder)
         result = run.result(threshold, measuring)
-        if model.postprocessed and measuring.threshold is None:
+        if contender.postprocessed and measuring.threshold is None:
             result.notes.append(
-                f"{model.name}'s threshold was measured without postprocessing, which moves"
+                f"{contender.name}'s threshold was measured without postprocessing, which moves"
                 " every similarity: choose one by the precisions here, and give --threshold"
             )
     if hard:
-        result.hard.extend(_judged(rooms, model, threshold, hard))
+        result.hard.extend(_judged(rooms, contender, threshold, hard))
     return result
 
 
 def _judged(
-    rooms: Rooms, model: Model, threshold: float, hard: Sequence[HardSet]
+    rooms: Rooms, contender: Contender, threshold: float, hard: Sequence[HardSet]
 ) -> Iterator[HardResult]:
     """Sets of look-alikes, hashed as well where a night with the model would."""
-    with model.open(model.perceptual) as embedder:
+    with contender.open(contender.perceptual) as embedder:
         backend = rooms.backend("flat", embedder.fingerprint.digest, embedder.dimensions, threshold)
         for item in hard:
             described = describe(embedder, item.pictures, rooms.progress, item.name)

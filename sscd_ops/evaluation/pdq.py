@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sscd_ops.core.perceptual import BITS, CODE, LEAST_QUALITY, ROLE
-from sscd_ops.evaluation.measuring import Model
+from sscd_ops.evaluation.contenders import Contender
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
 from sscd_ops.options import DuplicatesOptions
@@ -62,4 +62,4 @@ class PdqEmbedder:
 
 _THRESHOLD = 1 - DuplicatesOptions().perceptual_distance / (BITS / 2)
 """The recommended distance as a similarity."""
-PDQ = Model("pdq", lambda _: PdqEmbedder(), _THRESHOLD)
+PDQ = Contender("pdq", lambda _: PdqEmbedder(), _THRESHOLD)

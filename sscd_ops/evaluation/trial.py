@@ -23,6 +23,7 @@ from sscd_ops.core.manifest import ManifestBuilder, read_manifest
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import count
 from sscd_ops.errors import UsageError
+from sscd_ops.evaluation.contenders import of_product
 from sscd_ops.evaluation.describing import (
     Described,
     describe,
@@ -137,7 +138,6 @@ class _Read:
     found: int = 0
     faults: list[str] = field(default_factory=list)
     not_delivered: int = 0
-    bytes: int = 0
 
 
 def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
@@ -153,14 +153,12 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
             f"give --threshold: none was measured for {options.model} with postprocessing; sscd-ops"
             " evaluate helps to choose it"
         )
-    rooms.fingerprint(options)  # finds the weights: better now than after reading it all
+    model = of_product(rooms, options)
     started = clock()
     given = Given(rooms, trial.urls, trial.kind, missing_caption=trial.keep_silent)
     read = _ingest(given, trial, rooms.progress)
     ingested = clock()
-    threshold = trial.threshold
-    if threshold is None:
-        threshold = rooms.default_threshold(options.model)
+    threshold = model.threshold if trial.threshold is None else trial.threshold
     samples = load_samples(
         read.tables,
         arrival_rank([s.source for s in read.shards], [s.relative_uri for s in read.shards]),
@@ -171,10 +169,8 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     pictures, digests = _pictures(given, read, samples)
     if not len(pictures):
         raise UsageError(_nothing(samples, read.faults))
-    perceptual = trial.perceptual
-    if perceptual is None:
-        perceptual = rooms.default_perceptual(options.model)
-    with rooms.embedder(options, perceptual=perceptual) as embedder:
+    perceptual = model.perceptual if trial.perceptual is None else trial.perceptual
+    with model.open(perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
         found = describe(embedder, pictures, rooms.progress).without_plain()
         embedded = clock()
