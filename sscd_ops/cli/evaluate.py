@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sscd_ops.cli.context import format_option, guarded
-from sscd_ops.cli.offline import (
+from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.cli.without_config import (
     MODELS,
     check_files,
     fingerprint_options,
@@ -17,7 +18,6 @@ from sscd_ops.cli.offline import (
     note_threshold,
     open_rooms,
 )
-from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sscd_ops.wiring import Wiring
 
 _HOW = ("weights", "preprocessing", "postprocessing", "precision", "engine", "device", "workers")
-"""How a model is embedded: of ``offline.model_options``."""
+"""How a model is embedded: of ``model_options``."""
 _PLAIN = {"weights": None, "postprocessing": None, "precision": "float32", "engine": "torch"}
 """Those that are for networks alone, as they are where nothing is said."""
 _URLS = "URLs, folders or 'patterns/*.tar' (in quotes)"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from sscd_ops.cli.context import format_option, guarded
-from sscd_ops.cli.offline import open_rooms
 from sscd_ops.cli.output import print_fields, say
+from sscd_ops.cli.without_config import open_rooms
 from sscd_ops.descriptors.training.options import (
     RECIPES,
     Edits,

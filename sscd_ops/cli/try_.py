@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from sscd_ops.cli.context import format_option, guarded
-from sscd_ops.cli.offline import (
+from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.cli.without_config import (
     MODELS,
     check_files,
     fingerprint_options,
@@ -16,7 +17,6 @@ from sscd_ops.cli.offline import (
     note_threshold,
     open_rooms,
 )
-from sscd_ops.cli.output import print_fields, print_rows, say
 from sscd_ops.errors import UsageError
 from sscd_ops.options import SourceKind
 
