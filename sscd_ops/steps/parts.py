@@ -21,35 +21,15 @@ from sscd_ops.errors import (
     SourceChanged,
     WeightsUnavailable,
 )
-from sscd_ops.model import Batch, Fingerprint, Interval, StoredFile
-from sscd_ops.options import (
-    USUAL_LIMITS,
-    DatasetOptions,
-    FingerprintOptions,
-    LimitsOptions,
-    ModelName,
-    Settings,
-    SourceOptions,
-    dataset_from_json,
-)
-from sscd_ops.ports import (
-    Embedder,
-    HashSearch,
-    InspectImage,
-    Progress,
-    SearchBackend,
-    SegmentStore,
-    Source,
-    Store,
-    TarSink,
-)
+from sscd_ops.model import Batch, StoredFile
+from sscd_ops.options import DatasetOptions, Settings, dataset_from_json
+from sscd_ops.ports import Rooms, Store, TarSink
 
 
-class Parts(Protocol):
+class Parts(Rooms, Protocol):
     """The real parts behind the ports, as ``wiring`` joins them. Each is opened on first use."""
 
     settings: Settings
-    progress: Progress
 
     @property
     def catalog(self) -> Catalog:
@@ -58,56 +38,6 @@ class Parts(Protocol):
     @property
     def store(self) -> Store:
         """The storage root."""
-
-    @property
-    def segments(self) -> SegmentStore:
-        """The index's files."""
-
-    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
-        """A source's reader."""
-
-    def nothing_at(
-        self, options: SourceOptions, limits: LimitsOptions, interval: Interval, timezone: str
-    ) -> list[str]:
-        """The URLs of an interval, placeholders filled in, that name no source shard."""
-
-    def source_root(self, options: SourceOptions) -> str:
-        """What the identities of a source are relative to."""
-
-    def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """Looks at a picture's header, and at its pixels where asked."""
-
-    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
-        """The fingerprint of a configured model; weights are looked for, not loaded."""
-
-    def default_model(self) -> ModelName:
-        """The model of a new dataset that names none."""
-
-    def default_threshold(self, model: str) -> float:
-        """The model's measured threshold."""
-
-    def default_perceptual(self, model: str) -> bool:
-        """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
-
-    def embedder(
-        self,
-        options: FingerprintOptions,
-        *,
-        perceptual: bool = False,
-        limits: LimitsOptions = USUAL_LIMITS,
-    ) -> Embedder:
-        """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
-
-    def choose_search(self, name: str, rows: int, threshold: float) -> str:
-        """What ``auto`` means for so many rows to be searched."""
-
-    def backend(
-        self, name: str, fingerprint: str, dimensions: int, threshold: float
-    ) -> SearchBackend:
-        """A search backend by its resolved name."""
-
-    def hash_search(self) -> HashSearch:
-        """The search for perceptual hashes."""
 
     def tar_sink(self, stream: BinaryIO) -> TarSink:
         """A writer of published tars."""
