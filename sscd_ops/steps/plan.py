@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, segments, shards
-from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.core.identities import interval_label
-from sscd_ops.core.schedule import date_of
-from sscd_ops.errors import (
-    ConfigError,
-    FingerprintMismatch,
-    InvariantError,
-    UsageError,
-)
-from sscd_ops.model import (
-    Batch,
-    BatchState,
-    Fingerprint,
-    FoundShard,
-    Interval,
-    Runner,
-    SourceShard,
-)
-from sscd_ops.options import (
-    DatasetOptions,
-    FingerprintOptions,
-    Preprocessing,
-    dataset_from_json,
-    to_json,
-)
+from sscd_ops.catalog import batches, datasets, shards
+from sscd_ops.errors import ConfigError, UsageError
+from sscd_ops.model import Batch, BatchState, FoundShard, Interval, Runner, SourceShard
+from sscd_ops.options import DatasetOptions, dataset_from_json
 from sscd_ops.ports import Source
 from sscd_ops.steps.choosing import choose_batch
+from sscd_ops.steps.freezing import Model, find_model, open_attempt
 from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch, or_abandon
 from sscd_ops.steps.snapshots import repair_latest
@@ -154,7 +131,7 @@ def run(
             )
         late = find_late(parts, batch, seen.options, seen.sources, seen.found)
         # weights may have to be fetched: never under the lock
-        model = None if seen.is_frozen else _find_model(parts, seen.options)
+        model = None if seen.is_frozen else find_model(parts, seen.options)
         with parts.catalog.begin() as conn:
             skipped = _register(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):
@@ -281,7 +258,7 @@ def _register(
     conn: Connection,
     batch: Batch,
     seen: _Seen,
-    model: _Model | None,
+    model: Model | None,
 ) -> int | None:
     """Claim and register shards under the lock; how many were skipped as read elsewhere.
 
@@ -314,7 +291,7 @@ def _register(
             return None
         # an owner row left by the attempt before would keep its file from every later night
         batches.give_back_shards(conn, batch.batch_id)
-        attempt_id = _open_attempt(parts, conn, dataset, batch, seen.options, model, skipped)
+        attempt_id = open_attempt(parts, conn, dataset, batch, seen.options, model, skipped)
     if not batch.dry_run:
         shards.claim(conn, dataset.dataset_id, batch.batch_id, attempt_id, free)
     shards.add_shards(conn, attempt_id, _place(free, registered, seen.options.airflow.max_tasks))
@@ -357,163 +334,6 @@ def _place(
     return [(shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)]
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model with its fingerprint, found for the dataset's fingerprint ``of`` that time."""
-
-    options: FingerprintOptions
-    fingerprint: Fingerprint
-    of: str | None
-
-
-def _find_model(parts: Parts, options: DatasetOptions) -> _Model:
-    with parts.catalog.begin() as conn:
-        dataset = datasets.read(conn, options.name)
-    if dataset is None:
-        raise InvariantError(f"dataset {options.name} vanished from the catalog")
-    model = _fingerprint_options(parts, dataset, options)
-    return _Model(model, parts.fingerprint(model), dataset.fingerprint)
-
-
-def _open_attempt(
-    parts: Parts,
-    conn: Connection,
-    dataset: Dataset,
-    batch: Batch,
-    options: DatasetOptions,
-    model: _Model,
-    skipped: int,
-) -> int:
-    options = _with_roots(parts, conn, dataset, batch, options)
-    fingerprint = model.fingerprint
-    _check_fingerprint(dataset, fingerprint, parts.settings.path)
-    threshold = options.duplicates.threshold
-    if threshold is None and fingerprint.postprocessing:
-        raise ConfigError(
-            f"{parts.settings.path}: datasets.{options.name}.duplicates.threshold is missing: no"
-            f" measured one holds for {fingerprint.model} with postprocessing. Choose it on copies"
-            " of your own pictures (docs/descriptors.md)"
-        )
-    if threshold is None:
-        threshold = parts.default_threshold(fingerprint.model)
-    history = segments.history_rows(conn, dataset.dataset_id, dataset.generation)
-    perceptual = options.duplicates.perceptual
-    if perceptual == "auto":
-        perceptual = parts.default_perceptual(fingerprint.model)
-    preset = cast("Preprocessing", fingerprint.preprocessing)
-    chosen = dataclasses.replace(model.options, preprocessing=preset)
-    options = dataclasses.replace(
-        options,
-        fingerprint=chosen,
-        duplicates=dataclasses.replace(
-            options.duplicates, threshold=threshold, perceptual=perceptual
-        ),
-    )
-    config = to_json(options)
-    return batches.insert_attempt(
-        conn,
-        batch,
-        config=config,
-        config_sha256=hashlib.sha256(config.encode()).hexdigest(),
-        fingerprint=fingerprint.digest,
-        fingerprint_detail={
-            "name": str(fingerprint),
-            **dataclasses.asdict(fingerprint),
-            "options": dataclasses.asdict(chosen),
-        },
-        search=parts.choose_search(options.duplicates.search, history, threshold),
-        threshold=threshold,
-        dataset=dataset,
-        skipped_shards=skipped,
-        label=interval_label(batch.interval, options.timezone),
-        night=date_of(options.schedule, options.timezone, batch.interval),
-    )
-
-
-def _with_roots(
-    parts: Parts, conn: Connection, dataset: Dataset, batch: Batch, options: DatasetOptions
-) -> DatasetOptions:
-    """The options with every source's root spelt out; it is stored at the first real plan.
-
-    A source that no file was read of yet may still move: nothing is relative to its root.
-    """
-    roots = {source.name: parts.source_root(source) for source in options.sources}
-    for name, root in roots.items():
-        stored = dataset.roots.get(name)
-        if (
-            stored is not None
-            and stored != root
-            and shards.has_read(conn, dataset.dataset_id, name)
-        ):
-            raise ConfigError(
-                f"{parts.settings.path}: datasets.{options.name}.sources {name!r}: root was"
-                f" {stored!r} and would now be {root!r}; identities are relative to it. Set"
-                f" root = {stored!r}, or give the source a new name"
-            )
-    known = {**dataset.roots, **roots}
-    if not batch.dry_run and known != dataset.roots:
-        datasets.set_roots(conn, dataset.dataset_id, known)
-    return dataclasses.replace(
-        options,
-        sources=tuple(
-            dataclasses.replace(source, root=roots[source.name]) for source in options.sources
-        ),
-    )
-
-
-def _fingerprint_options(
-    parts: Parts, dataset: Dataset, options: DatasetOptions
-) -> FingerprintOptions:
-    """The configured model; without one the dataset's own, else the product's default.
-
-    What the dataset's model makes pixels with is what it always did, also where that is the default
-    of an earlier release.
-    """
-    model, detail = options.fingerprint, dataset.fingerprint_detail
-    if detail is not None and model.model in ("", detail["model"]):
-        model = dataclasses.replace(
-            model, preprocessing=model.preprocessing or detail["preprocessing"]
-        )
-    if model.model:
-        return model
-    if detail is not None:
-        own = detail["options"]
-        return dataclasses.replace(
-            model,
-            model=own["model"],
-            weights=model.weights or own["weights"],
-            minibatch=model.minibatch or own["minibatch"],
-            postprocessing=model.postprocessing or own.get("postprocessing", ""),
-            precision=model.precision or own.get("precision", ""),
-        )
-    chosen = parts.default_model()
-    log.warning(
-        "dataset %s gets the default model %s with its threshold, and keeps it: to choose another,"
-        " name it under [datasets.%s.fingerprint] before the first night is decided",
-        options.name,
-        chosen,
-        options.name,
-    )
-    return dataclasses.replace(model, model=chosen)
-
-
-def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) -> None:
-    if dataset.fingerprint in (None, fingerprint.digest):
-        return
-    own = dataset.fingerprint_detail or {}
-    differ = [
-        f"{name} {value!r}, not {own[name]!r}"
-        for name, value in dataclasses.asdict(fingerprint).items()
-        if name != "digest" and name in own and own[name] != value
-    ] or ["the same settings by the arithmetic of another release"]
-    raise FingerprintMismatch(
-        f"{path}: datasets.{dataset.name}.fingerprint gives {fingerprint}, but the dataset's index"
-        f" holds {own.get('name', dataset.fingerprint)} ({', '.join(differ)}); descriptors of"
-        " different fingerprints are never compared. Configure the old model again, or give the"
-        " dataset a new name"
-    )
-
-
 # ---------------------------------------------------------------- what it says
 
 
@@ -539,7 +359,7 @@ def _answer(parts: Parts, batch: Batch, watch: Stopwatch, skipped: int) -> PlanR
     """A decided batch changes nothing: its groups again, so that later steps answer too."""
     repair_latest(parts, batch.dataset)
     report = _report(parts, batch.batch_id, watch, skipped, [])
-    return dataclasses.replace(report, answered=True)
+    return replace(report, answered=True)
 
 
 def _report(
