@@ -13,7 +13,7 @@ from typing import cast
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, segments, shards
+from sscd_ops.catalog import attempts, datasets, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
@@ -31,7 +31,7 @@ class Model:
 
     options: FingerprintOptions
     fingerprint: Fingerprint
-    of: str | None
+    of: Fingerprint | None
 
 
 def find_model(parts: Parts, options: DatasetOptions) -> Model:
@@ -94,17 +94,13 @@ def open_attempt(
         ),
     )
     config = to_json(options)
-    return batches.insert_attempt(
+    return attempts.insert_attempt(
         conn,
         batch,
         config=config,
         config_sha256=hashlib.sha256(config.encode()).hexdigest(),
-        fingerprint=fingerprint.digest,
-        fingerprint_detail={
-            "name": str(fingerprint),
-            **dataclasses.asdict(fingerprint),
-            "options": dataclasses.asdict(chosen),
-        },
+        fingerprint=fingerprint,
+        model=chosen,
         search=parts.choose_search(options.duplicates.search, history, threshold),
         threshold=threshold,
         dataset=dataset,
@@ -153,22 +149,20 @@ def _fingerprint_options(
     What the dataset's model makes pixels with is what it always did, also where that is the default
     of an earlier release.
     """
-    model, detail = options.fingerprint, dataset.fingerprint_detail
-    if detail is not None and model.model in ("", detail["model"]):
-        model = dataclasses.replace(
-            model, preprocessing=model.preprocessing or detail["preprocessing"]
-        )
+    model, fingerprint, own = options.fingerprint, dataset.fingerprint, dataset.model
+    if fingerprint is not None and model.model in ("", fingerprint.model):
+        preset = cast("Preprocessing", fingerprint.preprocessing)
+        model = dataclasses.replace(model, preprocessing=model.preprocessing or preset)
     if model.model:
         return model
-    if detail is not None:
-        own = detail["options"]
+    if own is not None:
         return dataclasses.replace(
             model,
-            model=own["model"],
-            weights=model.weights or own["weights"],
-            minibatch=model.minibatch or own["minibatch"],
-            postprocessing=model.postprocessing or own.get("postprocessing", ""),
-            precision=model.precision or own.get("precision", ""),
+            model=own.model,
+            weights=model.weights or own.weights,
+            minibatch=model.minibatch or own.minibatch,
+            postprocessing=model.postprocessing or own.postprocessing,
+            precision=model.precision or own.precision,
         )
     chosen = parts.default_model()
     log.warning(
@@ -182,17 +176,18 @@ def _fingerprint_options(
 
 
 def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) -> None:
-    if dataset.fingerprint in (None, fingerprint.digest):
+    own = dataset.fingerprint
+    if own is None or own.digest == fingerprint.digest:
         return
-    own = dataset.fingerprint_detail or {}
+    was = dataclasses.asdict(own)
     differ = [
-        f"{name} {value!r}, not {own[name]!r}"
+        f"{name} {value!r}, not {was[name]!r}"
         for name, value in dataclasses.asdict(fingerprint).items()
-        if name != "digest" and name in own and own[name] != value
+        if name != "digest" and was[name] != value
     ] or ["the same settings by the arithmetic of another release"]
     raise FingerprintMismatch(
         f"{path}: datasets.{dataset.name}.fingerprint gives {fingerprint}, but the dataset's index"
-        f" holds {own.get('name', dataset.fingerprint)} ({', '.join(differ)}); descriptors of"
+        f" holds {own} ({', '.join(differ)}); descriptors of"
         " different fingerprints are never compared. Configure the old model again, or give the"
         " dataset a new name"
     )

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, shards
+from sscd_ops.catalog import batches, dry_runs, shards, waiting
 from sscd_ops.errors import ConfigError, UsageError
-from sscd_ops.model import Batch, BatchState, FoundShard, Interval, Runner, SourceShard
-from sscd_ops.options import DatasetOptions, dataset_from_json
-from sscd_ops.ports import Source
+from sscd_ops.model import Batch, BatchState, Interval, Runner
+from sscd_ops.options import DatasetOptions, Step
 from sscd_ops.steps.choosing import choose_batch
-from sscd_ops.steps.freezing import Model, find_model, open_attempt
+from sscd_ops.steps.claiming import claim, has_unread, look
+from sscd_ops.steps.freezing import find_model
 from sscd_ops.steps.late import LateShard, find_late
-from sscd_ops.steps.parts import Parts, Stopwatch, or_abandon
+from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.reports import Report
 from sscd_ops.steps.snapshots import repair_latest
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PlanReport:
+class PlanReport(Report):
     """What plan registered. ``groups`` are the numbers that ingest and embed work on."""
 
     batch_id: int
@@ -43,6 +44,7 @@ class PlanReport:
     seconds: float = 0.0
     night: str = ""
     """What ``--date`` takes for the night."""
+    step: Step = field(default="plan", init=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -55,11 +57,8 @@ class PlanReport:
             "unpublishable": len(self.unpublishable),
         }
 
-    def summary(self) -> dict[str, Any]:
-        """The report as plain values, for XCom."""
+    def _figures(self) -> dict[str, Any]:
         return {
-            "step": "plan",
-            "batch_id": self.batch_id,
             "night": self.night,
             "state": str(self.state),
             "answered": self.answered,
@@ -68,13 +67,9 @@ class PlanReport:
             **self.counts,
         }
 
-    def funnel(self) -> str:
-        """The report as one line."""
-        counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
-        return (
-            f"plan batch={self.batch_id} night={self.night} state={self.state} {counts}"
-            f" seconds={self.seconds:.2f}"
-        )
+    def _line(self) -> dict[str, Any]:
+        stands = {"night": self.night, "state": self.state}
+        return {**stands, **self.counts, "seconds": f"{self.seconds:.2f}"}
 
 
 def run(
@@ -111,16 +106,16 @@ def run(
     asked = {"supplement": supplement, "dry_run": dry_run}
     batch = choose_batch(parts, options, interval, runner, hold, **asked)
     own = batch if batch.supplement and batch.state is BatchState.PUBLISHED else None
-    if own is not None and _has_unread(parts, own, options):
+    if own is not None and has_unread(parts, own, options):
         batch = choose_batch(parts, options, interval, runner, hold, **asked, anew=True)
     skipped: int | None = None
     while skipped is None:
         if batch.state.is_decided:
             return _answer(parts, batch, watch, skipped=0)
-        seen = _look(parts, batch, options, interval)
+        seen = look(parts, batch, options)
         if seen.missing is not None:
             with parts.catalog.begin() as conn:
-                batches.set_ready(conn, batch.batch_id, False)
+                waiting.set_ready(conn, batch.batch_id, False)
             return PlanReport(
                 batch.batch_id,
                 batch.state,
@@ -133,7 +128,7 @@ def run(
         # weights may have to be fetched: never under the lock
         model = None if seen.is_frozen else find_model(parts, seen.options)
         with parts.catalog.begin() as conn:
-            skipped = _register(parts, conn, batch, seen, model)
+            skipped = claim(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):
                 return _nothing_new(conn, batch, watch, skipped)
             there = batches.is_there(conn, batch.batch_id)
@@ -160,89 +155,6 @@ def _options(parts: Parts, dataset: str) -> DatasetOptions:
     return settings.datasets[dataset]
 
 
-def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
-    """The configuration the batch's attempt froze, where it has one that still counts."""
-    with parts.catalog.begin() as conn:
-        if not _goes_on(conn, batch):
-            return None
-        return dataset_from_json(batches.read_attempt(conn, batch).config)
-
-
-def _goes_on(conn: Connection, batch: Batch) -> bool:
-    """Whether the batch has an attempt that was neither abandoned nor lost a file to another."""
-    if not batch.attempt_id or batch.state is BatchState.ABANDONED:
-        return False
-    return batch.dry_run or not shards.lost_shards(
-        conn, batch.dataset_id, batch.batch_id, batch.attempt_id
-    )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the sources have for the night, by the batch's frozen configuration or that of now."""
-
-    attempt_id: int
-    """The batch's attempt when it was looked at, 0 for none."""
-    options: DatasetOptions
-    is_frozen: bool
-    """Whether ``options`` are those of that attempt, which goes on; else a new one follows."""
-    sources: list[Source]
-    missing: str | None
-    """A URL that is waited for; then nothing was listed."""
-    found: list[FoundShard]
-
-
-def _look(parts: Parts, batch: Batch, options: DatasetOptions, interval: Interval) -> _Seen:
-    """Look by the frozen configuration while its attempt can go on, else by that of now."""
-    frozen = _frozen(parts, batch)
-    if frozen is not None:
-        with or_abandon(parts, batch.batch_id):
-            seen = _list(parts, batch, frozen, interval, is_frozen=True)
-        with parts.catalog.begin() as conn:
-            registered = shards.shards_of(conn, batch.attempt_id)
-        if not _delivered_anew(registered, seen.found):
-            return seen
-    return _list(parts, batch, options, interval, is_frozen=False)
-
-
-def _list(
-    parts: Parts, batch: Batch, options: DatasetOptions, interval: Interval, *, is_frozen: bool
-) -> _Seen:
-    sources = [parts.source(source, options.limits) for source in options.sources]
-    for source in sources:
-        missing = source.ready(interval, options.timezone)
-        if missing is not None:
-            return _Seen(batch.attempt_id, options, is_frozen, sources, missing, [])
-    found = [shard for source in sources for shard in source.find(interval, options.timezone)]
-    found.sort(key=lambda shard: (shard.source, shard.relative_uri))
-    return _Seen(batch.attempt_id, options, is_frozen, sources, None, found)
-
-
-def _delivered_anew(registered: Sequence[SourceShard], found: Sequence[FoundShard]) -> bool:
-    """Whether a file of the batch's attempt has become another since.
-
-    Then the attempt cannot be finished: what it read is gone, and beside its old version the new
-    one would put the same samples into the batch twice. The batch needs a new attempt.
-    """
-    versions = {(s.source, s.relative_uri): s.version for s in registered}
-    return any(
-        versions.get((shard.source, shard.relative_uri), shard.version) != shard.version
-        for shard in found
-    )
-
-
-def _has_unread(parts: Parts, batch: Batch, options: DatasetOptions) -> bool:
-    """Whether files of the batch's interval came that no batch has read.
-
-    A DAG run whose supplement is published is run again for these, by a reprocessing; where there
-    are none it is a clear, which answers with that supplement.
-    """
-    sources = [parts.source(source, options.limits) for source in options.sources]
-    found = [s for source in sources for s in source.find(batch.interval, options.timezone)]
-    with parts.catalog.begin() as conn:
-        return len(shards.owners(conn, batch.dataset_id, found)) < len(found)
-
-
 def _is_needless(conn: Connection, batch: Batch) -> bool:
     """Whether this is a supplement that nobody has planned before and that has nothing to read."""
     if not batch.supplement or batch.attempt_id or batch.dry_run:
@@ -250,96 +162,12 @@ def _is_needless(conn: Connection, batch: Batch) -> bool:
     return not shards.shards_of(conn, batches.read_batch(conn, batch.batch_id).attempt_id)
 
 
-# ---------------------------------------------------------------- what it reads
-
-
-def _register(
-    parts: Parts,
-    conn: Connection,
-    batch: Batch,
-    seen: _Seen,
-    model: Model | None,
-) -> int | None:
-    """Claim and register shards under the lock; how many were skipped as read elsewhere.
-
-    None, and nothing was done, where what was seen no longer holds: look again.
-    """
-    dataset = datasets.lock(conn, batch.dataset_id)
-    if not batches.is_there(conn, batch.batch_id):
-        return None
-    batch = batches.read_batch(conn, batch.batch_id)
-    if batch.state.is_decided:
-        return 0
-    if batch.attempt_id != seen.attempt_id:
-        return None
-    free, skipped = _free(parts, conn, batch, seen.found)
-    attempt_id = batch.attempt_id
-    registered = shards.shards_of(conn, attempt_id) if seen.is_frozen else []
-    if seen.is_frozen:
-        batches.set_ready(conn, batch.batch_id, True)
-        if not _goes_on(conn, batch) or _delivered_anew(registered, seen.found):
-            return None
-        mine = {(s.source, s.relative_uri, s.version) for s in registered}
-        free = [s for s in free if (s.source, s.relative_uri, s.version) not in mine]
-        if free:
-            batches.require_attempt(conn, batch.batch_id, attempt_id)
-            batches.advance_state(
-                conn, batch.batch_id, ("ingested", "embedded", "matched"), "planned"
-            )
-    else:
-        if model is None or model.of != dataset.fingerprint:
-            return None
-        # an owner row left by the attempt before would keep its file from every later night
-        batches.give_back_shards(conn, batch.batch_id)
-        attempt_id = open_attempt(parts, conn, dataset, batch, seen.options, model, skipped)
-    if not batch.dry_run:
-        shards.claim(conn, dataset.dataset_id, batch.batch_id, attempt_id, free)
-    shards.add_shards(conn, attempt_id, _place(free, registered, seen.options.airflow.max_tasks))
-    return skipped
-
-
-def _free(
-    parts: Parts, conn: Connection, batch: Batch, found: Sequence[FoundShard]
-) -> tuple[list[FoundShard], int]:
-    """Shards this batch may read: unowned, its own, or a failed batch's; and how many are not."""
-    owned = shards.owners(conn, batch.dataset_id, found)
-    verdicts: dict[int, bool] = {batch.batch_id: True}
-    free = []
-    for shard in found:
-        owner = owned.get((shard.source, shard.relative_uri, shard.version))
-        if owner is not None and owner not in verdicts:
-            verdicts[owner] = _gives_back(parts, conn, batches.read_batch(conn, owner))
-        if owner is None or verdicts[owner]:
-            free.append(shard)
-    return free, len(found) - len(free)
-
-
-def _gives_back(parts: Parts, conn: Connection, owner: Batch) -> bool:
-    if owner.state is BatchState.ABANDONED:
-        return True
-    if owner.state.is_decided or owner.state is BatchState.HELD:
-        return False
-    if owner.attempt_id and batches.read_attempt(conn, owner).released:
-        return False  # somebody has decided about these very files; its next run is to come
-    return parts.is_alive(owner) is False
-
-
-def _place(
-    free: Sequence[FoundShard], registered: Sequence[Any], max_tasks: int
-) -> list[tuple[FoundShard, int, int]]:
-    """Give new shards groups and ordinals after those already registered."""
-    first = max((shard.group for shard in registered), default=-1) + 1
-    ordinal = max((shard.ordinal for shard in registered), default=-1) + 1
-    groups = min(len(free), max(1, max_tasks - first))
-    return [(shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)]
-
-
 # ---------------------------------------------------------------- what it says
 
 
 def _nothing_new(conn: Connection, batch: Batch, watch: Stopwatch, skipped: int) -> PlanReport:
     """Forget the supplement just opened; answer with a batch to be published yet, or the last."""
-    batches.forget_empty(conn, batch.batch_id)
+    dry_runs.forget_empty(conn, batch.batch_id)
     there = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)
     unfinished = (BatchState.DECIDED, BatchState.UNPUBLISHABLE)
     last = next((other for other in there if other.state in unfinished), there[-1])
@@ -368,8 +196,8 @@ def _report(
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, batch_id)
         registered = shards.shards_of(conn, batch.attempt_id)
-        stuck = batches.batches_in_state(conn, batch.dataset_id, ("unpublishable",))
-        decided = batches.batches_in_state(conn, batch.dataset_id, ("decided",))
+        stuck = batches.batches_in_state(conn, batch.dataset_id, BatchState.UNPUBLISHABLE)
+        decided = batches.batches_in_state(conn, batch.dataset_id, BatchState.DECIDED)
     for other in stuck:
         log.warning("batch is unpublishable batch=%s message=%s", other.batch_id, other.message)
     for other in decided:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, decisions, locks, sql
+from sscd_ops.catalog import datasets, decisions, events, locks, sql
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.partitions import MONTHLY, ensure_month
@@ -278,7 +278,7 @@ def _put_in_force(
         generation=generation,
         snapshot=dataset.snapshot,
     )
-    batches.add_event(
+    events.add_event(
         conn,
         dataset.dataset_id,
         "decided",
