@@ -11,7 +11,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 SourceKind = Literal["webdataset", "img2dataset", "parquet", "folder"]
 SearchName = Literal["auto", "flat", "exact", "sketch", "torch"]
@@ -250,7 +250,9 @@ class AirflowStepOptions:
     """Seconds."""
 
 
-STEPS = ("plan", "ingest", "embed", "match", "resolve", "publish", "commit")
+Step = Literal["plan", "ingest", "embed", "match", "resolve", "publish", "commit"]
+STEPS: tuple[Step, ...] = get_args(Step)
+"""The chain. Whatever names a step elsewhere is held to this list by its type."""
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ class Wiring:
 
     def is_alive(self, batch: Batch) -> bool | None:
         """Whether the batch's runner is alive; None where it can't be asked."""
-        from sscd_ops.catalog.batches import cli_is_alive
+        from sscd_ops.catalog.runners import cli_is_alive
 
         if batch.runner is None:
             return False

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, lookups, segments, shards
+from sscd_ops.catalog import attempts, lookups, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.decide import FREE, Decided, Images
 from sscd_ops.core.masks import follow_mask
@@ -116,7 +116,7 @@ def search_segment(
         lambda stream: write_matches(stream, near, segment.segment_id, hashed),
     )
     with parts.catalog.begin() as conn:
-        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
+        attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
         shards.register_search(
             conn,
             work.attempt.attempt_id,
@@ -416,7 +416,7 @@ def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment
         [ordinal_of[of_decision[images.known[i]["decision_id"]]] for i in chosen], np.int64
     )
     row = np.array([images.known[i]["segment_row"] for i in chosen], np.int64)
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     descriptors = np.empty((len(chosen), dimensions), np.float16)
     hashes = np.zeros((len(chosen), WIDTH), np.uint8) if work.perceptual else None
     for ordinal in np.unique(segment):

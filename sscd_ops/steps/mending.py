@@ -120,10 +120,10 @@ def _descriptors_from_segment(
     """
     with parts.catalog.begin() as conn:
         counts = shards.shard_counts(conn, found.attempt_id)
-    ends = np.cumsum([counts[shard.shard_id]["embedded"] for shard in registered])
+    ends = np.cumsum([counts[shard.shard_id].embedded for shard in registered])
     (at,) = (i for i, shard in enumerate(registered) if shard.shard_id == found.shard_id)
     rows = slice(int(ends[at - 1]) if at else 0, int(ends[at]))
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     content = DescriptorFile(np.empty((0, 32), np.uint8), np.empty((0, dimensions), np.float16), {})
     if segment is not None:
         if segment.rows != ends[-1]:
@@ -150,7 +150,7 @@ def _descriptors_from_segment(
         lambda stream: write_descriptors(
             stream,
             content,
-            fingerprint=work.attempt.fingerprint,
+            fingerprint=work.attempt.fingerprint.digest,
             runtime={"made_from": "the segment"},
         ),
     )

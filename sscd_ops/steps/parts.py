@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
+from sscd_ops.catalog.attempts import Attempt, read_attempt
+from sscd_ops.catalog.batches import read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.perceptual import BITS, similarity_at
@@ -44,34 +45,6 @@ class Parts(Rooms, Protocol):
 
     def is_alive(self, batch: Batch) -> bool | None:
         """Whether the batch's runner is alive; None where it can't be asked."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a step did: counts and seconds, small enough for XCom."""
-
-    step: str
-    batch_id: int
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    answered: bool = False
-    """Nothing was done: the batch was already past this step."""
-
-    def summary(self) -> dict[str, int | float | str | bool]:
-        """The report as plain values."""
-        return {
-            "step": self.step,
-            "batch_id": self.batch_id,
-            "seconds": round(self.seconds, 3),
-            "answered": self.answered,
-            **self.counts,
-        }
-
-    def funnel(self) -> str:
-        """The report as one line, for the end of a log."""
-        counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
-        said = " (answered from the catalog)" if self.answered else ""
-        return f"{self.step} batch={self.batch_id} {counts} seconds={self.seconds:.2f}{said}"
 
 
 @dataclass(frozen=True)

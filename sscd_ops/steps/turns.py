@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, decisions, locks
+from sscd_ops.catalog import datasets, decisions, events, locks
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.partitions import MONTHLY, ensure_month
@@ -300,7 +300,7 @@ def _put_in_force(
         generation=generation,
         snapshot=dataset.snapshot,
     )
-    batches.add_event(
+    events.add_event(
         conn,
         dataset.dataset_id,
         "decided",

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, datasets, publishing, segments, shards
+from sscd_ops.catalog import attempts, batches, datasets, publishing, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core import segment_file
@@ -216,10 +216,11 @@ def _compare_segment(
                 ]
     except SscdOpsError as error:
         return [str(error)]
-    if segment.fingerprint != dataset.fingerprint:
+    own = dataset.fingerprint and dataset.fingerprint.digest
+    if segment.fingerprint != own:
         return [
             f"segment {segment.segment_id} has fingerprint {segment.fingerprint}, the dataset"
-            f" {dataset.fingerprint}: {by_hand}"
+            f" {own}: {by_hand}"
         ]
     return []
 
@@ -306,7 +307,7 @@ def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
     with parts.catalog.begin() as conn:
         batch_id, decision_id = segments.night_of_segment(conn, segment.segment_id)
         batch = batches.read_batch(conn, batch_id)
-        attempt = batches.read_attempt(conn, batch)
+        attempt = attempts.read_attempt(conn, batch)
     return Work(batch, attempt, dataset_from_json(attempt.config)), decision_id
 
 

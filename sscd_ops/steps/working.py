@@ -280,7 +280,7 @@ def _lead(
     best: Best,
     hash_best: Best,
 ) -> Leader:
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     hashes = None
     if queries.hashes is not None:
         hashes = Hashes(
@@ -334,7 +334,7 @@ def _counts(
     by_source, examples = {}, {}
     for i, (name, tally) in enumerate(zip(names, tallies, strict=True)):
         mine = [s for s in registered if s.source == name]
-        missed = sum(int(said[s.shard_id].get("not_delivered", 0)) for s in mine)
+        missed = sum(said[s.shard_id].not_delivered for s in mine)
         by_source[name] = replace(
             core_rows.count(decided.outcome[of_sample == i], missed),
             source_shards=len(mine),
