@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.sql import row, rows, run, value
 from sscd_ops.errors import BatchNotRunnable, StaleAttempt, UsageError
+from sscd_ops.masking import without_nul
 from sscd_ops.model import Batch, BatchState, Interval, Runner
 
 CLI_LOCK = 0x5CD0
@@ -313,7 +314,7 @@ def set_message(conn: Connection, batch_id: int, message: str) -> None:
     run(
         conn,
         "UPDATE sscd_ops.batches SET message = :m WHERE batch_id = :b",
-        m=message.replace("\x00", " ")[:2000],
+        m=without_nul(message)[:2000],
         b=batch_id,
     )
 
@@ -407,7 +408,7 @@ def add_event(
         t=turn,
         k=kind,
         a=actor,
-        w=why.replace("\x00", " "),
+        w=without_nul(why),
         b=batch_id,
         x=json.dumps(details or {}, default=str),
     )
