@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import row, rows, run, value
 from sscd_ops.errors import InvariantError
+from sscd_ops.masking import without_nul
 from sscd_ops.model import Batch, Counts, DecisionKind
 
 
@@ -202,7 +203,7 @@ def put_in_force(
         g=generation,
         f=config_sha256,
         a=actor,
-        w=why.replace("\x00", " "),
+        w=without_nul(why),
         c=json.dumps(dict(counts)),
         o=json.dumps({str(number): seen for number, seen in sorted(origins.items())}),
     )

@@ -30,7 +30,7 @@ def add_event(
         t=turn,
         k=kind,
         a=actor,
-        w=why.replace("\x00", " "),
+        w=without_nul(why),
         b=batch_id,
         x=json.dumps(details or {}, default=str),
     )

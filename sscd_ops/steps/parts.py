@@ -12,7 +12,7 @@ from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 from sscd_ops.catalog.attempts import Attempt, read_attempt
 from sscd_ops.catalog.batches import read_batch
 from sscd_ops.catalog.database import Catalog
-from sscd_ops.core.identities import interval_label
+from sscd_ops.core.identities import batch_label, interval_label
 from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import (
     ConfigError,
@@ -67,9 +67,9 @@ class Work:
 
     @property
     def label(self) -> str:
-        """The interval in published names: ``2026-11-01``, ``2026-11-01-s1`` for a supplement."""
-        label = interval_label(self.batch.interval, self.options.timezone)
-        return f"{label}-s{self.batch.supplement}" if self.batch.supplement else label
+        """The batch in published names: ``2026-11-01``, ``2026-11-01-s1`` for a supplement."""
+        interval = interval_label(self.batch.interval, self.options.timezone)
+        return batch_label(interval, self.batch.supplement)
 
     @property
     def floor(self) -> float:
