@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import run, value
+from sscd_ops.masking import without_nul
 
 
 def add_event(

@@ -105,7 +105,16 @@ def load_work(parts: Parts, batch_id: int) -> Work:
     with parts.catalog.begin() as conn:
         batch = read_batch(conn, batch_id)
         attempt = read_attempt(conn, batch)
-    return Work(batch, attempt, dataset_from_json(attempt.config))
+    return Work(batch, attempt, frozen_options(batch, attempt))
+
+
+def frozen_options(batch: Batch, attempt: Attempt) -> DatasetOptions:
+    """The configuration that a batch was planned with.
+
+    Raises:
+        ConfigError: something it cannot be without is missing.
+    """
+    return dataset_from_json(attempt.config, f"batch {batch.batch_id} ({batch.name})")
 
 
 def groups_asked(group: int | Sequence[int]) -> frozenset[int]:

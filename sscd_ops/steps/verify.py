@@ -18,9 +18,8 @@ from sscd_ops.core import segment_file
 from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import FileMismatch, SscdOpsError
 from sscd_ops.model import Segment, SourceShard, StoredFile
-from sscd_ops.options import dataset_from_json
 from sscd_ops.steps.mending import Left, both_damaged, damage, mend_steps
-from sscd_ops.steps.parts import Parts, Work
+from sscd_ops.steps.parts import Parts, Work, frozen_options
 from sscd_ops.steps.queries import codes_of, load_queries, open_backend
 from sscd_ops.steps.snapshots import made_from_catalog
 
@@ -308,7 +307,7 @@ def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
         batch_id, decision_id = segments.night_of_segment(conn, segment.segment_id)
         batch = batches.read_batch(conn, batch_id)
         attempt = attempts.read_attempt(conn, batch)
-    return Work(batch, attempt, dataset_from_json(attempt.config)), decision_id
+    return Work(batch, attempt, frozen_options(batch, attempt)), decision_id
 
 
 def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
