@@ -12,7 +12,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from sscd_ops.errors import ConfigError
 
@@ -299,7 +299,9 @@ class AirflowStepOptions:
     execution_timeout: Annotated[Seconds, Range(1, _YEAR)] | None = None
 
 
-STEPS = ("plan", "ingest", "embed", "match", "resolve", "publish", "commit")
+Step = Literal["plan", "ingest", "embed", "match", "resolve", "publish", "commit"]
+STEPS: tuple[Step, ...] = get_args(Step)
+"""The chain. Whatever names a step elsewhere is held to this list by its type."""
 
 
 @dataclass(frozen=True)
