@@ -1,9 +1,8 @@
 """The config file: TOML -> ``options.Settings``. Read at the edges only, never at import.
 
 A strict reader over the option dataclasses: an unknown key or a value of the wrong kind is an error
-that names file, key and what was expected. It is written by hand, on the standard library alone,
-because DAG files read the configuration each time they are parsed and pydantic-settings would
-double what parsing costs (docs/decisions/0003-config-loader.md).
+that names file, key and what was expected. It is written by hand, on the standard library alone:
+hints, units and masking are what pydantic-settings has not (docs/decisions/0003-config-loader.md).
 """
 
 from __future__ import annotations
