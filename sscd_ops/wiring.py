@@ -26,7 +26,6 @@ from sscd_ops.ports import (
     InspectImage,
     Progress,
     SearchBackend,
-    SegmentStore,
     Silence,
     Source,
     Store,
@@ -149,13 +148,6 @@ class Wiring:
             raise StoreUnavailable(f"{self.store.root}: what was written did not come back")
         self.store.delete(name)
         return f"storage root {self.store.root} can be written"
-
-    @cached_property
-    def segments(self) -> SegmentStore:
-        """The index's files."""
-        from sscd_ops.index.segments import FileSegmentStore
-
-        return FileSegmentStore(self.store)
 
     # ------------------------------------------------------------ pictures in
 

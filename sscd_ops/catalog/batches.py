@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog.runners import runner_json, runner_of
 from sscd_ops.catalog.sql import rows, run, value
 from sscd_ops.errors import UsageError
+from sscd_ops.masking import without_nul
 from sscd_ops.model import UNDER_WAY, Batch, BatchState, Interval, Runner
 
 
@@ -144,6 +145,6 @@ def set_message(conn: Connection, batch_id: int, message: str) -> None:
     run(
         conn,
         "UPDATE sscd_ops.batches SET message = :m WHERE batch_id = :b",
-        m=message.replace("\x00", " ")[:2000],
+        m=without_nul(message)[:2000],
         b=batch_id,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import run, value
+from sscd_ops.masking import without_nul
 
 
 def add_event(
@@ -30,7 +31,7 @@ def add_event(
         t=turn,
         k=kind,
         a=actor,
-        w=why.replace("\x00", " "),
+        w=without_nul(why),
         b=batch_id,
         x=json.dumps(details or {}, default=str),
     )

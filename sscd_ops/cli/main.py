@@ -118,7 +118,7 @@ def db_stop(config: str | None) -> None:
 
 
 def _add_commands() -> None:
-    from sscd_ops.cli import audit, batch, doctor, evaluate, index, snapshot, train
+    from sscd_ops.cli import audit, batch, doctor, evaluate, index, snapshot, train, try_
 
     main.add_command(audit.audit)
     main.add_command(audit.explain)
@@ -126,7 +126,7 @@ def _add_commands() -> None:
     main.add_command(snapshot.snapshot)
     main.add_command(index.index)
     main.add_command(evaluate.evaluate)
-    main.add_command(evaluate.try_)
+    main.add_command(try_.try_)
     main.add_command(train.train)
     main.add_command(doctor.doctor)
 

@@ -13,10 +13,10 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import attempts, batches, datasets, shards, waiting
 from sscd_ops.model import Batch, BatchState, FoundShard, SourceShard
-from sscd_ops.options import DatasetOptions, dataset_from_json
+from sscd_ops.options import DatasetOptions
 from sscd_ops.ports import Source
 from sscd_ops.steps.freezing import Model, open_attempt
-from sscd_ops.steps.parts import Parts, or_abandon
+from sscd_ops.steps.parts import Parts, frozen_options, or_abandon
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
     with parts.catalog.begin() as conn:
         if not _goes_on(conn, batch):
             return None
-        return dataset_from_json(attempts.read_attempt(conn, batch).config)
+        return frozen_options(batch, attempts.read_attempt(conn, batch))
 
 
 def _goes_on(conn: Connection, batch: Batch) -> bool:

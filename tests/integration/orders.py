@@ -17,6 +17,7 @@ import pyarrow as pa
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import datasets, decisions, events, lookups, segments, sql
+from sscd_ops.core.segment_file import read_mask, write_mask
 from sscd_ops.errors import BatchHeld, SscdOpsError
 from sscd_ops.model import DecisionKind, StoredFile
 from sscd_ops.options import Settings, StorageOptions, dataset_from_json
@@ -98,12 +99,12 @@ class Order:
             segment = by_number[of_decision[row["decision_id"]]]
             assert segment.mask is not None
             if segment.segment_id not in changed:
-                mask = self.parts.segments.read_mask(segment.mask, segment.rows)
+                mask = read_mask(self.parts.store, segment.mask, segment.rows)
                 changed[segment.segment_id] = mask
             changed[segment.segment_id][row["segment_row"]] = verdict in ("kept", "again")
         masks = {
             number: (
-                self.parts.segments.write_mask(f"{DATASET}/index/masks", mask),
+                write_mask(self.parts.store, f"{DATASET}/index/masks", mask),
                 int(mask.sum()),
             )
             for number, mask in changed.items()
