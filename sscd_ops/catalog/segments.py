@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
@@ -15,6 +15,7 @@ from sscd_ops.catalog.sql import (
     need_file,
     rows,
     run,
+    tuples,
     value,
 )
 from sscd_ops.model import Segment, StoredFile
@@ -143,18 +144,33 @@ def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, Sto
     )
 
 
-def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
-    """Every segment with its newest mask, for `index info`."""
-    return rows(
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    """What `index info` says of a segment; ``kept`` by its newest mask."""
+
+    files: Mapping[str, StoredFile]
+    segment_id: int
+    batch_id: int | None
+    night: str
+    turn: int
+    rows: int
+    kept: int | None
+    dimensions: int
+
+
+def all_segments(conn: Connection, dataset_id: int) -> list[SegmentRow]:
+    """Every segment of a dataset, in turn order."""
+    found = tuples(
         conn,
-        "SELECT s.*, x.batch_id, x.turn, coalesce(b.night, '') AS night, m.mask, m.kept,"
-        " m.generation_from, m.generation_to"
-        " FROM sscd_ops.segments s JOIN sscd_ops.decisions x USING (decision_id)"
+        "SELECT s.files, s.segment_id, x.batch_id, coalesce(b.night, ''), x.turn, s.rows, m.kept,"
+        " s.dimensions FROM sscd_ops.segments s"
+        " JOIN sscd_ops.decisions x USING (decision_id)"
         " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
         " LEFT JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id"
         " AND m.generation_to IS NULL WHERE s.dataset_id = :d ORDER BY x.turn, s.segment_id",
         d=dataset_id,
     )
+    return [SegmentRow(files_of(files), *others) for files, *others in found]
 
 
 def night_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:

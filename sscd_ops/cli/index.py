@@ -29,10 +29,25 @@ def index() -> None:
 @guarded
 def index_info(config: str | None, dataset: str, form: str) -> None:
     """List the segments: rows, kept rows, files, bytes."""
-    from sscd_ops.steps.verify import index_info as query
+    from sscd_ops.catalog import datasets, segments
 
-    with open_wiring(config) as parts:
-        print_rows(query(parts, dataset), form)
+    with open_wiring(config) as parts, parts.catalog.begin() as conn:
+        found = segments.all_segments(conn, datasets.need(conn, dataset).dataset_id)
+    shown = [
+        {
+            "segment": each.segment_id,
+            "batch_id": each.batch_id,
+            "night": each.night,
+            "turn": each.turn,
+            "rows": each.rows,
+            "kept": each.kept,
+            "dimensions": each.dimensions,
+            "files": " ".join(sorted(each.files)),
+            "bytes": sum(file.bytes for file in each.files.values()),
+        }
+        for each in found
+    ]
+    print_rows(shown, form)
 
 
 @index.command("verify")

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sscd_ops.catalog import batches, datasets, publishing, shards
+from sscd_ops.catalog import batches, datasets, output_shards, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
-from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
@@ -176,24 +175,23 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     """
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
-        snapshots = publishing.snapshots(conn, dataset.dataset_id)
-        written = publishing.written_shards(conn, dataset.dataset_id)
+        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        written = output_shards.written_shards(conn, dataset.dataset_id)
     done: list[str] = []
     left = Left()
-    parts.progress.start(f"rebuild snapshots of {name}", len(snapshots) + len(written))
-    for row in snapshots:
-        if damage(parts, need_file(row["file"])) is not None:
+    parts.progress.start(f"rebuild snapshots of {name}", len(made) + len(written))
+    for snapshot in made:
+        if damage(parts, snapshot.file) is not None:
             with left, parts.catalog.begin() as conn:
-                read_snapshot_file(parts, conn, name, row)
-                done.append(f"snapshot {row['snapshot']}: wrote its file anew")
+                read_snapshot_file(parts, conn, name, snapshot)
+                done.append(f"snapshot {snapshot.number}: wrote its file anew")
         parts.progress.advance()
     for shard in written:
-        files = files_of(shard["files"])
-        lost = sorted(role for role, file in files.items() if damage(parts, file) is not None)
+        lost = sorted(role for role, file in shard.files.items() if damage(parts, file) is not None)
         if lost:
             with left:
-                write_again(parts, load_work(parts, shard["batch_id"]), shard)
-                done.append(f"{shard['name']}: wrote {', '.join(lost)} anew")
+                write_again(parts, load_work(parts, shard.batch_id), shard)
+                done.append(f"{shard.name}: wrote {', '.join(lost)} anew")
         parts.progress.advance()
     parts.progress.done()
     with left:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, datasets, publishing, segments, shards
+from sscd_ops.catalog import (
+    batches,
+    datasets,
+    output_shards,
+    placements,
+    segments,
+    shards,
+    snapshots,
+)
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import FileMismatch, SscdOpsError
 from sscd_ops.model import Segment, SourceShard, StoredFile
@@ -40,45 +48,45 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
     """
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
-        rows = publishing.snapshots(conn, dataset.dataset_id)
-        chosen = [row for row in rows if snapshot in (None, row["snapshot"])]
+        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        chosen = [each for each in made if snapshot in (None, each.number)]
         if snapshot is not None and not chosen:
             return [f"there is no snapshot {snapshot} of {name}"]
         newest = chosen[-1] if chosen else None
-        live = []
+        live: list[OutputShard] = []
         if newest is not None:
-            live = publishing.live_shards(conn, dataset.dataset_id, newest["snapshot"])
-        written = live if snapshot else publishing.written_shards(conn, dataset.dataset_id)
-    problems = [p for row in chosen[:-1] for p in _check(parts, need_file(row["file"]))]
+            live = output_shards.live_shards(conn, dataset.dataset_id, newest.number)
+        written = live if snapshot else output_shards.written_shards(conn, dataset.dataset_id)
+    problems = [p for each in chosen[:-1] for p in _check(parts, each.file)]
     if newest is not None:
-        found = _check(parts, need_file(newest["file"]))
+        found = _check(parts, newest.file)
         if not found:
             found = _compare_document(parts, name, newest, live)
-            found += _compare_pointer(parts, name, newest) if newest is rows[-1] else []
+            found += _compare_pointer(parts, name, newest) if newest is made[-1] else []
         problems += found
     parts.progress.start(f"verify snapshots of {name}", len(written))
     for shard in written:
-        damaged = [p for file in files_of(shard["files"]).values() for p in _check(parts, file)]
+        damaged = [p for file in shard.files.values() for p in _check(parts, file)]
         problems += damaged or _compare_samples(parts, shard)
         parts.progress.advance()
     parts.progress.done()
-    turn = 0 if newest is None else newest["turn"]
-    deciding = sorted({shard["decision_id"] for shard in live})
+    turn = 0 if newest is None else newest.turn
+    deciding = sorted({shard.decision_id for shard in live})
     with parts.catalog.begin() as conn:
-        kept = publishing.count_kept(conn, dataset.dataset_id, deciding, turn)
-    listed = sum(shard["samples"] for shard in live)
+        kept = placements.count_kept(conn, dataset.dataset_id, deciding, turn)
+    listed = sum(shard.samples for shard in live)
     if kept != listed:
         problems.append(f"the catalog keeps {kept} samples, the snapshot lists {listed}")
     return problems
 
 
-def _compare_samples(parts: Parts, shard: Mapping[str, Any]) -> list[str]:
+def _compare_samples(parts: Parts, shard: OutputShard) -> list[str]:
     """Whether a shard's parquet lists what the catalog keeps in the shard, each sample once."""
-    parquet = parts.store.local(files_of(shard["files"])["parquet"])
+    parquet = parts.store.local(shard.files["parquet"])
     table = pq.read_table(parquet, columns=["sample_id"])
     listed = Counter(table.column("sample_id").to_pylist())
     with parts.catalog.begin() as conn:
-        kept = publishing.ids_of_output(conn, shard["output_id"])
+        kept = placements.ids_of_output(conn, shard.output_id)
     if kept is None:
         kept = set(listed)
     faults = {
@@ -87,13 +95,13 @@ def _compare_samples(parts: Parts, shard: Mapping[str, Any]) -> list[str]:
         "listed and not kept in it": listed.keys() - kept,
     }
     problems = [
-        f"{shard['name']}: {len(names)} sample(s) {fault}, such as {min(names)}"
+        f"{shard.name}: {len(names)} sample(s) {fault}, such as {min(names)}"
         for fault, names in faults.items()
         if names
     ]
-    if listed.total() != shard["samples"]:
+    if listed.total() != shard.samples:
         problems.append(
-            f"{shard['name']}: lists {listed.total()} samples, the catalog {shard['samples']}"
+            f"{shard.name}: lists {listed.total()} samples, the catalog {shard.samples}"
         )
     return problems
 
@@ -112,24 +120,24 @@ def _check(parts: Parts, file: StoredFile) -> list[str]:
 
 
 def _compare_document(
-    parts: Parts, name: str, row: Mapping[str, Any], live: list[Mapping[str, Any]]
+    parts: Parts, name: str, snapshot: Snapshot, live: list[OutputShard]
 ) -> list[str]:
-    body = parts.store.local(need_file(row["file"])).read_bytes()
-    if body == made_from_catalog(name, row, live):
+    body = parts.store.local(snapshot.file).read_bytes()
+    if body == made_from_catalog(name, snapshot, live):
         return []
     return [
-        f"snapshot {row['snapshot']} lists other shards than the catalog: that was changed by hand,"
+        f"snapshot {snapshot.number} lists other shards than the catalog: that was changed by hand,"
         " or another release wrote the snapshot; if neither, restore both from one backup"
     ]
 
 
-def _compare_pointer(parts: Parts, name: str, newest: Mapping[str, Any]) -> list[str]:
+def _compare_pointer(parts: Parts, name: str, newest: Snapshot) -> list[str]:
     pointer = f"{name}/snapshots/latest.json"
-    wanted = parts.store.local(need_file(newest["file"])).read_bytes()
+    wanted = parts.store.local(newest.file).read_bytes()
     if parts.store.read_small(pointer) == wanted:
         return []
     return [
-        f"{parts.store.url(pointer)} is not snapshot {newest['snapshot']}, the newest:"
+        f"{parts.store.url(pointer)} is not snapshot {newest.number}, the newest:"
         f" `sscd-ops snapshot verify --dataset {name} --repair` writes it anew"
     ]
 
@@ -221,30 +229,6 @@ def _compare_segment(
             f" {dataset.fingerprint}: {by_hand}"
         ]
     return []
-
-
-def index_info(parts: Parts, name: str) -> list[dict[str, Any]]:
-    """One row for each segment: batch, rows, kept rows, files and bytes."""
-    with parts.catalog.begin() as conn:
-        dataset = datasets.need(conn, name)
-        found = segments.all_segments(conn, dataset.dataset_id)
-    answer = []
-    for r in found:
-        files = files_of(r["files"])
-        answer.append(
-            {
-                "segment": r["segment_id"],
-                "batch_id": r["batch_id"],
-                "night": r["night"],
-                "turn": r["turn"],
-                "rows": r["rows"],
-                "kept": r["kept"],
-                "dimensions": r["dimensions"],
-                "files": " ".join(sorted(files)),
-                "bytes": sum(file.bytes for file in files.values()),
-            }
-        )
-    return answer
 
 
 def rebuild_index(parts: Parts, name: str) -> list[str]:

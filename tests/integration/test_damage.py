@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
-from sscd_ops.catalog import publishing
+from sscd_ops.catalog import snapshots
 from sscd_ops.catalog.sql import need_file
 from sscd_ops.errors import FileMismatch, SourceChanged
 from sscd_ops.model import Runner, StoredFile
@@ -380,7 +380,7 @@ def test_a_parquet_that_another_release_wrote_again_is_taken(
         for group in resolve.run(parts, batch).groups:
             publish.run(parts, batch, group)
         with monkeypatch.context() as patched:
-            patched.setattr(publishing, "add_snapshot", lambda *_, **__: 1 / 0)
+            patched.setattr(snapshots, "add_snapshot", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 commit.run(parts, batch)
     (path,) = (world.base / "root" / DATASET / "shards").glob("turn-*/*.parquet")
