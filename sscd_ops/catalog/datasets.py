@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import row, rows, run, value
+from sscd_ops.catalog.sql import run, tuples, value
 from sscd_ops.errors import InvariantError, UsageError
 
 
@@ -42,27 +42,14 @@ class Dataset:
         return self.next_turn - 1
 
 
-def _dataset(raw: Any) -> Dataset:
-    return Dataset(
-        raw["dataset_id"],
-        raw["name"],
-        raw["next_turn"],
-        raw["generation"],
-        raw["snapshot"],
-        raw["fingerprint"],
-        raw["fingerprint_detail"],
-        raw["roots"],
-        raw["decided_at"],
-        raw["published_at"],
-    )
-
-
 _OF_NAME = "FROM sscd_ops.datasets WHERE kind = 'dataset' AND name = :n"
 _ROW = (
-    "SELECT d.*, x.decided_at, s.created_at AS published_at FROM sscd_ops.datasets d"
+    "SELECT d.dataset_id, d.name, d.next_turn, d.generation, d.snapshot, d.fingerprint,"
+    " d.fingerprint_detail, d.roots, x.decided_at, s.created_at FROM sscd_ops.datasets d"
     " LEFT JOIN sscd_ops.decisions x ON x.dataset_id = d.dataset_id AND x.turn = d.next_turn - 1"
     " LEFT JOIN sscd_ops.snapshots s ON s.dataset_id = d.dataset_id AND s.snapshot = d.snapshot"
 )
+"""The fields of ``Dataset``, in order."""
 
 
 def ensure(conn: Connection, name: str) -> int:
@@ -81,8 +68,8 @@ def ensure(conn: Connection, name: str) -> int:
 
 def read(conn: Connection, name: str) -> Dataset | None:
     """The dataset's row without its lock, or None."""
-    raw = row(conn, f"{_ROW} WHERE d.kind = 'dataset' AND d.name = :n", n=name)
-    return None if raw is None else _dataset(raw)
+    found = tuples(conn, f"{_ROW} WHERE d.kind = 'dataset' AND d.name = :n", n=name)
+    return next((Dataset(*raw) for raw in found), None)
 
 
 def need(conn: Connection, name: str) -> Dataset:
@@ -99,10 +86,9 @@ def need(conn: Connection, name: str) -> Dataset:
 
 def of_number(conn: Connection, dataset_id: int) -> Dataset:
     """The dataset's row without its lock, by its number."""
-    raw = row(conn, f"{_ROW} WHERE d.dataset_id = :d", d=dataset_id)
-    if raw is None:
-        raise InvariantError(f"dataset {dataset_id} is not in the catalog")
-    return _dataset(raw)
+    for raw in tuples(conn, f"{_ROW} WHERE d.dataset_id = :d", d=dataset_id):
+        return Dataset(*raw)
+    raise InvariantError(f"dataset {dataset_id} is not in the catalog")
 
 
 def lock(conn: Connection, dataset_id: int) -> Dataset:
@@ -118,14 +104,8 @@ def lock(conn: Connection, dataset_id: int) -> Dataset:
 
 def turns(conn: Connection, origins: Sequence[int]) -> dict[int, int]:
     """The newest turn of each of these banks."""
-    return {
-        r["dataset_id"]: r["next_turn"] - 1
-        for r in rows(
-            conn,
-            "SELECT dataset_id, next_turn FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)",
-            o=list(origins),
-        )
-    }
+    asked = "SELECT dataset_id, next_turn - 1 FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)"
+    return dict(tuples(conn, asked, o=list(origins)))
 
 
 def lock_with(

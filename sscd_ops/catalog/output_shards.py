@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -71,9 +71,7 @@ def add_plan(
 ) -> None:
     """Register the output shards that a decision plans, which are in no snapshot yet."""
     for shard in planned:
-        output_id = _add(
-            conn, decision_id, shard.number, plan, shard.form, shard.samples, shard.name, turn
-        )
+        output_id = _add(conn, shard, decision_id=decision_id, turn=turn, plan=plan, files=None)
         _place(conn, output_id, decision_id, shard.slot, shard.slot + shard.samples)
 
 
@@ -105,37 +103,20 @@ def replace_shard(
     )
     if shard is None:
         return
-    s = shard
-    new = _add(conn, s.decision_id, s.number, s.plan, s.form, s.samples, s.name, s.turn, s.files)
+    new = _add(conn, shard, files=files_json(shard.files))
     for decision_id, start, end in slots:
         _place(conn, new, decision_id, start, end, snapshot)
 
 
-def _add(
-    conn: Connection,
-    decision_id: int,
-    number: int,
-    plan: str,
-    form: str,
-    samples: int,
-    name: str,
-    turn: int,
-    files: Mapping[str, StoredFile] | None = None,
-) -> int:
+def _add(conn: Connection, shard: PlannedShard | OutputShard, **others: Any) -> int:
+    """Insert a row of its fields, save for the ``others``; its number."""
     return int(
         value(
             conn,
             "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name,"
-            " turn, files) VALUES (:x, :n, :p, :f, :k, :name, :t, CAST(:files AS jsonb))"
-            " RETURNING output_id",
-            x=decision_id,
-            n=number,
-            p=plan,
-            f=form,
-            k=samples,
-            name=name,
-            t=turn,
-            files=None if files is None else files_json(files),
+            " turn, files) VALUES (:decision_id, :number, :plan, :form, :samples, :name, :turn,"
+            " CAST(:files AS jsonb)) RETURNING output_id",
+            **{**asdict(shard), **others},
         )
     )
 

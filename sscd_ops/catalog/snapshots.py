@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.sql import file_json, need_file, run, tuples
 from sscd_ops.model import StoredFile
 
@@ -75,26 +77,26 @@ def add_snapshot(
     decision_id: int,
     *,
     snapshot: int,
-    parent: int,
-    samples: int,
-    shards: int,
-    size: int,
+    shards: Sequence[OutputShard],
     file: StoredFile,
     turn: int,
 ) -> None:
-    """Make the decision's shards part of a new snapshot. The caller holds the lock."""
+    """Register the next snapshot, of these shards, and place the decision's own in it.
+
+    The caller holds the lock.
+    """
     run(
         conn,
         "INSERT INTO sscd_ops.snapshots (dataset_id, snapshot, parent, decision_id, turn, samples,"
         " shards, bytes, file) VALUES (:d, :s, :p, :x, :t, :n, :k, :z, CAST(:f AS jsonb))",
         d=dataset_id,
         s=snapshot,
-        p=parent,
+        p=snapshot - 1,
         x=decision_id,
         t=turn,
-        n=samples,
-        k=shards,
-        z=size,
+        n=sum(shard.samples for shard in shards),
+        k=len(shards),
+        z=sum(shard.files["tar"].bytes for shard in shards),
         f=file_json(file),
     )
     run(

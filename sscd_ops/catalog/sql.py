@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import text
@@ -43,24 +44,17 @@ def run(conn: Connection, sql: str, **parameters: Any) -> int:
 
 def file_json(file: StoredFile) -> str:
     """A stored file as the jsonb columns hold it."""
-    return json.dumps({"name": file.name, "sha256": file.sha256, "bytes": file.bytes})
+    return json.dumps(asdict(file))
 
 
 def files_json(files: Mapping[str, StoredFile]) -> str:
     """Role -> stored file, as the jsonb columns hold it."""
-    return json.dumps(
-        {
-            role: {"name": file.name, "sha256": file.sha256, "bytes": file.bytes}
-            for role, file in sorted(files.items())
-        }
-    )
+    return json.dumps({role: asdict(file) for role, file in sorted(files.items())})
 
 
 def file_of(raw: Any) -> StoredFile | None:
     """The stored file in a jsonb value, or None."""
-    if raw is None:
-        return None
-    return StoredFile(raw["name"], raw["sha256"], int(raw["bytes"]))
+    return None if raw is None else need_file(raw)
 
 
 def need_file(raw: Any) -> StoredFile:

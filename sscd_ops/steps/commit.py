@@ -178,10 +178,7 @@ class _Snapshot:
                 self.dataset_id,
                 decision.decision_id,
                 snapshot=snapshot,
-                parent=dataset.snapshot,
-                samples=sum(shard.samples for shard in worked.shards),
-                shards=len(worked.shards),
-                size=sum(shard.files["tar"].bytes for shard in worked.shards),
+                shards=worked.shards,
                 file=worked.file,
                 turn=dataset.turn,
             )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -177,13 +178,8 @@ def _samples(
     registered: Mapping[int, SourceShard],
 ) -> Iterator[_Sample]:
     """The shard's samples with their members, from the manifests."""
-    start = 0
-    while start < len(placed):
-        shard_id = placed[start].shard_id
-        stop = start
-        while stop < len(placed) and placed[stop].shard_id == shard_id:
-            stop += 1
-        here = placed[start:stop]
+    for shard_id, group in groupby(placed, key=lambda sample: sample.shard_id):
+        here = list(group)
         table = read_manifest(
             manifest_of(parts, work, registered[shard_id]),
             columns=["position", "members", "image_member"],
@@ -196,7 +192,6 @@ def _samples(
             members = [MemberRef(m["name"], m["offset"], m["size"], m["sha256"]) for m in listed]
             names = published_extensions([member["extension"] for member in listed])
             yield _Sample(sample, members, found["image_member"], names)
-        start = stop
 
 
 def _contents(
@@ -207,13 +202,8 @@ def _contents(
 ) -> Iterator[tuple[_Sample, list[bytes]]]:
     """Each sample with its members' bytes as in the source, and what is made here."""
     options = work.options
-    start = 0
-    while start < len(samples):
-        shard = registered[samples[start].placed.shard_id]
-        stop = start
-        while stop < len(samples) and samples[stop].placed.shard_id == shard.shard_id:
-            stop += 1
-        here = samples[start:stop]
+    for shard_id, group in groupby(samples, key=lambda sample: sample.placed.shard_id):
+        shard, here = registered[shard_id], list(group)
         refs = [member for sample in here for member in sample.members]
         source = parts.source(options.source(shard.source), options.limits)
         fetched = _checked(shard, refs, source.fetch(shard.found, refs))
@@ -223,7 +213,6 @@ def _contents(
                 _made(work, sample.placed, extension) for extension in sample.names[len(contents) :]
             ]
             yield sample, contents
-        start = stop
 
 
 def _checked(
