@@ -84,7 +84,7 @@ def index_rebuild(config: str | None, dataset: str) -> None:
 
     Example: sscd-ops index rebuild --config curation.toml --dataset web
     """
-    from sscd_ops.steps.verify import rebuild_index
+    from sscd_ops.steps.rebuilding import rebuild_index
 
     with open_wiring(config, progress=True) as parts:
         done = rebuild_index(parts, dataset)

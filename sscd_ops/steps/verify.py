@@ -1,17 +1,12 @@
-"""Looking after what was written: do catalog and files agree, and rebuilding the index."""
+"""Do catalog and files agree: of what is published, and of the index."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Collection
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from sscd_ops.catalog import (
-    batches,
     datasets,
     output_shards,
     placements,
@@ -23,16 +18,18 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core.perceptual import ROLE
-from sscd_ops.errors import FileMismatch, SscdOpsError
-from sscd_ops.model import Segment, SourceShard, StoredFile
-from sscd_ops.options import dataset_from_json
-from sscd_ops.steps.mending import Left, both_damaged, damage, mend_steps
+from sscd_ops.errors import SscdOpsError
+from sscd_ops.model import Segment, StoredFile
+from sscd_ops.steps.damage import (
+    OF_DESCRIPTORS,
+    both_damaged,
+    damage,
+    damaged_roles,
+    kept_rows,
+    night_of,
+)
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.queries import codes_of, load_queries, open_backend
 from sscd_ops.steps.snapshots import made_from_catalog
-
-log = logging.getLogger(__name__)
-
 
 # ---------------------------------------------------------------- snapshots
 
@@ -167,10 +164,10 @@ def verify_index(parts: Parts, name: str) -> list[str]:
             problems += said
         parts.progress.advance()
     for segment in live:
-        work, decision_id = _work_of(parts, segment)
+        work, decision_id = night_of(parts, segment)
         batch_id = work.batch.batch_id
         said = [p for file in segment.files.values() for p in _check(parts, file)]
-        if batch_id in lost and _damaged(parts, segment, _OF_DESCRIPTORS):
+        if batch_id in lost and OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files)):
             # what is said of each holds where the other is sound
             said = [p.partition("; ")[0] for p in (*lost.pop(batch_id), *said)]
             hopeless.append(both_damaged(segment, batch_id))
@@ -190,21 +187,6 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     return problems + hopeless
 
 
-_OF_DESCRIPTORS = frozenset({"descriptors", "ids", ROLE})
-"""The roles of a segment that its batch's descriptor files follow from, and it from them."""
-
-
-def _damaged(parts: Parts, segment: Segment, roles: Collection[str]) -> list[str]:
-    """Which of these files of a segment are lost or damaged."""
-    files = {role: file for role, file in segment.files.items() if role in roles}
-    return sorted(role for role, file in files.items() if damage(parts, file) is not None)
-
-
-def _shards_of(parts: Parts, work: Work) -> list[SourceShard]:
-    with parts.catalog.begin() as conn:
-        return shards.shards_of(conn, work.attempt.attempt_id)
-
-
 def _compare_segment(
     parts: Parts, segment: Segment, dataset: Dataset, work: Work, decision_id: int
 ) -> list[str]:
@@ -214,7 +196,7 @@ def _compare_segment(
         ids = parts.segments.open(segment).ids
         if segment.mask is not None:
             mask = parts.segments.read_mask(segment.mask, segment.rows)
-            kept = _kept(parts, dataset, decision_id, ids)
+            kept = kept_rows(parts, dataset, decision_id, ids)
             if (mask != kept).any():
                 return [
                     f"segment {segment.segment_id}: its mask keeps {int(mask.sum())} images, the"
@@ -229,120 +211,3 @@ def _compare_segment(
             f" {dataset.fingerprint}: {by_hand}"
         ]
     return []
-
-
-def rebuild_index(parts: Parts, name: str) -> list[str]:
-    """Write missing or damaged segments and masks anew; what was done.
-
-    A segment is built from the descriptor files of its batch, which embed wrote, and these from
-    it; a mask from the verdicts in the catalog; a manifest from its source shard. Segments and
-    masks come out with the sha256 they had, save for search codes of another release, which are
-    registered anew. Then segments get the codes of the backend that the last batch searched with,
-    where they were written under another one: as a history grows, `auto` moves on. Candidate files
-    that were lost are forgotten.
-
-    Raises:
-        FileMismatch: what a file follows from is lost too. All else was mended.
-    """
-    with parts.catalog.begin() as conn:
-        dataset = datasets.need(conn, name)
-        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-    left = Left()
-    done = mend_steps(parts, dataset, {_work_of(parts, s)[0].batch.batch_id: s for s in live}, left)
-    for segment in live:
-        with left:
-            damaged = _damaged(parts, segment, segment.files)
-            if damaged:
-                _rebuild_segment(parts, name, segment)
-                done.append(f"segment {segment.segment_id}: wrote {', '.join(damaged)} anew")
-            if segment.mask is not None and damage(parts, segment.mask) is not None:
-                _rebuild_mask(parts, dataset, segment)
-                done.append(f"segment {segment.segment_id}: wrote its mask anew")
-    if left.said:
-        raise FileMismatch("; ".join(left.said[:10]))
-    return done + _add_codes(parts, name)
-
-
-def _add_codes(parts: Parts, name: str) -> list[str]:
-    """Give every segment the codes of the last batch's backend; what was done."""
-    with parts.catalog.begin() as conn:
-        dataset = datasets.need(conn, name)
-        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-    if not live:
-        return []
-    work, _ = _work_of(parts, live[-1])
-    backend = open_backend(parts, work)
-    done = []
-    for segment in live:
-        lacking = sorted(set(backend.roles()) - segment.files.keys())
-        if lacking:
-            written = parts.segments.rebuild_codes(f"{name}/index/segments", segment, backend)
-            with parts.catalog.begin() as conn:
-                segments.add_segment_files(conn, segment.segment_id, written)
-            done.append(f"segment {segment.segment_id}: added {', '.join(lacking)}")
-    return done
-
-
-def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
-    with parts.catalog.begin() as conn:
-        batch_id, decision_id = segments.night_of_segment(conn, segment.segment_id)
-        batch = batches.read_batch(conn, batch_id)
-        attempt = batches.read_attempt(conn, batch)
-    return Work(batch, attempt, dataset_from_json(attempt.config)), decision_id
-
-
-def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
-    work, _ = _work_of(parts, segment)
-    registered = _shards_of(parts, work)
-    lost = [
-        found
-        for shard in registered
-        if shard.descriptors is not None and (found := damage(parts, shard.descriptors)) is not None
-    ]
-    if lost:
-        raise FileMismatch(
-            f"{both_damaged(segment, work.batch.batch_id)} ({lost[0].partition(';')[0]})"
-        )
-    queries = load_queries(parts, work, registered)
-    codes = codes_of(open_backend(parts, work), queries)
-    if ROLE not in segment.files:
-        codes.pop(ROLE, None)  # it was decided without: later nights would be compared otherwise
-    files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
-    for role in segment.files.keys() & _OF_DESCRIPTORS:
-        if role not in files or files[role].sha256 != segment.files[role].sha256:
-            raise FileMismatch(
-                f"segment {segment.segment_id}: the descriptor files of batch"
-                f" {work.batch.batch_id} give other {role} than were decided with: restore"
-                f" {segment.files[role].name} from a backup"
-            )
-    with parts.catalog.begin() as conn:
-        segments.replace_segment_files(conn, segment.segment_id, files)
-
-
-def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
-    _, decision_id = _work_of(parts, segment)
-    ids = parts.segments.ids(segment)
-    kept = _kept(parts, dataset, decision_id, ids)
-    file = parts.segments.write_mask(f"{dataset.name}/index/masks", kept)
-    if segment.mask is not None and file.sha256 != segment.mask.sha256:
-        raise FileMismatch(
-            f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"
-            f" generation names; restore {segment.mask.name} from a backup"
-        )
-
-
-def _kept(
-    parts: Parts, dataset: Dataset, decision_id: int, ids: NDArray[np.uint8]
-) -> NDArray[np.bool_]:
-    """Which rows of a segment hold a kept image, by the catalog's verdicts as of the row's turn.
-
-    Of later turns masks are others than those that were listed with that row.
-    """
-    kept = np.zeros(len(ids), bool)
-    digests = [row.tobytes() for row in ids]
-    with parts.catalog.begin() as conn:
-        rows = segments.kept_segment_rows(
-            conn, dataset.dataset_id, decision_id, digests, dataset.turn
-        )
-    kept[rows] = True
-    return kept

@@ -25,8 +25,8 @@ from sscd_ops.errors import FileMismatch, SourceChanged
 from sscd_ops.model import Runner, StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.steps import commit, embed, ingest, manage, match, plan, publish, resolve
-from sscd_ops.steps.mending import rebuild_snapshots
-from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import COPIES, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database

@@ -11,8 +11,8 @@ from PIL import Image
 
 from sscd_ops.catalog import datasets, output_shards, placements, published, snapshots, sql
 from sscd_ops.steps import commit, publish, resolve
-from sscd_ops.steps.mending import rebuild_snapshots
-from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import Sample, encode, picture, plant
 from tests.integration.orders import lead_by
 from tests.integration.test_nights import BOTH, DAYS, clouds

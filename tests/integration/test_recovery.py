@@ -19,7 +19,8 @@ from sscd_ops.errors import BatchHeld, SourceChanged, StoreUnavailable
 from sscd_ops.model import Runner
 from sscd_ops.sources.webdataset import WebDatasetSource
 from sscd_ops.steps import commit, embed, ingest, manage, plan, resolve
-from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import DAYS, clouds
