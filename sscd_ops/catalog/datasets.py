@@ -13,8 +13,11 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import run, tuples, value
+from sscd_ops.catalog.fingerprints import fingerprint_of, model_of
+from sscd_ops.catalog.sql import row, rows, run, value
 from sscd_ops.errors import InvariantError, UsageError
+from sscd_ops.model import Fingerprint
+from sscd_ops.options import FingerprintOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,9 @@ class Dataset:
     next_turn: int
     generation: int
     snapshot: int
-    fingerprint: str | None
-    fingerprint_detail: dict[str, Any] | None
+    fingerprint: Fingerprint | None
+    model: FingerprintOptions | None
+    """How the model of ``fingerprint`` was configured."""
     roots: dict[str, str]
     decided_at: datetime | None
     published_at: datetime | None
@@ -42,14 +46,28 @@ class Dataset:
         return self.next_turn - 1
 
 
+def _dataset(raw: Any) -> Dataset:
+    detail = raw["fingerprint_detail"]
+    return Dataset(
+        raw["dataset_id"],
+        raw["name"],
+        raw["next_turn"],
+        raw["generation"],
+        raw["snapshot"],
+        None if detail is None else fingerprint_of(detail),
+        None if detail is None else model_of(detail),
+        raw["roots"],
+        raw["decided_at"],
+        raw["published_at"],
+    )
+
+
 _OF_NAME = "FROM sscd_ops.datasets WHERE kind = 'dataset' AND name = :n"
 _ROW = (
-    "SELECT d.dataset_id, d.name, d.next_turn, d.generation, d.snapshot, d.fingerprint,"
-    " d.fingerprint_detail, d.roots, x.decided_at, s.created_at FROM sscd_ops.datasets d"
+    "SELECT d.*, x.decided_at, s.created_at AS published_at FROM sscd_ops.datasets d"
     " LEFT JOIN sscd_ops.decisions x ON x.dataset_id = d.dataset_id AND x.turn = d.next_turn - 1"
     " LEFT JOIN sscd_ops.snapshots s ON s.dataset_id = d.dataset_id AND s.snapshot = d.snapshot"
 )
-"""The fields of ``Dataset``, in order."""
 
 
 def ensure(conn: Connection, name: str) -> int:
@@ -68,8 +86,8 @@ def ensure(conn: Connection, name: str) -> int:
 
 def read(conn: Connection, name: str) -> Dataset | None:
     """The dataset's row without its lock, or None."""
-    found = tuples(conn, f"{_ROW} WHERE d.kind = 'dataset' AND d.name = :n", n=name)
-    return next((Dataset(*raw) for raw in found), None)
+    raw = row(conn, f"{_ROW} WHERE d.kind = 'dataset' AND d.name = :n", n=name)
+    return None if raw is None else _dataset(raw)
 
 
 def need(conn: Connection, name: str) -> Dataset:
@@ -86,9 +104,10 @@ def need(conn: Connection, name: str) -> Dataset:
 
 def of_number(conn: Connection, dataset_id: int) -> Dataset:
     """The dataset's row without its lock, by its number."""
-    for raw in tuples(conn, f"{_ROW} WHERE d.dataset_id = :d", d=dataset_id):
-        return Dataset(*raw)
-    raise InvariantError(f"dataset {dataset_id} is not in the catalog")
+    raw = row(conn, f"{_ROW} WHERE d.dataset_id = :d", d=dataset_id)
+    if raw is None:
+        raise InvariantError(f"dataset {dataset_id} is not in the catalog")
+    return _dataset(raw)
 
 
 def lock(conn: Connection, dataset_id: int) -> Dataset:
@@ -104,8 +123,14 @@ def lock(conn: Connection, dataset_id: int) -> Dataset:
 
 def turns(conn: Connection, origins: Sequence[int]) -> dict[int, int]:
     """The newest turn of each of these banks."""
-    asked = "SELECT dataset_id, next_turn - 1 FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)"
-    return dict(tuples(conn, asked, o=list(origins)))
+    return {
+        r["dataset_id"]: r["next_turn"] - 1
+        for r in rows(
+            conn,
+            "SELECT dataset_id, next_turn FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)",
+            o=list(origins),
+        )
+    }
 
 
 def lock_with(
@@ -157,15 +182,13 @@ def advance(
     )
 
 
-def set_fingerprint(
-    conn: Connection, dataset_id: int, fingerprint: str, detail: dict[str, Any]
-) -> None:
-    """Give the dataset its fingerprint, unless it has one. The caller holds the lock."""
+def set_fingerprint(conn: Connection, dataset_id: int, attempt_id: int) -> None:
+    """Give the dataset the attempt's fingerprint, unless it has one. The caller holds the lock."""
     run(
         conn,
-        "UPDATE sscd_ops.datasets SET fingerprint = :f, fingerprint_detail = CAST(:x AS jsonb)"
-        " WHERE dataset_id = :d AND fingerprint IS NULL",
+        "UPDATE sscd_ops.datasets d SET fingerprint = a.fingerprint,"
+        " fingerprint_detail = a.fingerprint_detail FROM sscd_ops.attempts a"
+        " WHERE d.dataset_id = :d AND d.fingerprint IS NULL AND a.attempt_id = :a",
         d=dataset_id,
-        f=fingerprint,
-        x=json.dumps(detail),
+        a=attempt_id,
     )

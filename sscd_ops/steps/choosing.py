@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets
+from sscd_ops.catalog import batches, datasets, dry_runs, runners
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import BatchNotRunnable, UsageError
@@ -54,7 +54,7 @@ def choose_batch(
                 _take_over(parts, batch, runner)
                 if hold is not None:
                     hold(batch.batch_id)
-                batches.bind_runner(conn, batch.batch_id, runner)
+                runners.bind_runner(conn, batch.batch_id, runner)
             _leave_others(conn, batch, runner)
             return batch
         batch_id = batches.insert_batch(
@@ -89,7 +89,7 @@ def _own(there: Sequence[Batch], runner: Runner, *, supplement: bool) -> list[Ba
 
 def _leave_others(conn: Connection, batch: Batch, runner: Runner) -> None:
     if runner.kind == "airflow":
-        batches.leave_others(conn, batch.batch_id, runner)
+        runners.leave_others(conn, batch.batch_id, runner)
 
 
 def _supplement(
@@ -124,17 +124,17 @@ def _dry_run_of(
         return []
     return [
         batch
-        for batch in batches.dry_runs(conn, dataset_id)
+        for batch in dry_runs.dry_runs(conn, dataset_id)
         if batch.runner == runner and batch.interval == interval
     ]
 
 
 def _drop_dead_dry_runs(parts: Parts, conn: Connection, dataset_id: int, runner: Runner) -> None:
-    for batch in batches.dry_runs(conn, dataset_id):
+    for batch in dry_runs.dry_runs(conn, dataset_id):
         # commands are all equal: what tells them apart is the lock that a live one holds
         own = runner.kind == "airflow" and batch.runner == runner
         if not own and parts.is_alive(batch) is False:
-            batches.drop_dry_run(conn, batch.batch_id)
+            dry_runs.drop_dry_run(conn, batch.batch_id)
 
 
 def _take_over(parts: Parts, batch: Batch, runner: Runner) -> None:

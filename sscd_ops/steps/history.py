@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, lookups, segments, shards
+from sscd_ops.catalog import attempts, lookups, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.decide import FREE, Decided, Images
 from sscd_ops.core.masks import follow_mask
 from sscd_ops.core.match_file import no_matches, read_matches, write_matches
 from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.core.rows import HistoryWitness
+from sscd_ops.core.segment_file import open_segment, read_ids, read_mask
 from sscd_ops.errors import FileMismatch, InvariantError
 from sscd_ops.model import Matches, Segment, StoredFile
 from sscd_ops.ports import SearchBackend
@@ -100,7 +101,7 @@ def search_segment(
     earlier = done.get(segment.segment_id, {})
     if segment.mask.sha256 in earlier:
         return earlier[segment.mask.sha256]
-    kept = parts.segments.read_mask(segment.mask, segment.rows)
+    kept = read_mask(parts.store, segment.mask, segment.rows)
     search = _Search(parts, work, backend, queries, segment)
     found = None
     if earlier:
@@ -115,7 +116,7 @@ def search_segment(
         lambda stream: write_matches(stream, near, segment.segment_id, hashed),
     )
     with parts.catalog.begin() as conn:
-        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
+        attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
         shards.register_search(
             conn,
             work.attempt.attempt_id,
@@ -138,7 +139,7 @@ class _Search:
         self._backend = backend
         self.queries = queries
         hash_roles = () if queries.hashes is None else (ROLE,)
-        self._opened = parts.segments.open(segment, [*backend.roles(), *hash_roles])
+        self._opened = open_segment(parts.store, segment, [*backend.roles(), *hash_roles])
         lacking = [role for role in backend.roles() if role not in self._opened.codes]
         if lacking:
             log.info(
@@ -194,7 +195,7 @@ def _follow(
     limit = work.options.duplicates.keep_matches
     for sha256, file in earlier.items():
         try:
-            old = parts.segments.read_mask(masks[sha256], segment.rows)
+            old = read_mask(parts.store, masks[sha256], segment.rows)
         except (KeyError, FileMismatch):
             continue
         log.info(
@@ -351,7 +352,7 @@ def _digests(
     answer = np.zeros((len(row), 32), np.uint8)
     for ordinal in np.unique(segment):
         here = segment == ordinal
-        answer[here] = parts.segments.ids(live[int(ordinal)])[row[here]]
+        answer[here] = read_ids(parts.store, live[int(ordinal)])[row[here]]
     return answer
 
 
@@ -397,7 +398,7 @@ class Free:
             segment = live[int(ordinal)]
             if segment.mask is None:
                 raise InvariantError(f"segment {segment.segment_id} is in no generation")
-            mask = parts.segments.read_mask(segment.mask, segment.rows)
+            mask = read_mask(parts.store, segment.mask, segment.rows)
             mask[self.row[again & (self.segment == ordinal)]] = True
             yield segment, mask
 
@@ -415,12 +416,12 @@ def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment
         [ordinal_of[of_decision[images.known[i]["decision_id"]]] for i in chosen], np.int64
     )
     row = np.array([images.known[i]["segment_row"] for i in chosen], np.int64)
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     descriptors = np.empty((len(chosen), dimensions), np.float16)
     hashes = np.zeros((len(chosen), WIDTH), np.uint8) if work.perceptual else None
     for ordinal in np.unique(segment):
         here = segment == ordinal
-        opened = parts.segments.open(live[int(ordinal)], [ROLE] if work.perceptual else [])
+        opened = open_segment(parts.store, live[int(ordinal)], [ROLE] if work.perceptual else [])
         descriptors[here] = opened.descriptors[row[here]]
         if hashes is not None and ROLE in opened.codes:
             hashes[here] = opened.codes[ROLE][row[here]]

@@ -11,6 +11,7 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.perceptual import ROLE
+from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SourceShard
 from sscd_ops.steps.damage import Left, both_damaged, damage
@@ -78,10 +79,10 @@ def _descriptors_from_segment(
     """
     with parts.catalog.begin() as conn:
         counts = shards.shard_counts(conn, found.attempt_id)
-    ends = np.cumsum([counts[shard.shard_id]["embedded"] for shard in registered])
+    ends = np.cumsum([counts[shard.shard_id].embedded for shard in registered])
     (at,) = (i for i, shard in enumerate(registered) if shard.shard_id == found.shard_id)
     rows = slice(int(ends[at - 1]) if at else 0, int(ends[at]))
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     content = DescriptorFile(np.empty((0, 32), np.uint8), np.empty((0, dimensions), np.float16), {})
     if segment is not None:
         if segment.rows != ends[-1]:
@@ -90,7 +91,7 @@ def _descriptors_from_segment(
                 f" embedded {ends[-1]}: the catalog was changed by hand, restore it from a backup"
             )
         try:
-            opened = parts.segments.open(segment, [ROLE])
+            opened = open_segment(parts.store, segment, [ROLE])
         except FileMismatch as error:
             raise FileMismatch(
                 f"{both_damaged(segment, found.batch_id)} ({str(error).partition(';')[0]})"
@@ -108,7 +109,7 @@ def _descriptors_from_segment(
         lambda stream: write_descriptors(
             stream,
             content,
-            fingerprint=work.attempt.fingerprint,
+            fingerprint=work.attempt.fingerprint.digest,
             runtime={"made_from": "the segment"},
         ),
     )

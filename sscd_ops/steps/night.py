@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from sscd_ops.catalog import batches, shards
-from sscd_ops.catalog.locks import LockSession
+from sscd_ops.catalog import batches, dry_runs, shards
+from sscd_ops.catalog.locks import CLI_LOCK, LockSession
 from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
+from sscd_ops.options import Step
 from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch, load_work
@@ -71,7 +72,7 @@ class _Timed:
                 " since: this one stops. Wait for the other's end, then run the night again"
             )
 
-    def __call__(self, step: str, work: Callable[[], T]) -> T:
+    def __call__(self, step: Step | Literal["wait"], work: Callable[[], T]) -> T:
         self.keep()
         watch = Stopwatch()
         answer = work()
@@ -100,7 +101,7 @@ def run(
         timed = _Timed(seconds, locks)
 
         def hold(batch_id: int) -> None:
-            if not locks.take(batches.CLI_LOCK, batch_id):
+            if not locks.take(CLI_LOCK, batch_id):
                 raise BatchNotRunnable(
                     f"another command runs batch {batch_id} right now: wait for its end, then run"
                     " this one again"
@@ -215,7 +216,7 @@ def _drop(parts: Parts, dry: Sequence[int]) -> None:
     try:
         with parts.catalog.begin() as conn:
             for batch_id in dry:
-                batches.drop_dry_run(conn, batch_id)
+                dry_runs.drop_dry_run(conn, batch_id)
     except SscdOpsError as error:
         log.warning("could not drop the dry run batches=%s error=%s", dry, error)
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sscd_ops.catalog import batches, decisions, output_shards, placements, published, shards
+from sscd_ops.catalog import decisions, events, output_shards, placements, published, shards
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.core.manifest import read_manifest
@@ -22,8 +22,9 @@ from sscd_ops.errors import PUT_BACK, BatchNotRunnable, FileMismatch, SourceChan
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS
 from sscd_ops.steps.ingest import manifest_of
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work, restore
+from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, restore
 from sscd_ops.steps.publish_plan import numbers_of
+from sscd_ops.steps.reports import StepReport
 from sscd_ops.steps.shard_files import PutFile, Write, describe, put_over
 
 
@@ -70,7 +71,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
 def _unpublishable(parts: Parts, work: Work, message: str) -> None:
     with parts.catalog.begin() as conn:
         if published.mark_unpublishable(conn, work.batch.batch_id, message):
-            batches.add_event(
+            events.add_event(
                 conn,
                 work.batch.dataset_id,
                 "unpublishable",

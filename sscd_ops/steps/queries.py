@@ -55,7 +55,7 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
     Raises:
         BatchNotRunnable: one is missing: embed first; or one has no perceptual hashes.
     """
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     ids = [np.empty((0, 32), np.uint8)]
     descriptors = [np.empty((0, dimensions), np.float16)]
     hashes = [np.empty((0, WIDTH), np.uint8)]
@@ -101,8 +101,8 @@ def open_backend(parts: Parts, work: Work, name: str = "") -> SearchBackend:
     """The backend of a name; without one that which is frozen with the batch."""
     return parts.backend(
         name or work.attempt.search,
-        work.attempt.fingerprint,
-        int(work.attempt.fingerprint_detail["dimensions"]),
+        work.attempt.fingerprint.digest,
+        work.attempt.fingerprint.dimensions,
         work.attempt.threshold,
     )
 

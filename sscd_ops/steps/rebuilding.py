@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.core import segment_file
 from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment
@@ -69,7 +70,9 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
     for segment in live:
         lacking = sorted(set(backend.roles()) - segment.files.keys())
         if lacking:
-            written = parts.segments.rebuild_codes(f"{name}/index/segments", segment, backend)
+            written = segment_file.rebuild_codes(
+                parts.store, f"{name}/index/segments", segment, backend
+            )
             with parts.catalog.begin() as conn:
                 segments.add_segment_files(conn, segment.segment_id, written)
             done.append(f"segment {segment.segment_id}: added {', '.join(lacking)}")
@@ -93,7 +96,9 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     codes = codes_of(open_backend(parts, work), queries)
     if ROLE not in segment.files:
         codes.pop(ROLE, None)  # it was decided without: later nights would be compared otherwise
-    files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
+    files = segment_file.write_segment(
+        parts.store, f"{name}/index/segments", queries.descriptors, queries.ids, codes
+    )
     for role in segment.files.keys() & OF_DESCRIPTORS:
         if role not in files or files[role].sha256 != segment.files[role].sha256:
             raise FileMismatch(
@@ -107,9 +112,9 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
 
 def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
     _, decision_id = night_of(parts, segment)
-    ids = parts.segments.ids(segment)
+    ids = segment_file.read_ids(parts.store, segment)
     kept = kept_rows(parts, dataset, decision_id, ids)
-    file = parts.segments.write_mask(f"{dataset.name}/index/masks", kept)
+    file = segment_file.write_mask(parts.store, f"{dataset.name}/index/masks", kept)
     if segment.mask is not None and file.sha256 != segment.mask.sha256:
         raise FileMismatch(
             f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"

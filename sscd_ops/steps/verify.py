@@ -17,6 +17,7 @@ from sscd_ops.catalog import (
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
+from sscd_ops.core import segment_file
 from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import SscdOpsError
 from sscd_ops.model import Segment, StoredFile
@@ -193,9 +194,9 @@ def _compare_segment(
     """Whether a segment's rows and kept mask are what the catalog says of its batch."""
     by_hand = "the catalog was changed by hand, restore it from a backup"
     try:
-        ids = parts.segments.open(segment).ids
+        ids = segment_file.open_segment(parts.store, segment).ids
         if segment.mask is not None:
-            mask = parts.segments.read_mask(segment.mask, segment.rows)
+            mask = segment_file.read_mask(parts.store, segment.mask, segment.rows)
             kept = kept_rows(parts, dataset, decision_id, ids)
             if (mask != kept).any():
                 return [
@@ -205,9 +206,10 @@ def _compare_segment(
                 ]
     except SscdOpsError as error:
         return [str(error)]
-    if segment.fingerprint != dataset.fingerprint:
+    own = dataset.fingerprint and dataset.fingerprint.digest
+    if segment.fingerprint != own:
         return [
             f"segment {segment.segment_id} has fingerprint {segment.fingerprint}, the dataset"
-            f" {dataset.fingerprint}: {by_hand}"
+            f" {own}: {by_hand}"
         ]
     return []

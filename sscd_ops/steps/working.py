@@ -32,6 +32,7 @@ from sscd_ops.core.leader import Hashes, Leader, lead
 from sscd_ops.core.manifest import SCHEMA, read_manifest
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Witnesses
+from sscd_ops.core.segment_file import write_mask, write_segment
 from sscd_ops.errors import InvariantError, MissingDescriptors
 from sscd_ops.model import Counts, Fault, SourceShard, StoredFile
 from sscd_ops.ports import SearchBackend
@@ -279,7 +280,7 @@ def _lead(
     best: Best,
     hash_best: Best,
 ) -> Leader:
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     hashes = None
     if queries.hashes is not None:
         hashes = Hashes(
@@ -333,7 +334,7 @@ def _counts(
     by_source, examples = {}, {}
     for i, (name, tally) in enumerate(zip(names, tallies, strict=True)):
         mine = [s for s in registered if s.source == name]
-        missed = sum(int(said[s.shard_id].get("not_delivered", 0)) for s in mine)
+        missed = sum(said[s.shard_id].not_delivered for s in mine)
         by_source[name] = replace(
             core_rows.count(decided.outcome[of_sample == i], missed),
             source_shards=len(mine),
@@ -370,7 +371,8 @@ def _write_segment(
     """The batch's segment, unless it was written before, and its kept mask."""
     if not len(queries.ids) or work.batch.dry_run:
         return {}, StoredFile("", "", 0)
-    files = written or parts.segments.write(
+    files = written or write_segment(
+        parts.store,
         f"{work.folder}/index/segments",
         queries.descriptors,
         queries.ids,
@@ -382,4 +384,4 @@ def _write_segment(
 def _write_mask(parts: Parts, work: Work, kept: NDArray[np.bool_]) -> StoredFile:
     if work.batch.dry_run:
         return StoredFile("", "", 0)
-    return parts.segments.write_mask(f"{work.folder}/index/masks", kept)
+    return write_mask(parts.store, f"{work.folder}/index/masks", kept)
