@@ -71,8 +71,8 @@ def add_plan(
 ) -> None:
     """Register the output shards that a decision plans, which are in no snapshot yet."""
     for shard in planned:
-        output_id = _add(conn, shard, decision_id=decision_id, turn=turn, plan=plan, files=None)
-        _place(conn, output_id, decision_id, shard.slot, shard.slot + shard.samples)
+        slots = [(decision_id, shard.slot, shard.slot + shard.samples)]
+        _add(conn, shard, slots, None, decision_id=decision_id, turn=turn, plan=plan, files=None)
 
 
 def replace_shard(
@@ -101,44 +101,36 @@ def replace_shard(
         s=snapshot,
         o=output_id,
     )
-    if shard is None:
-        return
-    new = _add(conn, shard, files=files_json(shard.files))
-    for decision_id, start, end in slots:
-        _place(conn, new, decision_id, start, end, snapshot)
+    if shard is not None:
+        _add(conn, shard, slots, snapshot, files=files_json(shard.files))
 
 
-def _add(conn: Connection, shard: PlannedShard | OutputShard, **others: Any) -> int:
-    """Insert a row of its fields, save for the ``others``; its number."""
-    return int(
-        value(
-            conn,
-            "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name,"
-            " turn, files) VALUES (:decision_id, :number, :plan, :form, :samples, :name, :turn,"
-            " CAST(:files AS jsonb)) RETURNING output_id",
-            **{**asdict(shard), **others},
-        )
-    )
-
-
-def _place(
+def _add(
     conn: Connection,
-    output_id: int,
-    decision_id: int,
-    start: int,
-    end: int,
-    snapshot: int | None = None,
+    shard: PlannedShard | OutputShard,
+    slots: Iterable[tuple[int, int, int]],
+    snapshot: int | None,
+    **others: Any,
 ) -> None:
-    run(
+    """Insert a row of a shard's fields, save for the ``others``, and its placements."""
+    output_id = value(
         conn,
-        "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to,"
-        " snapshot_from) VALUES (:o, :x, :a, :b, :s)",
-        o=output_id,
-        x=decision_id,
-        a=start,
-        b=end,
-        s=snapshot,
+        "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name, turn,"
+        " files) VALUES (:decision_id, :number, :plan, :form, :samples, :name, :turn,"
+        " CAST(:files AS jsonb)) RETURNING output_id",
+        **{**asdict(shard), **others},
     )
+    for decision_id, start, end in slots:
+        run(
+            conn,
+            "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to,"
+            " snapshot_from) VALUES (:o, :x, :a, :b, :s)",
+            o=output_id,
+            x=decision_id,
+            a=start,
+            b=end,
+            s=snapshot,
+        )
 
 
 def planned_shards(conn: Connection, decision_id: int) -> list[OutputShard]:

@@ -48,9 +48,9 @@ def placed(conn: Connection, output_id: int) -> list[Placement]:
     """Which slots an output shard holds, in its order."""
     found = tuples(
         conn,
-        "SELECT p.decision_id, p.slot_from, p.slot_to, d.month FROM sscd_ops.placements p"
-        " JOIN sscd_ops.decisions d USING (decision_id) WHERE p.output_id = :o"
-        " ORDER BY d.turn, p.slot_from",
+        'SELECT p.decision_id, p.slot_from AS start, p.slot_to AS "end", d.month'
+        " FROM sscd_ops.placements p JOIN sscd_ops.decisions d USING (decision_id)"
+        " WHERE p.output_id = :o ORDER BY d.turn, p.slot_from",
         o=output_id,
     )
     return [Placement(*place) for place in found]

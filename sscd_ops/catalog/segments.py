@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -15,7 +15,6 @@ from sscd_ops.catalog.sql import (
     need_file,
     rows,
     run,
-    tuples,
     value,
 )
 from sscd_ops.model import Segment, StoredFile
@@ -144,33 +143,21 @@ def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, Sto
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentRow:
-    """What `index info` says of a segment; ``kept`` by its newest mask."""
-
-    files: Mapping[str, StoredFile]
-    segment_id: int
-    batch_id: int | None
-    night: str
-    turn: int
-    rows: int
-    kept: int | None
-    dimensions: int
-
-
-def all_segments(conn: Connection, dataset_id: int) -> list[SegmentRow]:
-    """Every segment of a dataset, in turn order."""
-    found = tuples(
+def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
+    """Every segment in turn order as `index info` prints it; ``kept`` is by its newest mask."""
+    return rows(
         conn,
-        "SELECT s.files, s.segment_id, x.batch_id, coalesce(b.night, ''), x.turn, s.rows, m.kept,"
-        " s.dimensions FROM sscd_ops.segments s"
-        " JOIN sscd_ops.decisions x USING (decision_id)"
+        "SELECT s.segment_id AS segment, x.batch_id, coalesce(b.night, '') AS night, x.turn,"
+        " s.rows, m.kept, s.dimensions, f.files, f.bytes"
+        " FROM sscd_ops.segments s JOIN sscd_ops.decisions x USING (decision_id)"
+        " JOIN LATERAL (SELECT string_agg(key, ' ' ORDER BY key COLLATE \"C\") AS files,"
+        " CAST(sum(CAST(value ->> 'bytes' AS bigint)) AS bigint) AS bytes"
+        " FROM jsonb_each(s.files)) f ON true"
         " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
         " LEFT JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id"
         " AND m.generation_to IS NULL WHERE s.dataset_id = :d ORDER BY x.turn, s.segment_id",
         d=dataset_id,
     )
-    return [SegmentRow(files_of(files), *others) for files, *others in found]
 
 
 def night_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:

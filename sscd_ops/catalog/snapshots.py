@@ -38,8 +38,8 @@ class Snapshot:
 
 
 _SNAPSHOT = (
-    "SELECT s.file, s.dataset_id, s.snapshot, s.parent, s.turn, s.samples, s.shards, s.bytes,"
-    " x.turn AS decided_turn, b.label, b.supplement,"
+    "SELECT s.file, s.dataset_id, s.snapshot AS number, s.parent, s.turn, s.samples, s.shards,"
+    " s.bytes, x.turn AS decided_turn, b.label, b.supplement,"
     " d.fingerprint_detail ->> 'name' AS fingerprint"
     " FROM sscd_ops.snapshots s JOIN sscd_ops.decisions x USING (decision_id)"
     " JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id"

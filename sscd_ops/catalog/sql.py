@@ -1,4 +1,4 @@
-"""Four words for running SQL with bound parameters, and the JSON shape of a stored file."""
+"""Five words for running SQL with bound parameters, and the JSON shape of a stored file."""
 
 from __future__ import annotations
 

@@ -33,21 +33,7 @@ def index_info(config: str | None, dataset: str, form: str) -> None:
 
     with open_wiring(config) as parts, parts.catalog.begin() as conn:
         found = segments.all_segments(conn, datasets.need(conn, dataset).dataset_id)
-    shown = [
-        {
-            "segment": each.segment_id,
-            "batch_id": each.batch_id,
-            "night": each.night,
-            "turn": each.turn,
-            "rows": each.rows,
-            "kept": each.kept,
-            "dimensions": each.dimensions,
-            "files": " ".join(sorted(each.files)),
-            "bytes": sum(file.bytes for file in each.files.values()),
-        }
-        for each in found
-    ]
-    print_rows(shown, form)
+    print_rows(found, form)
 
 
 @index.command("verify")

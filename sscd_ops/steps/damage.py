@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,28 +30,19 @@ def damaged_roles(parts: Parts, files: Mapping[str, StoredFile]) -> list[str]:
     return sorted(role for role, file in files.items() if damage(parts, file) is not None)
 
 
-class Left:
-    """What could not be mended, in words."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def __enter__(self) -> Left:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        """Note what a piece of work refused, so that the next one is tried all the same."""
-        if isinstance(error, SourceChanged):
-            reason = str(error).removesuffix(f": {PUT_BACK}")
-            self.said.append(
-                f"{reason}: put the original back and run this command again, or restore what is"
-                " lost from a backup"
-            )
-            return True
-        if isinstance(error, FileMismatch):
-            self.said.append(str(error))
-            return True
-        return False
+@contextmanager
+def noting(left: list[str]) -> Iterator[None]:
+    """Note what a piece of work could not mend, so that the next one is tried all the same."""
+    try:
+        yield
+    except SourceChanged as error:
+        reason = str(error).removesuffix(f": {PUT_BACK}")
+        left.append(
+            f"{reason}: put the original back and run this command again, or restore what is"
+            " lost from a backup"
+        )
+    except FileMismatch as error:
+        left.append(str(error))
 
 
 # ---------------------------------------------------------------- segments

@@ -14,13 +14,13 @@ from sscd_ops.core.perceptual import ROLE
 from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SourceShard
-from sscd_ops.steps.damage import Left, both_damaged, damage
+from sscd_ops.steps.damage import both_damaged, damage, noting
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work
 
 
 def mend_steps(
-    parts: Parts, dataset: Dataset, live: Mapping[int, Segment], left: Left
+    parts: Parts, dataset: Dataset, live: Mapping[int, Segment], left: list[str]
 ) -> list[str]:
     """Mend the manifests, descriptor and candidate files of all batches; what was done.
 
@@ -35,7 +35,7 @@ def mend_steps(
     lost = [found for found in named if damage(parts, found.file) is not None]
     done = []
     for found in lost:
-        with left:
+        with noting(left):
             done.append(f"batch {found.batch_id}: {_mend(parts, found, live)}")
     return done
 

@@ -25,7 +25,7 @@ from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, restore
 from sscd_ops.steps.publish_plan import numbers_of
 from sscd_ops.steps.reports import StepReport
-from sscd_ops.steps.shard_files import PutFile, Write, describe, put_over
+from sscd_ops.steps.shard_files import PutFile, Write, describe, put_file
 
 
 def run(parts: Parts, batch_id: int, group: int) -> StepReport:
@@ -113,7 +113,7 @@ def _write_shard(
     Names follow from the plan's digest. Whatever changes the bytes written here must raise
     ``core.shard_plan.WRITER_VERSION``, or a retry under a new release meets its own older files.
     """
-    put = put or partial(_put, parts, shard)
+    put = put or partial(put_file, parts, registered=partial(_registered, parts, shard))
     samples = list(_samples(parts, work, placed, registered))
     offsets: list[int] = []
     sizes: list[int] = []
@@ -136,16 +136,9 @@ def _write_shard(
     return {"tar": tar, **describe(put, shard, tar, _table(work, samples, offsets, sizes))}
 
 
-def _put(parts: Parts, shard: OutputShard, role: str, name: str, write: Write) -> StoredFile:
-    """Write a file that no row names yet, over what a killed try or a bad disk left there."""
-    try:
-        return parts.store.put_named(name, write)
-    except FileMismatch:
-        with parts.catalog.begin() as conn:
-            files = output_shards.files_of_output(conn, shard.output_id)
-        if files:  # another process registered it just now: its bytes count, not ours
-            return files[role]
-        return put_over(parts, role, name, write)
+def _registered(parts: Parts, shard: OutputShard) -> Mapping[str, StoredFile]:
+    with parts.catalog.begin() as conn:
+        return output_shards.files_of_output(conn, shard.output_id)
 
 
 def write_again(parts: Parts, work: Work, shard: OutputShard) -> None:

@@ -10,12 +10,12 @@ from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment
 from sscd_ops.steps.damage import (
     OF_DESCRIPTORS,
-    Left,
     both_damaged,
     damage,
     damaged_roles,
     kept_rows,
     night_of,
+    noting,
 )
 from sscd_ops.steps.mending import mend_steps
 from sscd_ops.steps.parts import Parts, load_work
@@ -42,18 +42,18 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-    left = Left()
+    left: list[str] = []
     done = mend_steps(parts, dataset, {night_of(parts, s)[0].batch.batch_id: s for s in live}, left)
     for segment in live:
-        with left:
+        with noting(left):
             if damaged := damaged_roles(parts, segment.files):
                 _rebuild_segment(parts, name, segment)
                 done.append(f"segment {segment.segment_id}: wrote {', '.join(damaged)} anew")
             if segment.mask is not None and damage(parts, segment.mask) is not None:
                 _rebuild_mask(parts, dataset, segment)
                 done.append(f"segment {segment.segment_id}: wrote its mask anew")
-    if left.said:
-        raise FileMismatch("; ".join(left.said[:10]))
+    if left:
+        raise FileMismatch("; ".join(left[:10]))
     return done + _add_codes(parts, name)
 
 
@@ -136,21 +136,21 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
         made = snapshots.all_snapshots(conn, dataset.dataset_id)
         written = output_shards.written_shards(conn, dataset.dataset_id)
     done: list[str] = []
-    left = Left()
+    left: list[str] = []
     parts.progress.start(f"rebuild snapshots of {name}", len(made) + len(written))
     for snapshot in made:
         if damage(parts, snapshot.file) is not None:
-            with left, parts.catalog.begin() as conn:
+            with noting(left), parts.catalog.begin() as conn:
                 read_snapshot_file(parts, conn, name, snapshot)
                 done.append(f"snapshot {snapshot.number}: wrote its file anew")
         parts.progress.advance()
     for shard in written:
         if lost := damaged_roles(parts, shard.files):
-            with left:
+            with noting(left):
                 write_again(parts, load_work(parts, shard.batch_id), shard)
                 done.append(f"{shard.name}: wrote {', '.join(lost)} anew")
         parts.progress.advance()
     parts.progress.done()
-    with left:
+    with noting(left):
         repair_latest(parts, name)
-    return done, left.said
+    return done, left

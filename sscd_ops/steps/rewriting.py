@@ -6,6 +6,7 @@ import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from sscd_ops.core.shard_plan import WRITER_VERSION
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
-from sscd_ops.steps.shard_files import Write, describe, put_over
+from sscd_ops.steps.shard_files import describe, put_file
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,8 @@ def _write(
     wanted = set(table.column("key").to_pylist())
     moved: dict[int, int] = {}
 
-    def put(role: str, name: str, write: Write) -> StoredFile:
-        try:
-            return parts.store.put_named(name, write)
-        except FileMismatch:
-            # another commit of the same turn may name that by now, under another release
-            return put_over(parts, role, name, write)
+    # another commit of the same turn may have registered that by now, under another release
+    put = partial(put_file, parts)
 
     def write_tar(stream: BinaryIO) -> None:
         sink = parts.tar_sink(stream)

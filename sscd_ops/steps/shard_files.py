@@ -6,13 +6,14 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts, write_bytes
 
@@ -51,8 +52,24 @@ def describe(
     return {"parquet": parquet, "stats": stats_file}
 
 
-def put_over(parts: Parts, role: str, name: str, write: Write) -> StoredFile:
-    """Write over other bytes of this name, save a parquet of the same rows: that one is taken."""
+def put_file(
+    parts: Parts,
+    role: str,
+    name: str,
+    write: Write,
+    registered: Callable[[], Mapping[str, StoredFile]] = dict,
+) -> StoredFile:
+    """Write a file that no row names yet, over what a killed try or a bad disk left there.
+
+    Save over a parquet of the same rows, which is taken. ``registered`` answers the files that
+    another process registered meanwhile, if any: its bytes count, not ours.
+    """
+    try:
+        return parts.store.put_named(name, write)
+    except FileMismatch:
+        files = registered()
+    if files:
+        return files[role]
     earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
     if earlier is not None:
         return earlier

@@ -6,14 +6,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 
-from sscd_ops.catalog import (
-    datasets,
-    output_shards,
-    placements,
-    segments,
-    shards,
-    snapshots,
-)
+from sscd_ops.catalog import datasets, output_shards, placements, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
