@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.fingerprints import fingerprint_of, model_of
-from sscd_ops.catalog.sql import run, tuples, value
+from sscd_ops.catalog.sql import row, rows, run, value
 from sscd_ops.errors import InvariantError, UsageError
 from sscd_ops.model import Fingerprint
 from sscd_ops.options import FingerprintOptions
@@ -28,14 +28,14 @@ class Dataset:
     the last commits; others then take the same numbers, never the same moments.
     """
 
-    fingerprint: Fingerprint | None
-    model: FingerprintOptions | None
-    """How the model of ``fingerprint`` was configured."""
     dataset_id: int
     name: str
     next_turn: int
     generation: int
     snapshot: int
+    fingerprint: Fingerprint | None
+    model: FingerprintOptions | None
+    """How the model of ``fingerprint`` was configured."""
     roots: dict[str, str]
     decided_at: datetime | None
     published_at: datetime | None
@@ -46,20 +46,28 @@ class Dataset:
         return self.next_turn - 1
 
 
+def _dataset(raw: Any) -> Dataset:
+    has_model = raw["fingerprint"] is not None
+    return Dataset(
+        raw["dataset_id"],
+        raw["name"],
+        raw["next_turn"],
+        raw["generation"],
+        raw["snapshot"],
+        fingerprint_of(raw) if has_model else None,
+        model_of(raw) if has_model else None,
+        raw["roots"],
+        raw["decided_at"],
+        raw["published_at"],
+    )
+
+
 _OF_NAME = "FROM sscd_ops.datasets WHERE kind = 'dataset' AND name = :n"
 _ROW = (
-    "SELECT d.fingerprint_detail, d.dataset_id, d.name, d.next_turn, d.generation, d.snapshot,"
-    " d.roots, x.decided_at, s.created_at AS published_at FROM sscd_ops.datasets d"
+    "SELECT d.*, x.decided_at, s.created_at AS published_at FROM sscd_ops.datasets d"
     " LEFT JOIN sscd_ops.decisions x ON x.dataset_id = d.dataset_id AND x.turn = d.next_turn - 1"
     " LEFT JOIN sscd_ops.snapshots s ON s.dataset_id = d.dataset_id AND s.snapshot = d.snapshot"
 )
-
-
-def _dataset(conn: Connection, which: str, **parameters: Any) -> Dataset | None:
-    for detail, *others in tuples(conn, f"{_ROW} WHERE {which}", **parameters):
-        model = None if detail is None else (fingerprint_of(detail), model_of(detail))
-        return Dataset(*(model or (None, None)), *others)
-    return None
 
 
 def ensure(conn: Connection, name: str) -> int:
@@ -78,7 +86,8 @@ def ensure(conn: Connection, name: str) -> int:
 
 def read(conn: Connection, name: str) -> Dataset | None:
     """The dataset's row without its lock, or None."""
-    return _dataset(conn, "d.kind = 'dataset' AND d.name = :n", n=name)
+    raw = row(conn, f"{_ROW} WHERE d.kind = 'dataset' AND d.name = :n", n=name)
+    return None if raw is None else _dataset(raw)
 
 
 def need(conn: Connection, name: str) -> Dataset:
@@ -95,10 +104,10 @@ def need(conn: Connection, name: str) -> Dataset:
 
 def of_number(conn: Connection, dataset_id: int) -> Dataset:
     """The dataset's row without its lock, by its number."""
-    dataset = _dataset(conn, "d.dataset_id = :d", d=dataset_id)
-    if dataset is None:
+    raw = row(conn, f"{_ROW} WHERE d.dataset_id = :d", d=dataset_id)
+    if raw is None:
         raise InvariantError(f"dataset {dataset_id} is not in the catalog")
-    return dataset
+    return _dataset(raw)
 
 
 def lock(conn: Connection, dataset_id: int) -> Dataset:
@@ -114,8 +123,14 @@ def lock(conn: Connection, dataset_id: int) -> Dataset:
 
 def turns(conn: Connection, origins: Sequence[int]) -> dict[int, int]:
     """The newest turn of each of these banks."""
-    asked = "SELECT dataset_id, next_turn - 1 FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)"
-    return dict(tuples(conn, asked, o=list(origins)))
+    return {
+        r["dataset_id"]: r["next_turn"] - 1
+        for r in rows(
+            conn,
+            "SELECT dataset_id, next_turn FROM sscd_ops.datasets WHERE dataset_id = ANY(:o)",
+            o=list(origins),
+        )
+    }
 
 
 def lock_with(

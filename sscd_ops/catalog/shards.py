@@ -157,21 +157,15 @@ def faulty_shards(conn: Connection, attempt_id: int) -> int:
 
 def register_file(
     conn: Connection, shard_id: int, role: Role, file: StoredFile, counts: Mapping[str, Any]
-) -> bool:
-    """Name the file that holds a shard's manifest or descriptors; the first registration wins.
-
-    Answers whether this one won.
-    """
-    return (
-        run(
-            conn,
-            f"UPDATE sscd_ops.source_shards SET {role} = CAST(:f AS jsonb),"
-            f" counts = counts || CAST(:c AS jsonb) WHERE shard_id = :s AND {role} IS NULL",
-            f=file_json(file),
-            c=json.dumps(dict(counts)),
-            s=shard_id,
-        )
-        == 1
+) -> None:
+    """Name the file that holds a shard's manifest or descriptors; the first registration wins."""
+    run(
+        conn,
+        f"UPDATE sscd_ops.source_shards SET {role} = CAST(:f AS jsonb),"
+        f" counts = counts || CAST(:c AS jsonb) WHERE shard_id = :s AND {role} IS NULL",
+        f=file_json(file),
+        c=json.dumps(dict(counts)),
+        s=shard_id,
     )
 
 

@@ -25,7 +25,7 @@ from sscd_ops.model import BatchState, StoredFile
 from sscd_ops.options import Step
 from sscd_ops.steps import turns
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, write_bytes
-from sscd_ops.steps.reports import Report
+from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.rewriting import Replaced, without_slots
 from sscd_ops.steps.snapshots import document, repair_latest, snapshot_name
 from sscd_ops.steps.turns import Seen
@@ -65,9 +65,9 @@ class CommitReport(Report):
             "seconds": round(self.seconds, 3),
         }
 
-    def _line(self) -> dict[str, Any]:
+    def _line(self) -> str:
         told = ("state", "snapshot", "samples", "shards", "bytes")
-        return {name: getattr(self, name) for name in told}
+        return in_line({name: getattr(self, name) for name in told})
 
 
 def run(parts: Parts, batch_id: int) -> CommitReport:

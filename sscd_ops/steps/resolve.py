@@ -67,17 +67,14 @@ class ResolveReport(Report):
             **self.counts.plain(),
         }
 
-    def _line(self) -> dict[str, Any]:
+    def _line(self) -> str:
         c = self.counts
-        return {
-            "turn": self.turn, "read": c.read, "quarantined": c.quarantined,
-            "exact": c.removed_exact, "near": c.removed_near, "perceptual": c.removed_perceptual,
-            "kept": c.kept, "plain": c.kept_plain, "known": c.known, "shards": self.shards,
-            "seconds": f"{self.seconds:.2f}",
-        }  # fmt: skip
-
-    def _remark(self) -> str:
-        return f" ({self.message})" if self.message else ""
+        return (
+            f"turn={self.turn} read={c.read} quarantined={c.quarantined} exact={c.removed_exact}"
+            f" near={c.removed_near} perceptual={c.removed_perceptual} kept={c.kept}"
+            f" plain={c.kept_plain} known={c.known} shards={self.shards}"
+            f" seconds={self.seconds:.2f}" + (f" ({self.message})" if self.message else "")
+        )
 
 
 # ---------------------------------------------------------------- deciding
