@@ -98,10 +98,7 @@ def _descriptors_from_segment(
             ) from error
         hashes = opened.codes.get(ROLE)
         content = DescriptorFile(
-            opened.ids[rows],
-            opened.descriptors[rows],
-            {},
-            None if hashes is None else hashes[rows],
+            opened.ids[rows], opened.descriptors[rows], {}, None if hashes is None else hashes[rows]
         )
     file = parts.store.put(
         f"{work.folder}/descriptors",

@@ -166,10 +166,7 @@ def write_again(parts: Parts, work: Work, shard: OutputShard) -> None:
 
 
 def _samples(
-    parts: Parts,
-    work: Work,
-    placed: Sequence[PlacedSample],
-    registered: Mapping[int, SourceShard],
+    parts: Parts, work: Work, placed: Sequence[PlacedSample], registered: Mapping[int, SourceShard]
 ) -> Iterator[_Sample]:
     """The shard's samples with their members, from the manifests."""
     for shard_id, group in groupby(placed, key=lambda sample: sample.shard_id):
@@ -189,10 +186,7 @@ def _samples(
 
 
 def _contents(
-    parts: Parts,
-    work: Work,
-    samples: Sequence[_Sample],
-    registered: Mapping[int, SourceShard],
+    parts: Parts, work: Work, samples: Sequence[_Sample], registered: Mapping[int, SourceShard]
 ) -> Iterator[tuple[_Sample, list[bytes]]]:
     """Each sample with its members' bytes as in the source, and what is made here."""
     options = work.options

@@ -97,11 +97,7 @@ def _spans(slots: Sequence[Slot]) -> Iterator[tuple[int, int, int]]:
 
 
 def _write(
-    parts: Parts,
-    shard: OutputShard,
-    other: OutputShard,
-    left: Sequence[int],
-    count: int,
+    parts: Parts, shard: OutputShard, other: OutputShard, left: Sequence[int], count: int
 ) -> dict[str, StoredFile]:
     """Copy the samples at some places of a shard, which holds ``count``, into another one."""
     table = pq.read_table(parts.store.local(shard.files["parquet"]))
