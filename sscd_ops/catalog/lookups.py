@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import row, rows, run
+from sscd_ops.catalog.sql import files_of, rows, run, tuples, value
+from sscd_ops.model import StoredFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,9 +135,9 @@ def _uuid(raw: UUID | str) -> UUID:
     return raw if isinstance(raw, UUID) else UUID(raw)
 
 
-def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """The files of a published shard that holds a sample, the newest one; or None."""
-    return row(
+def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFile] | None:
+    """The files, by role, of a published shard that holds a sample, the newest one; or None."""
+    found = value(
         conn,
         "SELECT o.files FROM sscd_ops.samples_now s"
         " JOIN sscd_ops.placements p ON p.decision_id = s.slot_decision"
@@ -146,14 +148,25 @@ def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | No
         " ORDER BY p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )
+    return None if found is None else files_of(found)
 
 
-def sample_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """Source shard, position and batch of a sample with a verdict, or None."""
-    return row(
+@dataclass(frozen=True, slots=True)
+class SamplePlace:
+    """Where a sample was read, and by which batch."""
+
+    shard_id: int
+    position: int
+    batch_id: int
+
+
+def sample_place(conn: Connection, sample_id: UUID) -> SamplePlace | None:
+    """The place of a sample with a verdict, or None."""
+    found = tuples(
         conn,
         "SELECT s.shard_id, s.position, d.batch_id FROM sscd_ops.samples s"
         " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
         " WHERE s.sample_id = :s",
         s=sample_id,
     )
+    return next((SamplePlace(*place) for place in found), None)

@@ -16,7 +16,7 @@ from sscd_ops.catalog import (
     datasets,
     decisions,
     events,
-    publishing,
+    output_shards,
     segments,
     shards,
 )
@@ -166,7 +166,7 @@ class Night:
         """A new number, the counts by source, and the output shards."""
         decision_id = decisions.open_night(conn, self.work.batch, worked.month)
         decisions.add_sources(conn, decision_id, worked.by_source)
-        publishing.add_plan(conn, decision_id, worked.turn, worked.plan, worked.planned)
+        output_shards.add_plan(conn, decision_id, worked.turn, worked.plan, worked.planned)
         return decision_id
 
     def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
@@ -309,7 +309,7 @@ def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
     with parts.catalog.begin() as conn:
         state = batches.read_batch(conn, work.batch.batch_id).state
         decision = decisions.of_batch(conn, work.batch.batch_id)
-        planned = publishing.output_shards(conn, decision.decision_id)
+        planned = output_shards.planned_shards(conn, decision.decision_id)
         by_source = decisions.sources_of(conn, decision.decision_id)
     return ResolveReport(
         work.batch.batch_id,

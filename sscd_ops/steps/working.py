@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.catalog import lookups, shards
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.catalog.publishing import PlannedShard
+from sscd_ops.catalog.output_shards import PlannedShard
 from sscd_ops.core import rows as core_rows
 from sscd_ops.core.decide import (
     FREE,
