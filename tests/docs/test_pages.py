@@ -25,6 +25,7 @@ from sscd_ops.options import (
     AirflowStepOptions,
     CatalogOptions,
     DatasetOptions,
+    ModelName,
     Range,
     SourceOptions,
     StorageOptions,
@@ -229,6 +230,10 @@ def test_the_table_of_models_says_what_they_are() -> None:
         name: (model.dimensions, model.preprocessing, model.threshold)
         for name, model in MODELS.items()
     }
+
+
+def test_every_model_is_one_that_may_be_configured() -> None:
+    assert ("", *MODELS) == typing.get_args(ModelName)
 
 
 def test_every_quarantine_code_is_explained() -> None:
