@@ -12,7 +12,7 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
-from sscd_ops.core.perceptual import ROLE
+from sscd_ops.core.measures import HASHES
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
 from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.steps.ingest import manifest_of
@@ -131,17 +131,16 @@ def _descriptors_from_segment(
                 f" embedded {ends[-1]}: the catalog was changed by hand, restore it from a backup"
             )
         try:
-            opened = parts.segments.open(segment, [ROLE])
+            opened = parts.segments.open(segment, HASHES)
         except FileMismatch as error:
             raise FileMismatch(
                 f"{both_damaged(segment, found.batch_id)} ({str(error).partition(';')[0]})"
             ) from error
-        hashes = opened.codes.get(ROLE)
         content = DescriptorFile(
             opened.ids[rows],
             opened.descriptors[rows],
             {},
-            None if hashes is None else hashes[rows],
+            {role: hashes[rows] for role, hashes in opened.codes.items()},
         )
     file = parts.store.put(
         f"{work.folder}/descriptors",

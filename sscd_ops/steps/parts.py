@@ -11,7 +11,9 @@ from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
 from sscd_ops.catalog.database import Catalog
+from sscd_ops.core import measures
 from sscd_ops.core.identities import interval_label
+from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import (
     ConfigError,
@@ -169,9 +171,9 @@ class Work:
         return f"{label}-s{self.batch.supplement}" if self.batch.supplement else label
 
     @property
-    def floor(self) -> float:
-        """The least similarity of a stored match."""
-        return max(-1.0, self.attempt.threshold - self.options.duplicates.margin)
+    def dimensions(self) -> int:
+        """Of its descriptors."""
+        return int(self.attempt.fingerprint_detail["dimensions"])
 
     @property
     def perceptual(self) -> bool:
@@ -180,16 +182,15 @@ class Work:
         return self.options.duplicates.perceptual is True
 
     @property
-    def hash_threshold(self) -> float:
-        """The least hash similarity of a copy."""
-        return similarity_at(self.options.duplicates.perceptual_distance)
-
-    @property
-    def hash_floor(self) -> float:
-        """The least hash similarity of a stored match."""
-        duplicates = self.options.duplicates
-        farthest = duplicates.perceptual_distance + duplicates.perceptual_margin
-        return similarity_at(min(farthest, BITS))
+    def measures(self) -> list[Measure]:
+        """What decides the batch, in the order in which they speak."""
+        duplicates, threshold = self.options.duplicates, self.attempt.threshold
+        answer = [measures.near(threshold, max(-1.0, threshold - duplicates.margin))]
+        if self.perceptual:
+            farthest = duplicates.perceptual_distance
+            stored = min(farthest + duplicates.perceptual_margin, BITS)
+            answer.append(measures.perceptual(similarity_at(farthest), similarity_at(stored)))
+        return answer
 
 
 def load_work(parts: Parts, batch_id: int) -> Work:

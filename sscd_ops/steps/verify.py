@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sscd_ops.catalog import batches, datasets, publishing, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
-from sscd_ops.core.perceptual import ROLE
+from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import FileMismatch, SscdOpsError
 from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.options import dataset_from_json
@@ -169,9 +169,9 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         if segment.mask is not None:
             said += _check(parts, segment.mask)
         problems += said or _compare_segment(parts, segment, dataset, work, decision_id)
-        if work.perceptual and ROLE not in segment.files:
+        for role in {by.role for by in work.measures if by.by_hash} - segment.files.keys():
             problems.append(
-                f"segment {segment.segment_id} has no perceptual hashes ({ROLE}), and batch"
+                f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
                 f" {batch_id} was to be decided by them: a worker of another release"
                 " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it"
                 " so"
@@ -182,7 +182,7 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     return problems + hopeless
 
 
-_OF_DESCRIPTORS = frozenset({"descriptors", "ids", ROLE})
+_OF_DESCRIPTORS = frozenset({DESCRIPTORS, "ids", *HASHES})
 """The roles of a segment that its batch's descriptor files follow from, and it from them."""
 
 
@@ -321,8 +321,8 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         )
     queries = load_queries(parts, work, registered)
     codes = codes_of(open_backend(parts, work), queries)
-    if ROLE not in segment.files:
-        codes.pop(ROLE, None)  # it was decided without: later nights would be compared otherwise
+    for role in HASHES.keys() - segment.files.keys():
+        codes.pop(role, None)  # it was decided without: later nights would be compared otherwise
     files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
     for role in segment.files.keys() & _OF_DESCRIPTORS:
         if role not in files or files[role].sha256 != segment.files[role].sha256:
