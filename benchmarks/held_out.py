@@ -39,8 +39,8 @@ from sscd_ops.descriptors.thresholds import THRESHOLDS
 from sscd_ops.evaluation.describing import Described, describe, nearest
 from sscd_ops.evaluation.lookalikes import HardResult, HardSet, judge, made
 from sscd_ops.evaluation.metrics import Scored
-from sscd_ops.evaluation.pdq import THRESHOLD as PDQ_THRESHOLD
-from sscd_ops.evaluation.pictures import Spool
+from sscd_ops.evaluation.pdq import PDQ
+from sscd_ops.evaluation.picture_sets import Spool
 from sscd_ops.evaluation.tasks import NEIGHBOURS
 from sscd_ops.evaluation.transformations import TRANSFORMATIONS, Kind, kinds, make_copy
 from sscd_ops.index.backends import open_backend
@@ -166,7 +166,7 @@ def measures(
             copies = describe(embedder, held.copies, Silence(), "copies")
         answer.append(Measure(model.model, pictures, copies, own))
         if hashed:
-            answer.append(Measure("PDQ", _of_hashes(pictures), _of_hashes(copies), PDQ_THRESHOLD))
+            answer.append(Measure("PDQ", _of_hashes(pictures), _of_hashes(copies), PDQ.threshold))
     return answer
 
 

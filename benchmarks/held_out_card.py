@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from benchmarks.__main__ import ROOT, machine
 from sscd_ops.core.canonical import pair_similarities
-from sscd_ops.evaluation.cascade import CascadePoint, beside_second, combine
+from sscd_ops.evaluation.cascade import CascadePoint, combine, joined
 from sscd_ops.evaluation.lookalikes import HardResult
 from sscd_ops.evaluation.metrics import (
+    ConfidenceInterval,
     Curve,
-    Interval,
     Scored,
     Weights,
     bootstrap,
@@ -154,7 +154,7 @@ def _recall(wanted: float) -> Callable[[Scored], str]:
     return cell
 
 
-def _between(value: float, interval: Interval | None) -> str:
+def _between(value: float, interval: ConfidenceInterval | None) -> str:
     return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
@@ -162,7 +162,7 @@ def _plain(scored: Scored) -> Curve:
     return precision_recall(scored.score, scored.positive, len(scored.truth))
 
 
-def _gain_interval(one: Scored, other: Scored) -> Interval:
+def _gain_interval(one: Scored, other: Scored) -> ConfidenceInterval:
     """Of the difference of two uAPs on the same draws."""
     ours, theirs = weighted_curve(one), weighted_curve(other)
     return bootstrap(
@@ -187,6 +187,33 @@ def _cascade(among: str, ours: str, points: Sequence[CascadePoint]) -> str:
     said = "different pictures" if among == "different" else "all, look-alikes too"
     head = [f"precision, all copies ({said})", "either", f"`{ours}` alone", "PDQ alone"]
     return _table(head, rows)
+
+
+def beside_second(
+    scored: tuple[Scored, Scored], second_threshold: float, wanted: float
+) -> float | None:
+    """The least threshold of the first measure beside a fixed one of the second.
+
+    With it the union finds everything the second measure finds at its threshold.
+
+    Args:
+        scored: predictions of both, in the same task's rows.
+        second_threshold: of the second measure.
+        wanted: precision of the union.
+
+    Returns:
+        None where the union is less precise with any threshold, or gains nothing.
+    """
+    first, second, positive = joined(*scored)
+    there = second >= second_threshold
+    rest = ~there & np.isfinite(first)
+    order = np.argsort(-first[rest], kind="stable")
+    score = first[rest][order]
+    hits = int((there & positive).sum()) + np.cumsum(positive[rest][order])
+    shown = int(there.sum()) + np.arange(1, len(score) + 1)
+    ends = np.r_[score[1:] < score[:-1], True][: len(score)]  # a threshold takes all equals
+    good = np.flatnonzero(ends & (hits >= wanted * shown))
+    return float(score[good[-1]]) if len(good) else None
 
 
 def _edits(

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
+from sscd_ops.core.segment_file import open_segment, write_segment
 from sscd_ops.index.backends import open_backend
-from sscd_ops.index.segments import FileSegmentStore
 from sscd_ops.model import Segment
 from sscd_ops.options import StorageOptions
 from sscd_ops.storage.store import open_store
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from sscd_ops.core.segment_file import OpenSegment
     from sscd_ops.model import Matches
-    from sscd_ops.ports import OpenSegment, SearchBackend
+    from sscd_ops.ports import SearchBackend, Store
 
 DIMENSIONS = 512
 SEGMENTS = 20
@@ -90,7 +91,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def write_segments(
-    store: FileSegmentStore, history: NDArray[np.float16], backends: list[SearchBackend]
+    store: Store, history: NDArray[np.float16], backends: list[SearchBackend]
 ) -> list[Segment]:
     """The history as registered segments, with the codes of all backends."""
     segments = []
@@ -99,7 +100,7 @@ def write_segments(
         for backend in backends:
             codes |= backend.codes(part)
         ids = np.zeros((len(part), 32), np.uint8)
-        files = store.write("segments", part, ids, codes)
+        files = write_segment(store, "segments", part, ids, codes)
         segments.append(Segment(number, number, len(part), DIMENSIONS, DIGEST, files))
     return segments
 
@@ -150,9 +151,9 @@ def measure(
     }
     folder = Path(tempfile.mkdtemp(prefix="bench-match-"))
     try:
-        store = FileSegmentStore(open_store(StorageOptions(root=str(folder))))
+        store = open_store(StorageOptions(root=str(folder)))
         segments = write_segments(store, history, list(backends.values()))
-        opened: list[OpenSegment] = [store.open(segment) for segment in segments]
+        opened = [open_segment(store, segment) for segment in segments]
         good, times = _table(kind, history, fresh, share, backends, opened, say)
         del opened
         if kind == "isotropic":
@@ -222,17 +223,17 @@ def _say_compared(
         for backend in backends.values()
         for role, values in backend.codes(history).items()
     }
-    store = FileSegmentStore(open_store(StorageOptions(root=str(folder))))
+    store = open_store(StorageOptions(root=str(folder)))
     large = np.concatenate([history] * _TIMES)
-    files = store.write("segments", large, np.zeros((rows, 32), np.uint8), codes)
+    files = write_segment(store, "segments", large, np.zeros((rows, 32), np.uint8), codes)
     segment = Segment(0, 0, rows, DIMENSIONS, DIGEST, files)
     say(f"\nopened and compared: a segment of {rows:,} x {DIMENSIONS} (least of {ROUNDS} rounds)")
     for name, backend in backends.items():
         took = []
         for _ in range(ROUNDS):
-            another = FileSegmentStore(open_store(StorageOptions(root=str(folder))))
+            another = open_store(StorageOptions(root=str(folder)))
             start = time.perf_counter()
-            another.open(segment, backend.roles())
+            open_segment(another, segment, backend.roles())
             took.append(time.perf_counter() - start)
         read = sum(f.bytes for r, f in files.items() if r not in codes or r in backend.roles())
         say(

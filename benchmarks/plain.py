@@ -2,11 +2,11 @@
 
     python -m benchmarks.plain [--pictures FOLDER] [--sheet SHEET.png]
 
-For each made kind (``evaluation.sparse``), and the pictures of a folder: the cells that stand out
-(``images.plain``), PDQ's quality of what the preset made, and the share of pictures that a model
-would merge with an earlier one of their kind, all of them different, if plain ones were compared
-too. Then, for the pictures of a folder, decoding with and without the check, in one process, taking
-turns.
+For each made kind (``evaluation.empty``, ``benchmarks.sparse``), and the pictures of a folder: the
+cells that stand out (``images.plain``), PDQ's quality of what the preset made, and the share of
+pictures that a model would merge with an earlier one of their kind, all of them different, if plain
+ones were compared too. Then, for the pictures of a folder, decoding with and without the check, in
+one process, taking turns.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.sparse import SPARSE
 from sscd_ops.core.perceptual import CODE
 from sscd_ops.descriptors import dct
 from sscd_ops.descriptors.embedder import Describe
 from sscd_ops.descriptors.models import find_model
-from sscd_ops.evaluation.sparse import EMPTY, SPARSE
+from sscd_ops.evaluation.empty import EMPTY
 from sscd_ops.images import preprocess
 from sscd_ops.images.pdq import hash_image
 from sscd_ops.images.plain import LEAST_CELLS, cells_of

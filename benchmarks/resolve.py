@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, embedded, segments, shards
+from sscd_ops.catalog import attempts, batches, embedded, segments, shards
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.leader import Compared, Leader
@@ -128,10 +128,10 @@ def big_night(parts: Wiring, folder: Path, day: Interval, samples: int) -> int:
     report = plan.run(parts, "big", day, runner=Runner("airflow", "d", "2"))
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, report.batch_id)
-        attempt = batches.read_attempt(conn, batch)
+        attempt = attempts.read_attempt(conn, batch)
         registered = shards.shards_of(conn, attempt.attempt_id)
         live = segments.live_segments(conn, batch.dataset_id, 1)
-    dimensions = int(attempt.fingerprint_detail["dimensions"])
+    dimensions = attempt.fingerprint.dimensions
     for number, shard in enumerate(registered):
         table = made_manifest(rows, number)
         manifest = parts.store.put(
@@ -145,7 +145,7 @@ def big_night(parts: Wiring, folder: Path, day: Interval, samples: int) -> int:
             "big/descriptors",
             ".parquet",
             lambda s, c=content: write_descriptors(
-                s, c, fingerprint=attempt.fingerprint, runtime={}
+                s, c, fingerprint=attempt.fingerprint.digest, runtime={}
             ),
         )
         with parts.catalog.begin() as conn:

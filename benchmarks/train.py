@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from sscd_ops.descriptors.networks import Network
-from sscd_ops.descriptors.training.batches import Part, make_batch
+from sscd_ops.descriptors.training.decoded import store_pictures
 from sscd_ops.descriptors.training.loop import Run
 from sscd_ops.descriptors.training.options import TrainOptions
-from sscd_ops.descriptors.training.pictures import store_pictures
+from sscd_ops.descriptors.training.parallel import Process
+from sscd_ops.descriptors.training.views import make_views
 from sscd_ops.testing import picture
 
 
@@ -52,9 +53,9 @@ def measure(trunk: str, threads: int, repeats: int) -> None:
         run = Run(pictures, options, folder, device=torch.device("cpu"))
         network = Network(run.network, torch.device("cpu"))
         for side in options.sizes:
-            batch = make_batch(pictures, options, 0, side, Part(), pool)
+            batch = make_views(pictures, options, 0, side, Process(), pool)
             views = len(batch.pixels)
-            made = best(lambda: make_batch(pictures, options, 1, side, Part(), pool), repeats)  # noqa: B023
+            made = best(lambda: make_views(pictures, options, 1, side, Process(), pool), repeats)  # noqa: B023
             run.network.train()
             trained = best(lambda: run.move(run.network, batch, 0.5), repeats)  # noqa: B023
             run.network.eval()

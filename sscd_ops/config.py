@@ -14,7 +14,6 @@ import os
 import re
 import tomllib
 from collections.abc import Container, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -22,8 +21,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from sscd_ops.errors import ConfigError
 from sscd_ops.masking import holds_secret
 from sscd_ops.options import (
+    MOST_BITS,
     PUBLISHED_COLUMNS,
-    STEPS,
     CatalogOptions,
     DatasetOptions,
     Settings,
@@ -55,46 +54,8 @@ _LOCAL = "file://"
 """A root or a cache of this scheme is a folder, for everything that asks which it is."""
 _PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::[^{}]*)?\}")
 
-_STARTS = (date(1970, 1, 1), date(2100, 12, 31))
-_MOST_BITS = 100
-"""Of a perceptual hash that a stored match may differ in."""
 _LEAST_DECODER = 128 * 2**20
 """Bytes; Python with numpy and Pillow takes 50 MB."""
-_RANGES: dict[str, tuple[float, float]] = {
-    "late_days": (0, 366),
-    "fingerprint.minibatch": (0, 4096),
-    "fingerprint.workers": (0, 1024),
-    "duplicates.margin": (0, 1),
-    "duplicates.keep_matches": (1, 1000),
-    "duplicates.perceptual_distance": (0, _MOST_BITS),
-    "duplicates.perceptual_margin": (0, _MOST_BITS),
-    "guard.max_removed_odds": (1e-3, 1e9),
-    "guard.max_quarantined_odds": (1e-3, 1e9),
-    "guard.first_nights_max": (0, 1),
-    "limits.max_pixels": (1, 178_956_970),  # Pillow opens nothing larger
-    "limits.decode_memory": (0, 2**50),
-    "limits.decode_seconds": (0.1, 86400),
-    "limits.min_side": (1, 10**6),
-    "limits.max_aspect": (1, 10**6),
-    "limits.max_caption_bytes": (1, 10**8),
-    "limits.max_members": (1, 10**5),
-    "limits.max_member_bytes": (1, 2**40),
-    "limits.max_shard_bytes": (1, 2**60),
-    "publish.max_samples": (1, 10**8),
-    "publish.max_bytes": (1, 10**15),
-    "turn.max_wait": (0, 366 * 86400),
-    "airflow.max_active_runs": (1, 1000),
-    "airflow.run_timeout": (1, 366 * 86400),
-    "airflow.ready_timeout": (1, 366 * 86400),
-    "airflow.max_tasks": (1, 1024),
-    "airflow.match_tasks": (1, 1024),
-}
-_STEP_RANGES: dict[str, tuple[float, float]] = {
-    "pool_slots": (1, 10**6),
-    "retries": (0, 1000),
-    "retry_delay": (0, 366 * 86400),
-    "execution_timeout": (1, 366 * 86400),
-}
 
 
 def load_settings(path: str | Path | None = None, *, tolerant: bool = False) -> Settings:
@@ -141,8 +102,6 @@ def _settings(file: Path, raw: Mapping[str, Any], *, tolerant: bool) -> Settings
         root=_place(base, storage.root.removeprefix(_LOCAL), "storage.root"),
         cache=_place(base, storage.cache.removeprefix(_LOCAL), "storage.cache"),
     )
-    if storage.cache_bytes < 1:
-        raise Wrong("storage.cache_bytes", "expected at least 1")
     catalog = read_section(CatalogOptions, raw.get("catalog", {}), "catalog")
     datasets: dict[str, DatasetOptions] = {}
     faulty: dict[str, str] = {}
@@ -338,21 +297,7 @@ def _zones() -> list[str]:
 
 
 def _check_numbers(options: DatasetOptions, key: str) -> None:
-    threshold = options.duplicates.threshold
-    if threshold is not None and not 0 < threshold <= 1:
-        raise Wrong(
-            f"{key}.duplicates.threshold",
-            f"expected a cosine similarity above 0 and at most 1, not {threshold:g}",
-        )
-    if not _STARTS[0] <= options.start <= _STARTS[1]:
-        raise Wrong(
-            f"{key}.start", f"expected a day of the years 1970 to 2100, not {options.start}"
-        )
-    for path, allowed in _RANGES.items():
-        value: Any = options
-        for part in path.split("."):
-            value = getattr(value, part)
-        _in_range(value, allowed, f"{key}.{path}")
+    """What ranges alone do not say (``options.Range``)."""
     if 0 < options.limits.decode_memory < _LEAST_DECODER:
         raise Wrong(
             f"{key}.limits.decode_memory",
@@ -360,19 +305,9 @@ def _check_numbers(options: DatasetOptions, key: str) -> None:
             " decoder takes some of it before its first picture",
         )
     duplicates = options.duplicates
-    if duplicates.perceptual_distance + duplicates.perceptual_margin > _MOST_BITS:
+    if duplicates.perceptual_distance + duplicates.perceptual_margin > MOST_BITS:
         raise Wrong(
             f"{key}.duplicates.perceptual_margin",
-            f"expected perceptual_distance + perceptual_margin to be at most {_MOST_BITS}:"
+            f"expected perceptual_distance + perceptual_margin to be at most {MOST_BITS}:"
             " strangers are 128 bits apart",
         )
-    for step in STEPS:
-        for name, allowed in _STEP_RANGES.items():
-            value = getattr(getattr(options.airflow, step), name)
-            _in_range(value, allowed, f"{key}.airflow.{step}.{name}")
-
-
-def _in_range(value: float | None, allowed: tuple[float, float], key: str) -> None:
-    low, high = allowed
-    if value is not None and not low <= value <= high:
-        raise Wrong(key, f"expected {low} to {high}, not {value}")

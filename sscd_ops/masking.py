@@ -114,6 +114,11 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
+def without_nul(text: str) -> str:
+    """A message as the catalog and manifests can store it."""
+    return text.replace("\x00", " ")
+
+
 def harmless(text: str) -> str:
     """A message as a terminal or a log may show it: masked, its lines kept, nothing that moves."""
     return _UNSAFE.sub(" ", masked(text))

@@ -103,7 +103,13 @@ class BatchState(StrEnum):
     @property
     def is_decided(self) -> bool:
         """Whether verdicts are in force (they stay, whatever happens to publishing)."""
-        return self in (BatchState.DECIDED, BatchState.PUBLISHED, BatchState.UNPUBLISHABLE)
+        return self in DECIDED
+
+
+UNDER_WAY = (BatchState.PLANNED, BatchState.INGESTED, BatchState.EMBEDDED, BatchState.MATCHED)
+"""States of a batch between plan and its turn, in the order of the steps."""
+DECIDED = (BatchState.DECIDED, BatchState.PUBLISHED, BatchState.UNPUBLISHABLE)
+"""States of a batch whose verdicts are in force."""
 
 
 class DecisionKind(StrEnum):

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+from sscd_ops.errors import ConfigError
 
 SourceKind = Literal["webdataset", "img2dataset", "parquet", "folder"]
 SearchName = Literal["auto", "flat", "exact", "sketch", "torch"]
@@ -72,6 +75,26 @@ PUBLISHED_COLUMNS = (
 Preference = Literal["priority", "pixels", "caption_length", "bytes"]
 
 
+class Range(NamedTuple):
+    """The least and the greatest value that a setting may have; ``config`` holds it to them."""
+
+    least: Any
+    most: Any
+    expected: str = "{least} to {most}, not {value}"
+    """What messages say."""
+
+
+Seconds = Annotated[float, "seconds"]
+"""In the file also ``30m``, ``6h``."""
+Bytes = Annotated[int, "bytes"]
+"""In the file also ``512MB``, ``1GiB``."""
+_YEAR = 366 * 86400
+COSINE = Range(math.nextafter(0, 1), 1, "a cosine similarity above 0 and at most 1, not {value:g}")
+DAYS = Range(date(1970, 1, 1), date(2100, 12, 31), "a day of the years 1970 to 2100, not {value}")
+MOST_BITS = 100
+"""Of a perceptual hash that a stored match may differ in."""
+
+
 @dataclass(frozen=True)
 class StorageOptions:
     """Where everything the product writes lives."""
@@ -80,7 +103,7 @@ class StorageOptions:
     """Any fsspec URL or a folder: shards, snapshots, index, manifests."""
     cache: str = ""
     """A local folder for copies of remote files; used where ``root`` is remote."""
-    cache_bytes: int = 50 * 10**9
+    cache_bytes: Annotated[Bytes, Range(1, math.inf, "at least 1")] = 50 * 10**9
     """The local cache is trimmed to this size, least recently used first."""
 
 
@@ -137,13 +160,13 @@ class FingerprintOptions:
     precision: Precision = ""
     """Of the network's convolutions; empty: the dataset's own where ``model`` is empty too, else
     float32. Part of the fingerprint."""
-    minibatch: int = 0
+    minibatch: Annotated[int, Range(0, 4096)] = 0
     """0: the model's default. Part of the fingerprint."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``; several with commas, ``cuda:all``. Not of the fingerprint."""
     engine: Engine = "torch"
     """What runs the network; ``openvino`` on CPUs in float32. Not part of the fingerprint."""
-    workers: int = 0
+    workers: Annotated[int, Range(0, 1024)] = 0
     """Decoder processes; 0: one per core (``machine.cores``), at most 16. Not part of the
     fingerprint."""
 
@@ -152,20 +175,20 @@ class FingerprintOptions:
 class DuplicatesOptions:
     """When two pictures are copies, and who wins."""
 
-    threshold: float | None = None
-    """Cosine similarity in [-1, 1]; None: the model's measured default."""
-    margin: float = 0.05
+    threshold: Annotated[float, COSINE] | None = None
+    """Cosine similarity; None: the model's measured default."""
+    margin: Annotated[float, Range(0, 1)] = 0.05
     """Matches down to ``threshold - margin`` are stored for the audit."""
-    keep_matches: int = 8
+    keep_matches: Annotated[int, Range(1, 1000)] = 8
     """At most this many matches are stored for an image."""
     grouping: Literal["leader"] = "leader"
     search: SearchName = "auto"
     perceptual: Literal["auto", True, False] = "auto"
     """Whether a perceptual hash (PDQ) is a second measure, beside the descriptor. ``auto``: where
     the model is ``sscd_small``. Plan freezes what it comes to."""
-    perceptual_distance: int = 31
+    perceptual_distance: Annotated[int, Range(0, MOST_BITS)] = 31
     """Greatest Hamming distance of a copy, of 256 bits."""
-    perceptual_margin: int = 8
+    perceptual_margin: Annotated[int, Range(0, MOST_BITS)] = 8
     """Hash matches up to ``perceptual_distance + perceptual_margin`` are stored for the audit."""
     plain: Literal["keep", "quarantine"] = "keep"
     """What becomes of pictures with nothing in them to compare: they are no copies of each other
@@ -177,9 +200,9 @@ class DuplicatesOptions:
 class GuardOptions:
     """What holds a batch for a person to look at."""
 
-    max_removed_odds: float = 3.0
-    max_quarantined_odds: float = 3.0
-    first_nights_max: float = 0.8
+    max_removed_odds: Annotated[float, Range(1e-3, 1e9)] = 3.0
+    max_quarantined_odds: Annotated[float, Range(1e-3, 1e9)] = 3.0
+    first_nights_max: Annotated[float, Range(0, 1)] = 0.8
     """Of what is removed, and of what is quarantined."""
     empty: Literal["hold", "allow"] = "hold"
 
@@ -188,17 +211,18 @@ class GuardOptions:
 class LimitsOptions:
     """Bounds beyond which a sample is quarantined."""
 
-    max_pixels: int = 100_000_000
-    decode_memory: int = 0
-    """Bytes a decoder process may take; 0: ``decoder_memory``."""
-    decode_seconds: float = 120.0
+    max_pixels: Annotated[int, Range(1, 178_956_970)] = 100_000_000
+    """Pillow opens nothing larger than the most of it."""
+    decode_memory: Annotated[Bytes, Range(0, 2**50)] = 0
+    """Of a decoder process; 0: ``decoder_memory``."""
+    decode_seconds: Annotated[Seconds, Range(0.1, 86400)] = 120.0
     """Of processor time, for one picture."""
-    min_side: int = 16
-    max_aspect: float = 20.0
-    max_caption_bytes: int = 100_000
-    max_members: int = 64
-    max_member_bytes: int = 256 * 2**20
-    max_shard_bytes: int = 2**40
+    min_side: Annotated[int, Range(1, 10**6)] = 16
+    max_aspect: Annotated[float, Range(1, 10**6)] = 20.0
+    max_caption_bytes: Annotated[Bytes, Range(1, 10**8)] = 100_000
+    max_members: Annotated[int, Range(1, 10**5)] = 64
+    max_member_bytes: Annotated[Bytes, Range(1, 2**40)] = 256 * 2**20
+    max_shard_bytes: Annotated[Bytes, Range(1, 2**60)] = 2**40
     """Of a source shard: a larger one is not read at all."""
 
     @property
@@ -219,16 +243,15 @@ USUAL_LIMITS = LimitsOptions()
 class PublishOptions:
     """The shape of published shards."""
 
-    max_samples: int = 10_000
-    max_bytes: int = 10**9
+    max_samples: Annotated[int, Range(1, 10**8)] = 10_000
+    max_bytes: Annotated[Bytes, Range(1, 10**15)] = 10**9
 
 
 @dataclass(frozen=True)
 class TurnOptions:
     """How long a batch waits for earlier ones whose runner cannot be asked."""
 
-    max_wait: float = 6 * 3600.0
-    """Seconds."""
+    max_wait: Annotated[Seconds, Range(0, _YEAR)] = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -242,27 +265,27 @@ class AirflowStepOptions:
     pool: str = ""
     queue: str = ""
     executor: str = ""
-    pool_slots: int | None = None
-    retries: int | None = None
-    retry_delay: float | None = None
-    """Seconds."""
-    execution_timeout: float | None = None
-    """Seconds."""
+    pool_slots: Annotated[int, Range(1, 10**6)] | None = None
+    retries: Annotated[int, Range(0, 1000)] | None = None
+    retry_delay: Annotated[Seconds, Range(0, _YEAR)] | None = None
+    execution_timeout: Annotated[Seconds, Range(1, _YEAR)] | None = None
 
 
-STEPS = ("plan", "ingest", "embed", "match", "resolve", "publish", "commit")
+Step = Literal["plan", "ingest", "embed", "match", "resolve", "publish", "commit"]
+STEPS: tuple[Step, ...] = get_args(Step)
+"""The chain. Whatever names a step elsewhere is held to this list by its type."""
 
 
 @dataclass(frozen=True)
 class AirflowOptions:
     """How the dataset's DAG runs."""
 
-    max_active_runs: int = 2
-    run_timeout: float = 24 * 3600.0
-    ready_timeout: float = 12 * 3600.0
-    max_tasks: int = 64
-    """Mapped tasks a step at most; groups grow instead. At most 1024."""
-    match_tasks: int = 2
+    max_active_runs: Annotated[int, Range(1, 1000)] = 2
+    run_timeout: Annotated[Seconds, Range(1, _YEAR)] = 24 * 3600.0
+    ready_timeout: Annotated[Seconds, Range(1, _YEAR)] = 12 * 3600.0
+    max_tasks: Annotated[int, Range(1, 1024)] = 64
+    """Mapped tasks a step at most; groups grow instead."""
+    match_tasks: Annotated[int, Range(1, 1024)] = 2
     deferrable: bool = True
     plan: AirflowStepOptions = AirflowStepOptions()
     ingest: AirflowStepOptions = AirflowStepOptions()
@@ -280,8 +303,8 @@ class DatasetOptions:
     name: str
     schedule: str = "0 2 * * *"
     timezone: str = "UTC"
-    start: date = date(2026, 1, 1)
-    late_days: int = 3
+    start: Annotated[date, DAYS] = date(2026, 1, 1)
+    late_days: Annotated[int, Range(0, 366)] = 3
     sources: tuple[SourceOptions, ...] = ()
     fingerprint: FingerprintOptions = FingerprintOptions()
     duplicates: DuplicatesOptions = DuplicatesOptions()
@@ -326,34 +349,47 @@ def to_json(options: Any) -> str:
     )
 
 
-def dataset_from_json(text: str) -> DatasetOptions:
-    """The options that ``to_json`` wrote for a dataset; keys of newer releases are left out."""
-    raw = json.loads(text)
-    raw["start"] = date.fromisoformat(raw["start"])
-    raw["sources"] = tuple(_section(SourceOptions, item) for item in raw["sources"])
-    airflow = raw["airflow"]
-    for step in STEPS:
-        airflow[step] = _section(AirflowStepOptions, airflow[step])
-    for name, kind in (
-        ("fingerprint", FingerprintOptions),
-        ("duplicates", DuplicatesOptions),
-        ("guard", GuardOptions),
-        ("limits", LimitsOptions),
-        ("publish", PublishOptions),
-        ("turn", TurnOptions),
-        ("airflow", AirflowOptions),
-    ):
-        raw[name] = _section(kind, raw[name])
-    options: DatasetOptions = _section(DatasetOptions, raw)
+def dataset_from_json(text: str, whose: str = "a batch") -> DatasetOptions:
+    """The options that ``to_json`` wrote for a dataset, maybe that of another release.
+
+    Keys of newer releases are left out. What is missing takes its default: the release that froze
+    the options had no such setting, so the default of a setting that comes later must be what was
+    done without it. Where new nights shall do otherwise, plan spells it out, as with
+    ``perceptual``: not spelt out, it is off (``steps.parts.Work``).
+
+    Args:
+        text: the JSON.
+        whose: who froze it, for messages.
+
+    Raises:
+        ConfigError: a key without a default is missing; names it and the remedy.
+    """
+    options: DatasetOptions = _section(DatasetOptions, json.loads(text), "", whose)
     return options
 
 
-def _section(kind: Any, raw: dict[str, Any]) -> Any:
-    names = {item.name for item in dataclasses.fields(kind)}
-    return kind(
-        **{
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in raw.items()
-            if key in names
-        }
-    )
+def _section(kind: Any, raw: dict[str, Any], key: str, whose: str) -> Any:
+    given: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        here = f"{key}.{item.name}" if key else item.name
+        if item.name in raw:
+            given[item.name] = _value(item.default, raw[item.name], here, whose)
+        elif item.default is dataclasses.MISSING:
+            raise ConfigError(
+                f"the configuration that was frozen with {whose} has no {here}, which every release"
+                " writes: somebody changed the catalog; restore it from a backup"
+            )
+    return kind(**given)
+
+
+def _value(default: Any, value: Any, key: str, whose: str) -> Any:
+    if dataclasses.is_dataclass(default):
+        return _section(type(default), value, key, whose)
+    if isinstance(default, date):
+        return date.fromisoformat(value)
+    if key == "sources":
+        return tuple(
+            _section(SourceOptions, item, f"{key}[{number}]", whose)
+            for number, item in enumerate(value)
+        )
+    return tuple(value) if isinstance(value, list) else value

@@ -1,11 +1,12 @@
 """What the steps ask of the rooms beside them. Real parts are joined to steps in ``wiring``.
 
-Each port has one behaviour suite in tests/ that every implementation passes.
+Each port has one behaviour suite in tests/ that every implementation passes. Those at the end open
+the others: ``Sources``, ``Models`` and ``Search`` make up ``Rooms`` and ``steps.parts.Parts``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -19,10 +20,16 @@ from sscd_ops.model import (
     Matches,
     MemberRef,
     RawSample,
-    Segment,
     ShardEnd,
     StoredFile,
     TarEntry,
+)
+from sscd_ops.options import (
+    USUAL_LIMITS,
+    FingerprintOptions,
+    LimitsOptions,
+    ModelName,
+    SourceOptions,
 )
 
 if TYPE_CHECKING:
@@ -244,73 +251,6 @@ class SearchBackend(Protocol):
         """An empty index that rows can be added to."""
 
 
-class OpenSegment(Protocol):
-    """A segment's arrays, memory-mapped. ``ids``: uint8 (m, 32), the images' sha256."""
-
-    @property
-    def descriptors(self) -> NDArray[np.float16]:
-        """float16 (m, d)."""
-
-    @property
-    def ids(self) -> NDArray[np.uint8]:
-        """uint8 (m, 32)."""
-
-    @property
-    def codes(self) -> dict[str, NDArray[Any]]:
-        """Role -> (m, ...)."""
-
-
-class SegmentStore(Protocol):
-    """Reads and writes the index's files."""
-
-    def write(
-        self,
-        folder: str,
-        descriptors: NDArray[np.float16],
-        ids: NDArray[np.uint8],
-        codes: dict[str, NDArray[Any]],
-    ) -> dict[str, StoredFile]:
-        """Write a segment's arrays; role -> file (``descriptors``, ``ids`` and each code)."""
-
-    def open(self, segment: Segment, codes: Collection[str] | None = None) -> OpenSegment:
-        """Compare a segment's files with their sha256 and map their arrays.
-
-        Args:
-            segment: which.
-            codes: the roles of the codes that are wanted, where it has them; None for all.
-
-        Raises:
-            FileMismatch: a file is missing or damaged, or rows and catalog disagree; says what to
-                do.
-        """
-
-    def ids(self, segment: Segment) -> NDArray[np.uint8]:
-        """The images' digests alone: uint8 (rows, 32).
-
-        Raises:
-            FileMismatch: as ``open``.
-        """
-
-    def write_mask(self, folder: str, kept: NDArray[np.bool_]) -> StoredFile:
-        """Write a kept mask."""
-
-    def read_mask(self, file: StoredFile, rows: int) -> NDArray[np.bool_]:
-        """Read a kept mask of ``rows`` rows.
-
-        Raises:
-            FileMismatch: missing, different, or of another length.
-        """
-
-    def rebuild_codes(
-        self, folder: str, segment: Segment, backend: SearchBackend
-    ) -> dict[str, StoredFile]:
-        """Compute and write a backend's codes from the stored descriptors: role -> file.
-
-        Raises:
-            FileMismatch: the descriptors are missing or disagree with the catalog.
-        """
-
-
 class TarSink(Protocol):
     """Writes one published tar: fixed headers, members in the order given."""
 
@@ -363,3 +303,67 @@ class Silence:
 
     def done(self) -> None:
         """Do nothing."""
+
+
+class Sources(Protocol):
+    """Opens what pictures are read from."""
+
+    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
+        """A source's reader."""
+
+    def nothing_at(
+        self, options: SourceOptions, limits: LimitsOptions, interval: Interval, timezone: str
+    ) -> list[str]:
+        """The URLs of an interval, placeholders filled in, that name no source shard."""
+
+    def source_root(self, options: SourceOptions) -> str:
+        """What the identities of a source are relative to."""
+
+    def inspector(self, limits: LimitsOptions) -> InspectImage:
+        """Looks at a picture's header, and at its pixels where asked."""
+
+
+class Models(Protocol):
+    """Opens what makes descriptors, and knows how each is used."""
+
+    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
+        """The fingerprint of a configured model; weights are looked for, not loaded."""
+
+    def default_model(self) -> ModelName:
+        """The model of a new dataset that names none."""
+
+    def default_threshold(self, model: str) -> float:
+        """The model's measured threshold."""
+
+    def default_perceptual(self, model: str) -> bool:
+        """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
+
+    def embedder(
+        self,
+        options: FingerprintOptions,
+        *,
+        perceptual: bool = False,
+        limits: LimitsOptions = USUAL_LIMITS,
+    ) -> Embedder:
+        """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
+
+
+class Search(Protocol):
+    """Opens what finds similar descriptors and hashes."""
+
+    def choose_search(self, name: str, rows: int, threshold: float) -> str:
+        """What ``auto`` means for so many rows to be searched."""
+
+    def backend(
+        self, name: str, fingerprint: str, dimensions: int, threshold: float
+    ) -> SearchBackend:
+        """A search backend by its resolved name."""
+
+    def hash_search(self) -> HashSearch:
+        """The search for perceptual hashes."""
+
+
+class Rooms(Sources, Models, Search, Protocol):
+    """The rooms that need no database and no storage root: all that evaluation asks for."""
+
+    progress: Progress

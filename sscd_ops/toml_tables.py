@@ -1,4 +1,4 @@
-"""TOML tables -> option dataclasses, strictly: names, kinds and units, by the annotations.
+"""TOML tables -> option dataclasses, strictly: names, kinds, units and ranges, by the annotations.
 
 What fails says which key it was and what was expected; ``config`` adds the file.
 """
@@ -13,9 +13,10 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from sscd_ops.masking import masked
+from sscd_ops.options import Range
 
 _NEVER_SHOWN = "catalog.url"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)\Z")
@@ -33,24 +34,6 @@ _BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_DURATIONS = {
-    "max_wait",
-    "run_timeout",
-    "ready_timeout",
-    "retry_delay",
-    "execution_timeout",
-    "decode_seconds",
-}
-"""Fields in seconds."""
-_SIZES = {
-    "cache_bytes",
-    "max_bytes",
-    "max_member_bytes",
-    "max_shard_bytes",
-    "max_caption_bytes",
-    "decode_memory",
-}
-"""Fields in bytes."""
 
 
 class Wrong(Exception):
@@ -126,12 +109,11 @@ _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 def _hints(kind: type[Any]) -> dict[str, Any]:
     if kind not in _HINTS:
-        _HINTS[kind] = typing.get_type_hints(kind)
+        _HINTS[kind] = typing.get_type_hints(kind, include_extras=True)
     return _HINTS[kind]
 
 
 def _value(hint: Any, value: Any, key: str) -> Any:
-    name = key.rpartition(".")[2]
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return read_section(hint, value, key)
     origin = get_origin(hint)
@@ -140,12 +122,25 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         return _tuple(get_args(hint)[0], value, key)
     if origin in (types.UnionType, typing.Union):
-        hint = next(item for item in get_args(hint) if item is not type(None))
-    if name in _DURATIONS:
-        return _duration(value, key)
-    if name in _SIZES:
-        return _size(value, key)
+        return _value(next(x for x in get_args(hint) if x is not type(None)), value, key)
+    if origin is Annotated:
+        return _annotated(*get_args(hint), value=value, key=key)
     return _plain(hint, value, key)
+
+
+def _annotated(hint: Any, *said: str | Range, value: Any, key: str) -> Any:
+    """A value with its unit, if it has one, within its range, if there is one."""
+    if "seconds" in said:
+        read: Any = _duration(value, key)
+    elif "bytes" in said:
+        read = _size(value, key)
+    else:
+        read = _plain(hint, value, key)
+    for allowed in said:
+        if isinstance(allowed, Range) and not allowed.least <= read <= allowed.most:
+            expected = allowed.expected.format(**allowed._asdict(), value=read)
+            raise Wrong(key, f"expected {expected}")
+    return read
 
 
 def _choice(options: tuple[Any, ...], value: Any, key: str) -> Any:

@@ -26,7 +26,6 @@ from sscd_ops.ports import (
     InspectImage,
     Progress,
     SearchBackend,
-    SegmentStore,
     Silence,
     Source,
     Store,
@@ -150,13 +149,6 @@ class Wiring:
         self.store.delete(name)
         return f"storage root {self.store.root} can be written"
 
-    @cached_property
-    def segments(self) -> SegmentStore:
-        """The index's files."""
-        from sscd_ops.index.segments import FileSegmentStore
-
-        return FileSegmentStore(self.store)
-
     # ------------------------------------------------------------ pictures in
 
     def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
@@ -263,7 +255,7 @@ class Wiring:
 
     def is_alive(self, batch: Batch) -> bool | None:
         """Whether the batch's runner is alive; None where it can't be asked."""
-        from sscd_ops.catalog.batches import cli_is_alive
+        from sscd_ops.catalog.runners import cli_is_alive
 
         if batch.runner is None:
             return False

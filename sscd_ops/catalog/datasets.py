@@ -13,8 +13,11 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.fingerprints import fingerprint_of, model_of
 from sscd_ops.catalog.sql import row, rows, run, value
 from sscd_ops.errors import InvariantError, UsageError
+from sscd_ops.model import Fingerprint
+from sscd_ops.options import FingerprintOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,9 @@ class Dataset:
     next_turn: int
     generation: int
     snapshot: int
-    fingerprint: str | None
-    fingerprint_detail: dict[str, Any] | None
+    fingerprint: Fingerprint | None
+    model: FingerprintOptions | None
+    """How the model of ``fingerprint`` was configured."""
     roots: dict[str, str]
     decided_at: datetime | None
     published_at: datetime | None
@@ -43,14 +47,15 @@ class Dataset:
 
 
 def _dataset(raw: Any) -> Dataset:
+    has_model = raw["fingerprint"] is not None
     return Dataset(
         raw["dataset_id"],
         raw["name"],
         raw["next_turn"],
         raw["generation"],
         raw["snapshot"],
-        raw["fingerprint"],
-        raw["fingerprint_detail"],
+        fingerprint_of(raw) if has_model else None,
+        model_of(raw) if has_model else None,
         raw["roots"],
         raw["decided_at"],
         raw["published_at"],
@@ -177,15 +182,13 @@ def advance(
     )
 
 
-def set_fingerprint(
-    conn: Connection, dataset_id: int, fingerprint: str, detail: dict[str, Any]
-) -> None:
-    """Give the dataset its fingerprint, unless it has one. The caller holds the lock."""
+def set_fingerprint(conn: Connection, dataset_id: int, attempt_id: int) -> None:
+    """Give the dataset the attempt's fingerprint, unless it has one. The caller holds the lock."""
     run(
         conn,
-        "UPDATE sscd_ops.datasets SET fingerprint = :f, fingerprint_detail = CAST(:x AS jsonb)"
-        " WHERE dataset_id = :d AND fingerprint IS NULL",
+        "UPDATE sscd_ops.datasets d SET fingerprint = a.fingerprint,"
+        " fingerprint_detail = a.fingerprint_detail FROM sscd_ops.attempts a"
+        " WHERE d.dataset_id = :d AND d.fingerprint IS NULL AND a.attempt_id = :a",
         d=dataset_id,
-        f=fingerprint,
-        x=json.dumps(detail),
+        a=attempt_id,
     )

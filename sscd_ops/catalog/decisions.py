@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import row, rows, run, value
 from sscd_ops.errors import InvariantError
+from sscd_ops.masking import without_nul
 from sscd_ops.model import Batch, Counts, DecisionKind
 
 
@@ -127,8 +128,21 @@ def is_lost(conn: Connection, decision_id: int) -> bool:
     return value(conn, stands, x=decision_id) is None
 
 
+def keep_try(conn: Connection, decision_id: int) -> bool:
+    """Whether a try stands; if so it is not deleted until the transaction ends.
+
+    Asked by whoever writes rows of it, so that none come after those that ``delete_lost`` deletes.
+    Marking it as lost does not wait for that.
+    """
+    stands = "SELECT NOT lost FROM sscd_ops.decisions WHERE decision_id = :x FOR KEY SHARE"
+    return value(conn, stands, x=decision_id) is True
+
+
 def delete_lost(conn: Connection, dataset_id: int) -> None:
-    """Delete the rows of this dataset's tries that were given up."""
+    """Delete the rows of this dataset's tries that were given up.
+
+    Those of a try whose process still writes some, or which another deletes, are left to the next.
+    """
     lost = rows(
         conn,
         "SELECT decision_id, month FROM sscd_ops.decisions WHERE dataset_id = :d AND lost"
@@ -189,7 +203,7 @@ def put_in_force(
         g=generation,
         f=config_sha256,
         a=actor,
-        w=why.replace("\x00", " "),
+        w=without_nul(why),
         c=json.dumps(dict(counts)),
         o=json.dumps({str(number): seen for number, seen in sorted(origins.items())}),
     )

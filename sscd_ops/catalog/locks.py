@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLI_LOCK = 0x5CD0
+"""First key of the lock that a command holds on the batch it runs."""
+RESOLVE_LOCK = 0x5CD1
+"""First key of the lock that lets one process at a time decide a batch."""
 LINE = 0x5CD3
 """First key of the lock on a dataset that one takes who lost too often; the others wait for it."""
 

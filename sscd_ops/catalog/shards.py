@@ -5,32 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import file_json, file_of, need_file, row, rows, run, value
 from sscd_ops.model import FoundShard, SourceShard, StoredFile
 
+Role = Literal["manifest", "descriptors"]
+"""A column with a file that a step writes for each source shard."""
 
-def owners(
-    conn: Connection, dataset_id: int, found: Sequence[FoundShard]
-) -> dict[tuple[str, str, str], int]:
-    """(source, relative URI, version) -> batch that owns it, for the owned ones of ``found``."""
+
+def owners(conn: Connection, dataset_id: int, found: Sequence[FoundShard]) -> dict[FoundShard, int]:
+    """Which batch owns each of these, for those that one owns."""
     if not found:
         return {}
     answer = rows(
         conn,
-        "SELECT o.source, o.relative_uri, o.version, o.batch_id FROM sscd_ops.shard_owners o"
-        " JOIN unnest(CAST(:s AS text[]), CAST(:u AS text[]), CAST(:v AS text[])) AS f(s, u, v)"
-        " ON o.source = f.s AND o.relative_uri = f.u AND o.version = f.v"
-        " WHERE o.dataset_id = :d",
+        "SELECT f.i, o.batch_id FROM sscd_ops.shard_owners o JOIN unnest(CAST(:s AS text[]),"
+        " CAST(:u AS text[]), CAST(:v AS text[])) WITH ORDINALITY AS f(s, u, v, i)"
+        " ON o.source = f.s AND o.relative_uri = f.u AND o.version = f.v WHERE o.dataset_id = :d",
         d=dataset_id,
         s=[shard.source for shard in found],
         u=[shard.relative_uri for shard in found],
         v=[shard.version for shard in found],
     )
-    return {(r["source"], r["relative_uri"], r["version"]): r["batch_id"] for r in answer}
+    return {found[r["i"] - 1]: r["batch_id"] for r in answer}
 
 
 def has_read(conn: Connection, dataset_id: int, source: str) -> bool:
@@ -67,6 +67,11 @@ def claim(
         b=batch_id,
         a=attempt_id,
     )
+
+
+def give_back(conn: Connection, batch_id: int) -> None:
+    """Let go of every source shard the batch owns: its attempt ends or is replaced."""
+    run(conn, "DELETE FROM sscd_ops.shard_owners WHERE batch_id = :b", b=batch_id)
 
 
 def add_shards(
@@ -116,10 +121,20 @@ def shards_of(conn: Connection, attempt_id: int, group: int | None = None) -> li
     ]
 
 
-def shard_counts(conn: Connection, attempt_id: int) -> dict[int, Mapping[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class ShardCounts:
+    """What later steps ask of ingest's and embed's counts of a source shard."""
+
+    not_delivered: int
+    embedded: int
+
+
+def shard_counts(conn: Connection, attempt_id: int) -> dict[int, ShardCounts]:
     """Shard number -> what ingest and embed counted there."""
     return {
-        r["shard_id"]: r["counts"]
+        r["shard_id"]: ShardCounts(
+            r["counts"].get("not_delivered", 0), r["counts"].get("embedded", 0)
+        )
         for r in rows(
             conn,
             "SELECT shard_id, counts FROM sscd_ops.source_shards WHERE attempt_id = :a",
@@ -141,34 +156,24 @@ def faulty_shards(conn: Connection, attempt_id: int) -> int:
 
 
 def register_file(
-    conn: Connection, shard_id: int, role: str, file: StoredFile, counts: Mapping[str, Any]
-) -> bool:
-    """Name the file that holds a shard's manifest or descriptors; the first registration wins.
-
-    Answers whether this one won.
-    """
-    if role not in ("manifest", "descriptors"):
-        raise ValueError(role)
-    return (
-        run(
-            conn,
-            f"UPDATE sscd_ops.source_shards SET {role} = CAST(:f AS jsonb),"
-            f" counts = counts || CAST(:c AS jsonb) WHERE shard_id = :s AND {role} IS NULL",
-            f=file_json(file),
-            c=json.dumps(dict(counts)),
-            s=shard_id,
-        )
-        == 1
+    conn: Connection, shard_id: int, role: Role, file: StoredFile, counts: Mapping[str, Any]
+) -> None:
+    """Name the file that holds a shard's manifest or descriptors; the first registration wins."""
+    run(
+        conn,
+        f"UPDATE sscd_ops.source_shards SET {role} = CAST(:f AS jsonb),"
+        f" counts = counts || CAST(:c AS jsonb) WHERE shard_id = :s AND {role} IS NULL",
+        f=file_json(file),
+        c=json.dumps(dict(counts)),
+        s=shard_id,
     )
 
 
-def forget_file(conn: Connection, shard_id: int, role: str, file: StoredFile) -> bool:
+def forget_file(conn: Connection, shard_id: int, role: Role, file: StoredFile) -> bool:
     """Name a shard's lost manifest or descriptors no longer; whether they were named until now.
 
     Of an attempt that is not decided, whose files are written anew, or that never will be.
     """
-    if role not in ("manifest", "descriptors"):
-        raise ValueError(role)
     return (
         run(
             conn,
@@ -196,10 +201,8 @@ def replace_descriptors(
     )
 
 
-def all_registered(conn: Connection, attempt_id: int, role: str) -> bool:
+def all_registered(conn: Connection, attempt_id: int, role: Role) -> bool:
     """Whether every shard of the attempt has this file."""
-    if role not in ("manifest", "descriptors"):
-        raise ValueError(role)
     return (
         value(
             conn,
@@ -283,7 +286,7 @@ class NamedFile:
     force.
     """
 
-    role: str
+    role: Role | Literal["matches"]
     file: StoredFile
     batch_id: int
     attempt_id: int

@@ -269,7 +269,7 @@ def _shown(reason: str | None, similarity: float) -> str:
 def _picture(
     parts: Wiring, found: Mapping[str, Any], near: list[Mapping[str, Any]], path: Path
 ) -> None:
-    from sscd_ops.cli.pictures import side_by_side
+    from sscd_ops.images.sheets import side_by_side
 
     panels = [
         (

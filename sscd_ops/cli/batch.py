@@ -52,8 +52,9 @@ def _state(parts: Wiring, batch_id: int, state: str) -> str:
 
     One that waits for its data, or was released and is to be run again, has not failed.
     """
-    from sscd_ops.catalog.batches import UNDER_WAY, read_attempt, read_batch
-    from sscd_ops.model import BatchState
+    from sscd_ops.catalog.attempts import read_attempt
+    from sscd_ops.catalog.batches import read_batch
+    from sscd_ops.model import UNDER_WAY, BatchState
 
     if state not in UNDER_WAY:
         return state

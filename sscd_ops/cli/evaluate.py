@@ -1,126 +1,36 @@
-"""``evaluate`` and ``try``: how well it finds copies, on test sets or on one's own pictures."""
+"""``evaluate``: how well a model finds copies, on test sets or on one's own pictures."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sscd_ops.cli.context import format_option, guarded
 from sscd_ops.cli.output import print_fields, print_rows, say
-from sscd_ops.errors import MissingExtra, UsageError
-from sscd_ops.options import (
-    Engine,
-    FingerprintOptions,
-    ModelName,
-    Precision,
-    Preprocessing,
-    Settings,
-    SourceKind,
+from sscd_ops.cli.without_config import (
+    MODELS,
+    check_files,
+    fingerprint_options,
+    model_options,
+    note_threshold,
+    open_rooms,
 )
+from sscd_ops.errors import UsageError
 
 if TYPE_CHECKING:
     from sscd_ops.evaluation.lookalikes import HardSet
-    from sscd_ops.evaluation.measuring import ModelResult
+    from sscd_ops.evaluation.results import ModelResult
     from sscd_ops.evaluation.tasks import Task
-    from sscd_ops.evaluation.trial import TrialReport
     from sscd_ops.wiring import Wiring
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_MODELS = [name for name in get_args(ModelName) if name]
 _HOW = ("weights", "preprocessing", "postprocessing", "precision", "engine", "device", "workers")
-"""The options of ``_model_options``."""
+"""How a model is embedded: of ``model_options``."""
 _PLAIN = {"weights": None, "postprocessing": None, "precision": "float32", "engine": "torch"}
 """Those that are for networks alone, as they are where nothing is said."""
-_KINDS = click.Choice(get_args(SourceKind))
 _URLS = "URLs, folders or 'patterns/*.tar' (in quotes)"
-
-
-def _cosine(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not 0 < value <= 1:
-        raise click.BadParameter(
-            f"expected a cosine similarity above 0 and at most 1, not {value}", param=option
-        )
-    return value
-
-
-def _model_options(command: F) -> F:
-    """How the pictures are embedded; as a dataset's ``fingerprint`` table."""
-    for option in (
-        click.option(
-            "--workers",
-            type=click.IntRange(0),
-            default=0,
-            help="Decoder processes; default: one a core.",
-        ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ..."),
-        click.option(
-            "--preprocessing",
-            type=click.Choice([name for name in get_args(Preprocessing) if name]),
-            help="Default: the model's.",
-        ),
-        click.option(
-            "--postprocessing",
-            metavar="FILE",
-            help="Fitted centring or whitening (docs/descriptors.md): a path or URL.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice([name for name in get_args(Precision) if name]),
-            default="float32",
-            show_default=True,
-            help="Of the network's convolutions.",
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(get_args(Engine)),
-            default="torch",
-            show_default=True,
-            help="What runs the network (docs/descriptors.md).",
-        ),
-        click.option("--weights", metavar="FILE", help="Weights of the model: a path or URL."),
-    ):
-        command = option(command)
-    return command
-
-
-def _rooms() -> Wiring:
-    """The product's parts without a config file: no database, nothing written."""
-    from sscd_ops.cli.progress import TerminalProgress
-    from sscd_ops.wiring import Wiring
-
-    return Wiring(Settings(), progress=TerminalProgress() if sys.stderr.isatty() else None)
-
-
-def _fingerprint(
-    rooms: Wiring,
-    model: str | None,
-    weights: str | None,
-    preprocessing: str | None,
-    postprocessing: str | None,
-    precision: str,
-    engine: str,
-    device: str,
-    workers: int,
-) -> FingerprintOptions:
-    # plan may run where nothing embeds, so no fingerprint asks for it; here the same process will
-    if engine == "openvino" and model != "dct" and find_spec("openvino") is None:
-        raise MissingExtra("--engine openvino needs its package: pip install 'sscd-ops[openvino]'")
-    return FingerprintOptions(
-        model=model or rooms.default_model(),  # type: ignore[arg-type]  # a choice of _MODELS
-        weights=weights or "",
-        preprocessing=preprocessing or "",  # type: ignore[arg-type]  # likewise
-        postprocessing=postprocessing or "",
-        precision=precision,  # type: ignore[arg-type]  # likewise
-        engine=engine,  # type: ignore[arg-type]  # likewise
-        device=device,
-        workers=workers,
-    )
 
 
 @click.command()
@@ -168,17 +78,11 @@ def _fingerprint(
     "--model",
     "models",
     multiple=True,
-    type=click.Choice([*_MODELS, "pdq"]),
+    type=click.Choice([*MODELS, "pdq"]),
     metavar="MODEL",
     help="A model, or pdq; several are compared on the same copies. Default: the product's.",
 )
-@_model_options
-@click.option(
-    "--threshold",
-    type=float,
-    callback=_cosine,
-    help="Similarity of a copy; default: the model's own.",
-)
+@model_options
 @click.option(
     "--each",
     type=click.IntRange(1),
@@ -238,12 +142,14 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
 
     Example: sscd-ops evaluate --make-copies 'shards/*.tar' --report report.html
     """
+    from sscd_ops.evaluation.contenders import of_product
     from sscd_ops.evaluation.html import similarity_chart, to_html
     from sscd_ops.evaluation.measuring import Measuring, measure
+    from sscd_ops.evaluation.pdq import PDQ
     from sscd_ops.evaluation.tables import to_json
 
     models = tuple(dict.fromkeys(models))
-    _check_files(given["json_file"], given["report"], given["histogram"])
+    check_files(given["json_file"], given["report"], given["histogram"])
     for name in ("weights", "postprocessing", "threshold"):
         if given[name] is not None and len(models) > 1:
             raise UsageError(f"--{name} belongs to one model: give one --model")
@@ -252,18 +158,17 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
             if given[name] != plain:
                 raise UsageError(f"--{name} is for models: pdq has none")
     how = {name: given[name] for name in _HOW}
-    with _rooms() as rooms:
-        chosen = [
-            (_with_pdq(rooms, name), _fingerprint(rooms, name, **how)) for name in models or (None,)
-        ]
-        for parts, options in chosen:
-            parts.fingerprint(options)  # finds the weights: better now than after an hour's work
-            _note_threshold(options, given["threshold"])
+    with open_rooms() as rooms:
+        chosen = []
+        asked = [(name, fingerprint_options(rooms, name, **how)) for name in models or (None,)]
+        for model, options in asked:
+            chosen.append(PDQ if model == "pdq" else of_product(rooms, options))
+            note_threshold(options, given["threshold"])
         hard = _given_hard(rooms, given["hard"])
         task = _task(rooms, pictures, given)
         hard += _made_hard(task, given["look_alikes"])
         measuring = Measuring(given["threshold"], given["bootstrap"], given["seed"])
-        results = [measure(parts, task, options, measuring, hard) for parts, options in chosen]
+        results = [measure(rooms, task, one, measuring, hard) for one in chosen]
         _print(task, results, form)
         written: dict[str, Callable[[], str]] = {
             "json_file": lambda: to_json(task, results),
@@ -274,19 +179,6 @@ def evaluate(pictures: tuple[str, ...], models: tuple[str, ...], form: str, **gi
             if given[name]:
                 Path(given[name]).write_text(write(), encoding="utf-8", errors="backslashreplace")
                 say(f"written: {given[name]}")
-
-
-def _check_files(*names: str | None) -> None:
-    """Refuse what could not be written before an hour's work, not after it.
-
-    Raises:
-        UsageError: the folder of a file is not there, or the file is a folder.
-    """
-    for name in names:
-        if name and Path(name).is_dir():
-            raise UsageError(f"{name} is a folder: give the path of a file")
-        if name and not Path(name).absolute().parent.is_dir():
-            raise UsageError(f"{name}: its folder is not there: make it, or give another path")
 
 
 def _task(rooms: Wiring, pictures: Sequence[str], given: dict[str, Any]) -> Task:
@@ -323,7 +215,7 @@ def _task(rooms: Wiring, pictures: Sequence[str], given: dict[str, Any]) -> Task
 def _given_hard(rooms: Wiring, named: Sequence[str]) -> list[HardSet]:
     """The sets of look-alikes that were given."""
     from sscd_ops.evaluation import lookalikes
-    from sscd_ops.evaluation.pictures import open_set
+    from sscd_ops.evaluation.picture_sets import open_set
 
     sets = []
     for item in named:
@@ -341,26 +233,6 @@ def _made_hard(task: Task, size: int) -> list[HardSet]:
     if task.strangers is None or not size:
         return []
     return lookalikes.made(task.strangers, size)
-
-
-def _note_threshold(options: FingerprintOptions, threshold: float | None) -> None:
-    """Say that a model's threshold was not measured with what was changed about it."""
-    changed = [name for name in ("weights", "preprocessing") if getattr(options, name)]
-    if changed and threshold is None:
-        say(
-            f"note: the threshold of {options.model} was measured with its own"
-            f" {' and '.join(changed)}: if yours differ, choose one by sscd-ops evaluate and give"
-            " --threshold"
-        )
-
-
-def _with_pdq(rooms: Wiring, model: str | None) -> Any:
-    """The product's parts; for ``pdq`` with the hash in the model's place."""
-    if model != "pdq":
-        return rooms
-    from sscd_ops.evaluation.pdq import WithPdq
-
-    return WithPdq(rooms)
 
 
 def _print(task: Task, results: Sequence[ModelResult], form: str) -> None:
@@ -386,116 +258,3 @@ def _print(task: Task, results: Sequence[ModelResult], form: str) -> None:
             print_rows(rows, form)
     for note in tables.notes(results):
         say(f"note: {note}")
-
-
-# ---------------------------------------------------------------- try
-
-
-@click.command("try")
-@click.argument("urls", nargs=-1, required=True)
-@click.option("--kind", type=_KINDS, help="What is there; default: by the URLs' endings.")
-@click.option(
-    "--sample",
-    type=click.IntRange(0),
-    default=20_000,
-    show_default=True,
-    help="Samples read at most, from shards in a chance order; 0: all.",
-)
-@click.option(
-    "--model",
-    type=click.Choice(_MODELS),
-    metavar="MODEL",
-    help="Which model (docs/descriptors.md); default: the product's.",
-)
-@_model_options
-@click.option(
-    "--threshold",
-    type=float,
-    callback=_cosine,
-    help="Similarity of a copy; default: the model's own.",
-)
-@click.option(
-    "--missing-caption",
-    type=click.Choice(["quarantine", "keep"]),
-    default="quarantine",
-    show_default=True,
-    help="What becomes of pictures without a caption.",
-)
-@click.option(
-    "--perceptual/--no-perceptual",
-    default=None,
-    help="Compare perceptual hashes too, or not; default: as a night with the model does.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of shards.")
-@click.option(
-    "--sheet",
-    metavar="FILE.png",
-    default="sscd-ops-try.png",
-    show_default=True,
-    help="Where the contact sheet goes.",
-)
-@click.option("--json", "json_file", metavar="FILE", help="Write every number to this file.")
-@format_option
-@guarded
-def try_(
-    urls: tuple[str, ...],
-    kind: SourceKind | None,
-    sample: int,
-    threshold: float | None,
-    missing_caption: str,
-    perceptual: bool | None,
-    seed: int,
-    sheet: str,
-    json_file: str | None,
-    form: str,
-    **how: Any,
-) -> None:
-    """Try it on your own tars: what would be removed, why, and how fast.
-
-    Needs no config file and no database, and publishes nothing. The samples go through the
-    product's own sources, quarantine, model, exact stage and leader, as a first night. A contact
-    sheet shows removals beside their witnesses, the most similar pairs that were both kept, and
-    pictures with nothing in them to compare.
-
-    Example: sscd-ops try 'shards/*.tar' --sample 20000 --model sscd_disc_mixup
-    """
-    from sscd_ops.evaluation import trial, trial_report
-    from sscd_ops.images.sheets import contact_sheet
-
-    if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"--sheet {sheet}: a .png or .jpg file")
-    _check_files(sheet, json_file)
-    asked = trial.Trial(urls, kind, sample, threshold, seed, missing_caption == "keep", perceptual)
-    with _rooms() as rooms:
-        options = _fingerprint(rooms, **how)
-        _note_threshold(options, threshold)
-        report = trial.run(rooms, asked, options)
-        contact_sheet(trial_report.sheet_sections(report)).save(sheet)
-    _print_trial(report, form)
-    if json_file:
-        Path(json_file).write_text(trial_report.to_json(report), encoding="utf-8")
-        say(f"every number: {json_file}")
-    say(f"contact sheet: {sheet}")
-
-
-def _print_trial(report: TrialReport, form: str) -> None:
-    from sscd_ops.evaluation import trial_report
-
-    print_fields(trial_report.fields(report), form)
-    if form != "table":
-        return
-    for title, rows in (
-        ("Quarantined", [{"code": c, "samples": n} for c, n in report.quarantined.items()]),
-        (
-            "Similarity of each image to the most similar other one",
-            trial_report.histogram_rows(report),
-        ),
-        ("Speed on this machine", trial_report.speed_rows(report)),
-    ):
-        if rows:
-            click.echo(f"\n{title}")
-            print_rows(rows, form)
-    for fault in report.shard_faults:
-        say(f"source shard {fault}")
-    if report.counts.quarantined > report.counts.read / 2:
-        say("over half is quarantined: see --missing-caption, and docs/sources.md for the codes")

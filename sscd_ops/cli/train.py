@@ -8,20 +8,28 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from sscd_ops.cli.context import format_option, guarded
 from sscd_ops.cli.output import print_fields, say
+from sscd_ops.cli.without_config import open_rooms
+from sscd_ops.descriptors.training.options import (
+    RECIPES,
+    Edits,
+    Optimizer,
+    Precision,
+    TrainOptions,
+    Trunk,
+)
 from sscd_ops.errors import MissingExtra, UsageError
 from sscd_ops.machine import cores
 from sscd_ops.model import RawSample
-from sscd_ops.options import LimitsOptions, Settings
 
 if TYPE_CHECKING:
     from sscd_ops.descriptors.training.loop import Outcome, Run
-    from sscd_ops.descriptors.training.options import TrainOptions
+    from sscd_ops.wiring import Wiring
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +52,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # click 8.1 is not g
 
 
 _RECIPE: tuple[tuple[str, Any, str], ...] = (
-    ("trunk", click.Choice(["small", "resnet18", "resnet50"]), "The network."),
+    ("trunk", click.Choice(get_args(Trunk)), "The network."),
     ("dimensions", click.IntRange(8), "Of the descriptor."),
     ("steps", click.IntRange(1), "Batches in all: the length of the schedule."),
     (
@@ -57,7 +65,7 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     ("sizes", _Numbers(int), "Pixels a side, one after another."),
     ("changes", _Numbers(float), "Shares of the run at which the next size begins."),
     ("mild", click.FloatRange(0, 1), "Share of pictures one view of which is hardly edited."),
-    ("edits", click.Choice(["wide", "paper"]), "How often and how far views are edited."),
+    ("edits", click.Choice(get_args(Edits)), "How often and how far views are edited."),
     ("mixup", click.FloatRange(0, 1), "Share of views mixed with another (mixup, cutmix)."),
     (
         "hard-negatives",
@@ -66,7 +74,7 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     ),
     ("temperature", click.FloatRange(0, min_open=True), "Of InfoNCE."),
     ("koleo", click.FloatRange(0), "Weight of the entropy term; above 40 it is unstable."),
-    ("optimizer", click.Choice(["adamw", "lars"]), "What moves the weights."),
+    ("optimizer", click.Choice(get_args(Optimizer)), "What moves the weights."),
     ("learning-rate", click.FloatRange(0, min_open=True), "The highest: warm-up, then cosine."),
     ("warmup", click.FloatRange(0, 1), "Share of the run in which the rate rises."),
     ("weight-decay", click.FloatRange(0), "Not of biases and scales, save with lars."),
@@ -74,7 +82,7 @@ _RECIPE: tuple[tuple[str, Any, str], ...] = (
     ("ema", click.FloatRange(0, 1), "Decay of the averaged weights, which are the result."),
     (
         "precision",
-        click.Choice(["auto", "float32", "bfloat16"]),
+        click.Choice(get_args(Precision)),
         "auto: bfloat16 where the processor has it.",
     ),
     ("seed", click.IntRange(0), "Of everything random."),
@@ -98,7 +106,7 @@ def _recipe_options(command: F) -> F:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["small", "sscd"]),
+    type=click.Choice(list(RECIPES)),
     default="small",
     show_default=True,
     help="small: sscd_small's own. sscd: the paper's (ResNet-50, 224 px, 4096 a step).",
@@ -171,9 +179,7 @@ def train(
     Example: sscd-ops train 'photos/*.tar' --out run1 --minutes 120 --exclude heldout.txt
     """
     _require_packages()
-    from sscd_ops.cli.progress import TerminalProgress
     from sscd_ops.descriptors.training import session
-    from sscd_ops.ports import Silence
 
     options = _options(recipe, {name: value for name, value in told.items() if value is not None})
     keys = names_in(Path(exclude)) if exclude else frozenset()
@@ -187,14 +193,15 @@ def train(
         save_every=60.0 * save_every,
         start=Path(start) if start else None,
     )
-    outcome = session.train(
-        lambda: _members(urls),
-        options,
-        held,
-        progress=TerminalProgress() if sys.stderr.isatty() else Silence(),
-        say=say,
-        hold=_stop_on_signals,
-    )
+    with open_rooms() as rooms:
+        outcome = session.train(
+            lambda: _members(rooms, urls),
+            options,
+            held,
+            progress=rooms.progress,
+            say=say,
+            hold=_stop_on_signals,
+        )
     _print(outcome, out, form)
 
 
@@ -226,8 +233,6 @@ def _print(outcome: Outcome, out: str, form: str) -> None:
 
 
 def _options(recipe: str, told: dict[str, Any]) -> TrainOptions:
-    from sscd_ops.descriptors.training.options import RECIPES
-
     base = RECIPES[recipe]
     if "sizes" in told and "changes" not in told:
         count = len(told["sizes"])
@@ -255,19 +260,18 @@ def _require_packages() -> None:
             raise MissingExtra(f"training needs {module}: pip install 'sscd-ops[{extra}]'")
 
 
-def _members(urls: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _members(rooms: Wiring, urls: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Key and bytes of the first picture of each sample.
 
     Raises:
         UsageError: the URLs are of several kinds, hold placeholders, or name nothing.
     """
     from sscd_ops.core.formats import sniff
-    from sscd_ops.evaluation.pictures import find_shards, source_options
-    from sscd_ops.wiring import Wiring
+    from sscd_ops.evaluation.given import Given
 
-    rooms, options, limits = Wiring(Settings()), source_options(urls), LimitsOptions()
-    for shard in find_shards(rooms, options, limits):
-        for item in rooms.source(options, limits).read(shard):
+    given = Given(rooms, urls)
+    for shard in given.find():
+        for item in given.read(shard):
             if isinstance(item, RawSample):
                 found = [member.data for member in item.members if sniff(member.data)]
                 if found:

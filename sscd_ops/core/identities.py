@@ -1,4 +1,4 @@
-"""Identities: sample ids and the names of intervals. docs/identities.md has the exact form."""
+"""Identities: sample ids and names in published paths. docs/identities.md has the exact form."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ def interval_label(interval: Interval, timezone: str) -> str:
     if _DAY[0] <= interval.end - interval.start <= _DAY[1]:
         return interval.start.astimezone(ZoneInfo(timezone)).strftime("%Y-%m-%d")
     return interval.start.astimezone(ZoneInfo("UTC")).strftime("%Y-%m-%dT%H%MZ")
+
+
+def batch_label(interval: str, supplement: int) -> str:
+    """The batch's name there: its interval's, ``2026-11-01-s1`` for the first supplement to it."""
+    return f"{interval}-s{supplement}" if supplement else interval
+
+
+def turn_label(turn: int) -> str:
+    """The name there of a decision that is no batch's: ``turn-000123``."""
+    return f"turn-{turn:06d}"

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sscd_ops.masking import without_nul
 from sscd_ops.model import Fault
 
 _MEMBER = pa.struct(
@@ -108,7 +109,7 @@ class ManifestBuilder:
 
     def add_shard_fault(self, code: Fault, message: str) -> None:
         """Append the fault of the whole shard, after its last sample."""
-        text = message.replace("\x00", " ").encode("utf-8", "replace").decode()
+        text = without_nul(message).encode("utf-8", "replace").decode()
         row = ManifestRow(None, None, None, [], code=str(code), message=text)
         self._rows.append((-1, row))
 

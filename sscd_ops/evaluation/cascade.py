@@ -61,7 +61,7 @@ def combine(
         scored: their predictions, in the same task's rows.
         thresholds: the models' own.
     """
-    first, second, positive = _joined(*scored)
+    first, second, positive = joined(*scored)
     truths = len(scored[0].truth)
     called = (first >= thresholds[0]) | (second >= thresholds[1])
     hits = int((called & positive).sum())
@@ -73,34 +73,7 @@ def combine(
     )
 
 
-def beside_second(
-    scored: tuple[Scored, Scored], second_threshold: float, wanted: float
-) -> float | None:
-    """The least threshold of the first measure beside a fixed one of the second.
-
-    With it the union finds everything the second measure finds at its threshold.
-
-    Args:
-        scored: predictions of both, in the same task's rows.
-        second_threshold: of the second measure.
-        wanted: precision of the union.
-
-    Returns:
-        None where the union is less precise with any threshold, or gains nothing.
-    """
-    first, second, positive = _joined(*scored)
-    there = second >= second_threshold
-    rest = ~there & np.isfinite(first)
-    order = np.argsort(-first[rest], kind="stable")
-    score = first[rest][order]
-    hits = int((there & positive).sum()) + np.cumsum(positive[rest][order])
-    shown = int(there.sum()) + np.arange(1, len(score) + 1)
-    ends = np.r_[score[1:] < score[:-1], True][: len(score)]  # a threshold takes all equals
-    good = np.flatnonzero(ends & (hits >= wanted * shown))
-    return float(score[good[-1]]) if len(good) else None
-
-
-def _joined(
+def joined(
     one: Scored, other: Scored
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Every pair that either predicts: both scores (-inf where one does not), and its truth."""

@@ -21,7 +21,7 @@ from sscd_ops.core.leader import Compared
 from sscd_ops.core.measures import perceptual
 from sscd_ops.core.perceptual import similarity_at
 from sscd_ops.errors import UsageError
-from sscd_ops.evaluation.pictures import PictureSet
+from sscd_ops.evaluation.picture_sets import PictureSet
 from sscd_ops.model import Fault, Matches
 from sscd_ops.options import DuplicatesOptions
 from sscd_ops.ports import Embedder, HashSearch, Progress

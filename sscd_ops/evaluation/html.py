@@ -10,7 +10,7 @@ from typing import Any
 
 from sscd_ops import __version__
 from sscd_ops.evaluation.charts import Mark, Series, histogram, line_chart
-from sscd_ops.evaluation.measuring import KindResult, ModelResult, Shown
+from sscd_ops.evaluation.results import KindResult, ModelResult, Shown
 from sscd_ops.evaluation.tables import (
     Row,
     cascade_rows,

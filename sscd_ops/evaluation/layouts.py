@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sscd_ops.errors import UsageError
-from sscd_ops.evaluation.pictures import Joined, PictureSet, Subset, open_set
-from sscd_ops.evaluation.rooms import Rooms
+from sscd_ops.evaluation.picture_sets import Joined, PictureSet, Subset, open_set
 from sscd_ops.evaluation.tasks import Task, facts_of, read_pairs, truth_rows
 from sscd_ops.evaluation.transformations import Kind
+from sscd_ops.ports import Rooms
 
 _DISC21: Mapping[str, tuple[str, ...]] = {
     "queries": ("val_query", "images/queries", "queries", "dev_queries"),
@@ -36,7 +36,7 @@ def disc21_task(rooms: Rooms, root: Path, training: Sequence[str] = ()) -> Task:
     complete, and queries it does not list are left out.
 
     Raises:
-        UsageError: a part is missing.
+        UsageError: one of them is missing.
     """
     found = {what: _first(root, what) for what in ("queries", "references", "ground truth")}
     truth_file = found["ground truth"]
@@ -103,14 +103,14 @@ def copydays_task(
     truth = [(row, row) for row in range(len(originals))]
     shows = list(range(len(originals)))
     for block, label in blocks:
-        part = open_set(rooms, [str(block)])
-        if label.transformation != "strong" and len(part) != len(originals):
+        edited = open_set(rooms, [str(block)])
+        if label.transformation != "strong" and len(edited) != len(originals):
             raise UsageError(
-                f"{block} has {len(part)} readable pictures, and there are {len(originals)}"
+                f"{block} has {len(edited)} readable pictures, and there are {len(originals)}"
                 " originals: the i-th file is to show the i-th original"
             )
         start = len(kind)
-        for row, name in enumerate(part.names):
+        for row, name in enumerate(edited.names):
             mine = [row]
             named = place.get(_stem(name), row)
             if label.transformation != "strong" and named != row:
@@ -123,8 +123,8 @@ def copydays_task(
                 mine = [i for i, other in enumerate(names) if other[:4] == head]
             truth += [(start + row, reference) for reference in mine]
             shows.append(mine[0] if mine else len(originals))
-        sets.append(part)
-        kind += [label] * len(part)
+        sets.append(edited)
+        kind += [label] * len(edited)
     references: PictureSet = originals
     if distractors:
         references = Joined([originals, open_set(rooms, distractors)])

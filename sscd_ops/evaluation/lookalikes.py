@@ -10,7 +10,7 @@ both. Sets are given (``--hard NAME=URL``), or made from the pictures at hand:
 * ``bursts``: the moment after (the window moved by 4 and 8%, the light a little changed). Made from
   one picture, where a real burst's scene moves as well: this is the hardest case of it;
 * ``plain``: sheets, shades, gradients and specks, which have nothing to compare, each of another
-  colour (``evaluation.sparse``). Their descriptors say nothing: a night merges none of them.
+  colour (``evaluation.empty``). Their descriptors say nothing: a night merges none of them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sscd_ops.core.leader import Compared, lead
 from sscd_ops.core.measures import near
 from sscd_ops.errors import DataError
 from sscd_ops.evaluation.describing import Described, hashes_without_history
-from sscd_ops.evaluation.metrics import Interval, wilson
-from sscd_ops.evaluation.pictures import PictureSet, Spool
-from sscd_ops.evaluation.sparse import EMPTY
+from sscd_ops.evaluation.empty import EMPTY
+from sscd_ops.evaluation.metrics import ConfidenceInterval, wilson
+from sscd_ops.evaluation.picture_sets import PictureSet, Spool
 from sscd_ops.evaluation.transformations import chance_of, decoded, encoded
 from sscd_ops.ports import HashSearch, SearchBackend
 
@@ -69,7 +69,7 @@ class HardResult:
     pictures: int
     could: int
     merged: int
-    interval: Interval
+    interval: ConfidenceInterval
     merged_by_night: int | None = None
 
     @property

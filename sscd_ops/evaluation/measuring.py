@@ -1,16 +1,17 @@
-"""Running a task with a model: every number of the report."""
+"""Running a task with a model: every number of a ``ModelResult``."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.core.canonical import pair_similarities
 from sscd_ops.errors import UsageError
+from sscd_ops.evaluation.contenders import Contender
 from sscd_ops.evaluation.describing import (
     Described,
     describe,
@@ -20,7 +21,6 @@ from sscd_ops.evaluation.describing import (
 )
 from sscd_ops.evaluation.lookalikes import HardResult, HardSet, judge
 from sscd_ops.evaluation.metrics import (
-    Interval,
     OperatingPoint,
     Scored,
     Summary,
@@ -30,103 +30,20 @@ from sscd_ops.evaluation.metrics import (
     trapezoid_ap,
     wilson,
 )
-from sscd_ops.evaluation.rooms import Rooms
-from sscd_ops.evaluation.tail import FalseMatches, false_matches, find_peaks
+from sscd_ops.evaluation.results import (
+    BINS,
+    AtThreshold,
+    Histogram,
+    KindResult,
+    ModelResult,
+    Shown,
+    Variant,
+)
+from sscd_ops.evaluation.tail import false_matches, find_peaks
 from sscd_ops.evaluation.tasks import Task
 from sscd_ops.evaluation.transformations import BY_NAME, Kind
 from sscd_ops.model import Matches
-from sscd_ops.options import FingerprintOptions
-from sscd_ops.ports import Embedder
-
-BINS = np.linspace(-0.2, 1.0, 61)
-"""Edges of the histograms, 0.02 apart; what lies below is counted in the first bin."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way of scoring: with or without whitening and score normalisation."""
-
-    name: str
-    summary: Summary
-
-
-@dataclass(frozen=True)
-class KindResult:
-    """One transformation in one severity.
-
-    Attributes:
-        kind: which; unseen: `sscd-ops train` never shows it.
-        queries: copies of references.
-        recall: share with a similarity at or above the model's threshold, with its 95% interval.
-        at_precision: precision (``0.99``) -> share at or above the score where all predictions
-            together reach it; None where they never do.
-        median: similarity of a copy and its original.
-        mean_ap: Copydays' mean average precision of these queries (trapezoid rule), else None.
-    """
-
-    kind: Kind
-    unseen: bool
-    queries: int
-    recall: float
-    interval: Interval
-    at_precision: dict[str, float | None]
-    median: float
-    mean_ap: float | None
-
-
-@dataclass(frozen=True)
-class AtThreshold:
-    """What the model's threshold gives: all predictions at or above it are called copies."""
-
-    threshold: float
-    recall: float
-    recall_interval: Interval | None
-    precision: float | None
-    false_matches: int
-    queries: int
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Similarities of true pairs, and each query's most similar wrong reference, by bin."""
-
-    edges: list[float]
-    copies: list[int]
-    strangers: list[int]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A pair for a person to look at: rows of the task's queries and references."""
-
-    query: int
-    reference: int
-    similarity: float
-    said: str
-
-
-@dataclass
-class ModelResult:
-    """Everything measured with one model."""
-
-    model: str
-    fingerprint: str
-    runtime: dict[str, str]
-    embedded: int
-    images_per_second: float
-    left_out: dict[str, int]
-    variants: list[Variant]
-    at_threshold: AtThreshold
-    kinds: list[KindResult]
-    histogram: Histogram
-    false_matches: list[FalseMatches]
-    hard: list[HardResult]
-    overall_trapezoid_ap: float | None = None
-    notes: list[str] = field(default_factory=list)
-    missed: list[Shown] = field(default_factory=list)
-    look_alike: list[Shown] = field(default_factory=list)
-    plain: Scored | None = field(default=None, repr=False)
-    """The predictions, for a cascade with another model; not part of the report."""
+from sscd_ops.ports import Embedder, Rooms
 
 
 @dataclass(frozen=True)
@@ -142,7 +59,7 @@ class Measuring:
 def measure(
     rooms: Rooms,
     task: Task,
-    options: FingerprintOptions,
+    contender: Contender,
     measuring: Measuring,
     hard: Sequence[HardSet] = (),
 ) -> ModelResult:
@@ -151,34 +68,31 @@ def measure(
     Args:
         rooms: the product's parts.
         task: what is asked.
-        options: which model, as a dataset's configuration names it.
+        contender: the model.
         measuring: threshold and bootstrap.
         hard: sets of look-alikes.
-
-    Raises:
-        WeightsUnavailable: the model's weights are nowhere.
     """
     threshold = measuring.threshold
     if threshold is None:
-        threshold = rooms.default_threshold(options.model)
-    with rooms.embedder(options) as embedder:
+        threshold = contender.threshold
+    with contender.open(False) as embedder:
         run = _Run(rooms, task, embedder)
         result = run.result(threshold, measuring)
-        if options.postprocessing and measuring.threshold is None:
+        if contender.postprocessed and measuring.threshold is None:
             result.notes.append(
-                f"{options.model}'s threshold was measured without postprocessing, which moves"
+                f"{contender.name}'s threshold was measured without postprocessing, which moves"
                 " every similarity: choose one by the precisions here, and give --threshold"
             )
     if hard:
-        result.hard.extend(_judged(rooms, options, threshold, hard))
+        result.hard.extend(_judged(rooms, contender, threshold, hard))
     return result
 
 
 def _judged(
-    rooms: Rooms, options: FingerprintOptions, threshold: float, hard: Sequence[HardSet]
+    rooms: Rooms, contender: Contender, threshold: float, hard: Sequence[HardSet]
 ) -> Iterator[HardResult]:
     """Sets of look-alikes, hashed as well where a night with the model would."""
-    with rooms.embedder(options, perceptual=rooms.default_perceptual(options.model)) as embedder:
+    with contender.open(contender.perceptual) as embedder:
         backend = rooms.backend("flat", embedder.fingerprint.digest, embedder.dimensions, threshold)
         for item in hard:
             described = describe(embedder, item.pictures, rooms.progress, item.name)

@@ -169,7 +169,7 @@ def trapezoid_ap(ranks: NDArray[np.int64], truths: int) -> float:
     return float(((before + at) / 2).sum() / truths)
 
 
-Interval = tuple[float, float]
+ConfidenceInterval = tuple[float, float]
 """Lower and upper end, 95%."""
 
 
@@ -180,7 +180,7 @@ def bootstrap(
     replicates: int = 200,
     seed: int = 0,
     telling: int | None = None,
-) -> Interval:
+) -> ConfidenceInterval:
     """A 95% percentile interval by resampling pictures (Efron 1979).
 
     Copies of one picture are found or missed together, so pictures are drawn, not copies. Near 0
@@ -213,7 +213,7 @@ def bootstrap(
     return float(low), float(high)
 
 
-def wilson(successes: float, trials: int) -> Interval:
+def wilson(successes: float, trials: int) -> ConfidenceInterval:
     """A 95% interval of a share, sensible at 0 and 1 too (Wilson 1927)."""
     if not trials:
         return (0.0, 1.0)
@@ -256,11 +256,11 @@ class Summary:
     """The metrics of one ranking, with 95% intervals over pictures where they were asked for."""
 
     micro_ap: float
-    micro_ap_interval: Interval | None
+    micro_ap_interval: ConfidenceInterval | None
     recall_at_p90: float
-    recall_at_p90_interval: Interval | None
+    recall_at_p90_interval: ConfidenceInterval | None
     accuracy_at_1: float
-    accuracy_at_1_interval: Interval | None
+    accuracy_at_1_interval: ConfidenceInterval | None
     points: dict[str, OperatingPoint | None]
     """Precision (``0.9``) -> where it is reached; None where it never is."""
     curve: list[tuple[float, float, float]]
@@ -288,7 +288,7 @@ def summarise(
     ranks = true_ranks(scored.query, scored.reference, scored.score, scored.truth)
     curve = precision_recall(scored.score, positive, len(scored.truth))
     point = operating_point(curve, 0.9)
-    intervals: list[Interval | None] = [None, None, None]
+    intervals: list[ConfidenceInterval | None] = [None, None, None]
     if replicates:
         intervals = list(_intervals(scored, ranks, replicates, seed))
     return Summary(
@@ -329,7 +329,7 @@ def _intervals(
     ranks: NDArray[np.int64],
     replicates: int,
     seed: int,
-) -> list[Interval]:
+) -> list[ConfidenceInterval]:
     """Intervals of uAP, R@P90 and accuracy@1."""
     curve = weighted_curve(scored)
     of_truth = scored.picture[scored.truth[:, 0]]

@@ -15,21 +15,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sscd_ops.core.perceptual import BITS, CODE, LEAST_QUALITY, ROLE
-from sscd_ops.evaluation.rooms import Rooms
+from sscd_ops.evaluation.contenders import Contender
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import (
-    USUAL_LIMITS,
-    DuplicatesOptions,
-    FingerprintOptions,
-    LimitsOptions,
-    SourceOptions,
-)
-from sscd_ops.ports import HashSearch, InspectImage, Progress, SearchBackend, Source
+from sscd_ops.options import DuplicatesOptions
 
 _WHOLE = PRESETS["skew-128-v2"]
 """Any preset that decodes a picture whole: the hash does not depend on it."""
-THRESHOLD = 1 - DuplicatesOptions().perceptual_distance / (BITS / 2)
 
 
 class PdqEmbedder:
@@ -68,53 +60,6 @@ class PdqEmbedder:
             yield EmbeddedChunk(row, faults)
 
 
-class WithPdq:
-    """The product's parts with PDQ for a model."""
-
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
-        self.progress: Progress = rooms.progress
-
-    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
-        """The product's."""
-        return self._rooms.source(options, limits)
-
-    def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """The product's."""
-        return self._rooms.inspector(limits)
-
-    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
-        """PDQ's."""
-        return PdqEmbedder().fingerprint
-
-    def default_threshold(self, model: str) -> float:
-        """The recommended distance as a similarity."""
-        return THRESHOLD
-
-    def default_perceptual(self, model: str) -> bool:
-        """No second measure beside itself."""
-        return False
-
-    def embedder(
-        self,
-        options: FingerprintOptions,
-        *,
-        perceptual: bool = False,
-        limits: LimitsOptions = USUAL_LIMITS,
-    ) -> PdqEmbedder:
-        """PDQ."""
-        return PdqEmbedder()
-
-    def hash_search(self) -> HashSearch:
-        """The product's."""
-        return self._rooms.hash_search()
-
-    def choose_search(self, name: str, rows: int, threshold: float) -> str:
-        """The product's."""
-        return self._rooms.choose_search(name, rows, threshold)
-
-    def backend(
-        self, name: str, fingerprint: str, dimensions: int, threshold: float
-    ) -> SearchBackend:
-        """The product's."""
-        return self._rooms.backend(name, fingerprint, dimensions, threshold)
+_THRESHOLD = 1 - DuplicatesOptions().perceptual_distance / (BITS / 2)
+"""The recommended distance as a similarity."""
+PDQ = Contender("pdq", lambda _: PdqEmbedder(), _THRESHOLD)

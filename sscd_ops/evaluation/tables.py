@@ -10,8 +10,8 @@ from typing import Any
 
 from sscd_ops import __version__
 from sscd_ops.evaluation.cascade import Cascade, combine
-from sscd_ops.evaluation.measuring import ModelResult
-from sscd_ops.evaluation.metrics import Interval
+from sscd_ops.evaluation.metrics import ConfidenceInterval
+from sscd_ops.evaluation.results import ModelResult
 from sscd_ops.evaluation.tail import FalseMatches
 from sscd_ops.evaluation.tasks import Task
 from sscd_ops.evaluation.transformations import Kind
@@ -235,7 +235,7 @@ def no_tail(item: FalseMatches) -> str:
     return few
 
 
-def _share(value: float, interval: Interval | None) -> str:
+def _share(value: float, interval: ConfidenceInterval | None) -> str:
     if interval is None:
         return f"{value:.4f}"
     return f"{value:.4f} ({interval[0]:.3f}-{interval[1]:.3f})"

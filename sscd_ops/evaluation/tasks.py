@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.core.interpret import is_image_extension
 from sscd_ops.errors import DataError, UsageError
-from sscd_ops.evaluation.pictures import (
+from sscd_ops.evaluation.picture_sets import (
     Joined,
     PictureSet,
     SourceSet,
@@ -28,8 +28,8 @@ from sscd_ops.evaluation.pictures import (
     numbered,
     open_set,
 )
-from sscd_ops.evaluation.rooms import Rooms
 from sscd_ops.evaluation.transformations import BY_NAME, Kind, kinds, make_copy
+from sscd_ops.ports import Rooms
 
 MOST_PICTURES = 2000
 """Taken of a user's own, where neither a number nor a list is given."""
@@ -184,7 +184,7 @@ def _left_out(pictures: PictureSet) -> Counter[str]:
     if isinstance(pictures, Subset):
         return _left_out(pictures.whole)
     if isinstance(pictures, Joined):
-        return sum((_left_out(part) for part in pictures.parts), Counter())
+        return sum((_left_out(one) for one in pictures.sets), Counter())
     return Counter()
 
 

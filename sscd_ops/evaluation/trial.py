@@ -32,18 +32,19 @@ from sscd_ops.core.measures import near
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.tally import count
 from sscd_ops.errors import UsageError
+from sscd_ops.evaluation.contenders import of_product
 from sscd_ops.evaluation.describing import (
     Described,
     describe,
     hashes_without_history,
     nearest,
 )
-from sscd_ops.evaluation.measuring import BINS
-from sscd_ops.evaluation.pictures import SourceSet, find_shards, read_samples, source_options
-from sscd_ops.evaluation.rooms import Rooms
+from sscd_ops.evaluation.given import Given
+from sscd_ops.evaluation.picture_sets import SourceSet
+from sscd_ops.evaluation.results import BINS
 from sscd_ops.model import Counts, Fault, FoundShard, MemberRef, ShardEnd
-from sscd_ops.options import DuplicatesOptions, FingerprintOptions, LimitsOptions, SourceKind
-from sscd_ops.ports import SearchBackend
+from sscd_ops.options import DuplicatesOptions, FingerprintOptions, SourceKind
+from sscd_ops.ports import Progress, Rooms, SearchBackend
 
 MARGIN = 0.25
 """Kept pairs down to this far below the threshold are looked at."""
@@ -146,7 +147,6 @@ class _Read:
     found: int = 0
     faults: list[str] = field(default_factory=list)
     not_delivered: int = 0
-    bytes: int = 0
 
 
 def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
@@ -156,20 +156,18 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         UsageError: nothing is there, no sample of it is usable, or no threshold is known.
         WeightsUnavailable: the model's weights are nowhere.
     """
-    limits = LimitsOptions()
     clock = time.monotonic
     if options.postprocessing and trial.threshold is None:  # a night refuses it likewise
         raise UsageError(
             f"give --threshold: none was measured for {options.model} with postprocessing; sscd-ops"
             " evaluate helps to choose it"
         )
-    rooms.fingerprint(options)  # finds the weights: better now than after reading it all
+    model = of_product(rooms, options)
     started = clock()
-    read = _ingest(rooms, trial, limits)
+    given = Given(rooms, trial.urls, trial.kind, missing_caption=trial.keep_silent)
+    read = _ingest(given, trial, rooms.progress)
     ingested = clock()
-    threshold = trial.threshold
-    if threshold is None:
-        threshold = rooms.default_threshold(options.model)
+    threshold = model.threshold if trial.threshold is None else trial.threshold
     samples = load_samples(
         read.tables,
         arrival_rank([s.source for s in read.shards], [s.relative_uri for s in read.shards]),
@@ -177,13 +175,11 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         DuplicatesOptions().prefer,
         set(),
     )
-    pictures, digests = _pictures(rooms, trial, limits, read, samples)
+    pictures, digests = _pictures(given, read, samples)
     if not len(pictures):
         raise UsageError(_nothing(samples, read.faults))
-    perceptual = trial.perceptual
-    if perceptual is None:
-        perceptual = rooms.default_perceptual(options.model)
-    with rooms.embedder(options, perceptual=perceptual) as embedder:
+    perceptual = model.perceptual if trial.perceptual is None else trial.perceptual
+    with model.open(perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
         found = describe(embedder, pictures, rooms.progress).without_plain()
         embedded = clock()
@@ -237,21 +233,20 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
 # ---------------------------------------------------------------- reading
 
 
-def _ingest(rooms: Rooms, trial: Trial, limits: LimitsOptions) -> _Read:
+def _ingest(given: Given, trial: Trial, progress: Progress) -> _Read:
     """Read shards in a chance order, whole but for the last, until there are enough samples."""
-    options = source_options(trial.urls, trial.kind, missing_caption=trial.keep_silent)
-    found = find_shards(rooms, options, limits)
+    found = given.find()
     read = _Read(found=len(found))
     left = trial.sample or np.iinfo(np.int64).max
-    rooms.progress.start("reading", trial.sample or None)
+    progress.start("reading", trial.sample or None)
     for number in np.random.default_rng(trial.seed).permutation(len(found)):
         shard = found[number]
         stream = io.BytesIO()
         ends: list[ShardEnd] = []
         with ManifestBuilder(stream) as builder:
-            for row, _ in read_samples(rooms, options, limits, shard, ends.append):
+            for row in given.rows(shard, ends.append):
                 builder.add(row)
-                rooms.progress.advance()
+                progress.advance()
                 left -= 1
                 if left <= 0:
                     break
@@ -266,20 +261,17 @@ def _ingest(rooms: Rooms, trial: Trial, limits: LimitsOptions) -> _Read:
         read.shards.append(shard)
         if left <= 0:
             break
-    rooms.progress.done()
+    progress.done()
     return read
 
 
-def _pictures(
-    rooms: Rooms, trial: Trial, limits: LimitsOptions, read: _Read, samples: Samples
-) -> tuple[SourceSet, NDArray[np.uint8]]:
+def _pictures(given: Given, read: _Read, samples: Samples) -> tuple[SourceSet, NDArray[np.uint8]]:
     """The distinct readable images at their first place, numbered as the decision numbers them.
 
     Returns:
         The pictures, and their sha256, uint8 (m, 32).
     """
-    options = source_options(trial.urls, trial.kind, missing_caption=trial.keep_silent)
-    pictures = SourceSet(rooms, options, limits)
+    pictures = SourceSet(given)
     fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
     grouped = group_images(samples.digests, fine, np.arange(len(samples)))
     columns = ["key", "image_member", "image_offset", "image_bytes", "image_sha256"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sscd_ops.core.perceptual import distance_of
-from sscd_ops.evaluation.measuring import BINS
+from sscd_ops.evaluation.results import BINS
 from sscd_ops.evaluation.trial import PairFound, TrialReport
 from sscd_ops.images.sheets import Pair, Section
 

@@ -1,7 +1,8 @@
-"""Pictures for people: thumbnails, and contact sheets of pairs."""
+"""Pictures for people: thumbnails, contact sheets of pairs, and a few side by side."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,8 +18,11 @@ Pair = tuple[bytes, bytes, str]
 """Two files, the second may be empty, and what is said below them."""
 Section = tuple[str, Sequence[Pair]]
 """A heading and its pairs."""
+Panel = tuple[bytes, str, "str | None"]
+"""An image's bytes, its title, its caption."""
 
 _SIDE, _GAP, _LINE, _COLUMNS = 110, 10, 30, 5
+_PANEL, _CAPTION = 400, 110
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image:
@@ -78,4 +82,18 @@ def contact_sheet(sections: Sequence[Section]) -> Image.Image:
                 sheet.paste(thumbnail(other, _SIDE), (left + _SIDE + 4, at))
             draw.text((left, at + _SIDE + 2), said, fill=(80, 80, 80), font=small)
         top += -(-max(len(pairs), 1) // _COLUMNS) * (_SIDE + _LINE) + _LINE
+    return sheet
+
+
+def side_by_side(panels: Sequence[Panel]) -> Image.Image:
+    """Panels in a row."""
+    sheet = Image.new("RGB", (_PANEL * len(panels) + 10, _PANEL + _CAPTION), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for number, (data, title, caption) in enumerate(panels):
+        left = number * _PANEL + 10
+        sheet.paste(thumbnail(data, _PANEL - 10), (left, 5))
+        draw.text((left, _PANEL), title[:60], fill="black", font=font)
+        lines = textwrap.wrap(caption or "(no caption)", 58)[:5]
+        draw.text((left, _PANEL + 20), "\n".join(lines), fill=(90, 90, 90), font=font)
     return sheet

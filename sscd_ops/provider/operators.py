@@ -24,6 +24,8 @@ from sscd_ops.provider.waiting import CLI_POLL, RECHECK, first_try, wait, was_re
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from sscd_ops.steps.commit import CommitReport
+    from sscd_ops.steps.reports import Report
     from sscd_ops.wiring import Wiring
 
 PLAN_BATCH = "{{ ti.xcom_pull(task_ids=task.plan_task_id, key='report')['batch_id'] }}"
@@ -59,7 +61,7 @@ class SscdStepOperator(BaseOperator):
         with as_airflow(), hook.wiring(progress=LogProgress(), ask_airflow=ask_airflow) as parts:
             yield parts
 
-    def finish(self, context: Context, report: Any) -> None:
+    def finish(self, context: Context, report: Report) -> None:
         """Store the report and end the log with its funnel."""
         self._report = report
         context["ti"].xcom_push(key="report", value=report.summary())
@@ -364,7 +366,7 @@ class SscdCommitOperator(CommitLineage, _BatchOperator):
             self.finish(context, report)
             self._announce(parts, context, report)
 
-    def _announce(self, parts: Wiring, context: Context, report: Any) -> None:
+    def _announce(self, parts: Wiring, context: Context, report: CommitReport) -> None:
         """Emit the event; a try that dies before its end emits it with the retry.
 
         Airflow drops the event of a try that does not end well, and the mark says nothing of that:

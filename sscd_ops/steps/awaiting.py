@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sscd_ops.catalog import batches, datasets
+from sscd_ops.catalog import batches, datasets, events, waiting
 from sscd_ops.model import Runner
 from sscd_ops.steps.parts import Parts, load_work
 
@@ -33,7 +33,7 @@ def arrive(parts: Parts, batch_id: int) -> tuple[list[WaitFor], float]:
         if batch.state.is_decided or batch.dry_run:
             return [], 0.0
         datasets.lock(conn, batch.dataset_id)
-        undecided, since = batches.waiting_set(conn, batch)
+        undecided, since = waiting.waiting_set(conn, batch)
     waited = (datetime.now(UTC) - since).total_seconds()
     answer = []
     for other in undecided:
@@ -63,9 +63,9 @@ def _note_not_awaited(parts: Parts, batch_id: int, others: Sequence[WaitFor]) ->
     """Write the event that the batch decides although these could not be asked any longer."""
     with parts.catalog.begin() as conn:
         batch = batches.lock_batch(conn, batch_id)
-        if batches.is_told(conn, batch_id, "turn_not_awaited"):
+        if events.is_told(conn, batch_id, "turn_not_awaited"):
             return  # by an earlier try
-        batches.add_event(
+        events.add_event(
             conn,
             batch.dataset_id,
             "turn_not_awaited",

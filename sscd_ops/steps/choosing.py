@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets
+from sscd_ops.catalog import batches, datasets, dry_runs, runners
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import BatchNotRunnable, UsageError
@@ -37,7 +37,7 @@ def choose_batch(
         mine = _own(there, runner, supplement=supplement)
         if mine and not dry_run and not anew:
             # a retry or a clear of a DAG run finds its own batch
-            _leave_others(conn, mine[-1], runner)
+            runners.leave_others(conn, mine[-1].batch_id, runner)
             return mine[-1]
         if dry_run:
             _drop_dead_dry_runs(parts, conn, dataset_id, runner)
@@ -54,8 +54,8 @@ def choose_batch(
                 _take_over(parts, batch, runner)
                 if hold is not None:
                     hold(batch.batch_id)
-                batches.bind_runner(conn, batch.batch_id, runner)
-            _leave_others(conn, batch, runner)
+                runners.bind_runner(conn, batch.batch_id, runner)
+            runners.leave_others(conn, batch.batch_id, runner)
             return batch
         batch_id = batches.insert_batch(
             conn,
@@ -69,9 +69,8 @@ def choose_batch(
         )
         if hold is not None:
             hold(batch_id)
-        batch = batches.read_batch(conn, batch_id)
-        _leave_others(conn, batch, runner)
-        return batch
+        runners.leave_others(conn, batch_id, runner)
+        return batches.read_batch(conn, batch_id)
 
 
 def _own(there: Sequence[Batch], runner: Runner, *, supplement: bool) -> list[Batch]:
@@ -85,11 +84,6 @@ def _own(there: Sequence[Batch], runner: Runner, *, supplement: bool) -> list[Ba
         if runner.kind == "airflow" and batch.runner == runner
         if bool(batch.supplement) == supplement
     ]
-
-
-def _leave_others(conn: Connection, batch: Batch, runner: Runner) -> None:
-    if runner.kind == "airflow":
-        batches.leave_others(conn, batch.batch_id, runner)
 
 
 def _supplement(
@@ -124,17 +118,17 @@ def _dry_run_of(
         return []
     return [
         batch
-        for batch in batches.dry_runs(conn, dataset_id)
+        for batch in dry_runs.dry_runs(conn, dataset_id)
         if batch.runner == runner and batch.interval == interval
     ]
 
 
 def _drop_dead_dry_runs(parts: Parts, conn: Connection, dataset_id: int, runner: Runner) -> None:
-    for batch in batches.dry_runs(conn, dataset_id):
+    for batch in dry_runs.dry_runs(conn, dataset_id):
         # commands are all equal: what tells them apart is the lock that a live one holds
         own = runner.kind == "airflow" and batch.runner == runner
         if not own and parts.is_alive(batch) is False:
-            batches.drop_dry_run(conn, batch.batch_id)
+            dry_runs.drop_dry_run(conn, batch.batch_id)
 
 
 def _take_over(parts: Parts, batch: Batch, runner: Runner) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, decisions, publishing
+from sscd_ops.catalog import batches, decisions, dry_runs, events, publishing
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.errors import BatchNotRunnable, InvariantError
 from sscd_ops.model import BatchState, StoredFile
+from sscd_ops.options import Step
 from sscd_ops.steps import turns
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, write_bytes
+from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.rewriting import Replaced, without_slots
 from sscd_ops.steps.snapshots import document, repair_latest, snapshot_name
 from sscd_ops.steps.turns import Seen
 
 
 @dataclass(frozen=True)
-class CommitReport:
+class CommitReport(Report):
     """What the batch published."""
 
     batch_id: int
@@ -39,12 +41,10 @@ class CommitReport:
     made_now: bool = False
     answered: bool = False
     seconds: float = 0.0
+    step: Step = field(default="commit", init=False)
 
-    def summary(self) -> dict[str, Any]:
-        """The report as plain values, for XCom."""
+    def _figures(self) -> dict[str, Any]:
         return {
-            "step": "commit",
-            "batch_id": self.batch_id,
             "state": str(self.state),
             "snapshot": self.snapshot,
             "parent": self.parent,
@@ -56,12 +56,9 @@ class CommitReport:
             "seconds": round(self.seconds, 3),
         }
 
-    def funnel(self) -> str:
-        """The report as one line."""
-        return (
-            f"commit batch={self.batch_id} state={self.state} snapshot={self.snapshot}"
-            f" samples={self.samples} shards={self.shards} bytes={self.bytes}"
-        )
+    def _line(self) -> str:
+        told = ("state", "snapshot", "samples", "shards", "bytes")
+        return in_line({name: getattr(self, name) for name in told})
 
 
 def run(parts: Parts, batch_id: int) -> CommitReport:
@@ -81,9 +78,9 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
         batch = batches.read_batch(conn, batch_id)
         if batch.dry_run:
             if batch.runner is not None and batch.runner.kind == "airflow":
-                batches.empty_dry_run(conn, batch_id)
+                dry_runs.empty_dry_run(conn, batch_id)
             else:
-                batches.drop_dry_run(conn, batch_id)
+                dry_runs.drop_dry_run(conn, batch_id)
             return CommitReport(batch_id, batch.state, None, seconds=watch.seconds)
     work = load_work(parts, batch_id)
     if work.batch.state is BatchState.PUBLISHED:
@@ -155,7 +152,7 @@ class _Snapshot:
             dataset.snapshot + 1,
             parent=dataset.snapshot,
             batch=self._work.label,
-            fingerprint=self._work.attempt.fingerprint_detail["name"],
+            fingerprint=str(self._work.attempt.fingerprint),
             shards=listed,
         )
         name = snapshot_name(batch.dataset, dataset.snapshot + 1, hashlib.sha256(body).hexdigest())
@@ -191,7 +188,7 @@ class _Snapshot:
                 )
             publishing.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
         publishing.mark_published(conn, decision.decision_id, snapshot)
-        batches.add_event(
+        events.add_event(
             conn,
             batch.dataset_id,
             "published",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, lookups, shards
+from sscd_ops.catalog import attempts, lookups, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.manifest import read_manifest
@@ -24,17 +26,18 @@ from sscd_ops.errors import (
     SourceChanged,
 )
 from sscd_ops.model import Fault, MemberRef, SourceShard
+from sscd_ops.options import Preprocessing
 from sscd_ops.ports import Embedder
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import (
     Parts,
-    StepReport,
     Stopwatch,
     Work,
     groups_asked,
     load_work,
     with_abandon,
 )
+from sscd_ops.steps.reports import StepReport
 
 log = logging.getLogger(__name__)
 
@@ -70,21 +73,18 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     total = {"shards": len(todo), "images": 0, "embedded": 0, "quarantined": 0, "plain": 0}
     parts.progress.start(f"embed {work.batch.dataset}", sum(len(rows) for rows in lists.values()))
     embedder: Embedder | None = None
-    try:
+    with ExitStack() as opened:
+        opened.callback(parts.progress.done)
         for shard in todo:
             wanted = lists[shard.shard_id]
             if len(wanted) and embedder is None:
-                embedder = _open(parts, work)
+                embedder = opened.enter_context(_open(parts, work))
             content = _embed(parts, work, shard, wanted, embedder)
             _register(parts, work, shard, content, embedder)
             total["images"] += len(wanted)
             total["embedded"] += len(content.ids)
             total["quarantined"] += len(content.faults)
             total["plain"] += len(content.plain)
-    finally:
-        if embedder is not None:
-            embedder.__exit__(None, None, None)
-        parts.progress.done()
     return StepReport("embed", batch_id, total, watch.seconds)
 
 
@@ -97,24 +97,26 @@ def _without_lost(parts: Parts, work: Work, shard: SourceShard) -> SourceShard:
     except FileMismatch as damage:
         log.warning("embedding again uri=%s damage=%s", shard.uri, damage)
         with parts.catalog.begin() as conn:
-            batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
+            attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
             shards.forget_file(conn, shard.shard_id, "descriptors", shard.descriptors)
         return replace(shard, descriptors=None)
     return shard
 
 
 def _open(parts: Parts, work: Work) -> Embedder:
-    options, own = work.options.fingerprint, work.attempt.fingerprint_detail["preprocessing"]
+    options, own = work.options.fingerprint, work.attempt.fingerprint
     # planned by an earlier release the batch may leave it to the default, which was another then
-    options = replace(options, preprocessing=options.preprocessing or own)
-    embedder = parts.embedder(options, perceptual=work.perceptual, limits=work.options.limits)
-    if embedder.fingerprint.digest != work.attempt.fingerprint:
+    preset = options.preprocessing or cast("Preprocessing", own.preprocessing)
+    embedder = parts.embedder(
+        replace(options, preprocessing=preset),
+        perceptual=work.perceptual,
+        limits=work.options.limits,
+    )
+    if embedder.fingerprint.digest != own.digest:
         raise FingerprintMismatch(
-            f"batch {work.batch.batch_id} was planned with"
-            f" {work.attempt.fingerprint_detail['name']}"
-            f" but this worker has {embedder.fingerprint}: give it the same weights and release"
+            f"batch {work.batch.batch_id} was planned with {own} but this worker has"
+            f" {embedder.fingerprint}: give it the same weights and release"
         )
-    embedder.__enter__()
     return embedder
 
 
@@ -168,7 +170,7 @@ def _embed(
     wanted: pa.Table,
     embedder: Embedder | None,
 ) -> DescriptorFile:
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     digests = fixed_bytes(wanted.column("image_sha256"), 32)
     out = np.zeros((len(digests), dimensions), np.float16)
     hashes = np.zeros((len(digests), WIDTH), np.uint8) if work.perceptual else None
@@ -232,7 +234,7 @@ def _register(
         f"{work.folder}/descriptors",
         ".parquet",
         lambda stream: write_descriptors(
-            stream, content, fingerprint=work.attempt.fingerprint, runtime=runtime
+            stream, content, fingerprint=work.attempt.fingerprint.digest, runtime=runtime
         ),
     )
     counts = {
@@ -241,7 +243,4 @@ def _register(
         "plain": len(content.plain),
     }
     with parts.catalog.begin() as conn:
-        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
-        shards.register_file(conn, shard.shard_id, "descriptors", file, counts)
-        if shards.all_registered(conn, work.attempt.attempt_id, "descriptors"):
-            batches.advance_state(conn, work.batch.batch_id, ("planned", "ingested"), "embedded")
+        attempts.register_file(conn, work.batch, shard.shard_id, "descriptors", file, counts)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sscd_ops.core.decide import Images
 from sscd_ops.core.descriptor_file import Queries
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
+from sscd_ops.core.segment_file import open_segment, read_mask
 from sscd_ops.errors import InvariantError
 from sscd_ops.model import Segment
 from sscd_ops.steps.parts import Parts, Work
@@ -49,7 +50,7 @@ class Free:
             segment = live[int(ordinal)]
             if segment.mask is None:
                 raise InvariantError(f"segment {segment.segment_id} is in no generation")
-            mask = parts.segments.read_mask(segment.mask, segment.rows)
+            mask = read_mask(parts.store, segment.mask, segment.rows)
             mask[self.row[again & (self.segment == ordinal)]] = True
             yield segment, mask
 
@@ -62,10 +63,11 @@ def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment
     ordinal_of = {segment.decision_id: segment.ordinal for segment in live}
     segment = np.array([ordinal_of[int(decision)] for decision in free.decision_id], np.int64)
     # of a segment without hashes they stay blank, which match nothing
-    rows = {by.role: by.blank(len(free), work.dimensions) for by in work.measures}
+    dimensions = work.attempt.fingerprint.dimensions
+    rows = {by.role: by.blank(len(free), dimensions) for by in work.measures}
     for ordinal in np.unique(segment):
         here = segment == ordinal
-        opened = parts.segments.open(live[int(ordinal)], HASHES.keys() & rows.keys())
+        opened = open_segment(parts.store, live[int(ordinal)], HASHES.keys() & rows.keys())
         stored = {DESCRIPTORS: opened.descriptors, **opened.codes}
         for role in rows.keys() & stored.keys():
             rows[role][here] = stored[role][free.segment_row[here]]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, lookups, segments, shards
+from sscd_ops.catalog import attempts, lookups, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.decide import Decided, Images
 from sscd_ops.core.descriptor_file import Queries
@@ -24,6 +24,7 @@ from sscd_ops.core.masks import SearchRows, follow_mask
 from sscd_ops.core.match_file import no_matches, read_matches, write_matches
 from sscd_ops.core.measures import HASHES, Measure
 from sscd_ops.core.rows import Pairs
+from sscd_ops.core.segment_file import open_segment, read_ids, read_mask
 from sscd_ops.core.witnesses import Earlier
 from sscd_ops.errors import FileMismatch, InvariantError
 from sscd_ops.model import KnownImages, Matches, Segment, StoredFile
@@ -97,7 +98,7 @@ def search_segment(
     earlier = done.get(segment.segment_id, {})
     if segment.mask.sha256 in earlier:
         return earlier[segment.mask.sha256]
-    kept = parts.segments.read_mask(segment.mask, segment.rows)
+    kept = read_mask(parts.store, segment.mask, segment.rows)
     search = _Search(parts, work, backend, queries, segment)
     found = None
     if earlier:
@@ -112,7 +113,7 @@ def search_segment(
         lambda stream: write_matches(stream, answer, segment.segment_id),
     )
     with parts.catalog.begin() as conn:
-        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
+        attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
         shards.register_search(
             conn,
             work.attempt.attempt_id,
@@ -135,7 +136,7 @@ class _Search:
         self._limit = work.options.duplicates.keep_matches
         self.queries = queries
         hashes = HASHES.keys() & queries.rows.keys()
-        self._opened = parts.segments.open(segment, [*backend.roles(), *hashes])
+        self._opened = open_segment(parts.store, segment, [*backend.roles(), *hashes])
         lacking = [role for role in backend.roles() if role not in self._opened.codes]
         if lacking:
             log.info(
@@ -189,7 +190,7 @@ def _follow(
     limit = work.options.duplicates.keep_matches
     for sha256, file in earlier.items():
         try:
-            old = parts.segments.read_mask(masks[sha256], segment.rows)
+            old = read_mask(parts.store, masks[sha256], segment.rows)
         except (KeyError, FileMismatch):
             continue
         log.info(
@@ -335,7 +336,7 @@ def _digests(
     answer = np.zeros((len(row), 32), np.uint8)
     for ordinal in np.unique(segment):
         here = segment == ordinal
-        answer[here] = parts.segments.ids(live[int(ordinal)])[row[here]]
+        answer[here] = read_ids(parts.store, live[int(ordinal)])[row[here]]
     return answer
 
 

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from sscd_ops.catalog import batches, shards
+from sscd_ops.catalog import attempts, shards
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
 from sscd_ops.errors import BatchNotRunnable, FileMismatch, SourceChanged
 from sscd_ops.model import Fault, FoundShard, RawSample, ShardEnd, SourceShard, StoredFile
-from sscd_ops.ports import InspectImage, Source
+from sscd_ops.ports import InspectImage
 from sscd_ops.steps.parts import (
     Parts,
-    StepReport,
     Stopwatch,
     Work,
     groups_asked,
@@ -23,6 +22,7 @@ from sscd_ops.steps.parts import (
     restore,
     with_abandon,
 )
+from sscd_ops.steps.reports import StepReport
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +108,7 @@ class _Writing:
     """Reads a source shard and writes its manifest; counts what it saw."""
 
     def __init__(
-        self,
-        parts: Parts,
-        work: Work,
-        shard: SourceShard,
-        found: FoundShard,
-        inspect: InspectImage,
+        self, parts: Parts, work: Work, shard: SourceShard, found: FoundShard, inspect: InspectImage
     ) -> None:
         options = work.options
         source_options = options.source(shard.source)
@@ -130,14 +125,35 @@ class _Writing:
 
     def write(self, stream: BinaryIO) -> None:
         with ManifestBuilder(stream) as builder:
-            for item in _read(self._source, self._found, self._limit):
+            for item in self._read():
                 if isinstance(item, RawSample):
                     row = self._interpreter.row(item)
                     builder.add(row)
                     self.counts["samples"] += 1
                     self.counts["quarantined"] += row.code is not None
                 else:
-                    _end(builder, self._found, item, self.counts, self.ignored)
+                    self._end(builder, item)
+
+    def _read(self) -> Iterator[RawSample | ShardEnd]:
+        size = self._found.size
+        if size <= self._limit:
+            return self._source.read(self._found)
+        message = (
+            f"{size} bytes, at most {self._limit} (limits.max_shard_bytes): deliver it in smaller"
+            " files"
+        )
+        return iter([ShardEnd((Fault.SHARD_TOO_LARGE, message))])
+
+    def _end(self, builder: ManifestBuilder, end: ShardEnd) -> None:
+        self.counts["not_delivered"] = end.not_delivered
+        self.counts["ignored"] = sum(end.ignored.values())
+        self.ignored = dict(end.ignored)
+        if end.fault is not None:
+            code, message = end.fault
+            self.counts["faulty_shards"] = 1
+            uri = self._found.uri
+            log.warning("source shard is faulty uri=%s code=%s message=%s", uri, code, message)
+            builder.add_shard_fault(code, message)
 
 
 def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage) -> dict[str, int]:
@@ -145,38 +161,8 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
     file = parts.store.put(f"{work.folder}/manifests", ".parquet", writing.write)
     counts, ignored = writing.counts, writing.ignored
     with parts.catalog.begin() as conn:
-        batches.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
-        shards.register_file(
-            conn, shard.shard_id, "manifest", file, {**counts, "ignored_entries": ignored}
-        )
-        if shards.all_registered(conn, work.attempt.attempt_id, "manifest"):
-            batches.advance_state(conn, work.batch.batch_id, ("planned",), "ingested")
+        said = {**counts, "ignored_entries": ignored}
+        attempts.register_file(conn, work.batch, shard.shard_id, "manifest", file, said)
     if ignored:
         log.info("entries left out uri=%s kinds=%s", shard.uri, ignored)
     return counts
-
-
-def _read(source: Source, shard: FoundShard, limit: int) -> Iterator[RawSample | ShardEnd]:
-    if shard.size <= limit:
-        return source.read(shard)
-    message = (
-        f"{shard.size} bytes, at most {limit} (limits.max_shard_bytes): deliver it in smaller files"
-    )
-    return iter([ShardEnd((Fault.SHARD_TOO_LARGE, message))])
-
-
-def _end(
-    builder: ManifestBuilder,
-    shard: FoundShard,
-    end: ShardEnd,
-    counts: dict[str, int],
-    ignored: dict[str, int],
-) -> None:
-    counts["not_delivered"] = end.not_delivered
-    counts["ignored"] = sum(end.ignored.values())
-    ignored.update(end.ignored)
-    if end.fault is not None:
-        code, message = end.fault
-        counts["faulty_shards"] = 1
-        log.warning("source shard is faulty uri=%s code=%s message=%s", shard.uri, code, message)
-        builder.add_shard_fault(code, message)

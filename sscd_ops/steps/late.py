@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sscd_ops.catalog import batches, shards
 from sscd_ops.core.schedule import date_of, intervals_before
-from sscd_ops.model import Batch, FoundShard
+from sscd_ops.model import DECIDED, Batch, FoundShard
 from sscd_ops.options import DatasetOptions
 from sscd_ops.ports import Source
 from sscd_ops.steps.parts import Parts
@@ -40,9 +40,8 @@ def find_late(
         sources: its sources.
         found: what the night itself reads.
     """
-    decided = ("decided", "published", "unpublishable")
     with parts.catalog.begin() as conn:
-        if not batches.batches_in_state(conn, batch.dataset_id, decided):
+        if not batches.batches_in_state(conn, batch.dataset_id, *DECIDED):
             return []  # of a dataset that begins, everything earlier would be late
     cron = (options.schedule, options.timezone)
     dated = {s.name for s in options.sources if any("{" in url for url in s.urls)}
@@ -64,6 +63,6 @@ def find_late(
         answer += [
             LateShard(shard.uri, date_of(*cron, night), begun)
             for shard in there
-            if (shard.source, shard.relative_uri, shard.version) not in owned
+            if shard not in owned
         ]
     return answer

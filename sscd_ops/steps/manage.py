@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sscd_ops.catalog import batches, datasets, decisions
+from sscd_ops.catalog import attempts, batches, datasets, decisions, events
 from sscd_ops.errors import BatchNotRunnable, UsageError
 from sscd_ops.model import BatchState
 from sscd_ops.steps.parts import Parts
@@ -25,8 +25,8 @@ def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
                 f"batch {batch_id} is {batch.state}, not held: there is nothing to release"
                 " (`sscd-ops batch list` shows which are)"
             )
-        batches.release(conn, batch)
-        batches.add_event(
+        attempts.release(conn, batch)
+        events.add_event(
             conn, batch.dataset_id, "released", actor=actor, why=why, batch_id=batch_id
         )
     return (
@@ -56,8 +56,8 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
                 " its night again to publish it, or with --supplement to read files that came later"
             )
         if batch.state is not BatchState.ABANDONED:  # else: asked again, after a kill
-            batches.abandon(conn, batch)
-            batches.add_event(
+            attempts.abandon(conn, batch)
+            events.add_event(
                 conn, batch.dataset_id, "abandoned", actor=actor, why=why, batch_id=batch_id
             )
         decisions.give_up(conn, batch)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from sscd_ops.catalog import batches, datasets, shards
+from sscd_ops.catalog import attempts, batches, datasets, shards
+from sscd_ops.model import BatchState
 from sscd_ops.steps import history
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, load_work, with_abandon
+from sscd_ops.steps.parts import Parts, Stopwatch, load_work, with_abandon
 from sscd_ops.steps.queries import load_queries, open_backend
+from sscd_ops.steps.reports import StepReport
 
 
 @with_abandon
@@ -36,7 +38,7 @@ def run(parts: Parts, batch_id: int, part: int, part_count: int) -> StepReport:
         parts.progress.done()
     if part == 0:
         with parts.catalog.begin() as conn:
-            batches.require_attempt(conn, batch_id, work.attempt.attempt_id)
-            batches.advance_state(conn, batch_id, ("planned", "ingested", "embedded"), "matched")
+            attempts.require_attempt(conn, batch_id, work.attempt.attempt_id)
+            batches.advance_state(conn, batch_id, BatchState.MATCHED)
     counts = {"segments": len(mine), "searched": len(todo), "queries": len(queries.ids)}
     return StepReport("match", batch_id, counts, watch.seconds)

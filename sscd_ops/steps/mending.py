@@ -13,6 +13,7 @@ from sscd_ops.catalog.shards import NamedFile
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.measures import HASHES
+from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
 from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.steps.ingest import manifest_of
@@ -119,10 +120,10 @@ def _descriptors_from_segment(
     """
     with parts.catalog.begin() as conn:
         counts = shards.shard_counts(conn, found.attempt_id)
-    ends = np.cumsum([counts[shard.shard_id]["embedded"] for shard in registered])
+    ends = np.cumsum([counts[shard.shard_id].embedded for shard in registered])
     (at,) = (i for i, shard in enumerate(registered) if shard.shard_id == found.shard_id)
     rows = slice(int(ends[at - 1]) if at else 0, int(ends[at]))
-    dimensions = int(work.attempt.fingerprint_detail["dimensions"])
+    dimensions = work.attempt.fingerprint.dimensions
     content = DescriptorFile(np.empty((0, 32), np.uint8), np.empty((0, dimensions), np.float16), {})
     if segment is not None:
         if segment.rows != ends[-1]:
@@ -131,7 +132,7 @@ def _descriptors_from_segment(
                 f" embedded {ends[-1]}: the catalog was changed by hand, restore it from a backup"
             )
         try:
-            opened = parts.segments.open(segment, HASHES)
+            opened = open_segment(parts.store, segment, HASHES)
         except FileMismatch as error:
             raise FileMismatch(
                 f"{both_damaged(segment, found.batch_id)} ({str(error).partition(';')[0]})"
@@ -148,7 +149,7 @@ def _descriptors_from_segment(
         lambda stream: write_descriptors(
             stream,
             content,
-            fingerprint=work.attempt.fingerprint,
+            fingerprint=work.attempt.fingerprint.digest,
             runtime={"made_from": "the segment"},
         ),
     )

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from sscd_ops.catalog import batches, shards
-from sscd_ops.catalog.locks import LockSession
+from sscd_ops.catalog import batches, dry_runs, shards
+from sscd_ops.catalog.locks import CLI_LOCK, LockSession
 from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
+from sscd_ops.options import Step
 from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch, load_work
@@ -55,9 +56,9 @@ class _Overtaken(BatchNotRunnable):
 class _Timed:
     """Runs a step and adds up its seconds; before it, sees that the batch is still this run's."""
 
-    def __init__(self, seconds: dict[str, float], locks: LockSession) -> None:
-        self._seconds = seconds
+    def __init__(self, locks: LockSession) -> None:
         self._locks = locks
+        self.seconds: dict[str, float] = {}
 
     def keep(self) -> None:
         """See that the batch is still this run's, or take it again.
@@ -71,11 +72,11 @@ class _Timed:
                 " since: this one stops. Wait for the other's end, then run the night again"
             )
 
-    def __call__(self, step: str, work: Callable[[], T]) -> T:
+    def __call__(self, step: Step | Literal["wait"], work: Callable[[], T]) -> T:
         self.keep()
         watch = Stopwatch()
         answer = work()
-        self._seconds[step] = self._seconds.get(step, 0.0) + watch.seconds
+        self.seconds[step] = self.seconds.get(step, 0.0) + watch.seconds
         return answer
 
 
@@ -93,14 +94,12 @@ def run(
     Raises:
         SscdOpsError: whatever a step raises; ``DataError`` where the night must wait for a person.
     """
-    runner = Runner("cli")
-    seconds: dict[str, float] = {}
     dry: list[int] = []
     with parts.catalog.locks() as locks, contextlib.ExitStack() as at_end:
-        timed = _Timed(seconds, locks)
+        timed = _Timed(locks)
 
         def hold(batch_id: int) -> None:
-            if not locks.take(batches.CLI_LOCK, batch_id):
+            if not locks.take(CLI_LOCK, batch_id):
                 raise BatchNotRunnable(
                     f"another command runs batch {batch_id} right now: wait for its end, then run"
                     " this one again"
@@ -109,17 +108,10 @@ def run(
                 dry.append(batch_id)
 
         at_end.callback(_drop, parts, dry)
+        asked = {"supplement": supplement, "dry_run": dry_run}
         planned = timed(
             "plan",
-            lambda: plan.run(
-                parts,
-                dataset,
-                interval,
-                runner=runner,
-                supplement=supplement,
-                dry_run=dry_run,
-                hold=hold,
-            ),
+            lambda: plan.run(parts, dataset, interval, runner=Runner("cli"), hold=hold, **asked),
         )
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
@@ -128,7 +120,7 @@ def run(
                 " missing. Run it again when that is there, or correct the source's `ready`"
             )
         try:
-            return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
+            return _steps(parts, planned, timed, dry_run=dry_run, poll=poll_seconds)
         except SscdOpsError as error:
             if not (dry_run or isinstance(error, _Overtaken)):
                 _note(parts, batch_id, str(error))
@@ -136,13 +128,7 @@ def run(
 
 
 def _steps(
-    parts: Parts,
-    planned: plan.PlanReport,
-    timed: _Timed,
-    seconds: dict[str, float],
-    *,
-    dry_run: bool,
-    poll: float,
+    parts: Parts, planned: plan.PlanReport, timed: _Timed, *, dry_run: bool, poll: float
 ) -> NightReport:
     batch_id = planned.batch_id
     if not planned.answered:
@@ -174,7 +160,7 @@ def _steps(
         dry_run,
         planned.late,
         planned.unpublishable,
-        {step: round(spent, 3) for step, spent in seconds.items()},
+        {step: round(spent, 3) for step, spent in timed.seconds.items()},
         "" if is_read else decided.message,
         planned.night,
         absent,
@@ -215,7 +201,7 @@ def _drop(parts: Parts, dry: Sequence[int]) -> None:
     try:
         with parts.catalog.begin() as conn:
             for batch_id in dry:
-                batches.drop_dry_run(conn, batch_id)
+                dry_runs.drop_dry_run(conn, batch_id)
     except SscdOpsError as error:
         log.warning("could not drop the dry run batches=%s error=%s", dry, error)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sscd_ops.catalog.batches import Attempt, read_attempt, read_batch
+from sscd_ops.catalog.attempts import Attempt, read_attempt
+from sscd_ops.catalog.batches import read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core import measures
-from sscd_ops.core.identities import interval_label
+from sscd_ops.core.identities import batch_label, interval_label
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import (
@@ -23,35 +24,15 @@ from sscd_ops.errors import (
     SourceChanged,
     WeightsUnavailable,
 )
-from sscd_ops.model import Batch, Fingerprint, Interval, StoredFile
-from sscd_ops.options import (
-    USUAL_LIMITS,
-    DatasetOptions,
-    FingerprintOptions,
-    LimitsOptions,
-    ModelName,
-    Settings,
-    SourceOptions,
-    dataset_from_json,
-)
-from sscd_ops.ports import (
-    Embedder,
-    HashSearch,
-    InspectImage,
-    Progress,
-    SearchBackend,
-    SegmentStore,
-    Source,
-    Store,
-    TarSink,
-)
+from sscd_ops.model import Batch, StoredFile
+from sscd_ops.options import DatasetOptions, Settings, dataset_from_json
+from sscd_ops.ports import Rooms, Store, TarSink
 
 
-class Parts(Protocol):
+class Parts(Rooms, Protocol):
     """The real parts behind the ports, as ``wiring`` joins them. Each is opened on first use."""
 
     settings: Settings
-    progress: Progress
 
     @property
     def catalog(self) -> Catalog:
@@ -61,89 +42,11 @@ class Parts(Protocol):
     def store(self) -> Store:
         """The storage root."""
 
-    @property
-    def segments(self) -> SegmentStore:
-        """The index's files."""
-
-    def source(self, options: SourceOptions, limits: LimitsOptions) -> Source:
-        """A source's reader."""
-
-    def nothing_at(
-        self, options: SourceOptions, limits: LimitsOptions, interval: Interval, timezone: str
-    ) -> list[str]:
-        """The URLs of an interval, placeholders filled in, that name no source shard."""
-
-    def source_root(self, options: SourceOptions) -> str:
-        """What the identities of a source are relative to."""
-
-    def inspector(self, limits: LimitsOptions) -> InspectImage:
-        """Looks at a picture's header, and at its pixels where asked."""
-
-    def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
-        """The fingerprint of a configured model; weights are looked for, not loaded."""
-
-    def default_model(self) -> ModelName:
-        """The model of a new dataset that names none."""
-
-    def default_threshold(self, model: str) -> float:
-        """The model's measured threshold."""
-
-    def default_perceptual(self, model: str) -> bool:
-        """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
-
-    def embedder(
-        self,
-        options: FingerprintOptions,
-        *,
-        perceptual: bool = False,
-        limits: LimitsOptions = USUAL_LIMITS,
-    ) -> Embedder:
-        """The model, loaded, with its decoder processes, which may make perceptual hashes too."""
-
-    def choose_search(self, name: str, rows: int, threshold: float) -> str:
-        """What ``auto`` means for so many rows to be searched."""
-
-    def backend(
-        self, name: str, fingerprint: str, dimensions: int, threshold: float
-    ) -> SearchBackend:
-        """A search backend by its resolved name."""
-
-    def hash_search(self) -> HashSearch:
-        """The search for perceptual hashes."""
-
     def tar_sink(self, stream: BinaryIO) -> TarSink:
         """A writer of published tars."""
 
     def is_alive(self, batch: Batch) -> bool | None:
         """Whether the batch's runner is alive; None where it can't be asked."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a step did: counts and seconds, small enough for XCom."""
-
-    step: str
-    batch_id: int
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    answered: bool = False
-    """Nothing was done: the batch was already past this step."""
-
-    def summary(self) -> dict[str, int | float | str | bool]:
-        """The report as plain values."""
-        return {
-            "step": self.step,
-            "batch_id": self.batch_id,
-            "seconds": round(self.seconds, 3),
-            "answered": self.answered,
-            **self.counts,
-        }
-
-    def funnel(self) -> str:
-        """The report as one line, for the end of a log."""
-        counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
-        said = " (answered from the catalog)" if self.answered else ""
-        return f"{self.step} batch={self.batch_id} {counts} seconds={self.seconds:.2f}{said}"
 
 
 @dataclass(frozen=True)
@@ -166,14 +69,9 @@ class Work:
 
     @property
     def label(self) -> str:
-        """The interval in published names: ``2026-11-01``, ``2026-11-01-s1`` for a supplement."""
-        label = interval_label(self.batch.interval, self.options.timezone)
-        return f"{label}-s{self.batch.supplement}" if self.batch.supplement else label
-
-    @property
-    def dimensions(self) -> int:
-        """Of its descriptors."""
-        return int(self.attempt.fingerprint_detail["dimensions"])
+        """The batch in published names: ``2026-11-01``, ``2026-11-01-s1`` for a supplement."""
+        interval = interval_label(self.batch.interval, self.options.timezone)
+        return batch_label(interval, self.batch.supplement)
 
     @property
     def perceptual(self) -> bool:
@@ -203,7 +101,16 @@ def load_work(parts: Parts, batch_id: int) -> Work:
     with parts.catalog.begin() as conn:
         batch = read_batch(conn, batch_id)
         attempt = read_attempt(conn, batch)
-    return Work(batch, attempt, dataset_from_json(attempt.config))
+    return Work(batch, attempt, frozen_options(batch, attempt))
+
+
+def frozen_options(batch: Batch, attempt: Attempt) -> DatasetOptions:
+    """The configuration that a batch was planned with.
+
+    Raises:
+        ConfigError: something it cannot be without is missing.
+    """
+    return dataset_from_json(attempt.config, f"batch {batch.batch_id} ({batch.name})")
 
 
 def groups_asked(group: int | Sequence[int]) -> frozenset[int]:

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, segments, shards
-from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.core.identities import interval_label
-from sscd_ops.core.schedule import date_of
-from sscd_ops.errors import (
-    ConfigError,
-    FingerprintMismatch,
-    InvariantError,
-    UsageError,
-)
-from sscd_ops.model import (
-    Batch,
-    BatchState,
-    Fingerprint,
-    FoundShard,
-    Interval,
-    Runner,
-    SourceShard,
-)
-from sscd_ops.options import (
-    DatasetOptions,
-    FingerprintOptions,
-    Preprocessing,
-    dataset_from_json,
-    to_json,
-)
-from sscd_ops.ports import Source
+from sscd_ops.catalog import batches, dry_runs, shards, waiting
+from sscd_ops.errors import ConfigError, UsageError
+from sscd_ops.model import Batch, BatchState, Interval, Runner
+from sscd_ops.options import DatasetOptions, Step
 from sscd_ops.steps.choosing import choose_batch
+from sscd_ops.steps.claiming import claim, has_unread, look
+from sscd_ops.steps.freezing import find_model
 from sscd_ops.steps.late import LateShard, find_late
-from sscd_ops.steps.parts import Parts, Stopwatch, or_abandon
+from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.snapshots import repair_latest
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PlanReport:
+class PlanReport(Report):
     """What plan registered. ``groups`` are the numbers that ingest and embed work on."""
 
     batch_id: int
@@ -66,6 +44,7 @@ class PlanReport:
     seconds: float = 0.0
     night: str = ""
     """What ``--date`` takes for the night."""
+    step: Step = field(default="plan", init=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -78,11 +57,8 @@ class PlanReport:
             "unpublishable": len(self.unpublishable),
         }
 
-    def summary(self) -> dict[str, Any]:
-        """The report as plain values, for XCom."""
+    def _figures(self) -> dict[str, Any]:
         return {
-            "step": "plan",
-            "batch_id": self.batch_id,
             "night": self.night,
             "state": str(self.state),
             "answered": self.answered,
@@ -91,13 +67,9 @@ class PlanReport:
             **self.counts,
         }
 
-    def funnel(self) -> str:
-        """The report as one line."""
-        counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
-        return (
-            f"plan batch={self.batch_id} night={self.night} state={self.state} {counts}"
-            f" seconds={self.seconds:.2f}"
-        )
+    def _line(self) -> str:
+        stands = in_line({"night": self.night, "state": self.state, **self.counts})
+        return f"{stands} seconds={self.seconds:.2f}"
 
 
 def run(
@@ -134,16 +106,16 @@ def run(
     asked = {"supplement": supplement, "dry_run": dry_run}
     batch = choose_batch(parts, options, interval, runner, hold, **asked)
     own = batch if batch.supplement and batch.state is BatchState.PUBLISHED else None
-    if own is not None and _has_unread(parts, own, options):
+    if own is not None and has_unread(parts, own, options):
         batch = choose_batch(parts, options, interval, runner, hold, **asked, anew=True)
     skipped: int | None = None
     while skipped is None:
         if batch.state.is_decided:
             return _answer(parts, batch, watch, skipped=0)
-        seen = _look(parts, batch, options, interval)
+        seen = look(parts, batch, options)
         if seen.missing is not None:
             with parts.catalog.begin() as conn:
-                batches.set_ready(conn, batch.batch_id, False)
+                waiting.set_ready(conn, batch.batch_id, False)
             return PlanReport(
                 batch.batch_id,
                 batch.state,
@@ -154,9 +126,9 @@ def run(
             )
         late = find_late(parts, batch, seen.options, seen.sources, seen.found)
         # weights may have to be fetched: never under the lock
-        model = None if seen.is_frozen else _find_model(parts, seen.options)
+        model = None if seen.is_frozen else find_model(parts, seen.options)
         with parts.catalog.begin() as conn:
-            skipped = _register(parts, conn, batch, seen, model)
+            skipped = claim(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):
                 return _nothing_new(conn, batch, watch, skipped)
             there = batches.is_there(conn, batch.batch_id)
@@ -183,89 +155,6 @@ def _options(parts: Parts, dataset: str) -> DatasetOptions:
     return settings.datasets[dataset]
 
 
-def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
-    """The configuration the batch's attempt froze, where it has one that still counts."""
-    with parts.catalog.begin() as conn:
-        if not _goes_on(conn, batch):
-            return None
-        return dataset_from_json(batches.read_attempt(conn, batch).config)
-
-
-def _goes_on(conn: Connection, batch: Batch) -> bool:
-    """Whether the batch has an attempt that was neither abandoned nor lost a file to another."""
-    if not batch.attempt_id or batch.state is BatchState.ABANDONED:
-        return False
-    return batch.dry_run or not shards.lost_shards(
-        conn, batch.dataset_id, batch.batch_id, batch.attempt_id
-    )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the sources have for the night, by the batch's frozen configuration or that of now."""
-
-    attempt_id: int
-    """The batch's attempt when it was looked at, 0 for none."""
-    options: DatasetOptions
-    is_frozen: bool
-    """Whether ``options`` are those of that attempt, which goes on; else a new one follows."""
-    sources: list[Source]
-    missing: str | None
-    """A URL that is waited for; then nothing was listed."""
-    found: list[FoundShard]
-
-
-def _look(parts: Parts, batch: Batch, options: DatasetOptions, interval: Interval) -> _Seen:
-    """Look by the frozen configuration while its attempt can go on, else by that of now."""
-    frozen = _frozen(parts, batch)
-    if frozen is not None:
-        with or_abandon(parts, batch.batch_id):
-            seen = _list(parts, batch, frozen, interval, is_frozen=True)
-        with parts.catalog.begin() as conn:
-            registered = shards.shards_of(conn, batch.attempt_id)
-        if not _delivered_anew(registered, seen.found):
-            return seen
-    return _list(parts, batch, options, interval, is_frozen=False)
-
-
-def _list(
-    parts: Parts, batch: Batch, options: DatasetOptions, interval: Interval, *, is_frozen: bool
-) -> _Seen:
-    sources = [parts.source(source, options.limits) for source in options.sources]
-    for source in sources:
-        missing = source.ready(interval, options.timezone)
-        if missing is not None:
-            return _Seen(batch.attempt_id, options, is_frozen, sources, missing, [])
-    found = [shard for source in sources for shard in source.find(interval, options.timezone)]
-    found.sort(key=lambda shard: (shard.source, shard.relative_uri))
-    return _Seen(batch.attempt_id, options, is_frozen, sources, None, found)
-
-
-def _delivered_anew(registered: Sequence[SourceShard], found: Sequence[FoundShard]) -> bool:
-    """Whether a file of the batch's attempt has become another since.
-
-    Then the attempt cannot be finished: what it read is gone, and beside its old version the new
-    one would put the same samples into the batch twice. The batch needs a new attempt.
-    """
-    versions = {(s.source, s.relative_uri): s.version for s in registered}
-    return any(
-        versions.get((shard.source, shard.relative_uri), shard.version) != shard.version
-        for shard in found
-    )
-
-
-def _has_unread(parts: Parts, batch: Batch, options: DatasetOptions) -> bool:
-    """Whether files of the batch's interval came that no batch has read.
-
-    A DAG run whose supplement is published is run again for these, by a reprocessing; where there
-    are none it is a clear, which answers with that supplement.
-    """
-    sources = [parts.source(source, options.limits) for source in options.sources]
-    found = [s for source in sources for s in source.find(batch.interval, options.timezone)]
-    with parts.catalog.begin() as conn:
-        return len(shards.owners(conn, batch.dataset_id, found)) < len(found)
-
-
 def _is_needless(conn: Connection, batch: Batch) -> bool:
     """Whether this is a supplement that nobody has planned before and that has nothing to read."""
     if not batch.supplement or batch.attempt_id or batch.dry_run:
@@ -273,253 +162,12 @@ def _is_needless(conn: Connection, batch: Batch) -> bool:
     return not shards.shards_of(conn, batches.read_batch(conn, batch.batch_id).attempt_id)
 
 
-# ---------------------------------------------------------------- what it reads
-
-
-def _register(
-    parts: Parts,
-    conn: Connection,
-    batch: Batch,
-    seen: _Seen,
-    model: _Model | None,
-) -> int | None:
-    """Claim and register shards under the lock; how many were skipped as read elsewhere.
-
-    None, and nothing was done, where what was seen no longer holds: look again.
-    """
-    dataset = datasets.lock(conn, batch.dataset_id)
-    if not batches.is_there(conn, batch.batch_id):
-        return None
-    batch = batches.read_batch(conn, batch.batch_id)
-    if batch.state.is_decided:
-        return 0
-    if batch.attempt_id != seen.attempt_id:
-        return None
-    free, skipped = _free(parts, conn, batch, seen.found)
-    attempt_id = batch.attempt_id
-    registered = shards.shards_of(conn, attempt_id) if seen.is_frozen else []
-    if seen.is_frozen:
-        batches.set_ready(conn, batch.batch_id, True)
-        if not _goes_on(conn, batch) or _delivered_anew(registered, seen.found):
-            return None
-        mine = {(s.source, s.relative_uri, s.version) for s in registered}
-        free = [s for s in free if (s.source, s.relative_uri, s.version) not in mine]
-        if free:
-            batches.require_attempt(conn, batch.batch_id, attempt_id)
-            batches.advance_state(
-                conn, batch.batch_id, ("ingested", "embedded", "matched"), "planned"
-            )
-    else:
-        if model is None or model.of != dataset.fingerprint:
-            return None
-        # an owner row left by the attempt before would keep its file from every later night
-        batches.give_back_shards(conn, batch.batch_id)
-        attempt_id = _open_attempt(parts, conn, dataset, batch, seen.options, model, skipped)
-    if not batch.dry_run:
-        shards.claim(conn, dataset.dataset_id, batch.batch_id, attempt_id, free)
-    shards.add_shards(conn, attempt_id, _place(free, registered, seen.options.airflow.max_tasks))
-    return skipped
-
-
-def _free(
-    parts: Parts, conn: Connection, batch: Batch, found: Sequence[FoundShard]
-) -> tuple[list[FoundShard], int]:
-    """Shards this batch may read: unowned, its own, or a failed batch's; and how many are not."""
-    owned = shards.owners(conn, batch.dataset_id, found)
-    verdicts: dict[int, bool] = {batch.batch_id: True}
-    free = []
-    for shard in found:
-        owner = owned.get((shard.source, shard.relative_uri, shard.version))
-        if owner is not None and owner not in verdicts:
-            verdicts[owner] = _gives_back(parts, conn, batches.read_batch(conn, owner))
-        if owner is None or verdicts[owner]:
-            free.append(shard)
-    return free, len(found) - len(free)
-
-
-def _gives_back(parts: Parts, conn: Connection, owner: Batch) -> bool:
-    if owner.state is BatchState.ABANDONED:
-        return True
-    if owner.state.is_decided or owner.state is BatchState.HELD:
-        return False
-    if owner.attempt_id and batches.read_attempt(conn, owner).released:
-        return False  # somebody has decided about these very files; its next run is to come
-    return parts.is_alive(owner) is False
-
-
-def _place(
-    free: Sequence[FoundShard], registered: Sequence[Any], max_tasks: int
-) -> list[tuple[FoundShard, int, int]]:
-    """Give new shards groups and ordinals after those already registered."""
-    first = max((shard.group for shard in registered), default=-1) + 1
-    ordinal = max((shard.ordinal for shard in registered), default=-1) + 1
-    groups = min(len(free), max(1, max_tasks - first))
-    return [(shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)]
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A model with its fingerprint, found for the dataset's fingerprint ``of`` that time."""
-
-    options: FingerprintOptions
-    fingerprint: Fingerprint
-    of: str | None
-
-
-def _find_model(parts: Parts, options: DatasetOptions) -> _Model:
-    with parts.catalog.begin() as conn:
-        dataset = datasets.read(conn, options.name)
-    if dataset is None:
-        raise InvariantError(f"dataset {options.name} vanished from the catalog")
-    model = _fingerprint_options(parts, dataset, options)
-    return _Model(model, parts.fingerprint(model), dataset.fingerprint)
-
-
-def _open_attempt(
-    parts: Parts,
-    conn: Connection,
-    dataset: Dataset,
-    batch: Batch,
-    options: DatasetOptions,
-    model: _Model,
-    skipped: int,
-) -> int:
-    options = _with_roots(parts, conn, dataset, batch, options)
-    fingerprint = model.fingerprint
-    _check_fingerprint(dataset, fingerprint, parts.settings.path)
-    threshold = options.duplicates.threshold
-    if threshold is None and fingerprint.postprocessing:
-        raise ConfigError(
-            f"{parts.settings.path}: datasets.{options.name}.duplicates.threshold is missing: no"
-            f" measured one holds for {fingerprint.model} with postprocessing. Choose it on copies"
-            " of your own pictures (docs/descriptors.md)"
-        )
-    if threshold is None:
-        threshold = parts.default_threshold(fingerprint.model)
-    history = segments.history_rows(conn, dataset.dataset_id, dataset.generation)
-    perceptual = options.duplicates.perceptual
-    if perceptual == "auto":
-        perceptual = parts.default_perceptual(fingerprint.model)
-    preset = cast("Preprocessing", fingerprint.preprocessing)
-    chosen = dataclasses.replace(model.options, preprocessing=preset)
-    options = dataclasses.replace(
-        options,
-        fingerprint=chosen,
-        duplicates=dataclasses.replace(
-            options.duplicates, threshold=threshold, perceptual=perceptual
-        ),
-    )
-    config = to_json(options)
-    return batches.insert_attempt(
-        conn,
-        batch,
-        config=config,
-        config_sha256=hashlib.sha256(config.encode()).hexdigest(),
-        fingerprint=fingerprint.digest,
-        fingerprint_detail={
-            "name": str(fingerprint),
-            **dataclasses.asdict(fingerprint),
-            "options": dataclasses.asdict(chosen),
-        },
-        search=parts.choose_search(options.duplicates.search, history, threshold),
-        threshold=threshold,
-        dataset=dataset,
-        skipped_shards=skipped,
-        label=interval_label(batch.interval, options.timezone),
-        night=date_of(options.schedule, options.timezone, batch.interval),
-    )
-
-
-def _with_roots(
-    parts: Parts, conn: Connection, dataset: Dataset, batch: Batch, options: DatasetOptions
-) -> DatasetOptions:
-    """The options with every source's root spelt out; it is stored at the first real plan.
-
-    A source that no file was read of yet may still move: nothing is relative to its root.
-    """
-    roots = {source.name: parts.source_root(source) for source in options.sources}
-    for name, root in roots.items():
-        stored = dataset.roots.get(name)
-        if (
-            stored is not None
-            and stored != root
-            and shards.has_read(conn, dataset.dataset_id, name)
-        ):
-            raise ConfigError(
-                f"{parts.settings.path}: datasets.{options.name}.sources {name!r}: root was"
-                f" {stored!r} and would now be {root!r}; identities are relative to it. Set"
-                f" root = {stored!r}, or give the source a new name"
-            )
-    known = {**dataset.roots, **roots}
-    if not batch.dry_run and known != dataset.roots:
-        datasets.set_roots(conn, dataset.dataset_id, known)
-    return dataclasses.replace(
-        options,
-        sources=tuple(
-            dataclasses.replace(source, root=roots[source.name]) for source in options.sources
-        ),
-    )
-
-
-def _fingerprint_options(
-    parts: Parts, dataset: Dataset, options: DatasetOptions
-) -> FingerprintOptions:
-    """The configured model; without one the dataset's own, else the product's default.
-
-    What the dataset's model makes pixels with is what it always did, also where that is the default
-    of an earlier release.
-    """
-    model, detail = options.fingerprint, dataset.fingerprint_detail
-    if detail is not None and model.model in ("", detail["model"]):
-        model = dataclasses.replace(
-            model, preprocessing=model.preprocessing or detail["preprocessing"]
-        )
-    if model.model:
-        return model
-    if detail is not None:
-        own = detail["options"]
-        return dataclasses.replace(
-            model,
-            model=own["model"],
-            weights=model.weights or own["weights"],
-            minibatch=model.minibatch or own["minibatch"],
-            postprocessing=model.postprocessing or own.get("postprocessing", ""),
-            precision=model.precision or own.get("precision", ""),
-        )
-    chosen = parts.default_model()
-    log.warning(
-        "dataset %s gets the default model %s with its threshold, and keeps it: to choose another,"
-        " name it under [datasets.%s.fingerprint] before the first night is decided",
-        options.name,
-        chosen,
-        options.name,
-    )
-    return dataclasses.replace(model, model=chosen)
-
-
-def _check_fingerprint(dataset: Dataset, fingerprint: Fingerprint, path: str) -> None:
-    if dataset.fingerprint in (None, fingerprint.digest):
-        return
-    own = dataset.fingerprint_detail or {}
-    differ = [
-        f"{name} {value!r}, not {own[name]!r}"
-        for name, value in dataclasses.asdict(fingerprint).items()
-        if name != "digest" and name in own and own[name] != value
-    ] or ["the same settings by the arithmetic of another release"]
-    raise FingerprintMismatch(
-        f"{path}: datasets.{dataset.name}.fingerprint gives {fingerprint}, but the dataset's index"
-        f" holds {own.get('name', dataset.fingerprint)} ({', '.join(differ)}); descriptors of"
-        " different fingerprints are never compared. Configure the old model again, or give the"
-        " dataset a new name"
-    )
-
-
 # ---------------------------------------------------------------- what it says
 
 
 def _nothing_new(conn: Connection, batch: Batch, watch: Stopwatch, skipped: int) -> PlanReport:
     """Forget the supplement just opened; answer with a batch to be published yet, or the last."""
-    batches.forget_empty(conn, batch.batch_id)
+    dry_runs.forget_empty(conn, batch.batch_id)
     there = batches.batches_of_interval(conn, batch.dataset_id, batch.interval)
     unfinished = (BatchState.DECIDED, BatchState.UNPUBLISHABLE)
     last = next((other for other in there if other.state in unfinished), there[-1])
@@ -539,7 +187,7 @@ def _answer(parts: Parts, batch: Batch, watch: Stopwatch, skipped: int) -> PlanR
     """A decided batch changes nothing: its groups again, so that later steps answer too."""
     repair_latest(parts, batch.dataset)
     report = _report(parts, batch.batch_id, watch, skipped, [])
-    return dataclasses.replace(report, answered=True)
+    return replace(report, answered=True)
 
 
 def _report(
@@ -548,8 +196,8 @@ def _report(
     with parts.catalog.begin() as conn:
         batch = batches.read_batch(conn, batch_id)
         registered = shards.shards_of(conn, batch.attempt_id)
-        stuck = batches.batches_in_state(conn, batch.dataset_id, ("unpublishable",))
-        decided = batches.batches_in_state(conn, batch.dataset_id, ("decided",))
+        stuck = batches.batches_in_state(conn, batch.dataset_id, BatchState.UNPUBLISHABLE)
+        decided = batches.batches_in_state(conn, batch.dataset_id, BatchState.DECIDED)
     for other in stuck:
         log.warning("batch is unpublishable batch=%s message=%s", other.batch_id, other.message)
     for other in decided:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sscd_ops.catalog import batches, decisions, publishing, shards
+from sscd_ops.catalog import decisions, events, publishing, shards
 from sscd_ops.catalog.sql import files_of
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.shard_plan import published_extensions
@@ -23,8 +23,9 @@ from sscd_ops.errors import PUT_BACK, BatchNotRunnable, FileMismatch, SourceChan
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS
 from sscd_ops.steps.ingest import manifest_of
-from sscd_ops.steps.parts import Parts, StepReport, Stopwatch, Work, load_work, restore, write_bytes
+from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, restore, write_bytes
 from sscd_ops.steps.publish_plan import numbers_of
+from sscd_ops.steps.reports import StepReport
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
 def _unpublishable(parts: Parts, work: Work, message: str) -> None:
     with parts.catalog.begin() as conn:
         if publishing.mark_unpublishable(conn, work.batch.batch_id, message):
-            batches.add_event(
+            events.add_event(
                 conn,
                 work.batch.dataset_id,
                 "unpublishable",

@@ -42,15 +42,15 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
                     " --why '...' and run the night again"
                 )
         files.append(content)
-    return join_files(files, work.measures, work.dimensions, names.hexdigest())
+    return join_files(files, work.measures, work.attempt.fingerprint.dimensions, names.hexdigest())
 
 
 def open_backend(parts: Parts, work: Work, name: str = "") -> SearchBackend:
     """The backend of a name; without one that which is frozen with the batch."""
     return parts.backend(
         name or work.attempt.search,
-        work.attempt.fingerprint,
-        work.dimensions,
+        work.attempt.fingerprint.digest,
+        work.attempt.fingerprint.dimensions,
         work.attempt.threshold,
     )
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, decisions, publishing, segments, shards
-from sscd_ops.catalog.locks import LockSession
+from sscd_ops.catalog import (
+    attempts,
+    batches,
+    datasets,
+    decisions,
+    events,
+    publishing,
+    segments,
+    shards,
+)
+from sscd_ops.catalog.locks import RESOLVE_LOCK, LockSession
 from sscd_ops.core.guard import check
 from sscd_ops.errors import BatchHeld, BatchNotRunnable, CommitConflict, FingerprintMismatch
 from sscd_ops.model import BatchState, Counts
+from sscd_ops.options import Step
 from sscd_ops.steps import history, turns
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
 from sscd_ops.steps.publish_plan import groups_of
+from sscd_ops.steps.reports import Report
 from sscd_ops.steps.sources import nothing_at, require_sources
 from sscd_ops.steps.turns import Record, Seen
 from sscd_ops.steps.working import Worked, work_out
@@ -27,7 +38,7 @@ _PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
-class ResolveReport:
+class ResolveReport(Report):
     """What became of the batch. ``groups`` are the numbers publish works on."""
 
     batch_id: int
@@ -42,12 +53,10 @@ class ResolveReport:
     lock_seconds: float = 0.0
     message: str = ""
     """Of a dry run: why the guard would hold the batch."""
+    step: Step = field(default="resolve", init=False)
 
-    def summary(self) -> dict[str, Any]:
-        """The report as plain values, for XCom."""
+    def _figures(self) -> dict[str, Any]:
         return {
-            "step": "resolve",
-            "batch_id": self.batch_id,
             "state": str(self.state),
             "turn": self.turn,
             "answered": self.answered,
@@ -58,16 +67,13 @@ class ResolveReport:
             **self.counts.plain(),
         }
 
-    def funnel(self) -> str:
-        """The report as one line."""
+    def _line(self) -> str:
         c = self.counts
         return (
-            f"resolve batch={self.batch_id} turn={self.turn} read={c.read}"
-            f" quarantined={c.quarantined} exact={c.removed_exact} near={c.removed_near}"
-            f" perceptual={c.removed_perceptual} kept={c.kept} plain={c.kept_plain}"
-            f" known={c.known}"
-            f" shards={self.shards} seconds={self.seconds:.2f}"
-            + (f" ({self.message})" if self.message else "")
+            f"turn={self.turn} read={c.read} quarantined={c.quarantined} exact={c.removed_exact}"
+            f" near={c.removed_near} perceptual={c.removed_perceptual} kept={c.kept}"
+            f" plain={c.kept_plain} known={c.known} shards={self.shards}"
+            f" seconds={self.seconds:.2f}" + (f" ({self.message})" if self.message else "")
         )
 
 
@@ -89,7 +95,7 @@ def run(parts: Parts, batch_id: int) -> ResolveReport:
     watch = Stopwatch()
     # a zombie that hangs must not hang its retry for ever
     with parts.catalog.locks() as locks:
-        locks.take(batches.RESOLVE_LOCK, batch_id, wait=_PATIENCE)
+        locks.take(RESOLVE_LOCK, batch_id, wait=_PATIENCE)
         work = load_work(parts, batch_id)
         night = Night(parts, work)
         if work.batch.state.is_decided:
@@ -136,7 +142,7 @@ class Night:
         batch = batches.lock_batch(conn, self.work.batch.batch_id)
         if batch.state.is_decided:
             return True
-        batches.require_attempt(conn, batch.batch_id, self.work.attempt.attempt_id)
+        attempts.require_attempt(conn, batch.batch_id, self.work.attempt.attempt_id)
         if batch.state is BatchState.HELD:
             raise BatchHeld(batch.message)
         return False
@@ -144,11 +150,11 @@ class Night:
     def work_out(self, seen: Seen, before: Worked | None) -> Worked:
         """Decide its samples for the dataset as it was seen."""
         dataset, work = seen.dataset, self.work
-        if dataset.fingerprint not in (None, work.attempt.fingerprint):
-            own = (dataset.fingerprint_detail or {}).get("name")
+        own, mine = dataset.fingerprint, work.attempt.fingerprint
+        if own is not None and own.digest != mine.digest:
             raise FingerprintMismatch(
-                f"batch {work.batch.batch_id} was embedded with"
-                f" {work.attempt.fingerprint_detail['name']}, but the dataset has become {own}"
+                f"batch {work.batch.batch_id} was embedded with {mine}, but the dataset has become"
+                f" {own}"
             )
         return work_out(self._parts, work, dataset, before)
 
@@ -209,10 +215,10 @@ class Night:
     def hold(self, conn: Connection, worked: Worked, message: str) -> BatchHeld | None:
         """Store that the guard holds it, unless this attempt was released."""
         batch = self.work.batch
-        if batches.read_attempt(conn, batch).released:
+        if attempts.read_attempt(conn, batch).released:
             return None
         decisions.hold(conn, batch, message)
-        batches.add_event(
+        events.add_event(
             conn,
             batch.dataset_id,
             "held",
@@ -242,9 +248,7 @@ class Night:
         """Name the decision the batch's, and its segment and masks."""
         attempt = self.work.attempt
         decisions.decide_batch(conn, self.work.batch, decision_id)
-        datasets.set_fingerprint(
-            conn, self.dataset_id, attempt.fingerprint, attempt.fingerprint_detail
-        )
+        datasets.set_fingerprint(conn, self.dataset_id, attempt.attempt_id)
         masks = dict(worked.masks)
         if worked.segment_rows:
             segment_id = segments.add_segment(
@@ -252,8 +256,8 @@ class Night:
                 self.dataset_id,
                 decision_id,
                 row_count=worked.segment_rows,
-                dimensions=self.work.dimensions,
-                fingerprint=attempt.fingerprint,
+                dimensions=attempt.fingerprint.dimensions,
+                fingerprint=attempt.fingerprint.digest,
                 files=worked.segment_files,
             )
             masks[segment_id] = worked.mask, worked.kept_rows

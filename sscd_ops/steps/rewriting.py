@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from sscd_ops.catalog import publishing
 from sscd_ops.catalog.sql import files_json, files_of
+from sscd_ops.core.identities import turn_label
 from sscd_ops.core.shard_plan import WRITER_VERSION
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.publish import Write, describe, put_over
-from sscd_ops.steps.snapshots import turn_label
 
 Slot = tuple[int, int]
 """Decision and number."""

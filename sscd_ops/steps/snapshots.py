@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sscd_ops.catalog import datasets, publishing
 from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.core.identities import batch_label, turn_label
 from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
 from sscd_ops.steps.parts import Parts, restore, write_bytes
 
@@ -79,12 +80,7 @@ def made_by(row: Mapping[str, Any]) -> str:
     label, supplement = row["label"], row["supplement"]
     if label is None:
         return turn_label(row["decided_turn"])
-    return f"{label}-s{supplement}" if supplement else str(label)
-
-
-def turn_label(turn: int) -> str:
-    """What a turn is called in published names."""
-    return f"turn-{turn:06d}"
+    return batch_label(label, supplement)
 
 
 def made_from_catalog(

@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Protocol, TypeVar
@@ -22,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, decisions, locks, sql
+from sscd_ops.catalog import datasets, decisions, events, locks
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.partitions import MONTHLY, ensure_month
@@ -37,6 +38,8 @@ _LOSSES = 3
 """After so many the others wait for this one."""
 _PATIENCE = 900.0
 """Seconds to wait for one that lost so often, or in line behind another such."""
+_WRITERS = 2
+"""Tables written at a time."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds before the second try; doubled for each further one, up to the longest."""
 
@@ -168,6 +171,8 @@ def take(
                 )
             before = decider.work_out(seen, before)
             decision_id = _write_rows(parts, decider, before)
+            if isinstance(decision_id, _Lost):
+                return LOST
             message = decider.guard(seen, before)
             return _swap(parts, decider, seen, before, decision_id, message, is_first)
         except StaleAttempt:
@@ -195,20 +200,37 @@ def _is_settled(parts: Parts, decider: Decider[W]) -> bool:
         return False
 
 
-def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> int:
-    """COPY the decision's rows into the final tables; nothing names them yet."""
+def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> int | _Lost:
+    """COPY the decision's rows into the final tables; nothing names them yet.
+
+    Two tables at a time, each in a transaction of its own: a COPY keeps one core of the server
+    busy. LOST where the try was given up meanwhile.
+    """
     forget_tries(parts, decider)
     for table in MONTHLY:
         ensure_month(parts.catalog, decider.month(worked), table)
     with parts.catalog.begin() as conn:
-        # no lock is held here, and millions of rows take their time between two COPYs
-        sql.run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
         decision_id = decider.open(conn, worked)
+
+    def write(table: str, rows: pa.Table) -> bool:
+        with parts.catalog.begin() as conn:
+            stands = decisions.keep_try(conn, decision_id)
+            if stands:
+                copy_table(conn, table, rows)
+            return stands
+
+    stood: list[bool] = []
+    parts.progress.start("write rows", None)
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool:
+        running: set[Future[bool]] = set()
         for table, rows in decider.rows(worked, decision_id):
-            parts.progress.start(f"write {table}", None)
-            copy_table(conn, table, rows)
-            parts.progress.done()
-    return decision_id
+            running.add(pool.submit(write, table, rows))
+            if len(running) == _WRITERS:  # the next rows are not made before they can be written
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                stood += [future.result() for future in done]
+        stood += [future.result() for future in running]
+    parts.progress.done()
+    return decision_id if all(stood) else LOST
 
 
 def forget_tries(parts: Parts, decider: Decider[W]) -> None:
@@ -278,7 +300,7 @@ def _put_in_force(
         generation=generation,
         snapshot=dataset.snapshot,
     )
-    batches.add_event(
+    events.add_event(
         conn,
         dataset.dataset_id,
         "decided",

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import batches, datasets, publishing, segments, shards
+from sscd_ops.catalog import attempts, batches, datasets, publishing, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.core import segment_file
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import FileMismatch, SscdOpsError
 from sscd_ops.model import Segment, SourceShard, StoredFile
-from sscd_ops.options import dataset_from_json
 from sscd_ops.steps.mending import Left, both_damaged, damage, mend_steps
-from sscd_ops.steps.parts import Parts, Work
+from sscd_ops.steps.parts import Parts, Work, frozen_options
 from sscd_ops.steps.queries import codes_of, load_queries, open_backend
 from sscd_ops.steps.snapshots import made_from_catalog
 
@@ -203,9 +203,9 @@ def _compare_segment(
     """Whether a segment's rows and kept mask are what the catalog says of its batch."""
     by_hand = "the catalog was changed by hand, restore it from a backup"
     try:
-        ids = parts.segments.open(segment).ids
+        ids = segment_file.open_segment(parts.store, segment).ids
         if segment.mask is not None:
-            mask = parts.segments.read_mask(segment.mask, segment.rows)
+            mask = segment_file.read_mask(parts.store, segment.mask, segment.rows)
             kept = _kept(parts, dataset, decision_id, ids)
             if (mask != kept).any():
                 return [
@@ -215,10 +215,11 @@ def _compare_segment(
                 ]
     except SscdOpsError as error:
         return [str(error)]
-    if segment.fingerprint != dataset.fingerprint:
+    own = dataset.fingerprint and dataset.fingerprint.digest
+    if segment.fingerprint != own:
         return [
             f"segment {segment.segment_id} has fingerprint {segment.fingerprint}, the dataset"
-            f" {dataset.fingerprint}: {by_hand}"
+            f" {own}: {by_hand}"
         ]
     return []
 
@@ -292,7 +293,9 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
     for segment in live:
         lacking = sorted(set(backend.roles()) - segment.files.keys())
         if lacking:
-            written = parts.segments.rebuild_codes(f"{name}/index/segments", segment, backend)
+            written = segment_file.rebuild_codes(
+                parts.store, f"{name}/index/segments", segment, backend
+            )
             with parts.catalog.begin() as conn:
                 segments.add_segment_files(conn, segment.segment_id, written)
             done.append(f"segment {segment.segment_id}: added {', '.join(lacking)}")
@@ -303,8 +306,8 @@ def _work_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
     with parts.catalog.begin() as conn:
         batch_id, decision_id = segments.night_of_segment(conn, segment.segment_id)
         batch = batches.read_batch(conn, batch_id)
-        attempt = batches.read_attempt(conn, batch)
-    return Work(batch, attempt, dataset_from_json(attempt.config)), decision_id
+        attempt = attempts.read_attempt(conn, batch)
+    return Work(batch, attempt, frozen_options(batch, attempt)), decision_id
 
 
 def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
@@ -323,7 +326,9 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     codes = codes_of(open_backend(parts, work), queries)
     for role in HASHES.keys() - segment.files.keys():
         codes.pop(role, None)  # it was decided without: later nights would be compared otherwise
-    files = parts.segments.write(f"{name}/index/segments", queries.descriptors, queries.ids, codes)
+    files = segment_file.write_segment(
+        parts.store, f"{name}/index/segments", queries.descriptors, queries.ids, codes
+    )
     for role in segment.files.keys() & _OF_DESCRIPTORS:
         if role not in files or files[role].sha256 != segment.files[role].sha256:
             raise FileMismatch(
@@ -337,9 +342,9 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
 
 def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
     _, decision_id = _work_of(parts, segment)
-    ids = parts.segments.ids(segment)
+    ids = segment_file.read_ids(parts.store, segment)
     kept = _kept(parts, dataset, decision_id, ids)
-    file = parts.segments.write_mask(f"{dataset.name}/index/masks", kept)
+    file = segment_file.write_mask(parts.store, f"{dataset.name}/index/masks", kept)
     if segment.mask is not None and file.sha256 != segment.mask.sha256:
         raise FileMismatch(
             f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"

@@ -31,12 +31,14 @@ from sscd_ops.core.decide import (
 from sscd_ops.core.descriptor_file import Queries
 from sscd_ops.core.leader import Compared, Leader, lead
 from sscd_ops.core.manifest import SCHEMA, read_manifest
+from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Pairs, Rows
+from sscd_ops.core.segment_file import write_mask, write_segment
 from sscd_ops.core.witnesses import find_witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
 from sscd_ops.model import Counts, Fault, KnownImages, SourceShard, StoredFile
-from sscd_ops.ports import SearchBackend
+from sscd_ops.ports import GrowingHashes, GrowingIndex, SearchBackend
 from sscd_ops.steps import history
 from sscd_ops.steps.free_images import free_images
 from sscd_ops.steps.history import Best
@@ -242,15 +244,15 @@ def _lead(
     rows: NDArray[np.int64],
     best: Sequence[Best],
 ) -> Leader:
-    among = _among_themselves(parts, work, backend, len(rows))
+    def growing(measure: Measure) -> GrowingIndex | GrowingHashes:
+        if measure.by_hash:
+            return parts.hash_search().growing()
+        among = _among_themselves(parts, work, backend, len(rows))
+        return among.growing(work.attempt.fingerprint.dimensions)
+
     batch = [
-        Compared(
-            measure,
-            queries.rows[measure.role][rows],
-            found.similarity[rows],
-            parts.hash_search().growing() if measure.by_hash else among.growing(work.dimensions),
-        )
-        for measure, found in zip(work.measures, best, strict=True)
+        Compared(by, queries.rows[by.role][rows], found.similarity[rows], growing(by))
+        for by, found in zip(work.measures, best, strict=True)
     ]
     return lead(batch, work.options.duplicates.keep_matches, progress=parts.progress)
 
@@ -275,7 +277,7 @@ def _counts(
     images: Images,
     decided: Decided,
     registered: Sequence[SourceShard],
-    counted: Mapping[int, Mapping[str, Any]],
+    counted: Mapping[int, ShardCounts],
 ) -> tuple[Counts, dict[str, Counts], dict[str, dict[str, str]]]:
     """The batch's counts, those of each source, and an example of every fault."""
     names = sorted(source.name for source in work.options.sources)
@@ -285,7 +287,7 @@ def _counts(
     by_source, examples = {}, {}
     for i, (name, found) in enumerate(zip(names, tallies, strict=True)):
         mine = [s for s in registered if s.source == name]
-        missed = sum(int(counted[s.shard_id].get("not_delivered", 0)) for s in mine)
+        missed = sum(counted[s.shard_id].not_delivered for s in mine)
         by_source[name] = replace(
             tally.count(decided.outcome[of_sample == i], missed),
             source_shards=len(mine),
@@ -322,7 +324,8 @@ def _write_segment(
     """The batch's segment, unless it was written before, and its kept mask."""
     if not len(queries.ids) or work.batch.dry_run:
         return {}, StoredFile("", "", 0)
-    files = written or parts.segments.write(
+    files = written or write_segment(
+        parts.store,
         f"{work.folder}/index/segments",
         queries.descriptors,
         queries.ids,
@@ -334,4 +337,4 @@ def _write_segment(
 def _write_mask(parts: Parts, work: Work, kept: NDArray[np.bool_]) -> StoredFile:
     if work.batch.dry_run:
         return StoredFile("", "", 0)
-    return parts.segments.write_mask(f"{work.folder}/index/masks", kept)
+    return write_mask(parts.store, f"{work.folder}/index/masks", kept)

@@ -110,6 +110,16 @@ def test_a_night_is_this_graph(bag):
     }
 
 
+def test_the_chain_is_the_list_of_steps(bag):
+    from sscd_ops.options import STEPS
+    from sscd_ops.provider import factory
+
+    tasks = bag.dags["curate_web"].topological_sort()
+
+    assert tuple(factory.OPERATORS) == tuple(factory._TIMEOUTS) == STEPS
+    assert [task.task_id for task in tasks] == [*STEPS]
+
+
 def test_the_schedule_is_the_dataset_s(bag):
     dag = bag.dags["curate_web"]
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import doctest
+import math
 import re
 import tomllib
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,17 @@ from sscd_ops.config import load_settings
 from sscd_ops.descriptors.models import MODELS
 from sscd_ops.model import Fault
 from sscd_ops.options import (
+    COSINE,
     STEPS,
     AirflowOptions,
     AirflowStepOptions,
     CatalogOptions,
     DatasetOptions,
+    Range,
     SourceOptions,
     StorageOptions,
 )
+from sscd_ops.toml_tables import read_section
 from tests.docs.cli_page import page
 from tests.docs.pages import PAGES, ROOT, blocks, name_of
 
@@ -128,18 +134,49 @@ def test_the_configuration_page_has_every_key_of_a_step() -> None:
     assert set(named) == keys(AirflowStepOptions)
 
 
+def read(kind: type[Any], key: str, literal: str) -> Any:
+    """What a key has where the file says so."""
+    named = {"name": "x"} if "name" in {item.name for item in dataclasses.fields(kind)} else {}
+    table = tomllib.loads(f"{key} = {literal}")
+    return getattr(read_section(kind, table, "x", **named), key)
+
+
 def test_defaults_in_the_configuration_page_are_the_defaults() -> None:
     """Each literal default of a plain key loads as what the key has without it."""
     for section, kind in SECTIONS.items():
         part = part_of_configuration(section)
         for key, said in re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", part, re.MULTILINE):
             default = {item.name: item.default for item in dataclasses.fields(kind)}[key]
-            value = tomllib.loads(f"x = {said}")["x"]
-            if isinstance(value, list):
-                value = tuple(value)
-            if isinstance(value, str) and isinstance(default, int | float):
-                continue  # a duration or a size: the full example is loaded below
-            assert value == default, (section, key)
+            assert read(kind, key, said) == default, (section, key)
+
+
+def test_ranges_in_the_configuration_page_are_the_ranges() -> None:
+    steps = (ROOT / "docs" / "configuration.md").read_text().partition("airflow.STEP]`")[2]
+    parts = [(part_of_configuration(name), kind) for name, kind in SECTIONS.items()]
+    for part, kind in [*parts, (steps, AirflowStepOptions)]:
+        declared = {
+            key: allowed
+            for key, hint in typing.get_type_hints(kind, include_extras=True).items()
+            for allowed in _metadata(hint)
+            if isinstance(allowed, Range)
+        }
+        rows = re.findall(r"^\| `(\w+)` \| [^|]*\| ([^|]*) \| [^|]*\|$", part, re.MULTILINE)
+        said = {key: cell.replace("`", "") for key, cell in rows if cell.strip()}
+        assert said.keys() == declared.keys()
+        for key, cell in said.items():
+            if key == "threshold":  # a range that is open below: its one value is no number to say
+                assert (cell, declared[key]) == ("above 0, to 1", COSINE)
+                continue
+            least, _, most = cell.removesuffix(" or more").partition(" to ")
+            assert read(kind, key, least) == declared[key].least, key
+            assert (read(kind, key, most) if most else math.inf) == declared[key].most, key
+
+
+def _metadata(hint: Any) -> Iterator[Any]:
+    """What stands in ``Annotated``, of an optional type too."""
+    yield from getattr(hint, "__metadata__", ())
+    for one in typing.get_args(hint):
+        yield from getattr(one, "__metadata__", ())
 
 
 def test_examples_load_and_the_full_one_says_every_key() -> None:

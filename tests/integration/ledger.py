@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, decisions
+from sscd_ops.catalog import datasets, decisions, events
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import MONTHLY, ensure_month
 from sscd_ops.model import DecisionKind
@@ -269,7 +269,7 @@ def put_in_force(conn: Connection, dataset_id: int, decision: int, *, why: str =
         generation=dataset.generation,
         snapshot=dataset.snapshot,
     )
-    batches.add_event(conn, dataset_id, "decided", actor="ann", why=why, turn=dataset.next_turn)
+    events.add_event(conn, dataset_id, "decided", actor="ann", why=why, turn=dataset.next_turn)
     return dataset.next_turn
 
 

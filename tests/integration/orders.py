@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, decisions, lookups, segments, sql
+from sscd_ops.catalog import datasets, decisions, events, lookups, segments, sql
+from sscd_ops.core.segment_file import read_mask, write_mask
 from sscd_ops.errors import BatchHeld, SscdOpsError
 from sscd_ops.model import DecisionKind, StoredFile
 from sscd_ops.options import Settings, StorageOptions, dataset_from_json
@@ -97,12 +98,12 @@ class Order:
             segment = by_decision[int(known.decision_id[at])]
             assert segment.mask is not None
             if segment.segment_id not in changed:
-                mask = self.parts.segments.read_mask(segment.mask, segment.rows)
+                mask = read_mask(self.parts.store, segment.mask, segment.rows)
                 changed[segment.segment_id] = mask
             changed[segment.segment_id][known.segment_row[at]] = verdict in ("kept", "again")
         masks = {
             number: (
-                self.parts.segments.write_mask(f"{DATASET}/index/masks", mask),
+                write_mask(self.parts.store, f"{DATASET}/index/masks", mask),
                 int(mask.sum()),
             )
             for number, mask in changed.items()
@@ -192,12 +193,12 @@ class Order:
         approved = "SELECT count(*) FROM sscd_ops.events WHERE kind = 'approved' AND why = :k"
         if sql.value(conn, approved, k=self.key):
             return None
-        batches.add_event(conn, self.dataset_id, "held", actor="order", why=message)
+        events.add_event(conn, self.dataset_id, "held", actor="order", why=message)
         return BatchHeld(message)
 
     def approve(self) -> None:
         with self.parts.catalog.begin() as conn:
-            batches.add_event(conn, self.dataset_id, "approved", actor="another", why=self.key)
+            events.add_event(conn, self.dataset_id, "approved", actor="another", why=self.key)
 
     def admit(self, conn: Connection, worked: Ordered) -> None:
         self.reached("admit", self)
@@ -260,7 +261,7 @@ def _dies(phase: str) -> Reached:
     if phase == "copy":
         turns.copy_table = copy_table  # type: ignore[attr-defined]
     if phase == "event":
-        turns.batches.add_event = die  # type: ignore[attr-defined]
+        turns.events.add_event = die  # type: ignore[attr-defined]
     if phase == "forget":
         turns.decisions.delete_lost = die  # type: ignore[attr-defined]
     return lambda reached, order: die() if reached == phase else None

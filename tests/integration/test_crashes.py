@@ -80,8 +80,8 @@ class Killed(BaseException):
 
 
 POINTS = (
-    "sscd_ops.steps.ingest.shards.register_file",
-    "sscd_ops.steps.embed.shards.register_file",
+    "sscd_ops.steps.ingest.attempts.register_file",
+    "sscd_ops.steps.embed.attempts.register_file",
     "sscd_ops.steps.history.shards.register_search",
     "sscd_ops.steps.turns.forget_tries",
     "sscd_ops.steps.resolve.publishing.add_plan",

@@ -16,7 +16,7 @@ from sscd_ops.cli.main import main
 from sscd_ops.descriptors import postprocess
 from sscd_ops.descriptors.embedder import fingerprint_of, open_embedder
 from sscd_ops.evaluation import tasks
-from sscd_ops.evaluation.pictures import open_set
+from sscd_ops.evaluation.picture_sets import open_set
 from sscd_ops.evaluation.transformations import TRANSFORMATIONS, Kind, make_copy
 from sscd_ops.options import FingerprintOptions, Settings
 from sscd_ops.testing import make_tar, picture

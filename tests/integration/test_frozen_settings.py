@@ -127,3 +127,35 @@ def test_the_catalog_s_own_settings_are_not_frozen(world: World) -> None:
         match.run(parts, batch, 0, 1)
 
     assert "abandon" not in str(raised.value)
+
+
+def test_a_batch_that_an_older_release_planned_goes_on_without_what_it_did_not_know(
+    world: World,
+) -> None:
+    world.change(duplicates={"perceptual": True})
+    world.put(DAY, "a.tar", [pair("one", picture(1)), pair("two", picture(1, quality=60))])
+    with world.parts() as parts:
+        plan.run(parts, DATASET, interval(DAY), runner=Runner("cli"))
+        with parts.catalog.begin() as conn:
+            conn.exec_driver_sql(
+                "UPDATE sscd_ops.attempts SET config = config #- '{limits}' #- '{guard,empty}'"
+                " #- '{duplicates,perceptual}' #- '{sources,0,columns}'"
+            )
+
+    counts = world.night(DAY).counts
+
+    assert counts.kept + counts.removed_near == 2
+    assert counts.removed_perceptual == 0
+
+
+def test_a_frozen_configuration_that_is_broken_is_named(world: World) -> None:
+    world.put(DAY, "a.tar", [pair("one", picture(1))])
+    with world.parts() as parts:
+        plan.run(parts, DATASET, interval(DAY), runner=Runner("cli"))
+        with parts.catalog.begin() as conn:
+            conn.exec_driver_sql("UPDATE sscd_ops.attempts SET config = config - 'name'")
+        with pytest.raises(ConfigError, match=r"batch 1 \(2026-11-01\) has no name, ") as raised:
+            ingest.run(parts, 1, 0)
+
+    abandoned(world, raised.value)
+    assert world.night(DAY).counts.kept == 1

@@ -16,7 +16,7 @@ from PIL import Image
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.cli.main import main
 from sscd_ops.evaluation import trial, trial_report
-from sscd_ops.evaluation.sparse import EMPTY
+from sscd_ops.evaluation.empty import EMPTY
 from sscd_ops.index import int8
 from sscd_ops.model import Runner
 from sscd_ops.options import FingerprintOptions

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from sscd_ops.catalog import batches, shards
+from sscd_ops.catalog import attempts, shards
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.faults import CONNECTIONS
+from sscd_ops.catalog.locks import CLI_LOCK, RESOLVE_LOCK
 from sscd_ops.errors import (
     BatchNotRunnable,
     CatalogUnavailable,
@@ -41,7 +42,7 @@ from sscd_ops.steps import (
     turns,
 )
 from sscd_ops.steps.night import NightReport
-from sscd_ops.steps.parts import StepReport
+from sscd_ops.steps.reports import StepReport
 from sscd_ops.steps.resolve import ResolveReport
 from sscd_ops.storage.cache import FileCache
 from sscd_ops.storage.store import LocalStore
@@ -167,7 +168,7 @@ def assert_published_once(world: World) -> None:
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.segments") == [{"n": 1}]
 
 
-LOSE_COMMANDS = LOSE_SESSIONS.replace("23761", str(batches.CLI_LOCK))
+LOSE_COMMANDS = LOSE_SESSIONS.replace("23761", str(CLI_LOCK))
 """The same, to the session that says a command is alive."""
 
 
@@ -223,11 +224,11 @@ def test_a_command_that_loses_its_session_inside_resolve_goes_on(
 
 def test_locks_of_a_session_that_is_lost_again_and_again_are_taken_again(world: World) -> None:
     with world.parts() as parts, parts.catalog.locks() as locks:
-        assert locks.take(batches.CLI_LOCK, 1)
+        assert locks.take(CLI_LOCK, 1)
         for _ in range(3):
             world.ask(LOSE_COMMANDS)
             with pytest.raises(CatalogUnavailable):
-                locks.take(batches.RESOLVE_LOCK, 1)
+                locks.take(RESOLVE_LOCK, 1)
             assert locks.keep()
             assert world.ask(HELD) == [{"n": 1}]
 
@@ -528,14 +529,14 @@ def test_two_tries_of_one_ingest_do_not_deadlock(
 ) -> None:
     planned = planned_shards(world, 1)
     both = threading.Barrier(2)
-    real = batches.require_attempt
+    real = attempts.require_attempt
 
     def require_attempt(*given: Any) -> None:
         real(*given)
         with contextlib.suppress(threading.BrokenBarrierError):
             both.wait(0.5)
 
-    monkeypatch.setattr(batches, "require_attempt", require_attempt)
+    monkeypatch.setattr(attempts, "require_attempt", require_attempt)
     said = side_by_side(
         world, [lambda parts: ingest.run(parts, planned.batch_id, planned.groups)] * 2
     )
@@ -550,11 +551,10 @@ def test_two_ingests_that_end_together_leave_the_batch_ingested(
     both = threading.Barrier(2)
     real = shards.register_file
 
-    def register_file(*given: Any) -> bool:
-        answer = real(*given)
+    def register_file(*given: Any) -> None:
+        real(*given)
         with contextlib.suppress(threading.BrokenBarrierError):
             both.wait(0.5)
-        return answer
 
     monkeypatch.setattr(shards, "register_file", register_file)
     side_by_side(

@@ -39,7 +39,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sscd_ops.evaluation.sparse import EMPTY, SPARSE
+from benchmarks.sparse import SPARSE
+from sscd_ops.evaluation.empty import EMPTY
 from sscd_ops.options import LimitsOptions
 from sscd_ops.testing import Sample, encode, make_tar, picture, plant
 from tests.integration.world import (

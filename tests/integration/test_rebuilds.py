@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sscd_ops.catalog import decisions
-from sscd_ops.index.segments import FileSegmentStore
+from sscd_ops.core import segment_file
 from sscd_ops.steps import verify
 from sscd_ops.steps.verify import rebuild_index, verify_index
 from tests.integration.test_nights import DAYS, fill, planted_nights
@@ -32,14 +32,14 @@ def _two_backends(world: World) -> None:
 
 def before_codes_are_made(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     """Let something happen when a rebuild has read which segments lack codes."""
-    real = FileSegmentStore.rebuild_codes
+    real = segment_file.rebuild_codes
 
-    def rebuild_codes(self: FileSegmentStore, *given: Any) -> Any:
-        monkeypatch.setattr(FileSegmentStore, "rebuild_codes", real)
+    def rebuild_codes(*given: Any) -> Any:
+        monkeypatch.setattr(segment_file, "rebuild_codes", real)
         happens()
-        return real(self, *given)
+        return real(*given)
 
-    monkeypatch.setattr(FileSegmentStore, "rebuild_codes", rebuild_codes)
+    monkeypatch.setattr(segment_file, "rebuild_codes", rebuild_codes)
 
 
 def test_a_night_during_a_rebuild_is_not_lost(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sscd_ops.cli.main import main
 from sscd_ops.evaluation import trial, trial_report
-from sscd_ops.evaluation.sparse import EMPTY
+from sscd_ops.evaluation.empty import EMPTY
 from sscd_ops.options import FingerprintOptions, Settings
 from sscd_ops.testing import COPIES, Sample, make_tar, plant
 from sscd_ops.wiring import Wiring

@@ -135,6 +135,27 @@ def test_one_key_is_decided_once(decided: World) -> None:
     assert in_force(decided)["changes"] == 2
 
 
+def test_rows_of_a_try_that_was_given_up_while_they_were_written_do_not_stay(
+    decided: World,
+) -> None:
+    """Its process was thought dead, between two of its tables: nothing would delete the second."""
+    given_up = threading.Event()
+
+    def reached(phase: str, order: Order) -> None:
+        if phase == "rows" and not given_up.is_set():
+            given_up.set()
+            with decided.parts() as others:
+                apply(Order(others, "one", {"c0001": "free"}))
+
+    with decided.parts() as parts:
+        decision = apply(Order(parts, "one", {"c0001": "free"}, reached=reached))
+
+    assert given_up.is_set()
+    assert decision.turn == 2
+    assert order_turns(decided) == [1, 2]
+    assert in_force(decided)["changes"] == 2
+
+
 def test_giving_up_tries_does_not_wait_for_who_deletes_them(decided: World) -> None:
     """That takes minutes where a try had millions of rows, and would be under the lock."""
     with decided.parts() as parts, decided.parts() as others:

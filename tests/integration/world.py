@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog.sql import files_of, need_file, rows
+from sscd_ops.core.segment_file import read_mask
 from sscd_ops.model import Interval, Runner
 from sscd_ops.options import (
     DatasetOptions,
@@ -266,7 +267,7 @@ def assert_no_kept_copies(world: World) -> None:
         for segment in segments:
             files = files_of(segment["files"])
             matrix = np.load(parts.store.local(files["descriptors"])).astype(np.float64)
-            kept = parts.segments.read_mask(need_file(segment["mask"]), segment["rows"])
+            kept = read_mask(parts.store, need_file(segment["mask"]), segment["rows"])
             vectors.append(matrix[kept])
             thresholds += [segment["threshold"]] * int(kept.sum())
             if "pdq-1" in files:

@@ -12,9 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from sscd_ops.options import STEPS
 from sscd_ops.provider import SscdResolveOperator, curation_dags
-
-STEPS = ("plan", "ingest", "embed", "match", "resolve", "publish", "commit")
 
 
 def ask(sql: str, **given: Any) -> Any:

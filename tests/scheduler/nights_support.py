@@ -220,6 +220,7 @@ def most_alike_kept(nights: Nights, name: str) -> float:
     from sscd_ops.catalog.datasets import read as read_dataset
     from sscd_ops.catalog.segments import live_segments
     from sscd_ops.config import load_settings
+    from sscd_ops.core.segment_file import open_segment, read_mask
     from sscd_ops.wiring import Wiring
 
     kept = []
@@ -230,8 +231,8 @@ def most_alike_kept(nights: Nights, name: str) -> float:
             row = read_dataset(conn, name)
             segments = live_segments(conn, row.dataset_id, row.generation)
         for segment in segments:
-            opened = parts.segments.open(segment)
-            mask = parts.segments.read_mask(segment.mask, segment.rows)
+            opened = open_segment(parts.store, segment)
+            mask = read_mask(parts.store, segment.mask, segment.rows)
             kept.append(np.array(opened.descriptors, dtype=np.float64)[mask])
     vectors = np.concatenate(kept)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import subprocess
 import sys
 import typing
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +19,13 @@ from hypothesis import strategies as st
 
 from sscd_ops.config import load_settings
 from sscd_ops.errors import ConfigError
-from sscd_ops.options import DatasetOptions, LimitsOptions, dataset_from_json, to_json
+from sscd_ops.options import (
+    DatasetOptions,
+    LimitsOptions,
+    SourceOptions,
+    dataset_from_json,
+    to_json,
+)
 from sscd_ops.wiring import Wiring
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +147,70 @@ def test_what_is_read_survives_being_frozen(tmp_path: Path) -> None:
     web = load_settings(ROOT / "examples" / "full.toml").datasets["web"]
 
     assert dataset_from_json(to_json(web)) == web
+
+
+def _frozen() -> dict[str, Any]:
+    """What a batch of the full example freezes, with every setting other than its default."""
+    web = load_settings(ROOT / "examples" / "full.toml").datasets["web"]
+    tables: dict[str, Any] = json.loads(to_json(web))
+    tables["guard"]["empty"] = "allow"
+    tables["limits"]["min_side"] = 99
+    tables["turn"]["max_wait"] = 1.0
+    tables["airflow"]["match"]["retries"] = 7
+    return tables
+
+
+def _paths(raw: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every section and key of nested JSON."""
+    items = raw.items() if isinstance(raw, dict) else enumerate(raw)
+    for name, value in items:
+        if isinstance(raw, dict):
+            yield (*here, name)
+        if isinstance(value, dict) or (isinstance(value, list) and name == "sources"):
+            yield from _paths(value, (*here, name))
+
+
+def _at(value: Any, path: tuple[Any, ...]) -> Any:
+    for part in path:
+        value = value[part] if isinstance(part, int) else getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize("path", list(_paths(_frozen())), ids=lambda path: ".".join(map(str, path)))
+def test_what_a_frozen_configuration_lacks_has_its_default(path: tuple[Any, ...]) -> None:
+    """As a newer release, which knows more settings, reads the batches that are under way."""
+    whole = dataset_from_json(json.dumps(_frozen()))
+    raw = _frozen()
+    table: Any = raw
+    for part in path[:-1]:
+        table = table[part]
+    del table[path[-1]]
+
+    if path[-1] == "name":
+        key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, path)))
+        with pytest.raises(ConfigError) as caught:
+            dataset_from_json(json.dumps(raw), "batch 3 (2026-11-01)")
+        assert f"batch 3 (2026-11-01) has no {key}, which" in str(caught.value)
+        assert "restore it from a backup" in str(caught.value)
+        return
+    read = dataset_from_json(json.dumps(raw))
+
+    default: Any = (
+        SourceOptions("x") if path[0] == "sources" and len(path) > 1 else DatasetOptions("x")
+    )
+    below = path[2:] if isinstance(default, SourceOptions) else path
+    assert _at(read, path) == _at(default, below)
+    for other in _paths(_frozen()):
+        if other[: len(path)] != path and path[: len(other)] != other:
+            assert _at(read, other) == _at(whole, other)
+
+
+def test_what_a_newer_release_froze_beside_is_left_out() -> None:
+    raw = _frozen()
+    for table in (raw, raw["limits"], raw["airflow"]["embed"], raw["sources"][0]):
+        table["later"] = {"deep": [1]}
+
+    assert dataset_from_json(json.dumps(raw)) == dataset_from_json(json.dumps(_frozen()))
 
 
 def test_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,6 @@ _FONTS = (
 )
 _LETTERS = string.ascii_letters + string.digits + "      .,:!?#@&%-"
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32
 )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sscd_ops.descriptors.training.pictures import Pictures
+from sscd_ops.descriptors.training.decoded import Pictures
 
 _MOST = 50_000
 """Pictures at most among which they are sought: the product is quadratic."""

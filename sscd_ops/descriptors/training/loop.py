@@ -1,11 +1,9 @@
-"""The training loop: steps, checkpoints, a log, and the finished weights."""
+"""The training loop: steps, and the finished weights."""
 
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Generator
@@ -13,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sscd_ops.descriptors.inference import Normalised
-from sscd_ops.descriptors.networks import SSCD, load_strictly, make
-from sscd_ops.descriptors.training import parallel
-from sscd_ops.descriptors.training.batches import Batch, Part, batches, make_batch
+from sscd_ops.descriptors.training import parallel, run_files
+from sscd_ops.descriptors.training.decoded import Pictures
 from sscd_ops.descriptors.training.hard_negatives import nearest
 from sscd_ops.descriptors.training.loss import Loss, contrast, shares_source
+from sscd_ops.descriptors.training.network import make_network, starting_with
 from sscd_ops.descriptors.training.optim import LARS, Average, learning_rate, parameter_groups
 from sscd_ops.descriptors.training.options import TrainOptions
-from sscd_ops.descriptors.training.pictures import Pictures
-from sscd_ops.descriptors.weights import read_state
+from sscd_ops.descriptors.training.parallel import Process
+from sscd_ops.descriptors.training.views import Views, made_ahead, make_views
 from sscd_ops.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -41,12 +38,6 @@ _SETTLING_BATCHES = 32
 _LOOK_EVERY = 1_000
 """Steps after which look-alikes are sought anew."""
 _LOOK_ALIKES = 8
-_FREE_TO_CHANGE = frozenset({"steps", "minutes", "sizes", "changes"})
-"""What a resumed run may be told anew."""
-COLUMNS = (
-    "step", "progress", "seconds", "side", "learning_rate", "loss", "info_nce", "koleo",
-    "positive", "nearest", "views_per_s",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,48 +67,6 @@ def gains_by_bfloat16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo"
     return bool(torch.cuda.is_bf16_supported())
 
 
-def make_network(options: TrainOptions) -> nn.Module:
-    """A network with random weights; the last scale of each residual block starts at 0.
-
-    So a block starts as its shortcut (Goyal et al., 2017, section 5.1): SSCD depends on it.
-    """
-    network = make(options.trunk, options.dimensions)
-    last = "bn3" if isinstance(network, SSCD) else "bn2"
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d) and name.endswith(f".{last}"):
-            nn.init.zeros_(module.weight)
-    return network
-
-
-def starting_with(weights: Path, options: TrainOptions) -> nn.Module:
-    """A network with the weights of a file.
-
-    Raises:
-        ConfigError: they are of another network, or it is no file of weights.
-    """
-    network = make_network(options)
-    load_strictly(network, read_state(weights, "--start"), f"--start: {weights} does not fit")
-    return network
-
-
-def check_shared(batch: int, part: Part) -> None:
-    """That every process gets as many pictures of a batch.
-
-    Raises:
-        ConfigError: the batch does not divide among them.
-    """
-    if batch % part.world:
-        raise ConfigError(
-            f"batch {batch} does not divide among {part.world} processes: give a --batch that is a"
-            f" multiple of {part.world}"
-        )
-
-
 class Run:
     """One training run.
 
@@ -127,7 +76,7 @@ class Run:
         folder: gets ``checkpoint.pt``, ``log.csv`` and, at the end, ``model.safetensors``. A
             checkpoint found there is gone on from.
         device: where the network is.
-        part: which process of a run of several this is.
+        process: which process of a run of several this is.
         threads: that make views.
         save_every: seconds between checkpoints.
         start: weights to begin with, of the same network; none: random ones.
@@ -144,7 +93,7 @@ class Run:
         folder: Path,
         *,
         device: torch.device,
-        part: Part = Part(),  # noqa: B008 - frozen
+        process: Process = Process(),  # noqa: B008 - frozen
         threads: int = 1,
         save_every: float = 300.0,
         start: Path | None = None,
@@ -154,15 +103,15 @@ class Run:
                 f"{len(pictures)} pictures are fewer than one batch of {options.batch}: give a"
                 " smaller --batch, or more pictures"
             )
-        check_shared(options.batch, part)
+        parallel.check_shared(options.batch, process)
         self.pictures, self.options, self.folder = pictures, options, folder
-        self.device, self.part = device, part
+        self.device, self.process = device, process
         self._threads, self._save_every = threads, save_every
         torch.manual_seed(options.seed)
         network = make_network(options) if start is None else starting_with(start, options)
         network = network.to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if part.world > 1 and device.type == "cuda":
+        if process.world > 1 and device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
         self.optimizer = _optimizer(network, options)
@@ -204,7 +153,7 @@ class Run:
             told: called after each step with the progress and what the log shows.
         """
         model: nn.Module = self.network
-        if self.part.world > 1:
+        if self.process.world > 1:
             model = DistributedDataParallel(self.network)
         model.train()
         shown: dict[str, float] = {}
@@ -213,22 +162,23 @@ class Run:
         stream = self._stream()
         try:
             while not self._done():
-                if self._looks():  # batches made ahead knew the old ones
+                if self._looks():  # views made ahead knew the old ones
                     stream.close()
                     self._near = self.look_alikes()
                     stream = self._stream()
                     began = time.monotonic()
-                batch = next(stream)
+                views = next(stream)
                 progress = self.progress()
-                loss = self.move(model, batch, progress)
+                loss = self.move(model, views, progress)
                 now = time.monotonic()
                 taken, began = now - began, now
                 self.step += 1
-                self.seconds += agreed_seconds(taken, self.device, self.part, self.options)
+                self.seconds += self._agreed(taken)
                 self.average.update(self.network, self.step)
                 if self.step % _LOG_EVERY == 0 or self.step == 1 or self._at_end():
-                    shown = self._shown(loss, batch, progress, taken)
-                    self._write_log(shown)
+                    shown = self._shown(loss, views, progress, taken)
+                    if not self.process.rank:
+                        run_files.write_log(self.folder, shown)
                 if told is not None:
                     told(self.progress(), shown)
                 if now - saved > self._save_every:
@@ -242,9 +192,9 @@ class Run:
         last = None if loss is None else round(float(loss.total.detach()), 5)
         return Outcome(self.step, self.seconds, last, finished, weights)
 
-    def _stream(self) -> Generator[Batch, None, None]:
-        at = (self.part, self.step, self._side_at, self._threads, self._near)
-        return batches(self.pictures, self.options, *at)
+    def _stream(self) -> Generator[Views, None, None]:
+        at = (self.process, self.step, self._side_at, self._threads, self._near)
+        return made_ahead(self.pictures, self.options, *at)
 
     def _looks(self) -> bool:
         # random weights know nothing of likeness
@@ -255,7 +205,7 @@ class Run:
         """What each picture looks like to the network as it is, in all processes: int64 (n, k)."""
         k = min(_LOOK_ALIKES, len(self.pictures) - 1)
         answer = torch.zeros((len(self.pictures), k), dtype=torch.int64, device=self.device)
-        if self.part.rank == 0:
+        if self.process.rank == 0:
             random = np.random.default_rng([self.options.seed, self.step])
             self.network.eval()
             answer = nearest(
@@ -266,29 +216,35 @@ class Run:
                 random,
             )
             self.network.train()
-        return np.asarray(parallel.from_first(answer, self.part).cpu().numpy(), np.int64)
+        return np.asarray(parallel.from_first(answer, self.process).cpu().numpy(), np.int64)
 
     def _at_end(self) -> bool:
         return self.progress() >= 1.0
 
     def _done(self) -> bool:
         # one process's signal must end all of them at the same step
-        stop = parallel.agreed(float(self.stopping), self.device, self.part)
+        stop = parallel.agreed(float(self.stopping), self.device, self.process)
         return stop > 0 or self._at_end()
 
+    def _agreed(self, taken: float) -> float:
+        """A step's seconds; by the first process's clock where the schedule depends on them."""
+        if not self.options.minutes:
+            return taken
+        return parallel.agreed(taken, self.device, self.process)
+
     def _side_at(self, step: int) -> int:
-        """Pixels a side of a batch that is begun some steps ahead."""
+        """Pixels a side of views that are begun some steps ahead."""
         if self.options.minutes:
             return self.side()
         return self.options.side(step / self.options.steps)
 
-    def move(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """One step on a batch, at a share of the schedule."""
+    def move(self, model: nn.Module, views: Views, progress: float) -> Loss:
+        """One step on its views, at a share of the schedule."""
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(options.learning_rate, progress, options.warmup)
-        local = self._describe(model, batch.pixels)
-        loss = self._loss(local, torch.from_numpy(batch.shows).to(self.device))
+        local = self._describe(model, views.pixels)
+        loss = self._loss(local, torch.from_numpy(views.shows).to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
         if options.clip:
@@ -305,95 +261,58 @@ class Run:
         return answer.float()
 
     def _loss(self, local: Tensor, shows: Tensor) -> Loss:
-        everything = parallel.gathered(local, self.part)
+        everything = parallel.gathered(local, self.process)
         with torch.no_grad():
-            all_shows = parallel.gathered(shows, self.part)
+            all_shows = parallel.gathered(shows, self.process)
         return contrast(
             local,
             everything,
             shares_source(shows, all_shows),
-            self.part.rank * len(local),
+            self.process.rank * len(local),
             temperature=self.options.temperature,
             koleo=self.options.koleo,
         )
 
     # ------------------------------------------------------------ files
 
-    def _shown(self, loss: Loss, batch: Batch, progress: float, taken: float) -> dict[str, float]:
+    def _shown(self, loss: Loss, views: Views, progress: float, taken: float) -> dict[str, float]:
         rate = self.optimizer.param_groups[0]["lr"]
         return {
             "step": self.step,
             "progress": round(progress, 5),
             "seconds": round(self.seconds, 1),
-            "side": batch.pixels.shape[1],
+            "side": views.pixels.shape[1],
             "learning_rate": round(rate, 8),
             "loss": round(float(loss.total.detach()), 5),
             "info_nce": round(float(loss.info_nce), 5),
             "koleo": round(float(loss.koleo), 5),
             "positive": round(float(loss.positive), 5),
             "nearest": round(float(loss.nearest), 5),
-            "views_per_s": round(len(batch.pixels) * self.part.world / max(taken, 1e-9), 1),
+            "views_per_s": round(len(views.pixels) * self.process.world / max(taken, 1e-9), 1),
         }
 
-    def _write_log(self, shown: dict[str, float]) -> None:
-        if self.part.rank:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as out:
-            writer = csv.DictWriter(out, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(shown)
-
     def save(self) -> None:
-        """Write the checkpoint: tensors, numbers and words only, replaced as a whole."""
-        if self.part.rank:
+        """Write the checkpoint."""
+        if self.process.rank:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / ".checkpoint.pt"
-        torch.save(
-            {
-                "options": dataclasses.asdict(self.options),
-                "pictures": self._digest,
-                "start": self._start,
-                "world": self.part.world,
-                "step": self.step,
-                "seconds": self.seconds,
-                "network": self.network.state_dict(),
-                "average": self.average.state,
-                "optimizer": self.optimizer.state_dict(),
-                "near": None if self._near is None else torch.from_numpy(self._near),
-            },
-            temporary,
-        )
-        temporary.replace(self._checkpoint)
+        content = {
+            "options": dataclasses.asdict(self.options),
+            "pictures": self._digest,
+            "start": self._start,
+            "world": self.process.world,
+            "step": self.step,
+            "seconds": self.seconds,
+            "network": self.network.state_dict(),
+            "average": self.average.state,
+            "optimizer": self.optimizer.state_dict(),
+            "near": None if self._near is None else torch.from_numpy(self._near),
+        }
+        run_files.write_checkpoint(self._checkpoint, content)
 
     def _resume(self) -> None:
-        try:
-            found: dict[str, Any] = torch.load(
-                self._checkpoint, map_location=self.device, weights_only=True
-            )
-        except Exception as error:
-            raise ConfigError(f"{self._checkpoint} cannot be read: {error}") from error
-        if not isinstance(found, dict) or "options" not in found:
-            raise ConfigError(f"{self._checkpoint} is no checkpoint of sscd-ops train")
-        # a field that came later had its default before
-        made = dataclasses.asdict(TrainOptions()) | found["options"]
-        for name, value in dataclasses.asdict(self.options).items():
-            if name not in _FREE_TO_CHANGE and made[name] != value:
-                raise ConfigError(
-                    f"{self._checkpoint} was made with {name} = {made[name]!r}, not {value!r}:"
-                    " give that, or another folder"
-                )
-        if found["pictures"] != self._digest:
-            raise ConfigError(f"{self._checkpoint} was made with other pictures")
-        if found.get("start", self._start) != self._start:
-            raise ConfigError(
-                f"{self._checkpoint} began with other weights: give the same --start, or another"
-                " folder"
-            )
+        found = run_files.read_checkpoint(
+            self._checkpoint, self.device, self.options, self._digest, self._start
+        )
         self.network.load_state_dict(found["network"])
         self.average.state = found["average"]
         self.optimizer.load_state_dict(found["optimizer"])
@@ -419,33 +338,15 @@ class Run:
         with ThreadPoolExecutor(self._threads) as pool:
             for number in range(_SETTLING_BATCHES):
                 at = (self.pictures, self.options, self.step + number, self.options.sizes[-1])
-                self._describe(network, make_batch(*at, self.part, pool).pixels)
+                self._describe(network, make_views(*at, self.process, pool).pixels)
         state: dict[str, Tensor] = network.state_dict()
         return state
 
     def write_weights(self, state: dict[str, Tensor]) -> Path | None:
-        """A state in half precision, as the product loads it."""
-        if self.part.rank:
+        """A state as the product loads it, by the first process."""
+        if self.process.rank:
             return None
-        from safetensors.torch import save
-
-        path = self.folder / "model.safetensors"
-        halves = {
-            name: value.detach().cpu().half().contiguous()
-            for name, value in state.items()
-            if not name.endswith("num_batches_tracked")
-        }
-        temporary = path.with_name(f".{path.name}")
-        # one key: the format writes several in any order, and the file's sha256 is in fingerprints
-        said = {"trunk": self.options.trunk, "dimensions": self.options.dimensions}
-        temporary.write_bytes(save(halves, {"sscd_ops": json.dumps(said)}))
-        temporary.replace(path)
-        return path
-
-
-def agreed_seconds(taken: float, device: torch.device, part: Part, options: TrainOptions) -> float:
-    """A step's seconds; by the first process's clock where the schedule depends on them."""
-    return parallel.agreed(taken, device, part) if options.minutes else taken
+        return run_files.write_weights(self.folder, state, self.options)
 
 
 def _optimizer(network: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:

@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 
 from sscd_ops.descriptors.training import parallel
-from sscd_ops.descriptors.training.batches import Part
-from sscd_ops.descriptors.training.loop import Outcome, Run, check_shared, starting_with
-from sscd_ops.descriptors.training.options import TrainOptions
-from sscd_ops.descriptors.training.pictures import (
+from sscd_ops.descriptors.training.decoded import (
     Pictures,
-    check_comparable,
     has_pictures,
-    look_alikes,
     open_pictures,
     store_pictures,
 )
+from sscd_ops.descriptors.training.look_alikes import check_comparable, look_alikes
+from sscd_ops.descriptors.training.loop import Outcome, Run
+from sscd_ops.descriptors.training.network import starting_with
+from sscd_ops.descriptors.training.options import TrainOptions
+from sscd_ops.descriptors.training.parallel import Process
 from sscd_ops.errors import ConfigError
 from sscd_ops.machine import limit_threads
 from sscd_ops.ports import Progress, Silence
@@ -78,17 +78,17 @@ def train(
     """
     limit_threads()
     device = _checked_device(session.device)
-    with parallel.joined(device) as part:
-        alone = part.rank == 0
+    with parallel.joined(device) as process:
+        alone = process.rank == 0
         tell = say if alone else _nothing
-        _check(options, session, part)
-        pictures = _pictures(members, options, session, device, part, progress, tell)
+        _check(options, session, process)
+        pictures = _pictures(members, options, session, device, process, progress, tell)
         run = Run(
             pictures,
             options,
             session.folder,
             device=device,
-            part=part,
+            process=process,
             threads=session.threads,
             save_every=session.save_every,
             start=session.start,
@@ -98,7 +98,7 @@ def train(
         return _followed(run, progress if alone else Silence())
 
 
-def _check(options: TrainOptions, session: Session, part: Part) -> None:
+def _check(options: TrainOptions, session: Session, process: Process) -> None:
     """Refuse what could not be trained before hours of decoding, not after them."""
     try:
         session.folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _check(options: TrainOptions, session: Session, part: Part) -> None:
         raise ConfigError(
             f"--out {session.folder}: no folder can be made there ({error.strerror}): give another"
         ) from error
-    check_shared(options.batch, part)
+    parallel.check_shared(options.batch, process)
     if session.start is not None:
         starting_with(session.start, options)
 
@@ -140,7 +140,7 @@ def _opening(run: Run) -> str:
         begun = f"is at its end already, step {run.step}: more --steps or --minutes go on"
     return (
         f"{run.options.trunk}: {size / 1e6:.1f} million parameters, {len(run.pictures)} pictures,"
-        f" {run.device}, {run.part.world} process(es); {begun}"
+        f" {run.device}, {run.process.world} process(es); {begun}"
     )
 
 
@@ -164,7 +164,7 @@ def _pictures(
     options: TrainOptions,
     session: Session,
     device: torch.device,
-    part: Part,
+    process: Process,
     progress: Progress,
     say: Callable[[str], None],
 ) -> Pictures:
@@ -179,7 +179,7 @@ def _pictures(
         if session.drop_similar:
             check_comparable(comparable)
 
-    if part.rank == 0 and not has_pictures(folder, session.urls):
+    if process.rank == 0 and not has_pictures(folder, session.urls):
         say(f"decoding pictures into {folder}")
         progress.start("decode pictures", None)
         try:
@@ -194,7 +194,7 @@ def _pictures(
             )
         finally:
             progress.done()
-    parallel.agreed(0.0, device, part)  # the others wait here
+    parallel.agreed(0.0, device, process)  # the others wait here
     pictures = open_pictures(folder, short)
     found = len(pictures)
     unknown = sorted(session.exclude - set(pictures.keys))

@@ -21,21 +21,18 @@ import cv2
 from sscd_ops.cli.train import names_in
 from sscd_ops.descriptors.embedder import open_embedder
 from sscd_ops.descriptors.models import MODELS
-from sscd_ops.descriptors.training import loop, session
-from sscd_ops.descriptors.training import pictures as stored
+from sscd_ops.descriptors.training import look_alikes as alike
+from sscd_ops.descriptors.training import loop, parallel, session
 from sscd_ops.descriptors.training.augment import MILD, STRENGTHS, view
-from sscd_ops.descriptors.training.batches import Part, mixed, rows_of
+from sscd_ops.descriptors.training.decoded import open_pictures, shrink, store_pictures
 from sscd_ops.descriptors.training.hard_negatives import nearest
+from sscd_ops.descriptors.training.look_alikes import look_alikes
 from sscd_ops.descriptors.training.loop import Run, gains_by_bfloat16
 from sscd_ops.descriptors.training.loss import contrast, shares_source
 from sscd_ops.descriptors.training.optim import LARS, learning_rate
 from sscd_ops.descriptors.training.options import RECIPES, TrainOptions
-from sscd_ops.descriptors.training.pictures import (
-    look_alikes,
-    open_pictures,
-    shrink,
-    store_pictures,
-)
+from sscd_ops.descriptors.training.parallel import Process
+from sscd_ops.descriptors.training.views import mixed, rows_of
 from sscd_ops.errors import ConfigError
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.ports import Silence
@@ -160,7 +157,7 @@ def test_too_many_to_compare_are_told_while_they_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hours of decoding would be lost, and the remedy must be one that helps."""
-    monkeypatch.setattr(stored, "_MOST_COMPARED", 8)
+    monkeypatch.setattr(alike, "_MOST_COMPARED", 8)
     read: list[str] = []
 
     def reading() -> Iterator[tuple[str, bytes]]:
@@ -182,7 +179,9 @@ def test_too_many_to_compare_are_told_while_they_are_decoded(
 def test_processes_share_each_epoch_without_overlap() -> None:
     options = dataclasses.replace(TINY, batch=6)
     rows = [
-        rows_of(options, 20, step, Part(rank, 2)).tolist() for step in range(3) for rank in (0, 1)
+        rows_of(options, 20, step, Process(rank, 2)).tolist()
+        for step in range(3)
+        for rank in (0, 1)
     ]
 
     assert all(len(part) == 3 for part in rows)
@@ -192,12 +191,12 @@ def test_processes_share_each_epoch_without_overlap() -> None:
 def test_hard_negatives_take_the_last_places_and_are_look_alikes_of_the_first() -> None:
     options = dataclasses.replace(TINY, hard_negatives=0.5)
     near = np.arange(20)[:, None] * 100 + np.arange(3)  # what row r looks like: 100 r, + 1, + 2
-    rows = rows_of(options, 20, 0, Part(), near)
-    plain = rows_of(options, 20, 0, Part())
+    rows = rows_of(options, 20, 0, Process(), near)
+    plain = rows_of(options, 20, 0, Process())
 
     np.testing.assert_array_equal(rows[:4], plain[:4])
     np.testing.assert_array_equal(rows[4:] // 100, plain[:4])
-    both = [rows_of(options, 20, 0, Part(rank, 2), near) for rank in (0, 1)]
+    both = [rows_of(options, 20, 0, Process(rank, 2), near) for rank in (0, 1)]
     np.testing.assert_array_equal(np.stack(both, axis=1).ravel(), rows)
 
 
@@ -347,7 +346,7 @@ def test_what_could_not_be_trained_is_refused_before_anything_is_decoded(tmp_pat
         with pytest.raises(ConfigError, match=said):
             session.train(read, narrow, where, progress=Silence(), say=lambda _: None)
     with pytest.raises(ConfigError, match=r"batch 9 does not .* multiple of 2"):
-        loop.check_shared(9, Part(0, 2))
+        parallel.check_shared(9, Process(0, 2))
 
 
 def test_turned_pictures_are_stored_upright() -> None:
@@ -397,7 +396,7 @@ def test_a_short_run_learns_and_its_weights_are_a_model(tmp_path: Path) -> None:
 
 
 def test_every_trunk_of_every_recipe_can_be_built() -> None:
-    from sscd_ops.descriptors.training.loop import make_network
+    from sscd_ops.descriptors.training.network import make_network
 
     for trunk, dimensions in (("small", 256), ("resnet18", 512), ("resnet50", 512)):
         network = make_network(

@@ -14,8 +14,8 @@ import torch
 
 pytest.importorskip("cv2", reason="training needs opencv-python-headless, the extra `train`")
 
+from sscd_ops.descriptors.training.decoded import store_pictures
 from sscd_ops.descriptors.training.loss import contrast, shares_source
-from sscd_ops.descriptors.training.pictures import store_pictures
 from sscd_ops.testing import picture
 
 pytestmark = pytest.mark.long
@@ -27,20 +27,20 @@ from sscd_ops.descriptors.training import parallel
 from sscd_ops.descriptors.training.loop import Run
 from sscd_ops.descriptors.training.loss import contrast, shares_source
 from sscd_ops.descriptors.training.options import TrainOptions
-from sscd_ops.descriptors.training.pictures import open_pictures
+from sscd_ops.descriptors.training.decoded import open_pictures
 torch.set_num_threads(1)
 folder, cpu = Path(sys.argv[1]), torch.device("cpu")
-with parallel.joined(cpu) as part:
+with parallel.joined(cpu) as me:
     shows, rows = torch.load(folder / "given.pt")
-    mine = slice(part.rank * 4, part.rank * 4 + 4)
+    mine = slice(me.rank * 4, me.rank * 4 + 4)
     weight = torch.eye(5, dtype=torch.float64, requires_grad=True)
     local = torch.nn.functional.normalize(rows[mine] @ weight)
-    everything = parallel.gathered(local, part)
-    match = shares_source(shows[mine], parallel.gathered(shows[mine], part))
-    contrast(local, everything, match, part.rank * 4, temperature=0.3, koleo=2.0).total.backward()
-    gradient = parallel.gathered(weight.grad, part).view(2, 5, 5).mean(0)  # as DDP averages
+    everything = parallel.gathered(local, me)
+    match = shares_source(shows[mine], parallel.gathered(shows[mine], me))
+    contrast(local, everything, match, me.rank * 4, temperature=0.3, koleo=2.0).total.backward()
+    gradient = parallel.gathered(weight.grad, me).view(2, 5, 5).mean(0)  # as DDP averages
     options = TrainOptions(steps=4, batch=8, sizes=(32,), changes=(), precision="float32")
-    run = Run(open_pictures(folder, 48), options, folder / "run", device=cpu, part=part)
+    run = Run(open_pictures(folder, 48), options, folder / "run", device=cpu, process=me)
     run.train()
     total = sum(float(value.double().sum()) for value in run.network.parameters())
     print(json.dumps({"gradient": gradient.tolist(), "weights": total, "step": run.step}))

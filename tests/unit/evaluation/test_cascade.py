@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sscd_ops.evaluation.cascade import beside_second, combine
+from benchmarks.held_out_card import beside_second
+from sscd_ops.evaluation.cascade import combine
 from sscd_ops.evaluation.metrics import PRECISIONS, Scored
 from sscd_ops.evaluation.tables import cascade_rows
 from tests.unit.evaluation.predictions import make

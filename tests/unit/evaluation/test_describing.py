@@ -10,7 +10,7 @@ from sscd_ops.core.canonical import block_similarities
 from sscd_ops.errors import UsageError
 from sscd_ops.evaluation import describing
 from sscd_ops.evaluation.describing import describe, fit_whitening, nearest, score_bias
-from sscd_ops.evaluation.pictures import Joined, Spool, Subset, numbered
+from sscd_ops.evaluation.picture_sets import Joined, Spool, Subset, numbered
 from sscd_ops.ports import Silence
 from sscd_ops.testing import TinyEmbedder, picture
 

@@ -11,7 +11,7 @@ from sscd_ops.evaluation.charts import Mark, Series, histogram, line_chart
 from sscd_ops.evaluation.describing import Described
 from sscd_ops.evaluation.html import _table
 from sscd_ops.evaluation.lookalikes import HardSet, given, judge, made
-from sscd_ops.evaluation.pictures import Spool
+from sscd_ops.evaluation.picture_sets import Spool
 from sscd_ops.evaluation.tables import _few
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.hamming import Hamming

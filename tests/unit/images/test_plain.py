@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.sparse import SPARSE
 from sscd_ops.core.perceptual import NOTHING
-from sscd_ops.evaluation.sparse import EMPTY, SPARSE, Make
+from sscd_ops.evaluation.empty import EMPTY, Make
 from sscd_ops.images.plain import (
     BAND,
     GRID,

@@ -334,7 +334,7 @@ def test_flat_never_loads_torch() -> None:
     script = (
         "import sys, numpy as np\n"
         "from sscd_ops.index.backends import open_backend, choose\n"
-        "from sscd_ops.index.segments import FileSegmentStore\n"
+        "import sscd_ops.core.segment_file\n"
         "b = open_backend(choose('auto', 10, .7), fingerprint_digest='a', dimensions=8,"
         " threshold=.7)\n"
         "x = np.eye(8, dtype=np.float16)\n"

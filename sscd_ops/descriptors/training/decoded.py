@@ -18,17 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sscd_ops.descriptors import dct
 from sscd_ops.errors import ConfigError
 from sscd_ops.images.ground import visible
 from sscd_ops.images.header import open_image
 from sscd_ops.images.orientation import upright
-from sscd_ops.images.preprocess import PRESETS
 
 _LONGEST = 2.0
 """Longer sides are cut at the centre to this many times the short one."""
-_MOST_COMPARED = 200_000
-_ROWS = 2_048
 
 Pixels = NDArray[np.uint8]
 """RGB, uint8 (height, width, 3)."""
@@ -190,57 +186,3 @@ def shrink(data: bytes, short: int) -> Pixels | None:
         size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
         rgb = rgb.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(rgb)
-
-
-def check_comparable(count: int) -> None:
-    """Refuse a number of pictures that ``look_alikes`` could not compare.
-
-    Raises:
-        ConfigError: there are too many to compare each with each.
-    """
-    if count > _MOST_COMPARED:
-        raise ConfigError(
-            f"more than {_MOST_COMPARED:,} pictures are too many to be compared with each other:"
-            " remove copies with a run of sscd-ops, and give --drop-similar 0"
-        )
-
-
-def look_alikes(pictures: Pictures, least: float) -> list[int]:
-    """Rows of pictures that look like an earlier one, also mirrored: to be left out.
-
-    As negatives of each other, copies would teach that copies differ.
-
-    Args:
-        pictures: all.
-        least: similarity of ``dct`` descriptors from which two are alike.
-
-    Raises:
-        ConfigError: there are too many pictures to compare each with each.
-    """
-    check_comparable(len(pictures))
-    plain, mirrored = _dct(pictures, mirror=False), _dct(pictures, mirror=True)
-    kept = np.zeros(len(pictures), bool)
-    gone = []
-    for start in range(0, len(pictures), _ROWS):
-        rows = plain[start : start + _ROWS]
-        alike = (rows @ plain.T >= least) | (rows @ mirrored.T >= least)
-        for offset, row in enumerate(alike):
-            here = start + offset
-            if (row[:here] & kept[:here]).any():
-                gone.append(here)
-            else:
-                kept[here] = True
-    return gone
-
-
-def _dct(pictures: Pictures, *, mirror: bool) -> NDArray[np.float32]:
-    preset = PRESETS["grid-64-draft"]
-    parts = []
-    for start in range(0, len(pictures), _ROWS):
-        rows = range(start, min(start + _ROWS, len(pictures)))
-        images = [Image.fromarray(pictures[row]) for row in rows]
-        if mirror:
-            images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
-        small = [image.resize(preset.size_of(*image.size), preset.filter) for image in images]
-        parts.append(dct.describe(np.stack([np.asarray(image) for image in small])))
-    return np.concatenate(parts)

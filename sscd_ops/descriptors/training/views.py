@@ -1,4 +1,4 @@
-"""Batches as a function of seed and step, so that a resumed run sees what it would have seen."""
+"""Views as a function of seed and step, so that a resumed run sees what it would have seen."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.descriptors.training import augment
+from sscd_ops.descriptors.training.decoded import Pictures
 from sscd_ops.descriptors.training.options import TrainOptions
-from sscd_ops.descriptors.training.pictures import Pictures
+from sscd_ops.descriptors.training.parallel import Process
 
 _AHEAD = 2
 _ORDER, _VIEW, _MIX, _HARD = 0, 1, 2, 3
@@ -21,7 +22,7 @@ _ORDER, _VIEW, _MIX, _HARD = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Batch:
+class Views:
     """The views of one process at one step.
 
     ``pixels``: uint8 (n, side, side, 3). ``shows``: int64 (n, 2), the pictures each view shows,
@@ -33,19 +34,11 @@ class Batch:
     shows: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Part:
-    """This process among those of a run."""
-
-    rank: int = 0
-    world: int = 1
-
-
 def rows_of(
     options: TrainOptions,
     pictures: int,
     step: int,
-    part: Part,
+    process: Process,
     near: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """The pictures of a step for one process: a shuffle anew each epoch, the rest dropped.
@@ -54,7 +47,7 @@ def rows_of(
         options: the run's.
         pictures: how many there are.
         step: of which step.
-        part: of which process.
+        process: of which process.
         near: int64 (pictures, k), the look-alikes of each. Where given, the last
             ``hard_negatives`` of the batch give way to one of each of the first.
     """
@@ -67,20 +60,20 @@ def rows_of(
         random = np.random.default_rng([options.seed, _HARD, step])
         seeds = np.resize(rows[:-hard] if hard < len(rows) else rows, hard)
         rows[-hard:] = near[seeds, random.integers(near.shape[1], size=hard)]
-    return rows[part.rank :: part.world].astype(np.int64)
+    return rows[process.rank :: process.world].astype(np.int64)
 
 
-def make_batch(
+def make_views(
     pictures: Pictures,
     options: TrainOptions,
     step: int,
     side: int,
-    part: Part,
+    process: Process,
     pool: ThreadPoolExecutor,
     near: NDArray[np.int64] | None = None,
-) -> Batch:
+) -> Views:
     """All views of a step for one process; copies of a picture lie ``n / views`` apart."""
-    rows = rows_of(options, len(pictures), step, part, near)
+    rows = rows_of(options, len(pictures), step, process, near)
 
     def one(place: int) -> NDArray[np.uint8]:
         copy, row = divmod(place, len(rows))
@@ -94,11 +87,10 @@ def make_batch(
         strength = augment.MILD if mild else augment.STRENGTHS[options.edits]
         return augment.view(pictures[int(rows[row])], side, random, strength, other)
 
-    views = list(pool.map(one, range(options.views * len(rows)), chunksize=16))
-    pixels = np.stack(views)
+    pixels = np.stack(list(pool.map(one, range(options.views * len(rows)), chunksize=16)))
     shows = np.repeat(np.tile(rows, options.views)[:, None], 2, axis=1)
-    random = np.random.default_rng([options.seed, _MIX, step, part.rank])
-    return Batch(step, *mixed(pixels, shows, options.mixup, random))
+    random = np.random.default_rng([options.seed, _MIX, step, process.rank])
+    return Views(step, *mixed(pixels, shows, options.mixup, random))
 
 
 def mixed(
@@ -136,30 +128,30 @@ def mixed(
     return out, both
 
 
-def batches(
+def made_ahead(
     pictures: Pictures,
     options: TrainOptions,
-    part: Part,
+    process: Process,
     first: int,
     side_of: Callable[[int], int],
     threads: int,
     near: NDArray[np.int64] | None = None,
-) -> Generator[Batch, None, None]:
-    """Batches from step ``first`` on, for ever, made ahead by other threads.
+) -> Generator[Views, None, None]:
+    """The views of each step from ``first`` on, for ever, made ahead by other threads.
 
     Args:
         pictures: all of them.
         options: the run's.
-        part: which process this is.
+        process: which process this is.
         first: the first step.
-        side_of: pixels a side at a step; asked when the batch is begun.
+        side_of: pixels a side at a step; asked when they are begun.
         threads: that make views; cv2 does not hold the interpreter's lock.
         near: look-alikes of each picture, as in ``rows_of``.
     """
-    ready: queue.Queue[Batch | Exception] = queue.Queue(_AHEAD)
+    ready: queue.Queue[Views | Exception] = queue.Queue(_AHEAD)
     ended = threading.Event()
 
-    def put(item: Batch | Exception) -> None:
+    def put(item: Views | Exception) -> None:
         while not ended.is_set():
             try:
                 ready.put(item, timeout=0.2)
@@ -172,12 +164,12 @@ def batches(
         try:
             with ThreadPoolExecutor(threads) as pool:
                 while not ended.is_set():
-                    put(make_batch(pictures, options, step, side_of(step), part, pool, near))
+                    put(make_views(pictures, options, step, side_of(step), process, pool, near))
                     step += 1
         except Exception as error:  # noqa: BLE001 - goes to the thread that trains
             put(error)
 
-    maker = threading.Thread(target=work, name="batches", daemon=True)
+    maker = threading.Thread(target=work, name="views", daemon=True)
     maker.start()
     try:
         while True:

@@ -1,38 +1,29 @@
 """Sets of pictures that can be read again: a user's own through the product's sources, or made.
 
 A picture's name in a set is its sample's key: of a folder the path below it without the extension,
-of a tar the key. Source shards are read as a night reads them, so what a night would quarantine is
-left out here as well, and counted by its code. A missing caption is no fault here.
+of a tar the key. What a night would quarantine is left out (``given``), and counted by its code.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 import numpy as np
 
-from sscd_ops.core.formats import IMAGE_EXTENSIONS
-from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestRow
 from sscd_ops.errors import ConfigError, DataError, UsageError
-from sscd_ops.evaluation.rooms import Rooms
-from sscd_ops.model import FoundShard, Interval, MemberRef, RawSample, ShardEnd
-from sscd_ops.options import LimitsOptions, SourceKind, SourceOptions
+from sscd_ops.evaluation.given import Given
+from sscd_ops.model import FoundShard, MemberRef, ShardEnd
+from sscd_ops.options import SourceKind
+from sscd_ops.ports import Progress, Rooms
 
 log = logging.getLogger(__name__)
-
-ALWAYS = Interval(datetime(2000, 1, 1, tzinfo=UTC), datetime(2000, 1, 2, tzinfo=UTC))
-"""Any interval: URLs here have no placeholders."""
-_TARS = (".tar", ".tar.gz", ".tgz")
 
 
 class PictureSet(Protocol):
@@ -51,81 +42,6 @@ class PictureSet(Protocol):
         """One file's bytes."""
 
 
-def source_options(
-    urls: Sequence[str], kind: SourceKind | None = None, *, missing_caption: bool = True
-) -> SourceOptions:
-    """A source over URLs without placeholders; its kind by their endings, if not given.
-
-    Raises:
-        UsageError: a URL holds a placeholder or names pictures, or the endings differ.
-    """
-    for url in urls:
-        if "{" in url:
-            raise UsageError(f"{url!r}: no placeholders here: give a folder, a file or a pattern")
-        if kind is None and _is_picture(url):
-            raise UsageError(f"{url!r}: pictures are no source: give the folder they lie in")
-    kinds = {kind or kind_of(url) for url in urls}
-    if len(kinds) != 1:
-        raise UsageError(f"the URLs are of several kinds ({', '.join(sorted(kinds))}): give one")
-    return SourceOptions(
-        "pictures",
-        kind=kinds.pop(),
-        urls=tuple(urls),
-        missing_caption="keep" if missing_caption else "quarantine",
-    )
-
-
-def _is_picture(url: str) -> bool:
-    extension = PurePosixPath(url).suffix[1:].lower()
-    local = Path(url.removeprefix("file://")).expanduser()
-    return extension in IMAGE_EXTENSIONS and not local.is_dir()
-
-
-def kind_of(url: str) -> SourceKind:
-    """What a URL's ending says it is: tars, parquet files or a folder."""
-    name = url.rstrip("/").lower()
-    if name.endswith(_TARS):
-        return "webdataset"
-    return "parquet" if name.endswith(".parquet") else "folder"
-
-
-def find_shards(rooms: Rooms, options: SourceOptions, limits: LimitsOptions) -> list[FoundShard]:
-    """The source shards of some URLs.
-
-    Raises:
-        UsageError: a URL has none: a mistyped one of several must not pass in silence.
-    """
-    found = rooms.source(options, limits).find(ALWAYS, "UTC")
-    nowhere = list(options.urls) if not found else []
-    if found and len(options.urls) > 1:
-        each = [dataclasses.replace(options, urls=(url,)) for url in options.urls]
-        nowhere = [one.urls[0] for one in each if not rooms.source(one, limits).find(ALWAYS, "UTC")]
-    if nowhere:
-        raise UsageError(
-            f"nothing found at {', '.join(nowhere)}: give a folder of pictures, or tars as"
-            " 'folder/*.tar' (in quotes)"
-        )
-    return found
-
-
-def read_samples(
-    rooms: Rooms,
-    options: SourceOptions,
-    limits: LimitsOptions,
-    shard: FoundShard,
-    end: Callable[[ShardEnd], None] = lambda end: None,
-) -> Iterator[tuple[ManifestRow, RawSample]]:
-    """A source shard's samples with what ingest would write down of each."""
-    interpreter = Interpreter(
-        "evaluation", options, limits, shard.relative_uri, rooms.inspector(limits)
-    )
-    for item in rooms.source(options, limits).read(shard):
-        if isinstance(item, RawSample):
-            yield interpreter.row(item), item
-        else:
-            end(item)
-
-
 @dataclass
 class SourceSet:
     """The readable pictures of some URLs. Bytes are read again when they are asked for.
@@ -137,9 +53,7 @@ class SourceSet:
         unknown: of the names that were asked for, those no sample has; known when all was read.
     """
 
-    rooms: Rooms
-    options: SourceOptions
-    limits: LimitsOptions
+    given: Given
     names: list[str] = field(default_factory=list, init=False)
     left_out: Counter[str] = field(default_factory=Counter, init=False)
     shard_faults: list[str] = field(default_factory=list, init=False)
@@ -160,13 +74,12 @@ class SourceSet:
         self._members.append(member)
 
     def __iter__(self) -> Iterator[bytes]:
-        source = self.rooms.source(self.options, self.limits)
         start = 0
         for number, shard in enumerate(self._shards):
             stop = start
             while stop < len(self._of) and self._of[stop] == number:
                 stop += 1
-            yield from source.fetch(shard, self._members[start:stop])
+            yield from self.given.fetch(shard, self._members[start:stop])
             start = stop
 
     def get(self, row: int) -> bytes:
@@ -175,8 +88,7 @@ class SourceSet:
         Raises:
             DataError: the source no longer has it.
         """
-        source = self.rooms.source(self.options, self.limits)
-        for data in source.fetch(self._shards[self._of[row]], [self._members[row]]):
+        for data in self.given.fetch(self._shards[self._of[row]], [self._members[row]]):
             return data
         raise DataError(f"{self.names[row]}: the source no longer has it")
 
@@ -211,14 +123,12 @@ def open_set(
     Raises:
         UsageError: nothing is there, or none of it is a picture.
     """
-    limits = LimitsOptions()
-    options = source_options(urls, kind)
-    answer = SourceSet(rooms, options, limits)
-    found = find_shards(rooms, options, limits)
+    answer = SourceSet(Given(rooms, urls, kind))
+    found = answer.given.find()
     # the first shards may all be of one kind of picture, so which are read is drawn
     order = np.random.default_rng(seed).permutation(len(found)) if limit else np.arange(len(found))
     rooms.progress.start(f"reading {urls[0]}", None)
-    taken = islice(_readable(answer, found, order.tolist(), only), limit or None)
+    taken = islice(_readable(answer, found, order.tolist(), only, rooms.progress), limit or None)
     for number, key, member in sorted(taken, key=lambda picture: picture[0]):
         answer.add(found[number], key, member)
     rooms.progress.done()
@@ -237,7 +147,11 @@ def open_set(
 
 
 def _readable(
-    into: SourceSet, found: Sequence[FoundShard], order: Iterable[int], only: Set[str] | None
+    into: SourceSet,
+    found: Sequence[FoundShard],
+    order: Iterable[int],
+    only: Set[str] | None,
+    progress: Progress,
 ) -> Iterator[tuple[int, str, MemberRef]]:
     """Shard, key and image of the pictures wanted; what is left out goes ``into`` the set's counts.
 
@@ -253,8 +167,8 @@ def _readable(
                 into.left_out[str(code)] += 1
                 into.shard_faults.append(f"{uri}: {code}: {message}")
 
-        for row, _ in read_samples(into.rooms, into.options, into.limits, shard, note):
-            into.rooms.progress.advance()
+        for row in into.given.rows(shard, note):
+            progress.advance()
             if only is not None and row.key not in only:
                 continue
             seen.add(row.key)
@@ -322,26 +236,26 @@ class Subset:
 class Joined:
     """Sets one after another."""
 
-    parts: Sequence[PictureSet]
+    sets: Sequence[PictureSet]
 
     @property
     def names(self) -> list[str]:
         """Their names."""
-        return [name for part in self.parts for name in part.names]
+        return [name for one in self.sets for name in one.names]
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return sum(len(one) for one in self.sets)
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self.parts:
-            yield from part
+        for one in self.sets:
+            yield from one
 
     def get(self, row: int) -> bytes:
         """One file's bytes."""
-        for part in self.parts:
-            if row < len(part):
-                return part.get(row)
-            row -= len(part)
+        for one in self.sets:
+            if row < len(one):
+                return one.get(row)
+            row -= len(one)
         raise IndexError(row)
 
 
