@@ -44,6 +44,7 @@ def live_segments(conn: Connection, dataset_id: int, generation: int) -> list[Se
             r["fingerprint"],
             files_of(r["files"]),
             file_of(r["mask"]),
+            r["decision_id"],
         )
         for ordinal, r in enumerate(found)
     ]
@@ -169,16 +170,6 @@ def night_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
         s=segment_id,
     )[0]
     return found["batch_id"], found["decision_id"]
-
-
-def of_decisions(conn: Connection, decision_ids: Sequence[int]) -> dict[int, int]:
-    """Decision -> its segment, for those that have one."""
-    found = rows(
-        conn,
-        "SELECT decision_id, segment_id FROM sscd_ops.segments WHERE decision_id = ANY(:x)",
-        x=list(decision_ids),
-    )
-    return {r["decision_id"]: r["segment_id"] for r in found}
 
 
 def kept_segment_rows(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.catalog import segments
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.core.perceptual import ROLE
+from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
 from sscd_ops.model import Segment, StoredFile
 from sscd_ops.steps.parts import Parts, Work, load_work
@@ -48,7 +48,7 @@ def noting(left: list[str]) -> Iterator[None]:
 # ---------------------------------------------------------------- segments
 
 
-OF_DESCRIPTORS = frozenset({"descriptors", "ids", ROLE})
+OF_DESCRIPTORS = frozenset({DESCRIPTORS, "ids", *HASHES})
 """The roles of a segment that its batch's descriptor files follow from, and it from them."""
 
 

@@ -17,7 +17,7 @@ from sscd_ops.catalog import attempts, lookups, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.manifest import read_manifest
-from sscd_ops.core.perceptual import WIDTH
+from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.errors import (
     PUT_BACK,
     FileMismatch,
@@ -158,7 +158,7 @@ def _without_known(parts: Parts, work: Work, tables: dict[int, pa.Table]) -> dic
                 conn, work.batch.dataset_id, digests, work.attempt.pinned_turn
             )
         new = np.ones(len(digests), bool)
-        new[[row["i"] for row in known]] = False
+        new[known.row] = False
         answer[shard_id] = table.filter(pa.array(new))
     return answer
 
@@ -197,7 +197,7 @@ def _embed(
         digests[good],
         out[good],
         {digests[row].tobytes(): fault for row, fault in sorted(failed.items())},
-        None if hashes is None else hashes[good],
+        {} if hashes is None else {ROLE: hashes[good]},
         [digests[row].tobytes() for row in plain],
     )
 

@@ -10,7 +10,7 @@ from sscd_ops.catalog import batches, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
-from sscd_ops.core.perceptual import ROLE
+from sscd_ops.core.measures import HASHES
 from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SourceShard
@@ -91,14 +91,16 @@ def _descriptors_from_segment(
                 f" embedded {ends[-1]}: the catalog was changed by hand, restore it from a backup"
             )
         try:
-            opened = open_segment(parts.store, segment, [ROLE])
+            opened = open_segment(parts.store, segment, HASHES)
         except FileMismatch as error:
             raise FileMismatch(
                 f"{both_damaged(segment, found.batch_id)} ({str(error).partition(';')[0]})"
             ) from error
-        hashes = opened.codes.get(ROLE)
         content = DescriptorFile(
-            opened.ids[rows], opened.descriptors[rows], {}, None if hashes is None else hashes[rows]
+            opened.ids[rows],
+            opened.descriptors[rows],
+            {},
+            {role: hashes[rows] for role, hashes in opened.codes.items()},
         )
     file = parts.store.put(
         f"{work.folder}/descriptors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core import segment_file
-from sscd_ops.core.perceptual import ROLE
+from sscd_ops.core.measures import HASHES
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment
 from sscd_ops.steps.damage import (
@@ -94,8 +94,8 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         )
     queries = load_queries(parts, work, registered)
     codes = codes_of(open_backend(parts, work), queries)
-    if ROLE not in segment.files:
-        codes.pop(ROLE, None)  # it was decided without: later nights would be compared otherwise
+    for role in HASHES.keys() - segment.files.keys():
+        codes.pop(role, None)  # it was decided without: later nights would be compared otherwise
     files = segment_file.write_segment(
         parts.store, f"{name}/index/segments", queries.descriptors, queries.ids, codes
     )

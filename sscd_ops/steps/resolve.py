@@ -160,13 +160,14 @@ class Night:
 
     def month(self, worked: Worked) -> date:
         """That in which it was worked out."""
-        return worked.month
+        return worked.made.month
 
     def open(self, conn: Connection, worked: Worked) -> int:
         """A new number, the counts by source, and the output shards."""
-        decision_id = decisions.open_night(conn, self.work.batch, worked.month)
+        decision_id = decisions.open_night(conn, self.work.batch, worked.made.month)
         decisions.add_sources(conn, decision_id, worked.by_source)
-        output_shards.add_plan(conn, decision_id, worked.turn, worked.plan, worked.planned)
+        plan = worked.publish
+        output_shards.add_plan(conn, decision_id, worked.made.turn, plan.digest, plan.shards)
         return decision_id
 
     def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
@@ -200,19 +201,16 @@ class Night:
 
     def unusual(self, seen: Seen, worked: Worked) -> str:
         """What the guard finds, in words; empty where it finds nothing."""
-        reasons = self._reasons(seen, worked)
-        return _unusual(self._parts, self.work, reasons, worked) if reasons else ""
-
-    def _reasons(self, seen: Seen, worked: Worked) -> list[str]:
         with self._parts.catalog.begin() as conn:
             before = decisions.recent_nights(conn, self.dataset_id, seen.dataset.next_turn, 14)
-        return check(
+        reasons = check(
             worked.counts,
             worked.by_source,
             [(past.counts, past.sources) for past in before],
             self.work.options.guard,
             supplement=self.work.batch.supplement > 0,
         )
+        return _unusual(self._parts, self.work, reasons, worked) if reasons else ""
 
     def hold(self, conn: Connection, worked: Worked, message: str) -> BatchHeld | None:
         """Store that the guard holds it, unless this attempt was released."""
@@ -339,7 +337,7 @@ def _dry(parts: Parts, night: Night, watch: Stopwatch) -> ResolveReport:
         [],
         worked.counts,
         worked.by_source,
-        len(worked.planned),
+        len(worked.publish.shards),
         seconds=watch.seconds,
         message=f"the guard would hold it: {figures}" if figures else "",
     )

@@ -11,7 +11,6 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core import segment_file
-from sscd_ops.core.perceptual import ROLE
 from sscd_ops.errors import SscdOpsError
 from sscd_ops.model import Segment, StoredFile
 from sscd_ops.steps.damage import (
@@ -168,9 +167,9 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         if segment.mask is not None:
             said += _check(parts, segment.mask)
         problems += said or _compare_segment(parts, segment, dataset, work, decision_id)
-        if work.perceptual and ROLE not in segment.files:
+        for role in {by.role for by in work.measures if by.by_hash} - segment.files.keys():
             problems.append(
-                f"segment {segment.segment_id} has no perceptual hashes ({ROLE}), and batch"
+                f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
                 f" {batch_id} was to be decided by them: a worker of another release"
                 " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it"
                 " so"

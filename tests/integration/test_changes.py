@@ -504,11 +504,21 @@ def known(
     asked = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
     with ledger.catalog.begin() as conn:
         found = lookups.known_images(conn, dataset, asked, turn)
-    assert len({row["i"] for row in found}) == len(found)
+    assert len(np.unique(found.row)) == len(found)
+    columns = {name: getattr(found, name) for name in found.__dataclass_fields__}
     return {
-        digests[row["i"]]: {k: bytes(v) if isinstance(v, memoryview) else v for k, v in row.items()}
-        for row in found
+        digests[row]: {name: plain(name, values[at]) for name, values in columns.items()}
+        for at, row in enumerate(found.row)
     }
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value of a column, None where that has a number, a NaN or zeros instead."""
+    if isinstance(value, np.ndarray):
+        raw = value.tobytes()
+        return None if not any(raw) else UUID(bytes=raw) if name.endswith("_id") else raw
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if value == -1 or value != value else value
 
 
 IMAGES = [sha(n) for n in range(100, 106)]
