@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.match import DIGEST, DIMENSIONS, FLOOR, LIMIT, THRESHOLD, make_data
-from sscd_ops.core.leader import Leader, lead
+from sscd_ops.core.leader import Compared, Leader, lead
+from sscd_ops.core.measures import near
 from sscd_ops.index.backends import open_backend
 
 TARGET = 0.6
@@ -31,9 +32,9 @@ def _lead(name: str, batch: NDArray[np.float16]) -> tuple[float, Leader]:
     backend = open_backend(
         name, fingerprint_digest=DIGEST, dimensions=DIMENSIONS, threshold=THRESHOLD
     )
-    index, history = backend.growing(DIMENSIONS), np.full(len(batch), -np.inf)
+    compared = Compared.first(near(THRESHOLD, FLOOR), batch, backend.growing(DIMENSIONS))
     start = time.perf_counter()
-    found = lead(batch, history, THRESHOLD, FLOOR, LIMIT, index)
+    found = lead([compared], LIMIT)
     return time.perf_counter() - start, found
 
 

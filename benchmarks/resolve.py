@@ -15,6 +15,7 @@ import resource
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from unittest import mock
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from sscd_ops.catalog import attempts, batches, embedded, segments, shards
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
-from sscd_ops.core.leader import Leader
+from sscd_ops.core.leader import Compared, Leader
 from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.match_file import write_matches
 from sscd_ops.model import Interval, Matches, Runner
@@ -174,7 +175,7 @@ def register_matches(parts: Wiring, attempt_id: int, segment: object, samples: i
     random = np.random.default_rng(5)
     query = np.sort(random.choice(samples, count, replace=False)).astype(np.int64)
     found = Matches(query, random.integers(0, 50, count), random.uniform(0.6, 1.0, count))
-    file = parts.store.put("big/matches", ".parquet", lambda s: write_matches(s, found, 1))
+    file = parts.store.put("big/matches", ".parquet", lambda s: write_matches(s, [found], 1))
     with parts.catalog.begin() as conn:
         shards.register_search(
             conn,
@@ -186,23 +187,18 @@ def register_matches(parts: Wiring, attempt_id: int, segment: object, samples: i
         )
 
 
-def all_kept(
-    descriptors: NDArray[np.float16],
-    history: NDArray[np.float64],
-    threshold: float,
-    *_: object,
-    **__: object,
-) -> Leader:
+def all_kept(batch: Sequence[Compared], *_: object, **__: object) -> Leader:
     """Leader's answer where no two images of the batch are alike."""
-    kept = history < threshold
+    (only,) = batch
+    kept = only.history < only.measure.threshold
     none = np.empty(0, np.int64)
     return Leader(
         kept,
         np.full(len(kept), -1, np.int64),
-        np.where(kept, -np.inf, history),
-        Matches(none, none, np.empty(0)),
-        np.zeros(len(kept), bool),
-        Matches(none, none, np.empty(0)),
+        np.where(kept, -np.inf, only.history),
+        np.where(kept, -1, 0).astype(np.int8),
+        [only.measure],
+        [Matches(none, none, np.empty(0))],
     )
 
 

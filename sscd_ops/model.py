@@ -312,6 +312,51 @@ class Matches:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownImages:
+    """What history says of images: columns of one length, a row for each image that it knows.
+
+    Columns, since a night may know a million of them (``catalog.lookups.known_images`` reads them).
+
+    Attributes:
+        row: int64 (k,), of the digests that were asked about.
+        verdict, reason, message: object (k,), str or None.
+        sample_id, carrier_decision: uint8 (k, 16), int64 (k,), the sample that carries the image,
+            and the decision with that sample's row.
+        witness_sha256, is_witnessed: uint8 (k, 32), bool (k,), the kept image that it was removed
+            for, where there is one.
+        witness_id, witness_decision: uint8 (k, 16), int64 (k,), who carried that one then; zeros
+            and -1 where a change names the witness.
+        similarity, threshold: float64 (k,), NaN without one.
+        decision_id: int64 (k,), the image's first decision.
+        segment_row: int64 (k,), where it is in that one's segment, -1 without a descriptor.
+        turn: int64 (k,), of the verdict.
+    """
+
+    row: NDArray[np.int64]
+    verdict: NDArray[np.object_]
+    reason: NDArray[np.object_]
+    message: NDArray[np.object_]
+    sample_id: NDArray[np.uint8]
+    carrier_decision: NDArray[np.int64]
+    witness_sha256: NDArray[np.uint8]
+    is_witnessed: NDArray[np.bool_]
+    witness_id: NDArray[np.uint8]
+    witness_decision: NDArray[np.int64]
+    similarity: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+    decision_id: NDArray[np.int64]
+    segment_row: NDArray[np.int64]
+    turn: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> KnownImages:
+        """Some of them, by their places here or by a mask."""
+        return KnownImages(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A registered segment. ``files`` maps a role (``descriptors``, ``ids``, a code's name)."""
 
@@ -323,6 +368,8 @@ class Segment:
     files: dict[str, StoredFile]
     mask: StoredFile | None = None
     """The kept mask of the generation it was read with."""
+    decision_id: int = 0
+    """The decision whose images it holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,6 @@ class Wiring:
         Raises:
             DataError: the source has it no longer.
         """
-        from sscd_ops.steps.pictures import sample_image
+        from sscd_ops.steps.sample_image import sample_image
 
         return sample_image(self, sample_id)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import shards
+from sscd_ops.catalog import batches, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.fingerprints import detail_json, fingerprint_of
 from sscd_ops.catalog.sql import row, run, value
 from sscd_ops.errors import BatchNotRunnable, StaleAttempt
-from sscd_ops.model import Batch, BatchState, Fingerprint
-from sscd_ops.options import FingerprintOptions
+from sscd_ops.model import Batch, BatchState, Fingerprint, StoredFile
+from sscd_ops.options import DatasetOptions, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,61 +32,57 @@ class Attempt:
     released: bool
 
 
+_INSERT_CONFIG = """
+    INSERT INTO sscd_ops.configs (dataset_id, config_sha256, config)
+    VALUES (:d, :s, CAST(:c AS jsonb)) ON CONFLICT DO NOTHING
+"""
+_INSERT = """
+    INSERT INTO sscd_ops.attempts (batch_id, config_sha256, config, fingerprint,
+        fingerprint_detail, search, threshold, pinned_turn, pinned_generation, skipped_shards)
+    VALUES (:batch, :sha256, CAST(:config AS jsonb), :fingerprint, CAST(:detail AS jsonb),
+        :search, :threshold, :turn, :generation, :skipped) RETURNING attempt_id
+"""
+_BEGIN = """
+    UPDATE sscd_ops.batches SET attempt_id = :a, state = :s, ready = true, waiting_set = NULL,
+        waiting_since = NULL, message = '', label = :l, night = :n WHERE batch_id = :b
+"""
+
+
 def insert_attempt(
     conn: Connection,
-    batch: Batch,
-    *,
-    config: str,
-    config_sha256: str,
-    fingerprint: Fingerprint,
-    model: FingerprintOptions,
-    search: str,
-    threshold: float,
     dataset: Dataset,
+    batch: Batch,
+    options: DatasetOptions,
+    fingerprint: Fingerprint,
+    *,
+    search: str,
     skipped_shards: int,
     label: str,
     night: str,
 ) -> int:
-    """Open the batch's next attempt, pinned to the dataset's last turn and generation."""
+    """Open the batch's next attempt, pinned to the dataset's last turn and generation.
+
+    ``options`` leave nothing to a default any more: threshold, model, preset.
+    """
+    config = to_json(options)
+    config_sha256 = hashlib.sha256(config.encode()).hexdigest()
     if not batch.dry_run:
-        run(
-            conn,
-            "INSERT INTO sscd_ops.configs (dataset_id, config_sha256, config)"
-            " VALUES (:d, :s, CAST(:c AS jsonb)) ON CONFLICT DO NOTHING",
-            d=dataset.dataset_id,
-            s=config_sha256,
-            c=config,
-        )
-    attempt_id = int(
-        value(
-            conn,
-            "INSERT INTO sscd_ops.attempts (batch_id, config_sha256, config, fingerprint,"
-            " fingerprint_detail, search, threshold, pinned_turn, pinned_generation,"
-            " skipped_shards) VALUES (:b, :s, CAST(:c AS jsonb), :f, CAST(:fd AS jsonb), :search,"
-            " :t, :turn, :g, :skipped) RETURNING attempt_id",
-            b=batch.batch_id,
-            s=config_sha256,
-            c=config,
-            f=fingerprint.digest,
-            fd=detail_json(fingerprint, model),
-            search=search,
-            t=threshold,
-            turn=dataset.next_turn - 1,
-            g=dataset.generation,
-            skipped=skipped_shards,
-        )
-    )
-    run(
-        conn,
-        "UPDATE sscd_ops.batches SET attempt_id = :a, state = :s, ready = true,"
-        " waiting_set = NULL, waiting_since = NULL, message = '', label = :l, night = :n"
-        " WHERE batch_id = :b",
-        a=attempt_id,
-        s=BatchState.PLANNED,
-        l=label,
-        n=night,
-        b=batch.batch_id,
-    )
+        run(conn, _INSERT_CONFIG, d=dataset.dataset_id, s=config_sha256, c=config)
+    attempt = {
+        "batch": batch.batch_id,
+        "sha256": config_sha256,
+        "config": config,
+        "fingerprint": fingerprint.digest,
+        "detail": detail_json(fingerprint, options.fingerprint),
+        "search": search,
+        "threshold": options.duplicates.threshold,
+        "turn": dataset.turn,
+        "generation": dataset.generation,
+        "skipped": skipped_shards,
+    }
+    attempt_id = int(value(conn, _INSERT, **attempt))
+    state = BatchState.PLANNED
+    run(conn, _BEGIN, a=attempt_id, s=state, l=label, n=night, b=batch.batch_id)
     return attempt_id
 
 
@@ -104,7 +103,7 @@ def read_attempt(conn: Connection, batch: Batch) -> Attempt:
         raw["attempt_id"],
         raw["config_text"],
         raw["config_sha256"],
-        fingerprint_of(raw["fingerprint_detail"]),
+        fingerprint_of(raw),
         raw["search"],
         raw["threshold"],
         raw["pinned_turn"],
@@ -132,6 +131,31 @@ def require_attempt(conn: Connection, batch_id: int, attempt_id: int) -> None:
             f" attempt {attempt_id}; nothing was written. Clear the run from its first task, or"
             " run its night again"
         )
+
+
+_AFTER: dict[shards.Role, BatchState] = {
+    "manifest": BatchState.INGESTED,
+    "descriptors": BatchState.EMBEDDED,
+}
+
+
+def register_file(
+    conn: Connection,
+    batch: Batch,
+    shard_id: int,
+    role: shards.Role,
+    file: StoredFile,
+    counts: Mapping[str, Any],
+) -> None:
+    """Name a file of a shard of the batch's attempt; with the last one the batch goes on.
+
+    Raises:
+        StaleAttempt: as ``require_attempt``.
+    """
+    require_attempt(conn, batch.batch_id, batch.attempt_id)
+    shards.register_file(conn, shard_id, role, file, counts)
+    if shards.all_registered(conn, batch.attempt_id, role):
+        batches.advance_state(conn, batch.batch_id, _AFTER[role])
 
 
 def release(conn: Connection, batch: Batch) -> None:

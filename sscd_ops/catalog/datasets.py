@@ -47,15 +47,15 @@ class Dataset:
 
 
 def _dataset(raw: Any) -> Dataset:
-    detail = raw["fingerprint_detail"]
+    has_model = raw["fingerprint"] is not None
     return Dataset(
         raw["dataset_id"],
         raw["name"],
         raw["next_turn"],
         raw["generation"],
         raw["snapshot"],
-        None if detail is None else fingerprint_of(detail),
-        None if detail is None else model_of(detail),
+        fingerprint_of(raw) if has_model else None,
+        model_of(raw) if has_model else None,
         raw["roots"],
         raw["decided_at"],
         raw["published_at"],

@@ -18,14 +18,15 @@ def detail_json(fingerprint: Fingerprint, model: FingerprintOptions) -> str:
     return json.dumps({"name": str(fingerprint), **asdict(fingerprint), "options": asdict(model)})
 
 
-def fingerprint_of(detail: Mapping[str, Any]) -> Fingerprint:
-    """The fingerprint in a jsonb value."""
-    return _known(Fingerprint, {"postprocessing": "", **detail})
+def fingerprint_of(row: Mapping[str, Any]) -> Fingerprint:
+    """The fingerprint in a row that has one. Its digest is a column."""
+    detail = row["fingerprint_detail"]
+    return _known(Fingerprint, {"postprocessing": "", **detail, "digest": row["fingerprint"]})
 
 
-def model_of(detail: Mapping[str, Any]) -> FingerprintOptions:
-    """How the model in a jsonb value was configured."""
-    return _known(FingerprintOptions, detail["options"])
+def model_of(row: Mapping[str, Any]) -> FingerprintOptions:
+    """How the model in such a row was configured."""
+    return _known(FingerprintOptions, row["fingerprint_detail"]["options"])
 
 
 def _known(kind: type[T], raw: Mapping[str, Any]) -> T:

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from sys import intern
+from typing import Any
 from uuid import UUID
 
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import row, rows, run
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from sscd_ops.catalog.sql import files_of, rows, run, tuples, value
+from sscd_ops.model import KnownImages, StoredFile
 
 _FEW = 2000
 """Up to so many digests travel as a bound array; more go by COPY into a temporary table."""
+_AT_ONCE = 10_000
+"""Rows that are Python objects at once, on their way into columns."""
 
 
 def _first_or(column: str) -> str:
-    return f"CASE WHEN c.turn IS NULL THEN im.{column} ELSE c.{column} END AS {column}"
+    return f"CASE WHEN c.turn IS NULL THEN im.{column} ELSE c.{column} END"
 
 
-# What the image's own decision said, and the change in force at the turn, if any: one row an image.
+# What the image's own decision said, and the change in force at the turn, if any: one row an image;
+# in the order of ``KnownImages``.
 _KNOWN = (
-    ", ".join(map(_first_or, ("verdict", "reason", "message", "witness_sha256", "similarity")))
-    + f", {_first_or('threshold')}, coalesce(c.carrier_id, im.sample_id) AS sample_id,"
-    " coalesce(c.carrier_decision, im.decision_id) AS carrier_decision,"
-    " CASE WHEN c.turn IS NULL THEN im.witness_id END AS witness_id,"
-    " CASE WHEN c.turn IS NULL THEN im.witness_decision END AS witness_decision,"
-    " im.decision_id, im.segment_row, coalesce(c.turn, b.turn) AS turn"
+    ", ".join(map(_first_or, ("verdict", "reason", "message")))
+    + ", uuid_send(coalesce(c.carrier_id, im.sample_id)),"
+    f" coalesce(c.carrier_decision, im.decision_id), {_first_or('witness_sha256')},"
+    f" {_first_or('witness_sha256')} IS NOT NULL,"
+    " CASE WHEN c.turn IS NULL THEN uuid_send(im.witness_id) END,"
+    " CASE WHEN c.turn IS NULL THEN im.witness_decision END,"
+    f" {_first_or('similarity')}, {_first_or('threshold')}, im.decision_id, im.segment_row,"
+    " coalesce(c.turn, b.turn)"
 )
 _IMAGES = (
     " JOIN sscd_ops.images im ON im.dataset_id = :d AND im.sha256 = q.sha256"
@@ -44,7 +52,7 @@ _IMAGES = (
 
 def known_images(
     conn: Connection, dataset_id: int, digests: NDArray[np.uint8], turn: int
-) -> list[Mapping[str, Any]]:
+) -> KnownImages:
     """Verdicts on images that are in force at a turn: of later ones nothing is seen.
 
     Args:
@@ -52,38 +60,54 @@ def known_images(
         dataset_id: whose images.
         digests: uint8 (n, 32), distinct sha256 digests.
         turn: the turn.
-
-    Returns:
-        One mapping for each known image, with ``i`` (row of ``digests``), ``verdict``, ``reason``,
-        ``message``, ``sample_id`` (its carrier) and ``carrier_decision``, ``witness_sha256`` with
-        the sample that carried it then (``witness_id``, ``witness_decision``; null where a change
-        names the witness), similarity and threshold, the ``turn`` of the verdict;
-        ``decision_id``, the image's first, in whose segment it is ``segment_row``.
     """
-    if not len(digests):
-        return []
+    asked: dict[str, Any] = {"d": dataset_id, "t": turn}
     if len(digests) <= _FEW:
-        return rows(
-            conn,
-            f"SELECT q.i - 1 AS i, {_KNOWN} FROM unnest(CAST(:shas AS bytea[]))"
-            f" WITH ORDINALITY AS q(sha256, i){_IMAGES}",
-            shas=[row.tobytes() for row in digests],
-            d=dataset_id,
-            t=turn,
-        )
-    name = _copy_digests(conn, digests)
-    return rows(conn, f"SELECT q.i, {_KNOWN} FROM {name} q{_IMAGES}", d=dataset_id, t=turn)
+        source = "unnest(CAST(:shas AS bytea[])) WITH ORDINALITY AS q(sha256, i)"
+        asked["shas"] = [digest.tobytes() for digest in digests]
+    else:
+        source = f"{_copy_digests(conn, digests)} q"
+    found = conn.execute(text(f"SELECT q.i - 1, {_KNOWN} FROM {source}{_IMAGES}"), asked)
+    columns = (zip(*some, strict=True) for some in found.partitions(_AT_ONCE))
+    pieces = [[as_array(()) for as_array in _ARRAYS]]
+    pieces += ([f(values) for f, values in zip(_ARRAYS, some, strict=True)] for some in columns)
+    return KnownImages(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+
+
+def _words(values: Sequence[str | None]) -> NDArray[np.object_]:
+    """Few distinct texts: each is held once."""
+    return np.array([value and intern(value) for value in values], object)
+
+
+def _numbers(values: Sequence[int | None]) -> NDArray[np.int64]:
+    return np.array([-1 if value is None else value for value in values], np.int64)
+
+
+def _fixed(width: int) -> Callable[[Sequence[bytes | None]], NDArray[np.uint8]]:
+    def as_array(values: Sequence[bytes | None]) -> NDArray[np.uint8]:
+        joined = b"".join(bytes(width) if value is None else value for value in values)
+        return np.frombuffer(joined, np.uint8).reshape(-1, width)
+
+    return as_array
+
+
+_TEXTS, _FLAGS, _FLOATS = (partial(np.array, dtype=kind) for kind in (object, bool, np.float64))
+_ARRAYS: Sequence[Callable[[Sequence[Any]], NDArray[Any]]] = (
+    *(_numbers, _words, _words, _TEXTS, _fixed(16), _numbers, _fixed(32), _FLAGS),
+    *(_fixed(16), _numbers, _FLOATS, _FLOATS, _numbers, _numbers, _numbers),
+)
+"""How each column of ``KnownImages`` is made."""
 
 
 def _copy_digests(conn: Connection, digests: NDArray[np.uint8]) -> str:
     name = "pg_temp.looked_up"
     run(conn, f"DROP TABLE IF EXISTS {name}")  # of an earlier look-up in this transaction
     run(conn, f"CREATE TABLE {name} (i bigint, sha256 bytea) ON COMMIT DROP")
-    text = io.StringIO(
-        "".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in enumerate(digests))
+    lines = io.StringIO(
+        "".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in enumerate(digests, 1))
     )
     cursor = conn.connection.cursor()
-    cursor.copy_expert(f"COPY {name} FROM STDIN", text)
+    cursor.copy_expert(f"COPY {name} FROM STDIN", lines)
     run(conn, f"ANALYZE {name}")
     return name
 
@@ -117,15 +141,15 @@ def known_samples(
     for decision in read:
         found = rows(
             conn,
-            "SELECT sample_id FROM sscd_ops.samples WHERE month = :m AND decision_id = :d"
-            " AND shard_id = ANY(:s) AND sample_id IS NOT NULL"
-            " UNION ALL SELECT sample_id FROM sscd_ops.detached_samples WHERE decision_id = :d"
+            "SELECT uuid_send(sample_id) AS id FROM sscd_ops.samples WHERE month = :m"
+            " AND decision_id = :d AND shard_id = ANY(:s) AND sample_id IS NOT NULL UNION ALL"
+            " SELECT uuid_send(sample_id) FROM sscd_ops.detached_samples WHERE decision_id = :d"
             " AND shard_id = ANY(:s)",
             m=decision["month"],
             d=decision["decision_id"],
             s=decision["shards"],
         )
-        known.update(_uuid(r["sample_id"]).bytes for r in found)
+        known.update(bytes(r["id"]) for r in found)
     return known
 
 
@@ -133,9 +157,9 @@ def _uuid(raw: UUID | str) -> UUID:
     return raw if isinstance(raw, UUID) else UUID(raw)
 
 
-def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """The files of a published shard that holds a sample, the newest one; or None."""
-    return row(
+def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFile] | None:
+    """The files, by role, of a published shard that holds a sample, the newest one; or None."""
+    found = value(
         conn,
         "SELECT o.files FROM sscd_ops.samples_now s"
         " JOIN sscd_ops.placements p ON p.decision_id = s.slot_decision"
@@ -146,14 +170,25 @@ def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | No
         " ORDER BY p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )
+    return None if found is None else files_of(found)
 
 
-def sample_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """Source shard, position and batch of a sample with a verdict, or None."""
-    return row(
+@dataclass(frozen=True, slots=True)
+class SamplePlace:
+    """Where a sample was read, and by which batch."""
+
+    shard_id: int
+    position: int
+    batch_id: int
+
+
+def sample_place(conn: Connection, sample_id: UUID) -> SamplePlace | None:
+    """The place of a sample with a verdict, or None."""
+    found = tuples(
         conn,
         "SELECT s.shard_id, s.position, d.batch_id FROM sscd_ops.samples s"
         " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
         " WHERE s.sample_id = :s",
         s=sample_id,
     )
+    return next((SamplePlace(*place) for place in found), None)

@@ -35,11 +35,13 @@ def bind_runner(conn: Connection, batch_id: int, runner: Runner) -> None:
 
 
 def leave_others(conn: Connection, batch_id: int, runner: Runner) -> None:
-    """Take the DAG run away from other batches of its dataset that it began and did not decide.
+    """Take a DAG run away from other batches of its dataset that it began and did not decide.
 
     What a run works on follows its params, which a clear or a reprocessing may change. The batch it
     leaves has failed: nobody waits for it, this run itself least of all.
     """
+    if runner.kind == "cli":
+        return  # all commands are one runner: each holds a lock on the batch it works on
     run(
         conn,
         "UPDATE sscd_ops.batches SET runner = NULL WHERE runner = CAST(:r AS jsonb)"
@@ -53,14 +55,12 @@ def leave_others(conn: Connection, batch_id: int, runner: Runner) -> None:
 
 def cli_is_alive(conn: Connection, batch_id: int) -> bool:
     """Whether some session holds the batch's advisory lock, looked up without taking it."""
-    return (
-        value(
-            conn,
-            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = :k"
-            " AND objid = :b AND objsubid = 2 AND granted AND database ="
-            " (SELECT oid FROM pg_database WHERE datname = current_database())",
-            k=CLI_LOCK,
-            b=batch_id,
-        )
-        is not None
+    found = value(
+        conn,
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = :k"
+        " AND objid = :b AND objsubid = 2 AND granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database()))",
+        k=CLI_LOCK,
+        b=batch_id,
     )
+    return bool(found)

@@ -7,7 +7,7 @@ decided about them, ``Decided`` the answer, image by image and sample by sample.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.leader import Leader
+from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import order
-from sscd_ops.model import Fault, Matches
+from sscd_ops.model import Fault, KnownImages, Matches
 
 KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT, REMOVED_PERCEPTUAL = range(7)
 KEPT_PLAIN, WITHDRAWN = 7, 8
 """Codes of ``Decided.outcome``. KNOWN samples have no row; a SHARD_FAULT is no sample. KEPT_PLAIN:
 without having been compared."""
+REMOVED_FOR = {"near": REMOVED_NEAR, "perceptual": REMOVED_PERCEPTUAL}
+"""A measure's reason -> the outcome of samples whose image it removes."""
 
 NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY, PLAIN, IMAGE_WITHDRAWN, FREE = range(7)
 """Codes of an image's standing. PLAIN: new, with nothing in it to compare: kept, and no witness but
@@ -49,6 +52,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.shard)
+
+    def with_known(self, known: set[bytes]) -> Samples:
+        """The same samples as of a later turn: ``known`` as ``load_samples`` has it."""
+        return replace(self, is_known=_known_rows(self.table, known))
 
 
 def load_samples(
@@ -114,7 +121,8 @@ class Images:
     """The batch's distinct images, those whose header is at fault among them.
 
     ``image_of``: int64 (n,), image of each sample or -1. ``carrier``: int64 (m,), the preferred
-    sample of each image. ``standing``: int8 (m,). ``known``: what history says, by image.
+    sample of each image. ``standing``: int8 (m,). ``known``: what history says; its ``row`` is the
+    image.
     ``query``: int64 (m,), row of its descriptor in the batch's queries, -1 without one.
     """
 
@@ -122,7 +130,7 @@ class Images:
     carrier: NDArray[np.int64]
     digests: NDArray[np.uint8]
     standing: NDArray[np.int8]
-    known: dict[int, Mapping[str, Any]]
+    known: KnownImages
     faults: dict[int, tuple[Fault, str]]
     query: NDArray[np.int64]
 
@@ -146,9 +154,29 @@ class Images:
         return plain
 
 
+_STANDING = {
+    "kept": IMAGE_KEPT,
+    "removed": IMAGE_REMOVED,
+    "quarantined": IMAGE_FAULTY,
+    "withdrawn": IMAGE_WITHDRAWN,
+    "free": FREE,
+}
+
+
+def nothing_known(_: NDArray[np.uint8]) -> KnownImages:
+    """What a history without images says of some."""
+    texts, numbers = np.empty(0, object), np.empty(0, np.int64)
+    floats, flags = np.empty(0), np.empty(0, bool)
+    ids, digests = np.empty((0, 16), np.uint8), np.empty((0, 32), np.uint8)
+    return KnownImages(
+        *(numbers, texts, texts, texts, ids, numbers, digests, flags, ids, numbers),
+        *(floats, floats, numbers, numbers, numbers),
+    )
+
+
 def find_images(
     samples: Samples,
-    lookup: Callable[[NDArray[np.uint8]], Sequence[Mapping[str, Any]]],
+    lookup: Callable[[NDArray[np.uint8]], KnownImages],
     query_ids: NDArray[np.uint8],
     query_faults: Mapping[bytes, tuple[Fault, str]],
     plain: Sequence[bytes] = (),
@@ -166,19 +194,13 @@ def find_images(
     grouped = group_images(samples.digests, eligible, samples.rank)
     digests = samples.digests[grouped.carrier]
     standing = np.full(len(digests), NEW, np.int8)
-    known = {int(row["i"]): row for row in lookup(digests)}
-    states = {
-        "kept": IMAGE_KEPT,
-        "removed": IMAGE_REMOVED,
-        "quarantined": IMAGE_FAULTY,
-        "withdrawn": IMAGE_WITHDRAWN,
-        "free": FREE,
+    known = lookup(digests)
+    for verdict, state in _STANDING.items():
+        standing[known.row[known.verdict == verdict]] = state
+    faults = {
+        int(known.row[at]): (Fault(known.reason[at]), known.message[at] or "")
+        for at in np.flatnonzero(known.verdict == "quarantined")
     }
-    faults: dict[int, tuple[Fault, str]] = {}
-    for image, row in known.items():
-        standing[image] = states[row["verdict"]]
-        if standing[image] == IMAGE_FAULTY:
-            faults[image] = (Fault(row["reason"]), row["message"] or "")
     for image, fault in _header_faults(samples.table, grouped.carrier).items():
         # what history says of these bytes comes first: limits may have been others then
         if standing[image] == NEW:
@@ -242,23 +264,27 @@ class Decided:
     """Verdicts.
 
     ``outcome``: int8 (n,) for samples. For images: ``kept`` bool (m,), ``witness`` int64 (m,) the
-    image of the batch it was removed for, -1 elsewhere; ``similarity`` float64 (m,);
-    ``perceptual`` bool (m,), those that went by their hash alone. ``matches``, ``hash_matches``:
-    pairs of (image, image kept before it) inside the batch, by descriptor and by hash.
+    image of the batch it was removed for, -1 elsewhere; ``similarity`` float64 (m,); ``measure``
+    int8 (m,), number of the measure in ``measures`` that removed it now, -1 elsewhere.
+    ``matches``: of each measure, pairs of (image, image kept before it) inside the batch.
     """
 
     outcome: NDArray[np.int8]
     kept: NDArray[np.bool_]
     witness: NDArray[np.int64]
     similarity: NDArray[np.float64]
-    perceptual: NDArray[np.bool_]
-    matches: Matches
-    hash_matches: Matches
+    measure: NDArray[np.int8]
+    measures: Sequence[Measure]
+    matches: list[Matches]
 
     @property
     def keeps(self) -> NDArray[np.bool_]:
         """The samples that are kept, bool (n,)."""
         return np.isin(self.outcome, (KEPT, KEPT_PLAIN))
+
+    def each(self, images: NDArray[np.int64], values: Sequence[Any]) -> NDArray[Any]:
+        """For images (k,) that were removed now, of one value a measure that of theirs: (k,)."""
+        return np.array(values)[self.measure[images]]
 
 
 LeadBy = Callable[[NDArray[np.int64]], Leader]
@@ -277,32 +303,40 @@ def decide(samples: Samples, images: Images, lead_by: LeadBy) -> Decided:
     """
     new = np.flatnonzero(images.is_compared)
     new = new[np.argsort(samples.rank[images.carrier[new]], kind="stable")]
-    queries = images.query[new]
-    led = lead_by(queries)
+    led = lead_by(images.query[new])
     count = len(images.carrier)
-    kept = np.zeros(count, bool)
+    kept = images.is_plain
     kept[new] = led.kept
-    kept[images.is_plain] = True
     witness = np.full(count, -1, np.int64)
     similarity = np.full(count, -np.inf)
     similarity[new] = led.similarity
     beaten = led.witness >= 0
     witness[new[beaten]] = new[led.witness[beaten]]
-    perceptual = np.zeros(count, bool)
-    perceptual[new] = led.perceptual
-    matches, hash_matches = (
-        Matches(new[found.query], new[found.reference], found.similarity)
-        for found in (led.matches, led.hash_matches)
-    )
-    outcome = _outcomes(samples, images, kept, perceptual)
-    return Decided(outcome, kept, witness, similarity, perceptual, matches, hash_matches)
+    measure = np.full(count, -1, np.int8)
+    measure[new] = led.measure
+    matches = [Matches(new[m.query], new[m.reference], m.similarity) for m in led.matches]
+    outcome = _outcomes(samples, images, kept, _removed_for(images, measure, led.measures))
+    return Decided(outcome, kept, witness, similarity, measure, led.measures, matches)
+
+
+def _removed_for(
+    images: Images, measure: NDArray[np.int8], measures: Sequence[Measure]
+) -> NDArray[np.int8]:
+    """Int8 (m,): the outcome of samples of each image, should it be removed, now or earlier."""
+    answer = np.full(len(measure), REMOVED_NEAR, np.int8)
+    known = images.known
+    for reason, outcome in REMOVED_FOR.items():
+        answer[known.row[known.reason == reason]] = outcome
+    for number, by in enumerate(measures):
+        answer[measure == number] = REMOVED_FOR[by.reason]
+    return answer
 
 
 def _outcomes(
     samples: Samples,
     images: Images,
     kept: NDArray[np.bool_],
-    perceptual: NDArray[np.bool_],
+    removed: NDArray[np.int8],
 ) -> NDArray[np.int8]:
     outcome = np.full(len(samples), QUARANTINED, np.int8)
     outcome[samples.is_known] = KNOWN
@@ -311,16 +345,13 @@ def _outcomes(
     image = images.image_of[has]
     standing = images.standing[image]
     carries = images.carrier[image] == has
-    by_hash = perceptual.copy()
-    by_hash[[i for i, row in images.known.items() if row["reason"] == "perceptual"]] = True
-    removed = np.where(by_hash[image], REMOVED_PERCEPTUAL, REMOVED_NEAR)
     answer = np.full(len(has), QUARANTINED, np.int8)
     answer[standing == IMAGE_KEPT] = REMOVED_EXACT
     answer[standing == IMAGE_WITHDRAWN] = WITHDRAWN
     compared, plain = images.is_compared[image], images.is_plain[image]
     fresh = compared | plain
     gone = (standing == IMAGE_REMOVED) | (fresh & ~kept[image])
-    answer[gone] = removed[gone]
+    answer[gone] = removed[image][gone]
     answer[compared & kept[image] & carries] = KEPT
     answer[plain & carries] = KEPT_PLAIN
     answer[fresh & kept[image] & ~carries] = REMOVED_EXACT

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.core.perceptual import ROLE, WIDTH
+from sscd_ops.core.measures import DESCRIPTORS, HASHES, Measure
 from sscd_ops.model import Fault
 
 
@@ -21,15 +21,15 @@ class DescriptorFile:
     """A work list's answers.
 
     ``ids``: uint8 (n, 32), images with a descriptor. ``descriptors``: float16 (n, d), same order.
-    ``faults``: image sha256 -> (code, message), for pictures that got none. ``hashes``: uint8
-    (n, 33), perceptual hashes (``core.perceptual``), same order; None where there are none.
+    ``faults``: image sha256 -> (code, message), for pictures that got none. ``hashes``: role of
+    ``core.measures.HASHES`` -> uint8 (n, w), same order; empty where the batch needs none.
     ``plain``: image sha256 of sound pictures that have nothing in them to compare.
     """
 
     ids: NDArray[np.uint8]
     descriptors: NDArray[np.float16]
     faults: dict[bytes, tuple[Fault, str]]
-    hashes: NDArray[np.uint8] | None = None
+    hashes: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     plain: Sequence[bytes] = ()
 
 
@@ -65,12 +65,12 @@ def write_descriptors(
         "code": pa.array([*blank, *codes], pa.string()),
         "message": pa.array([*blank, *messages], pa.string()),
     }
-    if content.hashes is not None:
+    for role, hashes in content.hashes.items():
         # the column's name says how they were made: those of another making are not found
-        columns[ROLE] = pa.concat_arrays(
+        columns[role] = pa.concat_arrays(
             [
-                _fixed(content.hashes.tobytes(), WIDTH, len(content.ids)),
-                pa.nulls(len(bare_ids), pa.binary(WIDTH)),
+                _fixed(hashes.tobytes(), HASHES[role], len(content.ids)),
+                pa.nulls(len(bare_ids), pa.binary(HASHES[role])),
             ]
         )
     table = pa.table(columns)
@@ -92,9 +92,6 @@ def read_descriptors(path: Path) -> DescriptorFile:
     found = table.filter(table.column("code").is_null())
     bare = table.filter(table.column("code").is_valid())
     bare_rows = bare.select(["image_sha256", "code", "message"]).to_pylist()
-    hashes = None
-    if ROLE in table.column_names:
-        hashes = fixed_bytes(found.column(ROLE), WIDTH)
     return DescriptorFile(
         fixed_bytes(found.column("image_sha256"), 32),
         fixed_bytes(found.column("descriptor"), 2 * dimensions).view("<f2"),
@@ -103,8 +100,63 @@ def read_descriptors(path: Path) -> DescriptorFile:
             for row in bare_rows
             if row["code"] != _PLAIN
         },
-        hashes,
+        {
+            role: fixed_bytes(found.column(role), width)
+            for role, width in HASHES.items()
+            if role in table.column_names
+        },
         [row["image_sha256"] for row in bare_rows if row["code"] == _PLAIN],
+    )
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Every descriptor of a batch, in manifest order: its descriptor files, one after another.
+
+    ``ids``: uint8 (n, 32). ``rows``: role of a measure -> (n, ...): descriptors float16 (n, d),
+    hashes uint8 (n, w). ``faults``: sha256 -> (code, message). ``plain``: sha256 of pictures with
+    nothing in them to compare, which have no descriptor. ``digest`` names the list: it changes when
+    source shards are appended.
+    """
+
+    ids: NDArray[np.uint8]
+    rows: dict[str, NDArray[Any]]
+    faults: dict[bytes, tuple[Fault, str]]
+    plain: list[bytes]
+    digest: str
+
+    @property
+    def descriptors(self) -> NDArray[np.float16]:
+        """float16 (n, d)."""
+        rows: NDArray[np.float16] = self.rows[DESCRIPTORS]
+        return rows
+
+    def with_more(self, more: Queries) -> Queries:
+        """These and, numbered on, some more by the same measures."""
+        if not len(more.ids):
+            return self
+        return replace(
+            self,
+            ids=np.concatenate([self.ids, more.ids]),
+            rows={
+                role: np.concatenate([rows, more.rows[role]]) for role, rows in self.rows.items()
+            },
+        )
+
+
+def join_files(
+    files: Sequence[DescriptorFile], measures: Sequence[Measure], dimensions: int, digest: str
+) -> Queries:
+    """A batch's descriptor files as one. Each has the rows of all its measures."""
+    blank = {by.role: by.blank(0, dimensions) for by in measures}
+    rows: list[dict[str, NDArray[Any]]] = [blank]
+    rows += ({DESCRIPTORS: file.descriptors, **file.hashes} for file in files)
+    return Queries(
+        np.concatenate([np.empty((0, 32), np.uint8), *(file.ids for file in files)]),
+        {role: np.concatenate([each[role] for each in rows]) for role in blank},
+        {sha256: fault for file in files for sha256, fault in file.faults.items()},
+        [sha256 for file in files for sha256 in file.plain],
+        digest,
     )
 
 

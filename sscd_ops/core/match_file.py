@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,26 +13,30 @@ import pyarrow.parquet as pq
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Matches
 
+_COLUMNS = ("query", "reference", "similarity")
 
-def write_matches(
-    stream: BinaryIO, found: Matches, segment_id: int, hashed: Matches | None = None
-) -> None:
-    """Write a candidate file: matches by descriptor, then those by hash."""
-    hashed = hashed or no_matches()
+
+def write_matches(stream: BinaryIO, found: Sequence[Matches], segment_id: int) -> None:
+    """Write a candidate file: the matches by each measure, one after another.
+
+    The column ``by_hash`` tells two measures apart; with a third the file needs another one.
+    """
+    first, *rest = (len(matches.query) for matches in found)
     table = pa.table(
         {
-            "query": np.concatenate([found.query, hashed.query]),
-            "reference": np.concatenate([found.reference, hashed.reference]),
-            "similarity": np.concatenate([found.similarity, hashed.similarity]),
-            "by_hash": np.arange(len(found.query) + len(hashed.query)) >= len(found.query),
+            **{
+                name: np.concatenate([getattr(matches, name) for matches in found])
+                for name in _COLUMNS
+            },
+            "by_hash": np.arange(first + sum(rest)) >= first,
         }
     )
     metadata = {"segment": str(segment_id)}
     pq.write_table(table.replace_schema_metadata(metadata), stream, compression="none")
 
 
-def read_matches(path: Path) -> tuple[Matches, Matches]:
-    """Read a candidate file: matches by descriptor, and those by hash.
+def read_matches(path: Path, measures: int) -> list[Matches]:
+    """Read a candidate file: the matches by each of so many measures.
 
     Raises:
         BatchNotRunnable: a release that knew no hashes wrote it, so that it may lack matches.
@@ -43,12 +48,10 @@ def read_matches(path: Path) -> tuple[Matches, Matches]:
             " all workers one release, abandon the batch (sscd-ops batch abandon) and run the night"
             " again"
         )
-    columns = [table.column(name).to_numpy() for name in ("query", "reference", "similarity")]
+    columns = [table.column(name).to_numpy() for name in _COLUMNS]
     by_hash = table.column("by_hash").to_numpy()
-    return (
-        Matches(*(values[~by_hash] for values in columns)),
-        Matches(*(values[by_hash] for values in columns)),
-    )
+    found = [Matches(*(values[mine] for values in columns)) for mine in (~by_hash, by_hash)]
+    return found[:measures]
 
 
 def no_matches() -> Matches:

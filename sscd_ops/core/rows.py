@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -15,16 +14,13 @@ from numpy.typing import NDArray
 from sscd_ops.core.decide import (
     FREE,
     IMAGE_FAULTY,
-    IMAGE_KEPT,
-    KEPT,
     KEPT_PLAIN,
     KNOWN,
     NEW,
     PLAIN,
     QUARANTINED,
     REMOVED_EXACT,
-    REMOVED_NEAR,
-    REMOVED_PERCEPTUAL,
+    REMOVED_FOR,
     SHARD_FAULT,
     WITHDRAWN,
     Decided,
@@ -32,12 +28,15 @@ from sscd_ops.core.decide import (
     Samples,
 )
 from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS
-from sscd_ops.model import Counts, Matches
+from sscd_ops.core.tally import faults_of
+from sscd_ops.core.witnesses import THIS_DECISION, Witnesses
+from sscd_ops.model import Matches
 
 _VERDICTS = pa.array(["kept", "removed", "quarantined", "withdrawn"])
 _VERDICT_OF = np.array([0, 1, 1, 2, 2, 2, 1, 0, 3], np.int8)
-_REMOVED = {REMOVED_EXACT: "exact", REMOVED_NEAR: "near", REMOVED_PERCEPTUAL: "perceptual"}
+_REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_FOR.items()}}
 """Reason of a removed sample, by outcome."""
 
 
@@ -57,90 +56,8 @@ def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> 
 
 
 @dataclass(frozen=True)
-class Witnesses:
-    """Why each image's samples go, other than its carrier.
-
-    ``sha256``: uint8 (m, 32), the kept image. ``sample_id``: uint8 (m, 16), and ``decision``: int64
-    (m,), the sample that carries it and the decision that has its row; 0: this one, -1: not known
-    (nor is the sample). ``similarity``, ``threshold``: float64 (m,), NaN
-    where there is none. ``valid``: bool (m,).
-    """
-
-    sha256: NDArray[np.uint8]
-    sample_id: NDArray[np.uint8]
-    decision: NDArray[np.int64]
-    similarity: NDArray[np.float64]
-    threshold: NDArray[np.float64]
-    valid: NDArray[np.bool_]
-
-    def put(self, image: int, digest: bytes, carrier: UUID | None, decision: int | None) -> None:
-        """Say which image, and which sample of which decision, an image's samples go for."""
-        self.sha256[image] = np.frombuffer(digest, np.uint8)
-        self.valid[image] = True
-        self.decision[image] = -1
-        if carrier is not None and decision is not None:
-            self.sample_id[image] = np.frombuffer(carrier.bytes, np.uint8)
-            self.decision[image] = decision
-
-
-HistoryWitness = tuple[bytes, UUID, int]
-"""sha256 of a kept image of history, the sample that carries it, the decision with its row."""
-
-
-def witnesses(
-    samples: Samples,
-    images: Images,
-    decided: Decided,
-    *,
-    history_witness: Mapping[int, HistoryWitness],
-    threshold: float,
-    hash_threshold: float = np.nan,
-) -> Witnesses:
-    """Find the witness of every image that has one.
-
-    Args:
-        samples: the batch.
-        images: its images.
-        decided: the leader's answer.
-        history_witness: image -> the history's image it was removed for.
-        threshold: the batch's.
-        hash_threshold: likewise, of hash similarity.
-    """
-    count = len(images.carrier)
-    ids = fixed_bytes(samples.table.column("sample_id"), 16)
-    beaten = np.flatnonzero(decided.witness >= 0)
-    inside = np.arange(count)
-    inside[beaten] = decided.witness[beaten]
-    answer = Witnesses(
-        images.digests[inside],
-        ids[images.carrier[inside]],
-        np.zeros(count, np.int64),
-        np.full(count, np.nan),
-        np.full(count, np.nan),
-        decided.kept | (decided.witness >= 0),
-    )
-    answer.similarity[decided.kept] = 1.0
-    near = images.is_compared & ~decided.kept
-    answer.similarity[near] = decided.similarity[near]
-    answer.threshold[near] = np.where(decided.perceptual[near], hash_threshold, threshold)
-    for image, witness in history_witness.items():
-        answer.put(image, *witness)
-    for image, row in images.known.items():
-        if images.standing[image] == IMAGE_KEPT:
-            own = images.digests[image].tobytes()
-            answer.put(image, own, row["sample_id"], row["carrier_decision"])
-            answer.similarity[image] = 1.0
-        elif row["witness_sha256"] is not None:
-            digest = bytes(row["witness_sha256"])
-            answer.put(image, digest, row["witness_id"], row["witness_decision"])
-            answer.similarity[image] = row["similarity"]
-            answer.threshold[image] = np.nan if row["threshold"] is None else row["threshold"]
-    return answer
-
-
-@dataclass(frozen=True)
 class Rows:
-    """A decision whose rows are made.
+    """A decision whose rows are made; ``decision_id`` is known last of all.
 
     ``shard_ids``: int64 (s,), catalog number of each source shard. ``slot``: int32 (n,), number of
     each sample in published order, -1 where not kept. ``month``: the partition.
@@ -153,9 +70,9 @@ class Rows:
     shard_ids: NDArray[np.int64]
     slot: NDArray[np.int32]
     dataset_id: int
-    decision_id: int
     turn: int
     month: date
+    decision_id: int = 0
 
 
 def sample_rows(given: Rows) -> pa.Table:
@@ -166,11 +83,8 @@ def sample_rows(given: Rows) -> pa.Table:
     table = samples.table.take(pa.array(rows))
     image = images.image_of[rows]
     removed = np.isin(outcome, list(_REMOVED))
-    witnessed = np.zeros(len(rows), bool)
-    witnessed[image >= 0] = witness.valid[image[image >= 0]]
-    witnessed &= removed | (outcome == WITHDRAWN)
+    witnessed = witness.valid[image] & (removed | (outcome == WITHDRAWN))
     measured = witnessed & (outcome != REMOVED_EXACT)
-    image_or_0 = np.where(witnessed, image, 0)
     # a removed sample shows which image it follows, also where its own header was refused
     shown = (
         removed
@@ -181,8 +95,6 @@ def sample_rows(given: Rows) -> pa.Table:
     slots = given.slot[rows]
     plain = outcome == KEPT_PLAIN
     own_fault = _own_faults(images, outcome, image)
-    if not len(images.carrier):
-        witness = _no_witness()
     return pa.table(
         {
             "month": _constant(days(given.month), len(rows), pa.date32()),
@@ -205,24 +117,13 @@ def sample_rows(given: Rows) -> pa.Table:
             "message": message,
             "own_fault": pa.array(own_fault, pa.bool_(), mask=~own_fault),
             "rank": samples.rank[rows],
-            "witness_sha256": fixed(witness.sha256[image_or_0], witnessed),
-            **_carriers(given, image_or_0, witnessed),
-            "similarity": pa.array(witness.similarity[image_or_0], mask=~witnessed),
-            "threshold": _floats(np.where(measured, witness.threshold[image_or_0], np.nan)),
+            "witness_sha256": fixed(witness.sha256[image], witnessed),
+            **_carriers(given, image, witnessed),
+            "similarity": pa.array(witness.similarity[image], mask=~witnessed),
+            "threshold": _floats(np.where(measured, witness.threshold[image], np.nan)),
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "plain": pa.array(plain, pa.bool_(), mask=~plain),
         }
-    )
-
-
-def _no_witness() -> Witnesses:
-    return Witnesses(
-        np.zeros((1, 32), np.uint8),
-        np.zeros((1, 16), np.uint8),
-        np.zeros(1, np.int64),
-        np.zeros(1),
-        np.full(1, np.nan),
-        np.zeros(1, bool),
     )
 
 
@@ -230,12 +131,11 @@ def _carriers(
     given: Rows, image: NDArray[np.int64], valid: NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
     """The samples that carry the witnesses of some images, as two columns."""
-    witness = given.witness if len(given.images.carrier) else _no_witness()
-    decision = witness.decision[image]
+    decision = given.witness.decision[image]
     known = valid & (decision >= 0)
-    decision = np.where(decision == 0, given.decision_id, decision)
+    decision = np.where(decision == THIS_DECISION, given.decision_id, decision)
     return {
-        "witness_id": fixed(witness.sample_id[image], known),
+        "witness_id": fixed(given.witness.sample_id[image], known),
         "witness_decision": pa.array(decision, pa.int64(), mask=~known),
     }
 
@@ -258,61 +158,13 @@ def _reasons(
     message = np.full(len(outcome), None, object)
     for removed, reason in _REMOVED.items():
         code[outcome == removed] = reason
-    for row in np.flatnonzero(outcome == WITHDRAWN):
-        code[row] = images.known[int(image[row])]["reason"]
-    bad, codes, messages = _faults(table, images, outcome, image)
+    said = np.full(len(images.carrier), None, object)
+    said[images.known.row] = images.known.reason
+    withdrawn = outcome == WITHDRAWN
+    code[withdrawn] = said[image[withdrawn]]
+    bad, codes, messages = faults_of(table, images, outcome, image)
     code[bad], message[bad] = codes, messages
     return pa.array(code, pa.string()), pa.array(message, pa.string())
-
-
-def _faults(
-    table: pa.Table, images: Images, outcome: NDArray[np.int8], image: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.object_], NDArray[np.object_]]:
-    """The rows with a fault, and its code and message: that of the image, else the row's own."""
-    bad = np.flatnonzero((outcome == QUARANTINED) | (outcome == SHARD_FAULT))
-    subset = table.select(["code", "message"]).take(pa.array(bad))
-    codes, messages = np.empty(len(bad), object), np.empty(len(bad), object)
-    codes[:] = subset.column("code").to_pylist()
-    messages[:] = subset.column("message").to_pylist()
-    for at in np.flatnonzero(image[bad] >= 0):
-        fault, messages[at] = images.faults[int(image[bad[at]])]
-        codes[at] = str(fault)
-    return bad, codes, messages
-
-
-@dataclass(frozen=True)
-class FaultTally:
-    """What a batch, or one of its sources, quarantines.
-
-    ``codes``: how many samples by code, and how many source shards by the code of their own fault.
-    ``examples``: code -> index of the source shard, key (None: the shard's own fault), message.
-    """
-
-    codes: dict[str, int]
-    examples: dict[str, tuple[int, str | None, str]]
-
-
-def tally_faults(
-    samples: Samples, images: Images, decided: Decided, source_of: NDArray[np.int64], count: int
-) -> list[FaultTally]:
-    """What each source quarantines.
-
-    Args:
-        samples: the batch.
-        images: its images.
-        decided: the outcomes.
-        source_of: int64 (n,), number of each sample's source.
-        count: how many sources there are.
-    """
-    answer = [FaultTally({}, {}) for _ in range(count)]
-    bad, codes, messages = _faults(samples.table, images, decided.outcome, images.image_of)
-    for row, code, message in zip(bad, codes, messages, strict=True):
-        tally = answer[source_of[row]]
-        tally.codes[code] = tally.codes.get(code, 0) + 1
-        if code not in tally.examples:
-            key = samples.table.column("key")[int(row)].as_py()
-            tally.examples[code] = int(samples.shard[row]), key, message or ""
-    return answer
 
 
 def _constant(value: int, count: int, kind: pa.DataType) -> pa.Array:
@@ -334,7 +186,8 @@ def image_rows(given: Rows) -> pa.Table:
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     lasting = np.zeros(len(images.carrier), bool)
     for image, (fault, _) in images.faults.items():
-        lasting[image] = fault.follows_bytes and image not in images.known
+        lasting[image] = fault.follows_bytes
+    lasting[images.known.row] = False
     rows = np.flatnonzero(np.isin(images.standing, (NEW, PLAIN)) | lasting)
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
@@ -342,8 +195,7 @@ def image_rows(given: Rows) -> pa.Table:
     verdict = np.where(kept, 0, np.where(faulty, 2, 1)).astype(np.int8)
     reason = np.full(len(rows), None, object)
     message = np.full(len(rows), None, object)
-    reason[near] = "near"
-    reason[near & decided.perceptual[rows]] = "perceptual"
+    reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
     for at in np.flatnonzero(faulty):
         fault, why = images.faults[int(rows[at])]
         reason[at], message[at] = str(fault), why
@@ -382,8 +234,7 @@ def change_rows(given: Rows) -> pa.Table:
     carrier = images.carrier[rows]
     ids = fixed_bytes(samples.table.column("sample_id"), 16)
     reason = np.full(len(rows), None, object)
-    reason[gone] = "near"
-    reason[gone & decided.perceptual[rows]] = "perceptual"
+    reason[gone] = decided.each(rows[gone], [m.reason for m in decided.measures])
     position = samples.table.column("position").to_numpy()[carrier]
 
     def of_kept(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
@@ -410,62 +261,47 @@ def change_rows(given: Rows) -> pa.Table:
     )
 
 
-def match_rows(
-    images: Images,
-    inside: Matches,
-    history: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]],
-    *,
-    limit: int,
-    decision_id: int,
-    month: date,
-    by_hash: bool = False,
-) -> pa.Table:
+Pairs = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
+"""Images of the batch (k,), digests (k, 32) of kept images of history, and their similarities."""
+
+
+def match_rows(given: Rows, history: Sequence[Pairs], limit: int) -> pa.Table:
     """Rows of ``matches``: each new image's most similar kept images at or above the floor.
 
     Args:
-        images: the batch's images.
-        inside: pairs inside the batch, by image.
-        history: image int64 (k,), digest of the earlier image uint8 (k, 32), similarity (k,).
-        limit: rows of an image at most.
-        decision_id: the decision.
-        month: its partition.
-        by_hash: whether these are matches by hash.
+        given: the decision.
+        history: by each of its measures, pairs with images of history.
+        limit: rows of an image at most, by each.
     """
+    decided = given.decided
+    return pa.concat_tables(
+        _matches(given, measure, inside, earlier, limit)
+        for measure, inside, earlier in zip(decided.measures, decided.matches, history, strict=True)
+    )
+
+
+def _matches(
+    given: Rows, measure: Measure, inside: Matches, history: Pairs, limit: int
+) -> pa.Table:
+    digests = given.images.digests
     image = np.concatenate([history[0], inside.query])
-    earlier = np.concatenate([history[1], images.digests[inside.reference]])
+    earlier = np.concatenate([history[1], digests[inside.reference]])
     similarity = np.concatenate([history[2], inside.similarity])
     by = np.lexsort((np.arange(len(image)), -similarity, image))
     image, earlier, similarity = image[by], earlier[by], similarity[by]
     first = np.searchsorted(image, image, side="left")
     few = np.arange(len(image)) - first < limit
     image, earlier, similarity = image[few], earlier[few], similarity[few]
+    distance = np.full(len(image), np.nan)
+    if measure.by_hash:
+        distance = np.rint((1.0 - similarity) * BITS)
     return pa.table(
         {
-            "month": _constant(days(month), len(image), pa.date32()),
-            "decision_id": _constant(decision_id, len(image), pa.int64()),
-            "image_sha256": fixed(images.digests[image]),
+            "month": _constant(days(given.month), len(image), pa.date32()),
+            "decision_id": _constant(given.decision_id, len(image), pa.int64()),
+            "image_sha256": fixed(digests[image]),
             "earlier_sha256": fixed(earlier),
             "similarity": similarity,
-            "distance": pa.array(
-                np.rint((1.0 - similarity) * BITS) if by_hash else np.full(len(image), np.nan),
-                from_pandas=True,
-            ).cast(pa.int16()),
+            "distance": pa.array(distance, from_pandas=True).cast(pa.int16()),
         }
-    )
-
-
-def count(outcome: NDArray[np.int8], not_delivered: int) -> Counts:
-    """The counts of some samples' outcomes."""
-    tally = np.bincount(outcome, minlength=9)
-    return Counts(
-        read=int(tally[[KEPT, KEPT_PLAIN, *_REMOVED, QUARANTINED, WITHDRAWN]].sum()),
-        kept=int(tally[[KEPT, KEPT_PLAIN]].sum()),
-        removed_exact=int(tally[REMOVED_EXACT]),
-        removed_near=int(tally[[REMOVED_NEAR, REMOVED_PERCEPTUAL]].sum()),
-        quarantined=int(tally[QUARANTINED]),
-        known=int(tally[KNOWN]),
-        not_delivered=not_delivered,
-        removed_perceptual=int(tally[REMOVED_PERCEPTUAL]),
-        kept_plain=int(tally[KEPT_PLAIN]),
-        withdrawn=int(tally[WITHDRAWN]),
     )

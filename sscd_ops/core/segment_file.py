@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sscd_ops.core.perceptual import ROLE, WIDTH
+from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import FileMismatch
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sscd_ops.model import Segment, StoredFile
     from sscd_ops.ports import SearchBackend, Store
 
-DESCRIPTORS = "descriptors"
 IDS = "ids"
 _BY_HAND = (
     "its bytes are those that the catalog names, so the catalog was changed by hand: restore it"
@@ -202,7 +201,7 @@ def _check(what: str, arrays: dict[str, NDArray[Any]], rows: int, dimensions: in
     expected = {
         DESCRIPTORS: ((rows, dimensions), "float16"),
         IDS: ((rows, 32), "uint8"),
-        ROLE: ((rows, WIDTH), "uint8"),
+        **{role: ((rows, width), "uint8") for role, width in HASHES.items()},
     }
     for role, values in arrays.items():
         shape, dtype = expected.get(role, ((rows, *values.shape[1:]), str(values.dtype)))

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from sscd_ops.core import whitening
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import pair_similarities, widen
-from sscd_ops.core.leader import Hashes
+from sscd_ops.core.leader import Compared
+from sscd_ops.core.measures import perceptual
 from sscd_ops.core.perceptual import similarity_at
 from sscd_ops.errors import UsageError
 from sscd_ops.evaluation.picture_sets import PictureSet
@@ -102,16 +103,15 @@ def describe(
     )
 
 
-def hashes_without_history(hashes: NDArray[np.uint8], search: HashSearch) -> Hashes:
-    """Leader's second measure, as a dataset's defaults have it, for a night that is the first.
+def hashes_without_history(hashes: NDArray[np.uint8], search: HashSearch) -> Compared:
+    """Hashes for leader, as a dataset's defaults have it, of a night that is the first.
 
     Args:
         hashes: uint8 (n, 33).
         search: opens the index.
     """
     farthest = similarity_at(DuplicatesOptions().perceptual_distance)
-    none = np.full(len(hashes), -np.inf)
-    return Hashes(hashes, none, farthest, farthest, search.growing())
+    return Compared.first(perceptual(farthest, farthest), hashes, search.growing())
 
 
 def fit_whitening(

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from sscd_ops.core.leader import Hashes, lead
+from sscd_ops.core.leader import Compared, lead
+from sscd_ops.core.measures import near
 from sscd_ops.errors import DataError
 from sscd_ops.evaluation.describing import Described, hashes_without_history
 from sscd_ops.evaluation.empty import EMPTY
@@ -134,16 +135,10 @@ def judge(
     """
     rows = len(described)
 
-    def kept(hashes: Hashes | None = None) -> NDArray[np.bool_]:
-        return lead(
-            described.descriptors,
-            np.full(rows, -np.inf),
-            threshold,
-            threshold,
-            1,
-            backend.growing(described.descriptors.shape[1]),
-            hashes=hashes,
-        ).kept
+    def kept(*hashes: Compared) -> NDArray[np.bool_]:
+        index = backend.growing(described.descriptors.shape[1])
+        own = Compared.first(near(threshold, threshold), described.descriptors, index)
+        return lead([own, *hashes], limit=1).kept
 
     group = hard.group[described.rows]
     later = np.ones(rows, bool)

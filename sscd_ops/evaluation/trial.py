@@ -16,12 +16,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sscd_ops.core.decide import Decided, Images, Samples, decide, find_images, load_samples
+from sscd_ops.core.decide import (
+    Decided,
+    Images,
+    Samples,
+    decide,
+    find_images,
+    load_samples,
+    nothing_known,
+)
 from sscd_ops.core.exact import group_images
-from sscd_ops.core.leader import Leader, lead
+from sscd_ops.core.leader import Compared, Leader, lead
 from sscd_ops.core.manifest import ManifestBuilder, read_manifest
+from sscd_ops.core.measures import near
 from sscd_ops.core.preference import arrival_rank
-from sscd_ops.core.rows import count
+from sscd_ops.core.tally import count
 from sscd_ops.errors import UsageError
 from sscd_ops.evaluation.contenders import of_product
 from sscd_ops.evaluation.describing import (
@@ -184,13 +193,13 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         threshold,
     )
     plain = [digests[row].tobytes() for row in found.plain]
-    images = find_images(samples, lambda _: [], ids, faults, plain)
+    images = find_images(samples, nothing_known, ids, faults, plain)
     decided = _decide(rooms, samples, images, found, backend, threshold)
     done = clock()
     # the decision numbers images with a faulty header too
     row = {digest.tobytes(): number for number, digest in enumerate(digests)}
     picture_of = np.array([row.get(d.tobytes(), -1) for d in images.digests], np.int64)
-    near = nearest(descriptors, descriptors, 1, rooms.progress, without_self=True)
+    closest = nearest(descriptors, descriptors, 1, rooms.progress, without_self=True)
     counts = count(decided.outcome, read.not_delivered)
     total = counts.read
     return TrialReport(
@@ -206,12 +215,12 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         shards_found=read.found,
         images=len(pictures),
         pictures=pictures,
-        removed=_removed(decided, ~decided.perceptual, picture_of),
-        removed_perceptual=_removed(decided, decided.perceptual, picture_of),
+        removed=_removed(decided, 0, picture_of),
+        removed_perceptual=_removed(decided, 1, picture_of),
         kept_pairs=_kept_pairs(decided, picture_of),
         plain=found.plain.tolist(),
         histogram=[
-            int(n) for n in np.histogram(np.clip(near.similarity, BINS[0], BINS[-1]), BINS)[0]
+            int(n) for n in np.histogram(np.clip(closest.similarity, BINS[0], BINS[-1]), BINS)[0]
         ],
         times=[
             StepTime("ingest", "samples", total, ingested - started),
@@ -301,20 +310,12 @@ def _decide(
     """The exact stage and leader of a night without history."""
 
     def lead_by(rows: NDArray[np.int64]) -> Leader:
-        none = np.full(len(rows), -np.inf)
-        hashes = None
+        index = backend.growing(found.descriptors.shape[1])
+        measure = near(threshold, max(-1.0, threshold - MARGIN))
+        batch = [Compared.first(measure, found.descriptors[rows], index)]
         if found.hashes is not None:
-            hashes = hashes_without_history(found.hashes[rows], rooms.hash_search())
-        return lead(
-            found.descriptors[rows],
-            none,
-            threshold,
-            max(-1.0, threshold - MARGIN),
-            _NEIGHBOURS,
-            backend.growing(found.descriptors.shape[1]),
-            progress=rooms.progress,
-            hashes=hashes,
-        )
+            batch.append(hashes_without_history(found.hashes[rows], rooms.hash_search()))
+        return lead(batch, _NEIGHBOURS, progress=rooms.progress)
 
     return decide(samples, images, lead_by)
 
@@ -333,10 +334,8 @@ def _quarantined(samples: Samples, images: Images) -> dict[str, int]:
     return dict(codes.most_common())
 
 
-def _removed(
-    decided: Decided, which: NDArray[np.bool_], picture_of: NDArray[np.int64]
-) -> list[PairFound]:
-    gone = np.flatnonzero((decided.witness >= 0) & which)
+def _removed(decided: Decided, measure: int, picture_of: NDArray[np.int64]) -> list[PairFound]:
+    gone = np.flatnonzero((decided.witness >= 0) & (decided.measure == measure))
     order = gone[np.argsort(decided.similarity[gone], kind="stable")]
     return [
         PairFound(
@@ -347,7 +346,7 @@ def _removed(
 
 
 def _kept_pairs(decided: Decided, picture_of: NDArray[np.int64], most: int = 50) -> list[PairFound]:
-    matches = decided.matches
+    matches = decided.matches[0]
     both = np.flatnonzero(decided.kept[matches.query] & decided.kept[matches.reference])
     order = both[np.argsort(-matches.similarity[both], kind="stable")][:most]
     return [

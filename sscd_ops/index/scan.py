@@ -69,7 +69,7 @@ class Method(Protocol):
 
 def scan(
     method: Method,
-    queries: Queries,
+    queries: Prepared,
     parts: list[Part],
     floor: float,
     limit: int,
@@ -97,7 +97,7 @@ class Block:
     ready: dict[str, Any]
 
 
-class Queries:
+class Prepared:
     """A method's queries, prepared once for any number of segments."""
 
     def __init__(self, method: Method, descriptors: NDArray[np.float16]) -> None:
@@ -148,7 +148,7 @@ class Backend:
     def __init__(self, method: Method) -> None:
         self.method = method
         self.name = method.name
-        self._queries: Queries | None = None
+        self._queries: Prepared | None = None
 
     def codes(self, descriptors: NDArray[np.float16]) -> Codes:
         """The arrays this backend wants stored beside descriptors (n, d)."""
@@ -173,7 +173,7 @@ class Backend:
         kept until another one comes. It must not be written to in between.
         """
         if self._queries is None or self._queries.descriptors is not queries:
-            self._queries = Queries(self.method, queries)
+            self._queries = Prepared(self.method, queries)
         return scan(self.method, self._queries, [Part(0, descriptors, codes, kept)], floor, limit)
 
     def growing(self, dimensions: int) -> Growing:
@@ -227,4 +227,4 @@ class Growing:
             rows = min(self._rows - chunk.first, _CHUNK)
             codes = {role: values[:rows] for role, values in chunk.codes.items()}
             parts.append(Part(chunk.first, chunk.descriptors[:rows], codes))
-        return scan(self._method, Queries(self._method, queries), parts, floor, limit)
+        return scan(self._method, Prepared(self._method, queries), parts, floor, limit)

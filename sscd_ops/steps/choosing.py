@@ -37,7 +37,7 @@ def choose_batch(
         mine = _own(there, runner, supplement=supplement)
         if mine and not dry_run and not anew:
             # a retry or a clear of a DAG run finds its own batch
-            _leave_others(conn, mine[-1], runner)
+            runners.leave_others(conn, mine[-1].batch_id, runner)
             return mine[-1]
         if dry_run:
             _drop_dead_dry_runs(parts, conn, dataset_id, runner)
@@ -55,7 +55,7 @@ def choose_batch(
                 if hold is not None:
                     hold(batch.batch_id)
                 runners.bind_runner(conn, batch.batch_id, runner)
-            _leave_others(conn, batch, runner)
+            runners.leave_others(conn, batch.batch_id, runner)
             return batch
         batch_id = batches.insert_batch(
             conn,
@@ -69,9 +69,8 @@ def choose_batch(
         )
         if hold is not None:
             hold(batch_id)
-        batch = batches.read_batch(conn, batch_id)
-        _leave_others(conn, batch, runner)
-        return batch
+        runners.leave_others(conn, batch_id, runner)
+        return batches.read_batch(conn, batch_id)
 
 
 def _own(there: Sequence[Batch], runner: Runner, *, supplement: bool) -> list[Batch]:
@@ -85,11 +84,6 @@ def _own(there: Sequence[Batch], runner: Runner, *, supplement: bool) -> list[Ba
         if runner.kind == "airflow" and batch.runner == runner
         if bool(batch.supplement) == supplement
     ]
-
-
-def _leave_others(conn: Connection, batch: Batch, runner: Runner) -> None:
-    if runner.kind == "airflow":
-        runners.leave_others(conn, batch.batch_id, runner)
 
 
 def _supplement(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import cast
 
@@ -12,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import attempts, batches, lookups, shards
+from sscd_ops.catalog import attempts, lookups, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.manifest import read_manifest
-from sscd_ops.core.perceptual import WIDTH
+from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.errors import (
     PUT_BACK,
     FileMismatch,
@@ -24,7 +25,7 @@ from sscd_ops.errors import (
     InvariantError,
     SourceChanged,
 )
-from sscd_ops.model import BatchState, Fault, MemberRef, SourceShard
+from sscd_ops.model import Fault, MemberRef, SourceShard
 from sscd_ops.options import Preprocessing
 from sscd_ops.ports import Embedder
 from sscd_ops.steps.ingest import manifest_of
@@ -72,21 +73,18 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     total = {"shards": len(todo), "images": 0, "embedded": 0, "quarantined": 0, "plain": 0}
     parts.progress.start(f"embed {work.batch.dataset}", sum(len(rows) for rows in lists.values()))
     embedder: Embedder | None = None
-    try:
+    with ExitStack() as opened:
+        opened.callback(parts.progress.done)
         for shard in todo:
             wanted = lists[shard.shard_id]
             if len(wanted) and embedder is None:
-                embedder = _open(parts, work)
+                embedder = opened.enter_context(_open(parts, work))
             content = _embed(parts, work, shard, wanted, embedder)
             _register(parts, work, shard, content, embedder)
             total["images"] += len(wanted)
             total["embedded"] += len(content.ids)
             total["quarantined"] += len(content.faults)
             total["plain"] += len(content.plain)
-    finally:
-        if embedder is not None:
-            embedder.__exit__(None, None, None)
-        parts.progress.done()
     return StepReport("embed", batch_id, total, watch.seconds)
 
 
@@ -119,7 +117,6 @@ def _open(parts: Parts, work: Work) -> Embedder:
             f"batch {work.batch.batch_id} was planned with {own} but this worker has"
             f" {embedder.fingerprint}: give it the same weights and release"
         )
-    embedder.__enter__()
     return embedder
 
 
@@ -161,7 +158,7 @@ def _without_known(parts: Parts, work: Work, tables: dict[int, pa.Table]) -> dic
                 conn, work.batch.dataset_id, digests, work.attempt.pinned_turn
             )
         new = np.ones(len(digests), bool)
-        new[[row["i"] for row in known]] = False
+        new[known.row] = False
         answer[shard_id] = table.filter(pa.array(new))
     return answer
 
@@ -200,7 +197,7 @@ def _embed(
         digests[good],
         out[good],
         {digests[row].tobytes(): fault for row, fault in sorted(failed.items())},
-        None if hashes is None else hashes[good],
+        {} if hashes is None else {ROLE: hashes[good]},
         [digests[row].tobytes() for row in plain],
     )
 
@@ -246,7 +243,4 @@ def _register(
         "plain": len(content.plain),
     }
     with parts.catalog.begin() as conn:
-        attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
-        shards.register_file(conn, shard.shard_id, "descriptors", file, counts)
-        if shards.all_registered(conn, work.attempt.attempt_id, "descriptors"):
-            batches.advance_state(conn, work.batch.batch_id, BatchState.EMBEDDED)
+        attempts.register_file(conn, work.batch, shard.shard_id, "descriptors", file, counts)

@@ -6,7 +6,6 @@ Later steps read it back (``parts.load_work``), so an edited file never changes 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import cast
@@ -19,7 +18,7 @@ from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import ConfigError, FingerprintMismatch, InvariantError
 from sscd_ops.model import Batch, Fingerprint
-from sscd_ops.options import DatasetOptions, FingerprintOptions, Preprocessing, to_json
+from sscd_ops.options import DatasetOptions, FingerprintOptions, Preprocessing
 from sscd_ops.steps.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -83,25 +82,20 @@ def open_attempt(
     history = segments.history_rows(conn, dataset.dataset_id, dataset.generation)
     perceptual = known.perceptual_for(options.duplicates.perceptual)
     preset = cast("Preprocessing", fingerprint.preprocessing)
-    chosen = dataclasses.replace(model.options, preprocessing=preset)
     options = dataclasses.replace(
         options,
-        fingerprint=chosen,
+        fingerprint=dataclasses.replace(model.options, preprocessing=preset),
         duplicates=dataclasses.replace(
             options.duplicates, threshold=threshold, perceptual=perceptual
         ),
     )
-    config = to_json(options)
     return attempts.insert_attempt(
         conn,
+        dataset,
         batch,
-        config=config,
-        config_sha256=hashlib.sha256(config.encode()).hexdigest(),
-        fingerprint=fingerprint,
-        model=chosen,
+        options,
+        fingerprint,
         search=parts.choose_search(options.duplicates.search, history, threshold),
-        threshold=threshold,
-        dataset=dataset,
         skipped_shards=skipped,
         label=interval_label(batch.interval, options.timezone),
         night=date_of(options.schedule, options.timezone, batch.interval),

@@ -7,9 +7,8 @@ what changed is searched.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,22 +18,20 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import attempts, lookups, segments, shards
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.core.decide import FREE, Decided, Images
-from sscd_ops.core.masks import follow_mask
+from sscd_ops.core.decide import Decided, Images
+from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.masks import SearchRows, follow_mask
 from sscd_ops.core.match_file import no_matches, read_matches, write_matches
-from sscd_ops.core.perceptual import ROLE, WIDTH
-from sscd_ops.core.rows import HistoryWitness
+from sscd_ops.core.measures import HASHES, Measure
+from sscd_ops.core.rows import Pairs
 from sscd_ops.core.segment_file import open_segment, read_ids, read_mask
+from sscd_ops.core.witnesses import Earlier
 from sscd_ops.errors import FileMismatch, InvariantError
-from sscd_ops.model import Matches, Segment, StoredFile
+from sscd_ops.model import KnownImages, Matches, Segment, StoredFile
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.queries import Queries
 
 log = logging.getLogger(__name__)
-
-Pairs = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
-"""New images, digests (k, 32) of kept images of history, and their similarities."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,12 @@ def search_segment(
         found = _follow(parts, work, search, segment, kept, earlier)
     if found is None:
         everything = np.arange(len(queries.ids))
-        found = search.near(everything, kept), search.by_hash(everything, kept)
-    near, hashed = found
+        found = [search.by(measure)(everything, kept) for measure in work.measures]
+    answer = found
     file = parts.store.put(
         f"{work.folder}/matches",
         ".parquet",
-        lambda stream: write_matches(stream, near, segment.segment_id, hashed),
+        lambda stream: write_matches(stream, answer, segment.segment_id),
     )
     with parts.catalog.begin() as conn:
         attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
@@ -135,11 +132,11 @@ class _Search:
         self, parts: Parts, work: Work, backend: SearchBackend, queries: Queries, segment: Segment
     ) -> None:
         self._parts = parts
-        self._work = work
         self._backend = backend
+        self._limit = work.options.duplicates.keep_matches
         self.queries = queries
-        hash_roles = () if queries.hashes is None else (ROLE,)
-        self._opened = open_segment(parts.store, segment, [*backend.roles(), *hash_roles])
+        hashes = HASHES.keys() & queries.rows.keys()
+        self._opened = open_segment(parts.store, segment, [*backend.roles(), *hashes])
         lacking = [role for role in backend.roles() if role not in self._opened.codes]
         if lacking:
             log.info(
@@ -149,36 +146,34 @@ class _Search:
                 ", ".join(lacking),
                 work.batch.dataset,
             )
-        if hash_roles and ROLE not in self._opened.codes:
+        for role in hashes - self._opened.codes.keys():
             log.info(
                 "segment %d was decided without perceptual hashes (%s): its kept images are"
                 " compared by descriptor alone",
                 segment.segment_id,
-                ROLE,
+                role,
             )
 
-    def near(self, rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> Matches:
-        """The best kept rows of some queries, by descriptor."""
-        return self._backend.search(
-            self.queries.descriptors[rows],
-            self._opened.descriptors,
-            self._opened.codes,
-            kept,
-            self._work.floor,
-            self._work.options.duplicates.keep_matches,
-        )
+    def by(self, measure: Measure) -> SearchRows:
+        """The best kept rows of some queries by a measure; none where the segment has no such."""
+        everything = self.queries.rows[measure.role]
 
-    def by_hash(self, rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> Matches:
-        """Likewise by perceptual hash; none where the batch or the segment has no hashes."""
-        if self.queries.hashes is None or ROLE not in self._opened.codes:
-            return no_matches()
-        return self._parts.hash_search().search(
-            self.queries.hashes[rows],
-            self._opened.codes[ROLE],
-            kept,
-            self._work.hash_floor,
-            self._work.options.duplicates.keep_matches,
-        )
+        def search(rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> Matches:
+            # all are asked as one array, which a backend prepares once for segment after segment
+            queries = everything if len(rows) == len(everything) else everything[rows]
+            if not measure.by_hash:
+                stored, codes = self._opened.descriptors, self._opened.codes
+                return self._backend.search(
+                    queries, stored, codes, kept, measure.floor, self._limit
+                )
+            if measure.role not in self._opened.codes:
+                return no_matches()
+            hashes = self._opened.codes[measure.role]
+            return self._parts.hash_search().search(
+                queries, hashes, kept, measure.floor, self._limit
+            )
+
+        return search
 
 
 def _follow(
@@ -188,7 +183,7 @@ def _follow(
     segment: Segment,
     kept: NDArray[np.bool_],
     earlier: Mapping[str, StoredFile],
-) -> tuple[Matches, Matches] | None:
+) -> list[Matches] | None:
     """An answer under another mask brought up to this one; None where that mask is lost."""
     with parts.catalog.begin() as conn:
         masks = segments.earlier_masks(conn, segment.segment_id)
@@ -204,12 +199,12 @@ def _follow(
             int((kept & ~old).sum()),
             int((old & ~kept).sum()),
         )
-        near, hashed = read_matches(parts.store.local(file))
+        found = read_matches(parts.store.local(file), len(work.measures))
         count = len(search.queries.ids)
-        return (
-            follow_mask(near, count, old, kept, limit, search.near),
-            follow_mask(hashed, count, old, kept, limit, search.by_hash),
-        )
+        return [
+            follow_mask(matches, count, old, kept, limit, search.by(measure))
+            for measure, matches in zip(work.measures, found, strict=True)
+        ]
     return None
 
 
@@ -237,7 +232,7 @@ def search(
     backend: SearchBackend,
     asked: Sequence[Queries],
     live: Sequence[Segment],
-) -> tuple[Best, Best]:
+) -> list[Best]:
     """Gather match's answers; search what it has no answer for, or an outdated one.
 
     Args:
@@ -248,21 +243,20 @@ def search(
         live: the segments, as ``live_of`` answers them.
 
     Returns:
-        The best by descriptor, and by hash.
+        The best by each of the batch's measures.
     """
-    found: list[tuple[int, Matches]] = []
-    by_hash: list[tuple[int, Matches]] = []
+    found: list[list[tuple[int, Matches]]] = [[] for _ in work.measures]
     before = 0
     for queries in asked:
         if len(queries.ids):
             done = answered(parts, work, queries)
             for segment in live:
                 file = search_segment(parts, work, backend, queries, segment, done)
-                near, hashed = read_matches(parts.store.local(file))
-                found.append((segment.ordinal, replace(near, query=near.query + before)))
-                by_hash.append((segment.ordinal, replace(hashed, query=hashed.query + before)))
+                read = read_matches(parts.store.local(file), len(found))
+                for mine, matches in zip(found, read, strict=True):
+                    mine.append((segment.ordinal, replace(matches, query=matches.query + before)))
         before += len(queries.ids)
-    return _best(before, found), _best(before, by_hash)
+    return [_best(before, mine) for mine in found]
 
 
 def _best(count: int, found: Sequence[tuple[int, Matches]]) -> Best:
@@ -296,53 +290,43 @@ def witnesses(
     origins: Sequence[Origin],
     images: Images,
     decided: Decided,
-    best: Best,
-    hash_best: Best,
+    best: Sequence[Best],
     live: Sequence[Segment],
-) -> dict[int, HistoryWitness]:
-    """Image -> the history's image it was removed for.
+) -> Earlier:
+    """The history's images that images of the batch were removed for.
 
     Raises:
         InvariantError: the catalog does not keep an image that the index keeps.
     """
     gone = np.flatnonzero(images.is_compared & ~decided.kept & (decided.witness < 0))
-    if not len(gone):
-        return {}
-    queries = images.query[gone]
-    by_hash = decided.perceptual[gone]
-    segment = np.where(by_hash, hash_best.segment[queries], best.segment[queries])
-    row = np.where(by_hash, hash_best.row[queries], best.row[queries])
+    by, query = decided.measure[gone], images.query[gone]
+    segment = np.array([each.segment for each in best])[by, query]
+    row = np.array([each.row for each in best])[by, query]
     digests = _digests(parts, live, segment, row)
+    carriers, deciding = np.zeros((len(gone), 16), np.uint8), np.zeros(len(gone), np.int64)
     # whose segment it is: they are numbered through
     whose = np.repeat(np.arange(len(origins)), [len(origin.live) for origin in origins])[segment]
-    answer: dict[int, HistoryWitness] = {}
     for number, origin in enumerate(origins):
         mine = whose == number
         distinct, which = np.unique(digests[mine], axis=0, return_inverse=True)
         found = _need_kept(parts, origin, distinct)
-        for image, at in zip(gone[mine], which.reshape(-1), strict=True):
-            answer[int(image)] = found[int(at)]
-    return answer
+        carriers[mine] = found.sample_id[which.reshape(-1)]
+        deciding[mine] = found.carrier_decision[which.reshape(-1)]
+    return Earlier(gone, digests, carriers, deciding)
 
 
-def _need_kept(
-    parts: Parts, origin: Origin, digests: NDArray[np.uint8]
-) -> dict[int, HistoryWitness]:
-    """Row of the digests -> the kept image, and who carries it."""
+def _need_kept(parts: Parts, origin: Origin, digests: NDArray[np.uint8]) -> KnownImages:
+    """What is known of images, all of them kept, in the order of the digests."""
     with parts.catalog.begin() as conn:
         found = lookups.known_images(conn, origin.dataset_id, digests, origin.turn)
-    kept = {
-        int(r["i"]): (digests[int(r["i"])].tobytes(), r["sample_id"], r["carrier_decision"])
-        for r in found
-        if r["verdict"] == "kept"
-    }
-    for number, digest in enumerate(digests):
-        if number not in kept:
-            raise InvariantError(
-                f"the index keeps an image that the catalog does not keep"
-                f" sha256={digest.tobytes().hex()}: run `sscd-ops index verify`"
-            )
-    return kept
+    is_kept = np.zeros(len(digests), bool)
+    is_kept[found.row[found.verdict == "kept"]] = True
+    for digest in digests[~is_kept]:
+        raise InvariantError(
+            f"the index keeps an image that the catalog does not keep"
+            f" sha256={digest.tobytes().hex()}: run `sscd-ops index verify`"
+        )
+    return found.take(np.argsort(found.row))
 
 
 def _digests(
@@ -365,68 +349,3 @@ def matches(parts: Parts, images: Images, best: Best, live: Sequence[Segment]) -
     mine = image >= 0
     digests = _digests(parts, live, best.pair_segment[mine], best.pairs.reference[mine])
     return image[mine], digests, best.pairs.similarity[mine]
-
-
-# ---------------------------------------------------------------- images that are free
-
-
-@dataclass(frozen=True)
-class Free:
-    """Images of the batch that have a descriptor of an earlier decision and no verdict now.
-
-    ``images``: int64 (k,), rows of the batch's images; ``segment``, ``row``: int64 (k,), ordinal of
-    the live segment and row there. ``queries``: their stored descriptors.
-    """
-
-    images: NDArray[np.int64]
-    segment: NDArray[np.int64]
-    row: NDArray[np.int64]
-    queries: Queries
-
-    def masks(
-        self, parts: Parts, live: Sequence[Segment], kept: NDArray[np.bool_]
-    ) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
-        """The segments in which some of them are kept again, each with its mask then.
-
-        Args:
-            parts: the real parts.
-            live: the segments.
-            kept: bool (m,), of the batch's images.
-        """
-        again = kept[self.images]
-        for ordinal in np.unique(self.segment[again]):
-            segment = live[int(ordinal)]
-            if segment.mask is None:
-                raise InvariantError(f"segment {segment.segment_id} is in no generation")
-            mask = read_mask(parts.store, segment.mask, segment.rows)
-            mask[self.row[again & (self.segment == ordinal)]] = True
-            yield segment, mask
-
-
-def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment]) -> Free:
-    """Read the stored descriptors of the batch's free images."""
-    free = [int(i) for i in np.flatnonzero(images.standing == FREE)]
-    chosen = [i for i in free if images.known[i]["segment_row"] is not None]
-    with parts.catalog.begin() as conn:
-        of_decision = segments.of_decisions(
-            conn, sorted({images.known[i]["decision_id"] for i in chosen})
-        )
-    ordinal_of = {segment.segment_id: segment.ordinal for segment in live}
-    segment = np.array(
-        [ordinal_of[of_decision[images.known[i]["decision_id"]]] for i in chosen], np.int64
-    )
-    row = np.array([images.known[i]["segment_row"] for i in chosen], np.int64)
-    dimensions = work.attempt.fingerprint.dimensions
-    descriptors = np.empty((len(chosen), dimensions), np.float16)
-    hashes = np.zeros((len(chosen), WIDTH), np.uint8) if work.perceptual else None
-    for ordinal in np.unique(segment):
-        here = segment == ordinal
-        opened = open_segment(parts.store, live[int(ordinal)], [ROLE] if work.perceptual else [])
-        descriptors[here] = opened.descriptors[row[here]]
-        if hashes is not None and ROLE in opened.codes:
-            hashes[here] = opened.codes[ROLE][row[here]]
-    chosen_rows = np.array(chosen, np.int64)
-    ids = images.digests[chosen_rows]
-    digest = hashlib.sha256(ids.tobytes()).hexdigest()
-    queries = Queries(ids, descriptors, {}, digest, hashes, [])
-    return Free(chosen_rows, segment, row, queries)

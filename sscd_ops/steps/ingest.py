@@ -7,19 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from sscd_ops.catalog import attempts, batches, shards
+from sscd_ops.catalog import attempts, shards
 from sscd_ops.core.interpret import Interpreter
 from sscd_ops.core.manifest import ManifestBuilder
 from sscd_ops.errors import BatchNotRunnable, FileMismatch, SourceChanged
-from sscd_ops.model import (
-    BatchState,
-    Fault,
-    FoundShard,
-    RawSample,
-    ShardEnd,
-    SourceShard,
-    StoredFile,
-)
+from sscd_ops.model import Fault, FoundShard, RawSample, ShardEnd, SourceShard, StoredFile
 from sscd_ops.ports import InspectImage
 from sscd_ops.steps.parts import (
     Parts,
@@ -169,12 +161,8 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
     file = parts.store.put(f"{work.folder}/manifests", ".parquet", writing.write)
     counts, ignored = writing.counts, writing.ignored
     with parts.catalog.begin() as conn:
-        attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
-        shards.register_file(
-            conn, shard.shard_id, "manifest", file, {**counts, "ignored_entries": ignored}
-        )
-        if shards.all_registered(conn, work.attempt.attempt_id, "manifest"):
-            batches.advance_state(conn, work.batch.batch_id, BatchState.INGESTED)
+        said = {**counts, "ignored_entries": ignored}
+        attempts.register_file(conn, work.batch, shard.shard_id, "manifest", file, said)
     if ignored:
         log.info("entries left out uri=%s kinds=%s", shard.uri, ignored)
     return counts

@@ -56,9 +56,9 @@ class _Overtaken(BatchNotRunnable):
 class _Timed:
     """Runs a step and adds up its seconds; before it, sees that the batch is still this run's."""
 
-    def __init__(self, seconds: dict[str, float], locks: LockSession) -> None:
-        self._seconds = seconds
+    def __init__(self, locks: LockSession) -> None:
         self._locks = locks
+        self.seconds: dict[str, float] = {}
 
     def keep(self) -> None:
         """See that the batch is still this run's, or take it again.
@@ -76,7 +76,7 @@ class _Timed:
         self.keep()
         watch = Stopwatch()
         answer = work()
-        self._seconds[step] = self._seconds.get(step, 0.0) + watch.seconds
+        self.seconds[step] = self.seconds.get(step, 0.0) + watch.seconds
         return answer
 
 
@@ -94,11 +94,9 @@ def run(
     Raises:
         SscdOpsError: whatever a step raises; ``DataError`` where the night must wait for a person.
     """
-    runner = Runner("cli")
-    seconds: dict[str, float] = {}
     dry: list[int] = []
     with parts.catalog.locks() as locks, contextlib.ExitStack() as at_end:
-        timed = _Timed(seconds, locks)
+        timed = _Timed(locks)
 
         def hold(batch_id: int) -> None:
             if not locks.take(CLI_LOCK, batch_id):
@@ -110,17 +108,10 @@ def run(
                 dry.append(batch_id)
 
         at_end.callback(_drop, parts, dry)
+        asked = {"supplement": supplement, "dry_run": dry_run}
         planned = timed(
             "plan",
-            lambda: plan.run(
-                parts,
-                dataset,
-                interval,
-                runner=runner,
-                supplement=supplement,
-                dry_run=dry_run,
-                hold=hold,
-            ),
+            lambda: plan.run(parts, dataset, interval, runner=Runner("cli"), hold=hold, **asked),
         )
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
@@ -129,7 +120,7 @@ def run(
                 " missing. Run it again when that is there, or correct the source's `ready`"
             )
         try:
-            return _steps(parts, planned, timed, seconds, dry_run=dry_run, poll=poll_seconds)
+            return _steps(parts, planned, timed, dry_run=dry_run, poll=poll_seconds)
         except SscdOpsError as error:
             if not (dry_run or isinstance(error, _Overtaken)):
                 _note(parts, batch_id, str(error))
@@ -137,13 +128,7 @@ def run(
 
 
 def _steps(
-    parts: Parts,
-    planned: plan.PlanReport,
-    timed: _Timed,
-    seconds: dict[str, float],
-    *,
-    dry_run: bool,
-    poll: float,
+    parts: Parts, planned: plan.PlanReport, timed: _Timed, *, dry_run: bool, poll: float
 ) -> NightReport:
     batch_id = planned.batch_id
     if not planned.answered:
@@ -175,7 +160,7 @@ def _steps(
         dry_run,
         planned.late,
         planned.unpublishable,
-        {step: round(spent, 3) for step, spent in seconds.items()},
+        {step: round(spent, 3) for step, spent in timed.seconds.items()},
         "" if is_read else decided.message,
         planned.night,
         absent,

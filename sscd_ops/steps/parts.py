@@ -12,7 +12,9 @@ from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 from sscd_ops.catalog.attempts import Attempt, read_attempt
 from sscd_ops.catalog.batches import read_batch
 from sscd_ops.catalog.database import Catalog
+from sscd_ops.core import measures
 from sscd_ops.core.identities import batch_label, interval_label
+from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import (
     ConfigError,
@@ -72,27 +74,21 @@ class Work:
         return batch_label(interval, self.batch.supplement)
 
     @property
-    def floor(self) -> float:
-        """The least similarity of a stored match."""
-        return max(-1.0, self.attempt.threshold - self.options.duplicates.margin)
-
-    @property
     def perceptual(self) -> bool:
         """Whether the batch is decided by perceptual hash too."""
         # an attempt that an older release froze has no such setting: the default, off
         return self.options.duplicates.perceptual is True
 
     @property
-    def hash_threshold(self) -> float:
-        """The least hash similarity of a copy."""
-        return similarity_at(self.options.duplicates.perceptual_distance)
-
-    @property
-    def hash_floor(self) -> float:
-        """The least hash similarity of a stored match."""
-        duplicates = self.options.duplicates
-        farthest = duplicates.perceptual_distance + duplicates.perceptual_margin
-        return similarity_at(min(farthest, BITS))
+    def measures(self) -> list[Measure]:
+        """What decides the batch, in the order in which they speak."""
+        duplicates, threshold = self.options.duplicates, self.attempt.threshold
+        answer = [measures.near(threshold, max(-1.0, threshold - duplicates.margin))]
+        if self.perceptual:
+            farthest = duplicates.perceptual_distance
+            stored = min(farthest + duplicates.perceptual_margin, BITS)
+            answer.append(measures.perceptual(similarity_at(farthest), similarity_at(stored)))
+        return answer
 
 
 def load_work(parts: Parts, batch_id: int) -> Work:

@@ -18,7 +18,7 @@ from sscd_ops.steps.claiming import claim, has_unread, look
 from sscd_ops.steps.freezing import find_model
 from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch
-from sscd_ops.steps.reports import Report
+from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.snapshots import repair_latest
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,9 @@ class PlanReport(Report):
             **self.counts,
         }
 
-    def _line(self) -> dict[str, Any]:
-        stands = {"night": self.night, "state": self.state}
-        return {**stands, **self.counts, "seconds": f"{self.seconds:.2f}"}
+    def _line(self) -> str:
+        stands = in_line({"night": self.night, "state": self.state, **self.counts})
+        return f"{stands} seconds={self.seconds:.2f}"
 
 
 def run(

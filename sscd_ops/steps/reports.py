@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,21 +21,18 @@ class Report:
 
     def funnel(self) -> str:
         """The report as one line, for the end of a log."""
-        named = {"batch": self.batch_id, **self._line()}
-        said = " ".join(f"{name}={figure}" for name, figure in named.items())
-        return f"{self.step} {said}{self._remark()}"
+        return f"{self.step} batch={self.batch_id} {self._line()}"
 
     def _figures(self) -> dict[str, Any]:
-        """What the summary says beside step and batch, in this order."""
         raise NotImplementedError
 
-    def _line(self) -> dict[str, Any]:
-        """What the line says after step and batch, in this order."""
+    def _line(self) -> str:
         raise NotImplementedError
 
-    def _remark(self) -> str:
-        """What the line ends with."""
-        return ""
+
+def in_line(figures: Mapping[str, Any]) -> str:
+    """Figures as a line of a log has them."""
+    return " ".join(f"{name}={figure}" for name, figure in figures.items())
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,6 @@ class StepReport(Report):
     def _figures(self) -> dict[str, Any]:
         return {"seconds": round(self.seconds, 3), "answered": self.answered, **self.counts}
 
-    def _line(self) -> dict[str, Any]:
-        return {**self.counts, "seconds": f"{self.seconds:.2f}"}
-
-    def _remark(self) -> str:
-        return " (answered from the catalog)" if self.answered else ""
+    def _line(self) -> str:
+        said = " (answered from the catalog)" if self.answered else ""
+        return f"{in_line(self.counts)} seconds={self.seconds:.2f}{said}"

@@ -16,7 +16,7 @@ from sscd_ops.catalog import (
     datasets,
     decisions,
     events,
-    publishing,
+    output_shards,
     segments,
     shards,
 )
@@ -67,17 +67,14 @@ class ResolveReport(Report):
             **self.counts.plain(),
         }
 
-    def _line(self) -> dict[str, Any]:
+    def _line(self) -> str:
         c = self.counts
-        return {
-            "turn": self.turn, "read": c.read, "quarantined": c.quarantined,
-            "exact": c.removed_exact, "near": c.removed_near, "perceptual": c.removed_perceptual,
-            "kept": c.kept, "plain": c.kept_plain, "known": c.known, "shards": self.shards,
-            "seconds": f"{self.seconds:.2f}",
-        }  # fmt: skip
-
-    def _remark(self) -> str:
-        return f" ({self.message})" if self.message else ""
+        return (
+            f"turn={self.turn} read={c.read} quarantined={c.quarantined} exact={c.removed_exact}"
+            f" near={c.removed_near} perceptual={c.removed_perceptual} kept={c.kept}"
+            f" plain={c.kept_plain} known={c.known} shards={self.shards}"
+            f" seconds={self.seconds:.2f}" + (f" ({self.message})" if self.message else "")
+        )
 
 
 # ---------------------------------------------------------------- deciding
@@ -163,13 +160,14 @@ class Night:
 
     def month(self, worked: Worked) -> date:
         """That in which it was worked out."""
-        return worked.month
+        return worked.made.month
 
     def open(self, conn: Connection, worked: Worked) -> int:
         """A new number, the counts by source, and the output shards."""
-        decision_id = decisions.open_night(conn, self.work.batch, worked.month)
+        decision_id = decisions.open_night(conn, self.work.batch, worked.made.month)
         decisions.add_sources(conn, decision_id, worked.by_source)
-        publishing.add_plan(conn, decision_id, worked.turn, worked.plan, worked.planned)
+        plan = worked.publish
+        output_shards.add_plan(conn, decision_id, worked.made.turn, plan.digest, plan.shards)
         return decision_id
 
     def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
@@ -203,19 +201,16 @@ class Night:
 
     def unusual(self, seen: Seen, worked: Worked) -> str:
         """What the guard finds, in words; empty where it finds nothing."""
-        reasons = self._reasons(seen, worked)
-        return _unusual(self._parts, self.work, reasons, worked) if reasons else ""
-
-    def _reasons(self, seen: Seen, worked: Worked) -> list[str]:
         with self._parts.catalog.begin() as conn:
             before = decisions.recent_nights(conn, self.dataset_id, seen.dataset.next_turn, 14)
-        return check(
+        reasons = check(
             worked.counts,
             worked.by_source,
             [(past.counts, past.sources) for past in before],
             self.work.options.guard,
             supplement=self.work.batch.supplement > 0,
         )
+        return _unusual(self._parts, self.work, reasons, worked) if reasons else ""
 
     def hold(self, conn: Connection, worked: Worked, message: str) -> BatchHeld | None:
         """Store that the guard holds it, unless this attempt was released."""
@@ -312,7 +307,7 @@ def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
     with parts.catalog.begin() as conn:
         state = batches.read_batch(conn, work.batch.batch_id).state
         decision = decisions.of_batch(conn, work.batch.batch_id)
-        planned = publishing.output_shards(conn, decision.decision_id)
+        planned = output_shards.planned_shards(conn, decision.decision_id)
         by_source = decisions.sources_of(conn, decision.decision_id)
     return ResolveReport(
         work.batch.batch_id,
@@ -342,7 +337,7 @@ def _dry(parts: Parts, night: Night, watch: Stopwatch) -> ResolveReport:
         [],
         worked.counts,
         worked.by_source,
-        len(worked.planned),
+        len(worked.publish.shards),
         seconds=watch.seconds,
         message=f"the guard would hold it: {figures}" if figures else "",
     )

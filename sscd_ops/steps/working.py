@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sscd_ops.catalog import lookups, shards
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.catalog.publishing import PlannedShard
+from sscd_ops.catalog.shards import ShardCounts
 from sscd_ops.core import rows as core_rows
+from sscd_ops.core import tally
 from sscd_ops.core.decide import (
     FREE,
     NEW,
@@ -28,20 +29,24 @@ from sscd_ops.core.decide import (
     find_images,
     load_samples,
 )
-from sscd_ops.core.leader import Hashes, Leader, lead
+from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.leader import Compared, Leader, lead
 from sscd_ops.core.manifest import SCHEMA, read_manifest
+from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import arrival_rank
-from sscd_ops.core.rows import Witnesses
+from sscd_ops.core.rows import Pairs, Rows
 from sscd_ops.core.segment_file import write_mask, write_segment
+from sscd_ops.core.witnesses import find_witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
-from sscd_ops.model import Counts, Fault, SourceShard, StoredFile
-from sscd_ops.ports import SearchBackend
+from sscd_ops.model import Counts, Fault, KnownImages, SourceShard, StoredFile
+from sscd_ops.ports import GrowingHashes, GrowingIndex, SearchBackend
 from sscd_ops.steps import history
-from sscd_ops.steps.history import Best, Pairs
+from sscd_ops.steps.free_images import free_images
+from sscd_ops.steps.history import Best
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
-from sscd_ops.steps.queries import Queries, codes_of, load_queries, open_backend
+from sscd_ops.steps.queries import codes_of, load_queries, open_backend
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +59,10 @@ _LONGEST_EXAMPLE = 500
 class Worked:
     """A decision worked out for one turn and generation."""
 
-    month: date
-    samples: Samples
-    images: Images
-    decided: Decided
-    witness: Witnesses
-    history: Pairs
-    hash_history: Pairs
-    shard_ids: NDArray[np.int64]
+    made: Rows
+    """Before it has a number."""
+    history: list[Pairs]
+    """By each measure."""
     publish: PublishPlan
     counts: Counts
     by_source: dict[str, Counts]
@@ -75,19 +76,7 @@ class Worked:
     """Earlier segment -> the mask it gets, and how many rows that keeps."""
     files: str
     """What names the batch's source shards and their files; see ``shards.queries_of``."""
-    turn: int
-    dataset_id: int
     keep_matches: int
-
-    @property
-    def plan(self) -> str:
-        """8 hex digits that name the publish plan."""
-        return self.publish.digest
-
-    @property
-    def planned(self) -> list[PlannedShard]:
-        """Output shards."""
-        return self.publish.shards
 
     def figures(self) -> dict[str, Any]:
         """The counts, for the event."""
@@ -98,38 +87,11 @@ class Worked:
 
     def rows(self, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
         """(table, rows) to COPY."""
-        given = core_rows.Rows(
-            self.samples,
-            self.images,
-            self.decided,
-            self.witness,
-            self.shard_ids,
-            self.publish.slot,
-            self.dataset_id,
-            decision_id,
-            self.turn,
-            self.month,
-        )
+        given = replace(self.made, decision_id=decision_id)
         yield "samples", core_rows.sample_rows(given)
         yield "images", core_rows.image_rows(given)
         yield "changes", core_rows.change_rows(given)
-        by_measure = (
-            (self.decided.matches, self.history, False),
-            (self.decided.hash_matches, self.hash_history, True),
-        )
-        matches = [
-            core_rows.match_rows(
-                self.images,
-                inside,
-                history,
-                limit=self.keep_matches,
-                decision_id=decision_id,
-                month=self.month,
-                by_hash=by_hash,
-            )
-            for inside, history, by_hash in by_measure
-        ]
-        yield "matches", pa.concat_tables(matches)
+        yield "matches", core_rows.match_rows(given, self.history, self.keep_matches)
 
 
 def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None = None) -> Worked:
@@ -147,53 +109,59 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         MissingDescriptors: an image has no descriptor.
     """
     turn = dataset.turn
-    # one moment for all: a shard that plan appends in between would be owned and never decided
+    # One moment for all that later commits could change: a shard that plan appends in between would
+    # be owned and never decided. What is asked as of the turn afterwards, of images, is the same
+    # whenever it is asked.
     with parts.catalog.read() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
+        counted = shards.shard_counts(conn, work.attempt.attempt_id)
         files = shards.queries_of(conn, work.attempt.attempt_id)
         places = [(s.source, s.relative_uri) for s in registered]
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
         origins = history.origins_of(conn, work, dataset)
     live = history.live_of(origins)
-    samples = _samples(parts, work, registered, known)
-    _need_distinct(work, samples)
+    again = before if before is not None and before.files == files else None
+    if again is None:
+        samples = _samples(parts, work, registered, known)
+        _need_distinct(work, samples)
+    else:
+        samples = again.made.samples.with_known(known)
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
     _need_descriptors(work, registered, samples, images)
-    free = history.free_images(parts, work, images, live)
+    free = free_images(parts, work, images, live)
     images.query[images.standing == FREE] = -1
     images.query[free.images] = len(queries.ids) + np.arange(len(free.images))
     backend = open_backend(parts, work)
-    best, hash_best = history.search(parts, work, backend, [queries, free.queries], live)
+    best = history.search(parts, work, backend, [queries, free.queries], live)
     everything = queries.with_more(free.queries)
     decided = decide(
         samples,
         images,
-        lambda rows: _lead(parts, work, backend, everything, rows, best, hash_best),
+        lambda rows: _lead(parts, work, backend, everything, rows, best),
     )
-    witness = core_rows.witnesses(
+    earlier = history.witnesses(parts, origins, images, decided, best, live)
+    counts, by_source, examples = _counts(work, samples, images, decided, registered, counted)
+    kept = np.zeros(len(queries.ids), bool)
+    kept[images.query[decided.kept & (images.standing == NEW)]] = True
+    written = again.segment_files if again is not None else None
+    segment_files, mask = _write_segment(parts, work, backend, queries, kept, written)
+    publish = plan_publish(work, samples, decided.keeps)
+    made = Rows(
         samples,
         images,
         decided,
-        history_witness=history.witnesses(parts, origins, images, decided, best, hash_best, live),
-        threshold=work.attempt.threshold,
-        hash_threshold=work.hash_threshold,
-    )
-    counts, by_source, examples = _counts(parts, work, samples, images, decided, registered)
-    kept = np.zeros(len(queries.ids), bool)
-    kept[images.query[decided.kept & (images.standing == NEW)]] = True
-    written = before.segment_files if before is not None and before.files == files else None
-    segment_files, mask = _write_segment(parts, work, backend, queries, kept, written)
-    return Worked(
-        month=datetime.now(UTC).date().replace(day=1),
-        samples=samples,
-        images=images,
-        decided=decided,
-        witness=witness,
-        history=history.matches(parts, images, best, live),
-        hash_history=history.matches(parts, images, hash_best, live),
+        find_witnesses(samples, images, decided, earlier),
         shard_ids=np.array([s.shard_id for s in registered], np.int64),
-        publish=plan_publish(work, samples, decided.keeps),
+        slot=publish.slot,
+        dataset_id=work.batch.dataset_id,
+        turn=turn + 1,
+        month=datetime.now(UTC).date().replace(day=1),
+    )
+    return Worked(
+        made=made,
+        history=[history.matches(parts, images, found, live) for found in best],
+        publish=publish,
         counts=counts,
         by_source=by_source,
         examples=examples,
@@ -206,8 +174,6 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
             for segment, changed in free.masks(parts, live, decided.kept)
         },
         files=files,
-        turn=turn + 1,
-        dataset_id=work.batch.dataset_id,
         keep_matches=work.options.duplicates.keep_matches,
     )
 
@@ -245,7 +211,7 @@ _TOO_PLAIN = (
 
 
 def _images(parts: Parts, work: Work, samples: Samples, queries: Queries, turn: int) -> Images:
-    def lookup(digests: NDArray[np.uint8]) -> Sequence[Mapping[str, Any]]:
+    def lookup(digests: NDArray[np.uint8]) -> KnownImages:
         with parts.catalog.begin() as conn:
             return lookups.known_images(conn, work.batch.dataset_id, digests, turn)
 
@@ -277,29 +243,19 @@ def _lead(
     backend: SearchBackend,
     queries: Queries,
     rows: NDArray[np.int64],
-    best: Best,
-    hash_best: Best,
+    best: Sequence[Best],
 ) -> Leader:
-    dimensions = work.attempt.fingerprint.dimensions
-    hashes = None
-    if queries.hashes is not None:
-        hashes = Hashes(
-            queries.hashes[rows],
-            hash_best.similarity[rows],
-            work.hash_threshold,
-            work.hash_floor,
-            parts.hash_search().growing(),
-        )
-    return lead(
-        queries.descriptors[rows],
-        best.similarity[rows],
-        work.attempt.threshold,
-        work.floor,
-        work.options.duplicates.keep_matches,
-        _among_themselves(parts, work, backend, len(rows)).growing(dimensions),
-        progress=parts.progress,
-        hashes=hashes,
-    )
+    def growing(measure: Measure) -> GrowingIndex | GrowingHashes:
+        if measure.by_hash:
+            return parts.hash_search().growing()
+        among = _among_themselves(parts, work, backend, len(rows))
+        return among.growing(work.attempt.fingerprint.dimensions)
+
+    batch = [
+        Compared(by, queries.rows[by.role][rows], found.similarity[rows], growing(by))
+        for by, found in zip(work.measures, best, strict=True)
+    ]
+    return lead(batch, work.options.duplicates.keep_matches, progress=parts.progress)
 
 
 def _among_themselves(parts: Parts, work: Work, backend: SearchBackend, rows: int) -> SearchBackend:
@@ -317,34 +273,32 @@ def _among_themselves(parts: Parts, work: Work, backend: SearchBackend, rows: in
 
 
 def _counts(
-    parts: Parts,
     work: Work,
     samples: Samples,
     images: Images,
     decided: Decided,
     registered: Sequence[SourceShard],
+    counted: Mapping[int, ShardCounts],
 ) -> tuple[Counts, dict[str, Counts], dict[str, dict[str, str]]]:
     """The batch's counts, those of each source, and an example of every fault."""
-    with parts.catalog.begin() as conn:
-        said = shards.shard_counts(conn, work.attempt.attempt_id)
     names = sorted(source.name for source in work.options.sources)
     of_shard = np.array([names.index(s.source) for s in registered], np.int64)
     of_sample = of_shard[samples.shard] if len(registered) else np.empty(0, np.int64)
-    tallies = core_rows.tally_faults(samples, images, decided, of_sample, len(names))
+    tallies = tally.tally_faults(samples, images, decided, of_sample, len(names))
     by_source, examples = {}, {}
-    for i, (name, tally) in enumerate(zip(names, tallies, strict=True)):
+    for i, (name, found) in enumerate(zip(names, tallies, strict=True)):
         mine = [s for s in registered if s.source == name]
-        missed = sum(said[s.shard_id].not_delivered for s in mine)
+        missed = sum(counted[s.shard_id].not_delivered for s in mine)
         by_source[name] = replace(
-            core_rows.count(decided.outcome[of_sample == i], missed),
+            tally.count(decided.outcome[of_sample == i], missed),
             source_shards=len(mine),
-            codes=tally.codes,
+            codes=found.codes,
         )
         examples[name] = {
             code: _example(registered[shard].relative_uri, key, message)
-            for code, (shard, key, message) in tally.examples.items()
+            for code, (shard, key, message) in found.examples.items()
         }
-    together = core_rows.count(
+    together = tally.count(
         decided.outcome, sum(counts.not_delivered for counts in by_source.values())
     )
     codes = sum((Counter(counts.codes) for counts in by_source.values()), Counter())

@@ -86,22 +86,21 @@ class Order:
             digests = np.array([list(bytes(s["image_sha256"])) for s in samples], np.uint8)
             known = lookups.known_images(conn, self.dataset_id, digests, dataset.turn)
             live = segments.live_segments(conn, self.dataset_id, dataset.generation)
-            of_decision = segments.of_decisions(conn, [row["decision_id"] for row in known])
         changed: dict[int, np.ndarray] = {}
-        by_number = {segment.segment_id: segment for segment in live}
+        by_decision = {segment.decision_id: segment for segment in live}
         rows: list[dict[str, Any]] = []
-        for row in sorted(known, key=lambda row: row["i"]):
-            sample = samples[row["i"]]
+        for at in np.argsort(known.row):
+            sample = samples[known.row[at]]
             verdict = self.changes[sample["key"]]
             rows += self._rows_of(verdict, sample, len(rows))
-            if row["segment_row"] is None:
+            if known.segment_row[at] < 0:
                 continue
-            segment = by_number[of_decision[row["decision_id"]]]
+            segment = by_decision[int(known.decision_id[at])]
             assert segment.mask is not None
             if segment.segment_id not in changed:
                 mask = read_mask(self.parts.store, segment.mask, segment.rows)
                 changed[segment.segment_id] = mask
-            changed[segment.segment_id][row["segment_row"]] = verdict in ("kept", "again")
+            changed[segment.segment_id][known.segment_row[at]] = verdict in ("kept", "again")
         masks = {
             number: (
                 write_mask(self.parts.store, f"{DATASET}/index/masks", mask),

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sscd_ops.core.canonical import pair_similarities
-from sscd_ops.core.leader import Leader, lead
+from sscd_ops.core.leader import Compared, Leader, lead
+from sscd_ops.core.measures import near
 from sscd_ops.index.backends import open_backend
 
 HISTORY, NEW, DIMENSIONS, SEGMENTS = 100_000, 10_000, 512, 4
@@ -99,7 +100,8 @@ def decide(night: Night, name: str) -> tuple[NDArray[np.float64], NDArray[np.int
         first += len(part)
     row[best < THRESHOLD] = -1
     best[best < THRESHOLD] = -np.inf
-    group = lead(night.new, best, THRESHOLD, FLOOR, LIMIT, backend.growing(DIMENSIONS), block=2048)
+    batch = Compared(near(THRESHOLD, FLOOR), night.new, best, backend.growing(DIMENSIONS))
+    group = lead([batch], LIMIT, block=2048)
     return best, row, group
 
 
@@ -136,5 +138,5 @@ def test_every_backend_decides_like_flat(night: Night, reference, name: str) -> 
     if name != "sketch":  # whose matches below the threshold are best effort
         for column in ("query", "reference", "similarity"):
             np.testing.assert_array_equal(
-                getattr(group.matches, column), getattr(reference[2].matches, column)
+                getattr(group.matches[0], column), getattr(reference[2].matches[0], column)
             )

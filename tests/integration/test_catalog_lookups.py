@@ -46,15 +46,15 @@ def test_only_decided_verdicts_up_to_the_turn_are_seen(history: Catalog, count: 
         with history.begin() as conn:
             found = lookups.known_images(conn, 1, asked, turn)
 
-        assert sorted(numbers[row["i"]] for row in found) == [
+        assert sorted(numbers[row] for row in found.row) == [
             n for n in numbers if n % 10 in endings
         ]
 
 
 def test_another_dataset_knows_nothing_of_it(history: Catalog) -> None:
     with history.begin() as conn:
-        assert lookups.known_images(conn, 2, digests([1, 2]), 9) == []
-        assert lookups.known_images(conn, 1, digests([]).reshape(0, 32), 9) == []
+        assert len(lookups.known_images(conn, 2, digests([1, 2]), 9)) == 0
+        assert len(lookups.known_images(conn, 1, digests([]).reshape(0, 32), 9)) == 0
 
 
 def test_two_large_look_ups_in_one_transaction_do_not_mix(history: Catalog) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import audit, lookups, publishing, sql
+from sscd_ops.catalog import audit, lookups, placements, sql
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import detach_month
 from tests.integration.ledger import Ledger, sha
@@ -346,12 +346,12 @@ def test_a_sample_withdrawn_alone_leaves_its_image_to_the_next(nights: Nights) -
 
 def unlisted(nights: Nights) -> set[tuple[str, int]]:
     with nights.ledger.catalog.read() as conn:
-        found = publishing.lost_slots_in(conn, nights.ledger.web, 3, -1, turn=99)
+        found = placements.lost_slots_in(conn, nights.ledger.web, 3, -1, turn=99)
     names = {
         row["output_id"]: row["name"]
         for row in nights.ledger.all("SELECT output_id, name FROM sscd_ops.output_shards")
     }
-    return {(names[row["output_id"]], row["slot"]) for row in found}
+    return {(names[output_id], slot) for output_id, lost in found.items() for _, slot in lost}
 
 
 @pytest.mark.parametrize(
@@ -504,11 +504,21 @@ def known(
     asked = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
     with ledger.catalog.begin() as conn:
         found = lookups.known_images(conn, dataset, asked, turn)
-    assert len({row["i"] for row in found}) == len(found)
+    assert len(np.unique(found.row)) == len(found)
+    columns = {name: getattr(found, name) for name in found.__dataclass_fields__}
     return {
-        digests[row["i"]]: {k: bytes(v) if isinstance(v, memoryview) else v for k, v in row.items()}
-        for row in found
+        digests[row]: {name: plain(name, values[at]) for name, values in columns.items()}
+        for at, row in enumerate(found.row)
     }
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value of a column, None where that has a number, a NaN or zeros instead."""
+    if isinstance(value, np.ndarray):
+        raw = value.tobytes()
+        return None if not any(raw) else UUID(bytes=raw) if name.endswith("_id") else raw
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if value == -1 or value != value else value
 
 
 IMAGES = [sha(n) for n in range(100, 106)]

@@ -80,22 +80,22 @@ class Killed(BaseException):
 
 
 POINTS = (
-    "sscd_ops.steps.ingest.shards.register_file",
-    "sscd_ops.steps.embed.shards.register_file",
+    "sscd_ops.steps.ingest.attempts.register_file",
+    "sscd_ops.steps.embed.attempts.register_file",
     "sscd_ops.steps.history.shards.register_search",
     "sscd_ops.steps.turns.forget_tries",
-    "sscd_ops.steps.resolve.publishing.add_plan",
+    "sscd_ops.steps.resolve.output_shards.add_plan",
     "sscd_ops.steps.turns.copy_table",
     "sscd_ops.steps.turns._swap",
     "sscd_ops.steps.resolve.decisions.decide_batch",
     "sscd_ops.steps.resolve.segments.add_mask",
     "sscd_ops.steps.turns.decisions.put_in_force",
     "sscd_ops.steps.turns.datasets.advance",
-    "sscd_ops.steps.publish.publishing.register_output",
+    "sscd_ops.steps.publish.output_shards.register_output",
     "sscd_ops.steps.commit._Snapshot.work_out",
     "sscd_ops.steps.commit._Snapshot.put",
-    "sscd_ops.steps.commit.publishing.add_snapshot",
-    "sscd_ops.steps.commit.publishing.mark_published",
+    "sscd_ops.steps.commit.snapshots.add_snapshot",
+    "sscd_ops.steps.commit.published.mark_published",
     "sscd_ops.steps.turns.publish",
     "sscd_ops.steps.commit.repair_latest",
 )

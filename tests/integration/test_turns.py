@@ -448,7 +448,7 @@ def test_a_night_that_lost_to_an_order_is_decided_after_it(
 
     def work_out(*given: Any) -> Any:
         worked = real(*given)
-        tried.append(worked.turn)
+        tried.append(worked.made.turn)
         if len(tried) == 1:
             with world.parts() as others:
                 lead_by(others, change)
@@ -562,7 +562,7 @@ def test_a_night_that_lost_three_times_is_waited_for(
 
     def work_out(*given: Any) -> Any:
         worked = real(*given)
-        tried.append(worked.turn)
+        tried.append(worked.made.turn)
         lines.append(len(decided.ask(LINES)))
         if len(tried) <= 3:
             with decided.parts() as others:

@@ -34,6 +34,11 @@ LATE = LateShard("crawl/1.tar", "2026-11-01", supplement=True)
             "match batch=3 segments=1 seconds=0.50 (answered from the catalog)",
         ),
         (
+            StepReport("embed", 3, {}, 0.5, answered=True),
+            '{"step": "embed", "batch_id": 3, "seconds": 0.5, "answered": true}',
+            "embed batch=3  seconds=0.50 (answered from the catalog)",
+        ),
+        (
             PlanReport(
                 3, BatchState.PLANNED, [0, 1], late=[LATE], source_shards=4, skipped_shards=1,
                 unpublishable=[2], seconds=1.5, night="2026-11-02",

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from itertools import pairwise
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -22,16 +21,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sscd_ops.core import rows as core_rows
+from sscd_ops.core import tally
 from sscd_ops.core.canonical import block_similarities
 from sscd_ops.core.decide import NEW, decide, find_images, load_samples
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.identities import sample_id
-from sscd_ops.core.leader import Hashes, lead
+from sscd_ops.core.leader import Compared, lead
 from sscd_ops.core.manifest import SCHEMA
+from sscd_ops.core.measures import near, perceptual
 from sscd_ops.core.preference import arrival_rank
+from sscd_ops.core.witnesses import Earlier, find_witnesses
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.hamming import Hamming
-from sscd_ops.model import Fault
+from sscd_ops.model import Fault, KnownImages
 
 MONTH = date(2026, 11, 1)
 PRIORITY = {"crawl": 0, "bought": 1}
@@ -222,17 +224,9 @@ class Product:
 
         decided = decide(samples, images, lead_by)
         gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
-        found = {True: hash_where, False: where}
-        witness = core_rows.witnesses(
-            samples,
-            images,
-            decided,
-            history_witness={
-                int(i): self.kept(found[bool(decided.perceptual[i])][images.query[i]]) for i in gone
-            },
-            threshold=self.rules.threshold,
-            hash_threshold=1 - (self.rules.farthest or 0) / 256,
-        )
+        found = [where, hash_where]
+        earlier = self.kept(gone, [found[decided.measure[i]][images.query[i]] for i in gone])
+        witness = find_witnesses(samples, images, decided, earlier)
         given = core_rows.Rows(
             samples,
             images,
@@ -254,13 +248,13 @@ class Product:
         for row in table.to_pylist():
             if row["verdict"] == "removed":
                 witness_image = self.images[row["witness_sha256"]]
-                carrier = UUID(bytes=row["witness_id"]), row["witness_decision"]
+                carrier = row["witness_id"], row["witness_decision"]
                 assert carrier == (witness_image["sample_id"], witness_image["decision_id"])
         for row in table.to_pylist():
             kept_plain = row["verdict"] == "kept" and pictures[row["image_sha256"]].plain
             assert row["plain"] is (True if kept_plain else None)
         assert len(said) == len(table)
-        counts = core_rows.count(decided.outcome, 0)
+        counts = tally.count(decided.outcome, 0)
         assert counts.read == len(said)
         assert counts.known == len(samples) - len(said)
         self.samples |= said
@@ -283,9 +277,34 @@ class Product:
             plain,
         )
 
-    def lookup(self, digests: np.ndarray) -> list[dict[str, Any]]:
+    def lookup(self, digests: np.ndarray) -> KnownImages:
         keys = [row.tobytes() for row in digests]
-        return [{"i": i, **self.images[key]} for i, key in enumerate(keys) if key in self.images]
+        known = [i for i, key in enumerate(keys) if key in self.images]
+        rows = [self.images[keys[i]] for i in known]
+
+        def column(name: str, kind: Any, null: Any = None) -> np.ndarray:
+            values = [null if row[name] is None else row[name] for row in rows]
+            if isinstance(null, bytes):
+                return np.frombuffer(b"".join(values), np.uint8).reshape(-1, kind)
+            return np.array(values, kind)
+
+        return KnownImages(
+            row=np.array(known, np.int64),
+            verdict=column("verdict", object),
+            reason=column("reason", object),
+            message=column("message", object),
+            sample_id=column("sample_id", 16, bytes(16)),
+            carrier_decision=column("decision_id", np.int64),
+            witness_sha256=column("witness_sha256", 32, bytes(32)),
+            is_witnessed=np.array([row["witness_sha256"] is not None for row in rows], bool),
+            witness_id=column("witness_id", 16, bytes(16)),
+            witness_decision=column("witness_decision", np.int64, -1),
+            similarity=column("similarity", float, np.nan),
+            threshold=column("threshold", float, np.nan),
+            decision_id=column("decision_id", np.int64),
+            segment_row=column("segment_row", np.int64, -1),
+            turn=column("decision_id", np.int64),
+        )
 
     def search(self, queries: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
         """Best similarity of each query among history's kept, and that picture; ties: earlier."""
@@ -326,26 +345,28 @@ class Product:
         backend = open_backend(
             "flat", fingerprint_digest="ab" * 32, dimensions=DIMENSIONS, threshold=0.75
         )
-        threshold, block = self.rules.threshold, self.rules.block
-        index = backend.growing(DIMENSIONS)
-        second = None
+        threshold = self.rules.threshold
+        measure = near(threshold, threshold - 0.05)
+        batch = [Compared(measure, queries, history, backend.growing(DIMENSIONS))]
         if self.rules.farthest is not None:
             at = 1 - self.rules.farthest / 256
-            second = Hashes(hashes, hash_history, at, at - 8 / 256, Hamming().growing())
-        floor = threshold - 0.05
-        return lead(queries, history, threshold, floor, 2, index, block=block, hashes=second)
+            second = perceptual(at, at - 8 / 256)
+            batch.append(Compared(second, hashes, hash_history, Hamming().growing()))
+        return lead(batch, 2, self.rules.block)
 
-    def kept(self, digest: bytes) -> core_rows.HistoryWitness:
-        image = self.images[digest]
-        assert image["verdict"] == "kept"
-        return digest, image["sample_id"], image["decision_id"]
+    def kept(self, gone: np.ndarray, digests: Sequence[bytes]) -> Earlier:
+        rows = [self.images[digest] for digest in digests]
+        assert all(row["verdict"] == "kept" for row in rows)
+        return Earlier(
+            gone,
+            np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+            np.frombuffer(b"".join(r["sample_id"] for r in rows), np.uint8).reshape(-1, 16),
+            np.array([row["decision_id"] for row in rows], np.int64),
+        )
 
     def register(self, given: core_rows.Rows) -> None:
         for row in core_rows.image_rows(given).to_pylist():
             assert row["sha256"] not in self.images
-            for name in ("sample_id", "witness_id"):
-                row[name] = row[name] and UUID(bytes=row[name])
-            row["carrier_decision"] = row["decision_id"]
             self.images[row["sha256"]] = row
         assert not len(core_rows.change_rows(given))
 
@@ -504,7 +525,7 @@ def test_nights_are_decided_as_the_definition_says(
         if said.verdict == "removed":
             assert said.witness is not None
             assert product.images[said.witness]["verdict"] == "kept"
-            carrier = samples[product.images[said.witness]["sample_id"].bytes]
+            carrier = samples[product.images[said.witness]["sample_id"]]
             assert product.samples[carrier.id].verdict == "kept"
             one, other = samples[sample].picture, carrier.picture
             if said.reason == "exact":

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sscd_ops.core import leader
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import block_similarities
-from sscd_ops.core.leader import Hashes, lead
+from sscd_ops.core.leader import Compared, lead
+from sscd_ops.core.measures import near, perceptual
 from sscd_ops.errors import UsageError
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.hamming import Hamming
@@ -61,28 +62,35 @@ def hash_similarity(one: np.ndarray, other: np.ndarray) -> float:
     return 1 - (left ^ right).bit_count() / 256
 
 
-def check(rows, history, threshold, floor, limit, block, index, hashes=None) -> None:  # type: ignore[no-untyped-def]
+def by_hash(rows, history, farthest=31, margin=8):  # type: ignore[no-untyped-def]
+    measure = perceptual(1 - farthest / 256, 1 - (farthest + margin) / 256)
+    return Compared(measure, rows, history, Hamming().growing())
+
+
+def check(rows, history, threshold, floor, limit, block, index, *hashed) -> None:  # type: ignore[no-untyped-def]
     pairs = block_similarities(rows, rows)
     measures = [(lambda a, b: float(pairs[a, b]), history, threshold, floor)]
-    if hashes is not None:
-        measures.append(
-            (
-                lambda a, b: hash_similarity(hashes.rows[a], hashes.rows[b]),
-                hashes.history,
-                hashes.threshold,
-                hashes.floor,
-            )
+    measures += (
+        (
+            lambda a, b, rows=hashes.rows: hash_similarity(rows[a], rows[b]),
+            hashes.history,
+            hashes.measure.threshold,
+            hashes.measure.floor,
         )
+        for hashes in hashed
+    )
     kept, verdicts, matches = oracle(measures, len(rows), limit)
 
-    found = lead(rows, history, threshold, floor, limit, index, block=block, hashes=hashes)
+    own = Compared(near(threshold, floor), rows, history, index)
+    found = lead([own, *hashed], limit, block)
 
     assert np.flatnonzero(found.kept).tolist() == kept
     assert found.witness.tolist() == [witness for witness, _, _ in verdicts]
     assert found.similarity.tolist() == [similarity for _, similarity, _ in verdicts]
-    assert found.perceptual.tolist() == [number == 1 for _, _, number in verdicts]
-    told = [found.matches, found.hash_matches][: len(measures)]
-    for reported, expected in zip(told, matches, strict=True):
+    assert found.measure.tolist() == [
+        -1 if row in kept else number for row, (_, _, number) in enumerate(verdicts)
+    ]
+    for reported, expected in zip(found.matches, matches, strict=True):
         columns = (reported.query, reported.reference, reported.similarity)
         assert list(zip(*(c.tolist() for c in columns), strict=True)) == expected
 
@@ -146,9 +154,7 @@ def second_measures(draw, count):  # type: ignore[no-untyped-def]
     history[known] = 1 - random.choice([0, 10, 31, 32, 40], int(known.sum())) / 256
     farthest = draw(st.sampled_from([0, 10, 31, 60]))
     margin = draw(st.sampled_from([0, 8]))
-    return Hashes(
-        rows, history, 1 - farthest / 256, 1 - (farthest + margin) / 256, Hamming().growing()
-    )
+    return by_hash(rows, history, farthest, margin)
 
 
 @settings(max_examples=150, deadline=None)
@@ -174,7 +180,7 @@ def test_two_measures_leave_no_seam_between_strips_and_blocks(block: int) -> Non
     centres = random.standard_normal((150, 32))
     rows = unit(centres[random.integers(0, 150, 1200)] + 0.7 * random.standard_normal((1200, 32)))
     none = np.full(1200, -np.inf)
-    hashes = Hashes(hashes_like(7, 1200, 60), none, 1 - 31 / 256, 1 - 39 / 256, Hamming().growing())
+    hashes = by_hash(hashes_like(7, 1200, 60), none)
 
     check(rows, none, 0.75, 0.7, 8, block, growing("flat", 32), hashes)
 
@@ -201,8 +207,8 @@ def test_a_threshold_hit_exactly_is_a_copy() -> None:
     rows = np.array([[1, 0], [0.6, 0.8], [0.5, 0.5]], np.float16)
     at = float(block_similarities(rows[:1], rows[1:2])[0, 0])
 
-    found = lead(rows, np.full(3, -np.inf), at, at, 8, growing("flat", 2))
-    above = lead(rows, np.full(3, -np.inf), np.nextafter(at, 1), at, 8, growing("flat", 2))
+    found = lead([Compared.first(near(at, at), rows, growing("flat", 2))], 8)
+    above = lead([Compared.first(near(np.nextafter(at, 1), at), rows, growing("flat", 2))], 8)
 
     assert found.kept.tolist() == [True, False, False]
     assert above.kept.tolist() == [True, True, False]
@@ -215,7 +221,7 @@ def test_twenty_thousand_placeholders_stay_within_bounded_memory(name: str) -> N
     index = growing(name, 512)
 
     with at_most(megabytes=300):
-        found = lead(rows, np.full(len(rows), -np.inf), 0.75, 0.7, 8, index)
+        found = lead([Compared.first(near(0.75, 0.7), rows, index)], 8)
 
     assert found.kept.sum() == 1
     assert (found.witness[1:] == 0).all()
@@ -230,13 +236,11 @@ def test_twenty_thousand_placeholders_by_hash_stay_within_bounded_memory() -> No
     hashed[:, 32] = 100
 
     with at_most(megabytes=300):
-        found = lead(
-            rows, none, 0.99, 0.95, 8, growing("flat", 64),
-            hashes=Hashes(hashed, none, 1 - 31 / 256, 1 - 39 / 256, Hamming().growing()),
-        )  # fmt: skip
+        own = Compared.first(near(0.99, 0.95), rows, growing("flat", 64))
+        found = lead([own, by_hash(hashed, none)], 8)
 
     assert found.kept.sum() == 1
-    assert found.perceptual[1:].all()
+    assert (found.measure[1:] == 1).all()
     assert (found.witness[1:] == 0).all()
 
 
@@ -249,33 +253,38 @@ def test_a_night_of_matches_below_the_threshold_stays_bounded(name: str) -> None
     index = growing(name, 512)
 
     with at_most(megabytes=300):
-        found = lead(rows, np.full(len(rows), -np.inf), 0.85, 0.6, 8, index)
+        found = lead([Compared.first(near(0.85, 0.6), rows, index)], 8)
 
     assert found.kept.all()
     if name != "sketch":  # below the threshold sketch promises nothing
-        assert len(found.matches.query) == 8 * len(rows) - sum(8 - k for k in range(8))
+        assert len(found.matches[0].query) == 8 * len(rows) - sum(8 - k for k in range(8))
 
 
 def test_an_empty_night_is_no_trouble() -> None:
-    found = lead(np.empty((0, 8), np.float16), np.empty(0), 0.75, 0.7, 8, growing("flat", 8))
+    nothing = np.empty((0, 8), np.float16)
+    found = lead([Compared.first(near(0.75, 0.7), nothing, growing("flat", 8))], 8)
 
     assert found.kept.tolist() == []
-    assert len(found.matches.query) == 0
+    assert len(found.matches[0].query) == 0
 
 
 def test_arguments_without_meaning_are_refused() -> None:
     rows = np.eye(2, 8, dtype=np.float16)
 
-    with pytest.raises(UsageError, match="history"):
-        lead(rows, np.empty(1), 0.75, 0.7, 8, growing("flat", 8))
-    with pytest.raises(UsageError, match="floor"):
-        lead(rows, np.empty(2), 0.75, 0.8, 8, growing("flat", 8))
-    for hashes, words in (
-        (Hashes(np.zeros((3, 33), np.uint8), np.empty(2), 0.9, 0.9, Hamming().growing()), "hashes"),
-        (Hashes(np.zeros((2, 33), np.uint8), np.empty(2), 0.8, 0.9, Hamming().growing()), "floor"),
+    def own(floor=0.7, history=2):  # type: ignore[no-untyped-def]
+        return Compared(near(0.75, floor), rows, np.empty(history), growing("flat", 8))
+
+    for batch, words in (
+        ([own(history=1)], "history"),
+        ([own(floor=0.8)], "floor"),
+        ([own(), by_hash(np.zeros((3, 33), np.uint8), np.empty(2))], "3 rows of pdq"),
+        ([own(), by_hash(np.zeros((2, 33), np.uint8), np.empty(2), margin=-1)], "floor"),
     ):
         with pytest.raises(UsageError, match=words):
-            lead(rows, np.empty(2), 0.75, 0.7, 8, growing("flat", 8), hashes=hashes)
+            lead(batch, 8)
+    for limit, block in ((0, 1), (1, 0)):
+        with pytest.raises(UsageError, match="limit"):
+            lead([own()], limit, block)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.booleans())
@@ -319,7 +328,7 @@ def test_strips_do_not_wake_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with threadpool_limits(limits=2, user_api="blas"):
         before = threads()
-        lead(rows, np.full(600, -np.inf), 0.75, 0.7, 4, growing("flat", 16), block=300)
+        lead([Compared.first(near(0.75, 0.7), rows, growing("flat", 16))], 4, block=300)
         after = threads()
 
     assert found == [{1}] * 4

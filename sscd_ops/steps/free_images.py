@@ -1,0 +1,76 @@
+"""Images of a batch that were described earlier and have no verdict now: they are decided anew.
+
+They are searched by their stored descriptors, and where they are kept again the mask of the segment
+that they lie in changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sscd_ops.core.decide import Images
+from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.measures import DESCRIPTORS, HASHES
+from sscd_ops.core.segment_file import open_segment, read_mask
+from sscd_ops.errors import InvariantError
+from sscd_ops.model import Segment
+from sscd_ops.steps.parts import Parts, Work
+
+
+@dataclass(frozen=True)
+class Free:
+    """Images of the batch that have a descriptor of an earlier decision and no verdict now.
+
+    ``images``: int64 (k,), rows of the batch's images; ``segment``, ``row``: int64 (k,), ordinal of
+    the live segment and row there. ``queries``: their stored descriptors.
+    """
+
+    images: NDArray[np.int64]
+    segment: NDArray[np.int64]
+    row: NDArray[np.int64]
+    queries: Queries
+
+    def masks(
+        self, parts: Parts, live: Sequence[Segment], kept: NDArray[np.bool_]
+    ) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
+        """The segments in which some of them are kept again, each with its mask then.
+
+        Args:
+            parts: the real parts.
+            live: the segments.
+            kept: bool (m,), of the batch's images.
+        """
+        again = kept[self.images]
+        for ordinal in np.unique(self.segment[again]):
+            segment = live[int(ordinal)]
+            if segment.mask is None:
+                raise InvariantError(f"segment {segment.segment_id} is in no generation")
+            mask = read_mask(parts.store, segment.mask, segment.rows)
+            mask[self.row[again & (self.segment == ordinal)]] = True
+            yield segment, mask
+
+
+def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment]) -> Free:
+    """Read the stored descriptors of the batch's free images."""
+    known = images.known
+    free = known.take((known.verdict == "free") & (known.segment_row >= 0))
+    free = free.take(np.argsort(free.row))
+    ordinal_of = {segment.decision_id: segment.ordinal for segment in live}
+    segment = np.array([ordinal_of[int(decision)] for decision in free.decision_id], np.int64)
+    # of a segment without hashes they stay blank, which match nothing
+    dimensions = work.attempt.fingerprint.dimensions
+    rows = {by.role: by.blank(len(free), dimensions) for by in work.measures}
+    for ordinal in np.unique(segment):
+        here = segment == ordinal
+        opened = open_segment(parts.store, live[int(ordinal)], HASHES.keys() & rows.keys())
+        stored = {DESCRIPTORS: opened.descriptors, **opened.codes}
+        for role in rows.keys() & stored.keys():
+            rows[role][here] = stored[role][free.segment_row[here]]
+    ids = images.digests[free.row]
+    digest = hashlib.sha256(ids.tobytes()).hexdigest()
+    return Free(free.row, segment, free.segment_row, Queries(ids, rows, {}, [], digest))
