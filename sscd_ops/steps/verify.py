@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import attempts, batches, datasets, publishing, segments, shards
+from sscd_ops.catalog import attempts, batches, datasets, lookups, publishing, segments, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core import segment_file
@@ -359,11 +359,9 @@ def _kept(
 
     Of later turns masks are others than those that were listed with that row.
     """
-    kept = np.zeros(len(ids), bool)
-    digests = [row.tobytes() for row in ids]
     with parts.catalog.begin() as conn:
-        rows = segments.kept_segment_rows(
-            conn, dataset.dataset_id, decision_id, digests, dataset.turn
-        )
-    kept[rows] = True
+        known = lookups.known_images(conn, dataset.dataset_id, ids, dataset.turn)
+    kept = np.zeros(len(ids), bool)
+    mine = (known.verdict == "kept") & (known.decision_id == decision_id)
+    kept[known.segment_row[mine]] = True
     return kept
