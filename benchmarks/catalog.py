@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from sscd_ops.catalog import audit as explaining
-from sscd_ops.catalog import lookups, publishing
+from sscd_ops.catalog import lookups, placements
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.embedded import ensure_running, stop
@@ -418,7 +418,8 @@ def with_changes(catalog: Catalog, results: Results, batches: int, samples: int)
 
     def slots() -> int:
         with catalog.read() as conn:
-            return len(publishing.lost_slots_in(conn, 1, batches, batches, batches + 1))
+            lost = placements.lost_slots_in(conn, 1, batches, batches, batches + 1)
+            return sum(map(len, lost.values()))
 
     taken, rows = seconds(slots)
     results.add(f"what a commit must leave out: {rows:,} samples", f"{taken:.2f} s")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.descriptors import dct
+from sscd_ops.descriptors.models import MODELS
 from sscd_ops.images.preprocess import PRESETS, preprocess
 from sscd_ops.testing import COPIES, plant
 
@@ -60,8 +61,9 @@ def main() -> int:
             alike = (rows * copies).sum(axis=1)
             found = float((alike >= chosen).mean())
             print(f"  {kind:<10} found {found:6.1%}  median {np.median(alike):.3f}")
-    print(f"threshold {chosen:.2f}, in the code {dct.THRESHOLD:.2f}")
-    return 0 if abs(chosen - dct.THRESHOLD) < 1e-9 else 3
+    known = MODELS["dct"].threshold
+    print(f"threshold {chosen:.2f}, in the code {known:.2f}")
+    return 0 if abs(chosen - known) < 1e-9 else 3
 
 
 if __name__ == "__main__":

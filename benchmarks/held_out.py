@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from benchmarks import held_out_card as card
 from sscd_ops.core.perceptual import CODE, are_fit
 from sscd_ops.descriptors.embedder import open_embedder
-from sscd_ops.descriptors.thresholds import THRESHOLDS
+from sscd_ops.descriptors.models import MODELS
 from sscd_ops.evaluation.describing import Described, describe, nearest
 from sscd_ops.evaluation.lookalikes import HardResult, HardSet, judge, made
 from sscd_ops.evaluation.metrics import Scored
@@ -159,7 +159,8 @@ def measures(
 ) -> list[Measure]:
     """The model, PDQ (made in the same pass, as nights make it) and `dct`."""
     answer = []
-    for model, own in ((options, threshold), (FingerprintOptions(model="dct"), THRESHOLDS["dct"])):
+    dct = FingerprintOptions(model="dct")
+    for model, own in ((options, threshold), (dct, MODELS["dct"].threshold)):
         hashed = model is options
         with open_embedder(model, cache, perceptual=hashed) as embedder:
             pictures = describe(embedder, held.pictures, Silence(), "pictures")
@@ -238,7 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="")
     parser.add_argument("--preprocessing", default="")
-    parser.add_argument("--threshold", type=float, default=THRESHOLDS["sscd_small"])
+    parser.add_argument("--threshold", type=float, default=MODELS["sscd_small"].threshold)
     parser.add_argument("--limit", type=int, default=0, help="pictures of each split; 0: all")
     parser.add_argument("--trained-like", type=int, default=400)
     parser.add_argument("--write", action="store_true", help="keep the tables in the card")

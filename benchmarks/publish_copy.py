@@ -35,6 +35,8 @@ from uuid import UUID
 
 from benchmarks.ingest_read import write_manifest
 from benchmarks.tars import make_source
+from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.model import Interval, SourceShard
 from sscd_ops.options import DatasetOptions, LimitsOptions, SourceOptions, StorageOptions
@@ -98,16 +100,15 @@ def product(home: Path, per_tar: int) -> int:
     work = Work(batch, attempt, dataset)
     written = 0
     for shard, rows in _planned(home, per_tar):
-        name = f"bench/shards/{shard.ordinal:05d}.tar"
-        publish._write_shard(
-            parts, work, {"name": name, "form": "jpg+json+txt"}, rows, {shard.shard_id: shard}
-        )
+        name, form = f"bench/shards/{shard.ordinal:05d}.tar", "jpg+json+txt"
+        output = OutputShard({}, 1, 1, 0, "", form, len(rows), name, 1, 1, 1, None, None)
+        publish._write_shard(parts, work, output, rows, {shard.shard_id: shard})
         written += 3 * len(rows)
     return written
 
 
-def _planned(home: Path, per_tar: int) -> Iterator[tuple[SourceShard, list[dict[str, Any]]]]:
-    """Each source shard with the rows that the catalog would answer for its output shard."""
+def _planned(home: Path, per_tar: int) -> Iterator[tuple[SourceShard, list[PlacedSample]]]:
+    """Each source shard with the samples that the catalog would answer for its output shard."""
     for line in (home / "shards.jsonl").read_text().splitlines():
         saved = json.loads(line)
         saved["manifest"] = publish.StoredFile(**saved["manifest"])
@@ -116,19 +117,19 @@ def _planned(home: Path, per_tar: int) -> Iterator[tuple[SourceShard, list[dict[
         yield (
             shard,
             [
-                {
-                    "shard_id": shard.shard_id,
-                    "position": position,
-                    "sample_id": UUID(int=shard.ordinal << 64 | position),
-                    "source": "bench",
-                    "relative_uri": shard.relative_uri,
-                    "key": str(position),
-                    "image_sha256": bytes(32),
-                    "width": 96,
-                    "height": 72,
-                    "caption": "a caption",
-                    "meta": {},
-                }
+                PlacedSample(
+                    image_sha256=bytes(32),
+                    sample_id=UUID(int=shard.ordinal << 64 | position),
+                    shard_id=shard.shard_id,
+                    position=position,
+                    source="bench",
+                    relative_uri=shard.relative_uri,
+                    key=str(position),
+                    width=96,
+                    height=72,
+                    caption="a caption",
+                    meta={},
+                )
                 for position, stays in enumerate(keep)
                 if stays
             ],

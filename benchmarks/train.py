@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ import torch
 from sscd_ops.descriptors.networks import Network
 from sscd_ops.descriptors.training.decoded import store_pictures
 from sscd_ops.descriptors.training.loop import Run
-from sscd_ops.descriptors.training.options import TrainOptions
+from sscd_ops.descriptors.training.options import TrainOptions, Trunk
 from sscd_ops.descriptors.training.parallel import Process
 from sscd_ops.descriptors.training.views import make_views
 from sscd_ops.testing import picture
@@ -70,7 +71,7 @@ def measure(trunk: str, threads: int, repeats: int) -> None:
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trunk", default="small", choices=["small", "resnet18", "resnet50"])
+    parser.add_argument("--trunk", default="small", choices=get_args(Trunk))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
 """What storage drivers raise, sorted into errors of ours. Standard library only.
 
 The drivers of clouds are not imported here, nor need they be there: what they raise is known by
-class name, HTTP status and code, which may stand on the error or on the one it was made from.
+code, class name, HTTP status and errno, which may stand on the error or on the one it was made
+from. Messages hold paths and are not read, save Google's, where they are all there is.
 """
 
 from __future__ import annotations
@@ -43,46 +44,63 @@ _CERTIFICATE = "the server's certificate is not trusted: install its authority's
 _QUOTA = "a quota is used up: raise it, or remove what is no longer needed"
 _SERVER = "the server refuses this request: mend the URL or what the server allows"
 
-_BY_ERRNO = {
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.EROFS: _READ_ONLY,
-    errno.ENAMETOOLONG: _NAME,
-    errno.ENOTDIR: _NO_FOLDER,
-    errno.EEXIST: _NO_FOLDER,
-    errno.EISDIR: "a folder stands where a file should be: move it away",
-    errno.ELOOP: "links on this path lead in a circle: mend them",
-    errno.EFBIG: "a file is too large for this file system or its limits: use another one",
+_PASSES = None
+"""What the next try may not meet: too many requests, a token that it renews, a clock."""
+
+# Of each remedy: codes of services and classes of their drivers, by name; HTTP statuses and errnos.
+# `_signs` says which of them counts first.
+_KNOWN: tuple[tuple[str | None, str, tuple[int, ...]], ...] = (
+    (_NO_BUCKET, "NoSuchBucket ContainerNotFound FilesystemNotFound AccountNotFound", ()),
+    (
+        _CREDENTIALS,
+        "AuthenticationFailed InvalidAccessKeyId InvalidAccountKey InvalidClientTokenId"
+        " InvalidToken NoAuthenticationInformation SignatureDoesNotMatch"
+        " UnrecognizedClientException AuthenticationException ClientAuthenticationError"
+        " CredentialRetrievalError CredentialUnavailableError DefaultCredentialsError"
+        " NoAuthTokenError NoCredentialsError PartialCredentialsError ProfileNotFound RefreshError"
+        " SSOTokenLoadError TokenRetrievalError UnauthorizedSSOTokenError",
+        (401,),
+    ),
+    (
+        _RIGHTS,
+        "AccessDenied AccessDeniedException AllAccessDisabled AuthorizationFailure"
+        " AuthorizationPermissionMismatch",
+        (403, errno.EACCES, errno.EPERM),
+    ),
+    (_QUOTA, "QuotaExceeded", ()),
+    (_CERTIFICATE, "CertificateError ClientConnectorCertificateError SSLCertVerificationError", ()),
+    (
+        _PASSES,
+        "ExpiredToken ExpiredTokenException InternalError OperationAborted RequestExpired"
+        " RequestLimitExceeded RequestThrottled RequestTimeTooSkewed RequestTimeout ServerBusy"
+        " ServiceUnavailable SlowDown Throttling ThrottlingException TokenRefreshRequired"
+        " TooManyRequests TooManyRequestsException",
+        (408, 409, 423, 425, 429),
+    ),
+    (_READ_ONLY, "", (errno.EROFS,)),
+    (_NAME, "", (errno.ENAMETOOLONG,)),
+    (_NO_FOLDER, "", (errno.ENOTDIR, errno.EEXIST)),
+    ("a folder stands where a file should be: move it away", "", (errno.EISDIR,)),
+    ("links on this path lead in a circle: mend them", "", (errno.ELOOP,)),
+    ("a file is too large for this file system or its limits: use another one", "", (errno.EFBIG,)),
+)
+_REMEDIES: dict[str | int, str | None] = {
+    **dict.fromkeys(range(300, 500), _SERVER),
+    **dict.fromkeys(range(500, 600), _PASSES),
+    **{name: remedy for remedy, names, _ in _KNOWN for name in names.split()},
+    **{number: remedy for remedy, _, numbers in _KNOWN for number in numbers},
 }
-_BY_CLASS = {
-    PermissionError: _RIGHTS,
-    NotADirectoryError: _NO_FOLDER,
-    FileExistsError: _NO_FOLDER,
-    IsADirectoryError: _BY_ERRNO[errno.EISDIR],
-}
-# Of errors whose classes are not here, searched for in class names, codes and messages.
-_NO_BUCKET_SAID = re.compile(
-    r"NoSuchBucket|ContainerNotFound|AccountNotFound|bucket does not exist|container does not exist"
-)
-_CREDENTIALS_SAID = re.compile(
-    r"NoCredentials|PartialCredentials|CredentialRetrieval|NoAuthToken|TokenRetrieval|SSOToken"
-    r"|ProfileNotFound|ClientAuthentication|DefaultCredentials|CredentialUnavailable|RefreshError"
-    r"|AuthenticationException|AuthenticationFailed|InvalidAccessKeyId|SignatureDoesNotMatch"
-    r"|InvalidToken|InvalidAccountKey|[Uu]nable to locate credentials"
-)
-_SAID = (
-    (_NO_BUCKET_SAID, _NO_BUCKET),
-    (_CREDENTIALS_SAID, _CREDENTIALS),
-    (re.compile(r"CertVerification|CertificateError|certificate verify failed"), _CERTIFICATE),
-    (re.compile(r"[Qq]uota"), _QUOTA),
-    (re.compile(r"AccessDenied|AuthorizationPermission|AllAccessDisabled|Access Denied"), _RIGHTS),
-)
-# These pass, whatever the status: too many requests, a token that the next try renews, a clock.
-_PASSING_SAID = re.compile(
-    r"[Rr]ate ?[Ll]imit|SlowDown|[Tt]hrottl|TooManyRequests|RequestLimitExceeded|ExpiredToken"
-    r"|RequestTime|ServerBusy|ServiceUnavailable|InternalError|OperationAborted|TokenRefreshRequired"
-)
-_PASSING_STATUS = (408, 409, 423, 425, 429)
+_NUMBERS = {
+    PermissionError: errno.EACCES, NotADirectoryError: errno.ENOTDIR,
+    FileExistsError: errno.EEXIST, IsADirectoryError: errno.EISDIR,
+    FileNotFoundError: errno.ENOENT, TimeoutError: errno.ETIMEDOUT,
+    ConnectionError: errno.ECONNRESET,
+}  # fmt: skip
+"""The errno of one that was made without."""
+_FORBIDDEN = "Forbidden: "
+"""How gcsfs begins an OSError of status 403: the path follows, then a line of the server's."""
+_PASSING_SAID = re.compile(r"[Rr]ate ?[Ll]imit")
+_QUOTA_SAID = re.compile(r"[Qq]uota")
 
 # ---------------------------------------------------------------- full disks
 
@@ -100,17 +118,19 @@ def asking(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if _NO_BUCKET_SAID.search(_said(error)):
+        if remedy_for(error) == _NO_BUCKET:
             raise told(url, error) from error
         raise
     except Exception as error:
-        if isinstance(error, OSError) or _is_driver_s(error):
+        if _is_driver_s(error):
             raise told(url, error) from error
         raise
 
 
-def _is_driver_s(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in _DRIVERS
+def _is_driver_s(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_driver_s, error.exceptions))
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _DRIVERS
 
 
 def told(where: str, error: Exception) -> SscdOpsError:
@@ -128,30 +148,25 @@ def told(where: str, error: Exception) -> SscdOpsError:
 
 
 def remedy_for(error: BaseException) -> str | None:
-    """What to do about an error that trying again cannot help; None for one that it may."""
-    said = _said(error)
-    if _PASSING_SAID.search(said) or is_full(error):
-        return None
-    found = next((remedy for pattern, remedy in _SAID if pattern.search(said)), None)
-    if found is None:
-        status = _status(error)
-        found = _by_kind(error) if status is None else _by_status(status)
+    """What to do about an error that trying again cannot help; None for one that it may.
+
+    Of several at once one that cannot be helped is enough.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(remedy_for, error.exceptions)), None)
+    found = next((_REMEDIES[sign] for sign in _signs(error) if sign in _REMEDIES), _PASSES)
     return None if found is None else found.format(who=_who())
 
 
-def _by_kind(error: BaseException) -> str | None:
-    number = getattr(error, "errno", None)
-    if number in _BY_ERRNO:
-        return _BY_ERRNO[number]
-    return next((remedy for kind, remedy in _BY_CLASS.items() if isinstance(error, kind)), None)
-
-
-def _by_status(status: int) -> str | None:
-    if status in _PASSING_STATUS or not 300 <= status < 500:
-        return None
-    if status == 401:
-        return _CREDENTIALS
-    return _RIGHTS if status == 403 else _SERVER
+def _signs(error: BaseException) -> Iterator[str | int]:
+    """What an error is known by, the most specific first."""
+    chain = list(_chain(error))
+    for item in chain:
+        yield from _codes(item)
+    for item in chain:
+        yield from (kind.__name__ for kind in type(item).__mro__)
+    yield from [status for item in chain if (status := _status(item)) is not None]
+    yield from [number for item in chain if (number := _number(item)) is not None][:1]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -159,39 +174,57 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     at: BaseException | None = error
     while at is not None and at not in seen:
+        if seen and isinstance(at, FileNotFoundError):
+            return  # a look that found nothing, before
         seen.append(at)
         yield at
-        at = at.__cause__ or at.__context__
+        inner = getattr(at, "inner_exception", None)  # azure's
+        at = at.__cause__ or at.__context__ or (inner if isinstance(inner, Exception) else None)
 
 
-def _said(error: BaseException) -> str:
-    """Class names, codes and messages of a driver's error and of those it was made from."""
-    parts: list[str] = []
-    for item in _chain(error):
-        if isinstance(item, FileNotFoundError) and item is not error:
-            break  # a look that found nothing, before
-        response = getattr(item, "response", None)
-        code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-        parts += [type(item).__name__, str(code), str(getattr(item, "error_code", "")), str(item)]
-    return " ".join(parts)
+def _codes(error: BaseException) -> Iterator[str]:
+    """What the service calls it; of Google, whose drivers hide that, what it says of a 403."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        yield str(response.get("Error", {}).get("Code"))
+    code = getattr(error, "error_code", None)  # azure's, of an enum or not
+    yield str(getattr(code, "value", code))
+    said = str(error).partition("\n")[2] if _is_forbidden(error) else str(error)
+    if _status(error) == 403 and (_is_forbidden(error) or type(error).__module__ == "gcsfs.retry"):
+        if _PASSING_SAID.search(said):
+            yield "SlowDown"
+        elif _QUOTA_SAID.search(said):
+            yield "QuotaExceeded"
+
+
+def _is_forbidden(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno is None and str(error).startswith(_FORBIDDEN)
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error carries, or one that it was made from."""
-    for item in _chain(error):
-        response: Any = getattr(item, "response", None)
-        meta = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        for found in (
-            meta.get("HTTPStatusCode"),
-            getattr(response, "status_code", None),
-            getattr(item, "status_code", None),
-            getattr(item, "status", None),
-            getattr(item, "code", None),
-        ):
-            text = str(getattr(found, "value", found))
-            if re.fullmatch(r"[1-5]\d\d", text):
-                return int(text)
-    return None
+    """The HTTP status that an error carries."""
+    response: Any = getattr(error, "response", None)
+    meta = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    for found in (
+        meta.get("HTTPStatusCode"),
+        getattr(response, "status_code", None),
+        getattr(error, "status_code", None),
+        getattr(error, "status", None),
+        getattr(error, "code", None),
+    ):
+        text = str(getattr(found, "value", found))
+        if re.fullmatch(r"[3-5]\d\d", text):
+            return int(text)
+    return 403 if _is_forbidden(error) else None
+
+
+def _number(error: BaseException) -> int | None:
+    """The errno of an error of the system's; None where its class says none either."""
+    if type(error).__module__ in ("ssl", "socket"):
+        return errno.EIO  # OpenSSL and resolvers count their own
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    return next((number for kind, number in _NUMBERS.items() if isinstance(error, kind)), None)
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -31,7 +31,7 @@ ModelName = Literal[
     "sscd_imagenet_advanced",
     "sscd_imagenet_blur",
 ]
-"""The names of ``descriptors.models.MODELS``, here because reading a config file imports little."""
+"""The names of ``descriptors.models.MODELS``, where a model is; a test holds them to it."""
 Preprocessing = Literal[
     "",
     "skew-320",
@@ -172,6 +172,34 @@ class FingerprintOptions:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model by its configured name, and what settings that are left to it mean.
+
+    ``weights``: where they are published or bundled, or empty. ``threshold``: least similarity of a
+    copy, measured or published (docs/descriptors.md). ``perceptual``: whether nights hash too.
+    ``is_light``: whether it takes less of a CPU than decoding its pictures.
+    """
+
+    name: ModelName
+    architecture: str
+    dimensions: int
+    preprocessing: str
+    minibatch: int
+    threshold: float
+    weights: str = ""
+    perceptual: bool = False
+    is_light: bool = False
+
+    def threshold_for(self, asked: float | None) -> float:
+        """The threshold that holds: what is asked for, else the model's."""
+        return self.threshold if asked is None else asked
+
+    def perceptual_for(self, asked: bool | Literal["auto"] | None) -> bool:
+        """Whether pictures are hashed too: what is asked for, else as suits the model."""
+        return asked if isinstance(asked, bool) else self.perceptual
+
+
+@dataclass(frozen=True)
 class DuplicatesOptions:
     """When two pictures are copies, and who wins."""
 
@@ -184,8 +212,8 @@ class DuplicatesOptions:
     grouping: Literal["leader"] = "leader"
     search: SearchName = "auto"
     perceptual: Literal["auto", True, False] = "auto"
-    """Whether a perceptual hash (PDQ) is a second measure, beside the descriptor. ``auto``: where
-    the model is ``sscd_small``. Plan freezes what it comes to."""
+    """Whether a perceptual hash (PDQ) is a second measure, beside the descriptor. ``auto``: as
+    suits the model. Plan freezes what it comes to."""
     perceptual_distance: Annotated[int, Range(0, MOST_BITS)] = 31
     """Greatest Hamming distance of a copy, of 256 bits."""
     perceptual_margin: Annotated[int, Range(0, MOST_BITS)] = 8

@@ -28,7 +28,7 @@ from sscd_ops.options import (
     USUAL_LIMITS,
     FingerprintOptions,
     LimitsOptions,
-    ModelName,
+    Model,
     SourceOptions,
 )
 
@@ -319,14 +319,8 @@ class Models(Protocol):
     def fingerprint(self, options: FingerprintOptions) -> Fingerprint:
         """The fingerprint of a configured model; weights are looked for, not loaded."""
 
-    def default_model(self) -> ModelName:
-        """The model of a new dataset that names none."""
-
-    def default_threshold(self, model: str) -> float:
-        """The model's measured threshold."""
-
-    def default_perceptual(self, model: str) -> bool:
-        """Whether ``duplicates.perceptual = "auto"`` is on with a model."""
+    def model(self, name: str = "") -> Model:
+        """A model by its name; empty: that of a new dataset that names none."""
 
     def embedder(
         self,

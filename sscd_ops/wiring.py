@@ -16,7 +16,7 @@ from sscd_ops.options import (
     USUAL_LIMITS,
     FingerprintOptions,
     LimitsOptions,
-    ModelName,
+    Model,
     Settings,
     SourceOptions,
 )
@@ -191,23 +191,15 @@ class Wiring:
 
         return fingerprint_of(options, self.weights_cache)
 
-    def default_model(self) -> ModelName:
-        """The model of a new dataset that names none."""
-        from sscd_ops.descriptors.thresholds import DEFAULT_MODEL
+    def model(self, name: str = "") -> Model:
+        """A model by its name; empty: that of a new dataset that names none.
 
-        return DEFAULT_MODEL
+        Raises:
+            ConfigError: there is no such model.
+        """
+        from sscd_ops.descriptors.models import DEFAULT_MODEL, find_model
 
-    def default_threshold(self, model: str) -> float:
-        """The model's measured threshold."""
-        from sscd_ops.descriptors.embedder import default_threshold
-
-        return default_threshold(model)
-
-    def default_perceptual(self, model: str) -> bool:
-        """Whether pictures are compared by perceptual hash too where the model says."""
-        from sscd_ops.descriptors.thresholds import PERCEPTUAL
-
-        return model in PERCEPTUAL
+        return find_model(name or DEFAULT_MODEL)
 
     def embedder(
         self,
@@ -270,6 +262,6 @@ class Wiring:
         Raises:
             DataError: the source has it no longer.
         """
-        from sscd_ops.steps.pictures import sample_image
+        from sscd_ops.steps.sample_image import sample_image
 
         return sample_image(self, sample_id)

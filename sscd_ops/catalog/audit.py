@@ -1,4 +1,7 @@
-"""What people ask the public views. Every value is bound; view and column names are ours."""
+"""What people ask the public views. Every value is bound; view and column names are ours.
+
+Rows stay mappings here: commands print them, and nothing else reads them.
+"""
 
 from __future__ import annotations
 

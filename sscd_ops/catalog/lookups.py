@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from sys import intern
 from typing import Any
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import row, rows, run
-from sscd_ops.model import KnownImages
+from sscd_ops.catalog.sql import files_of, rows, run, tuples, value
+from sscd_ops.model import KnownImages, StoredFile
 
 _FEW = 2000
 """Up to so many digests travel as a bound array; more go by COPY into a temporary table."""
@@ -150,9 +151,13 @@ def known_samples(
     return known
 
 
-def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """The files of a published shard that holds a sample, the newest one; or None."""
-    return row(
+def _uuid(raw: UUID | str) -> UUID:
+    return raw if isinstance(raw, UUID) else UUID(raw)
+
+
+def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFile] | None:
+    """The files, by role, of a published shard that holds a sample, the newest one; or None."""
+    found = value(
         conn,
         "SELECT o.files FROM sscd_ops.samples_now s"
         " JOIN sscd_ops.placements p ON p.decision_id = s.slot_decision"
@@ -163,14 +168,25 @@ def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | No
         " ORDER BY p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )
+    return None if found is None else files_of(found)
 
 
-def sample_place(conn: Connection, sample_id: UUID) -> Mapping[str, Any] | None:
-    """Source shard, position and batch of a sample with a verdict, or None."""
-    return row(
+@dataclass(frozen=True, slots=True)
+class SamplePlace:
+    """Where a sample was read, and by which batch."""
+
+    shard_id: int
+    position: int
+    batch_id: int
+
+
+def sample_place(conn: Connection, sample_id: UUID) -> SamplePlace | None:
+    """The place of a sample with a verdict, or None."""
+    found = tuples(
         conn,
         "SELECT s.shard_id, s.position, d.batch_id FROM sscd_ops.samples s"
         " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
         " WHERE s.sample_id = :s",
         s=sample_id,
     )
+    return next((SamplePlace(*place) for place in found), None)

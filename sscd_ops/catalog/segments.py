@@ -142,12 +142,15 @@ def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, Sto
 
 
 def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
-    """Every segment with its newest mask, for `index info`."""
+    """Every segment in turn order as `index info` prints it; ``kept`` is by its newest mask."""
     return rows(
         conn,
-        "SELECT s.*, x.batch_id, x.turn, coalesce(b.night, '') AS night, m.mask, m.kept,"
-        " m.generation_from, m.generation_to"
+        "SELECT s.segment_id AS segment, x.batch_id, coalesce(b.night, '') AS night, x.turn,"
+        " s.rows, m.kept, s.dimensions, f.files, f.bytes"
         " FROM sscd_ops.segments s JOIN sscd_ops.decisions x USING (decision_id)"
+        " JOIN LATERAL (SELECT string_agg(key, ' ' ORDER BY key COLLATE \"C\") AS files,"
+        " CAST(sum(CAST(value ->> 'bytes' AS bigint)) AS bigint) AS bytes"
+        " FROM jsonb_each(s.files)) f ON true"
         " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
         " LEFT JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id"
         " AND m.generation_to IS NULL WHERE s.dataset_id = :d ORDER BY x.turn, s.segment_id",

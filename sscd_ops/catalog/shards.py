@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import file_json, file_of, need_file, row, rows, run, value
-from sscd_ops.model import FoundShard, SourceShard, StoredFile
+from sscd_ops.model import BatchState, FoundShard, SourceShard, StoredFile
 
 Role = Literal["manifest", "descriptors"]
 """A column with a file that a step writes for each source shard."""
@@ -299,7 +299,7 @@ def named_files(conn: Connection, dataset_id: int) -> list[NamedFile]:
     """Every manifest, descriptor and candidate file that a row of a dataset names."""
     found = rows(
         conn,
-        "SELECT f.*, a.batch_id, b.attempt_id = f.attempt_id AND b.state <> 'abandoned' AS current,"
+        "SELECT f.*, a.batch_id, b.attempt_id = f.attempt_id AND b.state <> :given_up AS current,"
         " b.attempt_id = f.attempt_id AND b.decision_id IS NOT NULL AS decided FROM ("
         " SELECT 'manifest' AS role, manifest AS file, attempt_id, shard_id"
         " FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
@@ -310,6 +310,7 @@ def named_files(conn: Connection, dataset_id: int) -> list[NamedFile]:
         " ON b.batch_id = a.batch_id WHERE b.dataset_id = :d"
         " ORDER BY a.batch_id, f.attempt_id, f.role, f.shard_id, f.file ->> 'name'",
         d=dataset_id,
+        given_up=BatchState.ABANDONED,
     )
     return [
         NamedFile(

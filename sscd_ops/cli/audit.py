@@ -165,39 +165,12 @@ def _ids(conn: Connection, sample: str, dataset: str | None) -> list[UUID]:
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _SHOWN = (
-    "dataset",
-    "batch_id",
-    "night",
-    "turn",
-    "decided_at",
-    "sample_id",
-    "source",
-    "source_shard",
-    "key",
-    "format",
-    "width",
-    "height",
-    "bytes",
-    "image_sha256",
-    "caption",
-    "verdict",
-    "reason",
-    "message",
-    "plain",
-    "similarity",
-    "threshold",
-    "witness_sample_id",
-    "witness_source_shard",
-    "witness_key",
-    "witness_caption",
-    "witness_dataset",
-    "witness_batch_id",
-    "witness_shard",
-    "shard",
-    "fingerprint",
-    "search",
-    "perceptual_distance",
-)
+    "dataset", "batch_id", "night", "turn", "decided_at", "sample_id", "source", "source_shard",
+    "key", "format", "width", "height", "bytes", "image_sha256", "caption", "verdict", "reason",
+    "message", "plain", "similarity", "threshold", "witness_sample_id", "witness_source_shard",
+    "witness_key", "witness_caption", "witness_dataset", "witness_batch_id", "witness_shard",
+    "shard", "fingerprint", "search", "perceptual_distance",
+)  # fmt: skip
 
 
 def _sentence(
@@ -271,29 +244,18 @@ def _picture(
 ) -> None:
     from sscd_ops.images.sheets import side_by_side
 
+    def panel(sample_id: UUID, title: str, caption: str | None) -> tuple[bytes, str, str | None]:
+        return parts.sample_image(str(sample_id)), title, caption
+
     panels = [
-        (
-            parts.sample_image(str(found["sample_id"])),
-            f"{found['verdict']}: {found['key']}",
-            found["caption"],
-        )
+        panel(found["sample_id"], f"{found['verdict']}: {found['key']}", found["caption"]),
     ]
     if found["witness_sample_id"] is not None:
-        panels.append(
-            (
-                parts.sample_image(str(found["witness_sample_id"])),
-                f"witness {_shown(found['reason'], found['similarity'])}: {found['witness_key']}",
-                found["witness_caption"],
-            )
-        )
+        title = f"witness {_shown(found['reason'], found['similarity'])}: {found['witness_key']}"
+        panels.append(panel(found["witness_sample_id"], title, found["witness_caption"]))
     elif near:
         best = near[0]
         how = "near" if best["distance"] is None else "perceptual"
-        panels.append(
-            (
-                parts.sample_image(str(best["sample_id"])),
-                f"nearest kept {_shown(how, best['similarity'])}: {best['key']}",
-                best["caption"],
-            )
-        )
+        title = f"nearest kept {_shown(how, best['similarity'])}: {best['key']}"
+        panels.append(panel(best["sample_id"], title, best["caption"]))
     side_by_side(panels).save(path)

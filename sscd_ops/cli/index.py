@@ -29,10 +29,11 @@ def index() -> None:
 @guarded
 def index_info(config: str | None, dataset: str, form: str) -> None:
     """List the segments: rows, kept rows, files, bytes."""
-    from sscd_ops.steps.verify import index_info as query
+    from sscd_ops.catalog import datasets, segments
 
-    with open_wiring(config) as parts:
-        print_rows(query(parts, dataset), form)
+    with open_wiring(config) as parts, parts.catalog.begin() as conn:
+        found = segments.all_segments(conn, datasets.need(conn, dataset).dataset_id)
+    print_rows(found, form)
 
 
 @index.command("verify")
@@ -69,7 +70,7 @@ def index_rebuild(config: str | None, dataset: str) -> None:
 
     Example: sscd-ops index rebuild --config curation.toml --dataset web
     """
-    from sscd_ops.steps.verify import rebuild_index
+    from sscd_ops.steps.rebuilding import rebuild_index
 
     with open_wiring(config, progress=True) as parts:
         done = rebuild_index(parts, dataset)

@@ -126,7 +126,7 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
 
     Example: sscd-ops snapshot verify --config curation.toml --dataset web
     """
-    from sscd_ops.steps.mending import rebuild_snapshots
+    from sscd_ops.steps.rebuilding import rebuild_snapshots
     from sscd_ops.steps.verify import verify_snapshot
 
     with open_wiring(config, progress=True) as parts:

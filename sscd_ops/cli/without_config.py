@@ -111,7 +111,7 @@ def fingerprint_options(
     if engine == "openvino" and model != "dct" and find_spec("openvino") is None:
         raise MissingExtra("--engine openvino needs its package: pip install 'sscd-ops[openvino]'")
     return FingerprintOptions(
-        model=model or rooms.default_model(),  # type: ignore[arg-type]  # a choice of MODELS
+        model=model or rooms.model().name,  # type: ignore[arg-type]  # a choice of MODELS
         weights=weights or "",
         preprocessing=preprocessing or "",  # type: ignore[arg-type]  # likewise
         postprocessing=postprocessing or "",

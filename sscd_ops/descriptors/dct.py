@@ -2,18 +2,14 @@
 
 It finds re-encoded, resized and lightly overlaid copies, and misses crops, rotations and mirror
 images (docs/descriptors.md has the numbers). It is there because it needs no weights; SSCD is what
-a training set deserves.
+a training set deserves. Any change here that changes numbers needs another number in the name of
+its architecture (``models.MODELS``), which is part of the fingerprint.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
-from sscd_ops.descriptors.thresholds import THRESHOLDS
-
-VERSION = 1
-"""Part of the fingerprint: goes up with any change of this file that changes numbers."""
 
 GRID = 64
 """Side of the pixel grid it takes."""
@@ -23,8 +19,6 @@ _TILT = 0.5
 """Weight (1 + u + v) ** _TILT before the root: pictures have less energy at higher frequencies."""
 _LEAST_CONTRAST = 1.0
 """Root mean square, in grey levels, below which a picture counts as blank: no descriptor."""
-
-THRESHOLD = THRESHOLDS["dct"]
 
 
 def _basis(count: int) -> NDArray[np.float64]:

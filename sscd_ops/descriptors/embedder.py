@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.core.perceptual import NOTHING, WIDTH
 from sscd_ops.descriptors import dct
-from sscd_ops.descriptors.models import Model, find_model
+from sscd_ops.descriptors.models import find_model
 from sscd_ops.descriptors.postprocess import Postprocessing, followed_by
 from sscd_ops.descriptors.postprocess import read as read_postprocessing
 from sscd_ops.errors import ConfigError, MissingExtra
@@ -26,7 +26,7 @@ from sscd_ops.images.frames import Answer
 from sscd_ops.images.pool import DecoderPool
 from sscd_ops.images.preprocess import PRESETS
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions
+from sscd_ops.options import USUAL_LIMITS, FingerprintOptions, LimitsOptions, Model
 from sscd_ops.ports import Embedder
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -49,15 +49,6 @@ class Loaded(NamedTuple):
 
 _ARITHMETIC = {"bfloat16": "bfloat16 after a float32 stem", "float16": "float16"}
 """What a precision means (``inference.prepared``): other arithmetic is another fingerprint."""
-
-
-def default_threshold(model: str) -> float:
-    """The model's measured or published threshold.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    return find_model(model).threshold
 
 
 def fingerprint_of(options: FingerprintOptions, cache: Path) -> Fingerprint:

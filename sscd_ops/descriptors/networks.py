@@ -20,11 +20,10 @@ from torch.nn import functional
 
 from sscd_ops.descriptors.compact import SHAPES, Compact, gem, shortcut
 from sscd_ops.descriptors.inference import Normalised, prepared
-from sscd_ops.descriptors.models import Model
 from sscd_ops.descriptors.weights import find_weights, read_state
 from sscd_ops.errors import ConfigError, TransientError
 from sscd_ops.machine import limit_threads
-from sscd_ops.options import FingerprintOptions, Precision
+from sscd_ops.options import FingerprintOptions, Model, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -285,7 +284,7 @@ def _share(model: Model, device: torch.device) -> int:
     pictures a second on 2 cores, and 291 with one thread). A function of the cores alone, so that
     numbers are equal on equal hardware.
     """
-    if device.type != "cpu" or model.architecture != "small":
+    if device.type != "cpu" or not model.is_light:
         return 0
     return max(1, round(torch.get_num_threads() / 3))
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sscd_ops.core import whitening
+from sscd_ops.core.whitening import Whitening
 from sscd_ops.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -30,16 +32,13 @@ SAMPLES_A_DIMENSION = 10
 
 
 @dataclass(frozen=True)
-class Postprocessing:
-    """A fitted transform: ``normalise(matrix @ (x - mean))``.
+class Postprocessing(Whitening):
+    """A fitted transform.
 
-    ``mean``: float64 (d,); ``matrix``: float64 (k, d), None for centring alone; ``fitted_under``:
-    digest of the fingerprint, without postprocessing, that the sample was described under;
-    ``sha256``: of the file, empty before there is one.
+    ``fitted_under``: digest of the fingerprint, without postprocessing, that the sample was
+    described under; ``sha256``: of the file, empty before there is one.
     """
 
-    mean: NDArray[np.float64]
-    matrix: NDArray[np.float64] | None
     fitted_under: str
     sha256: str = ""
 
@@ -52,27 +51,6 @@ class Postprocessing:
     def name(self) -> str:
         """Its part of a fingerprint."""
         return f"{self.kind}-{self.sha256}"
-
-    @property
-    def dimensions(self) -> int:
-        """Of what comes out."""
-        return len(self.mean if self.matrix is None else self.matrix)
-
-    def apply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Descriptors (n, d) -> float32 (n, k), L2-normalised.
-
-        A row that is no descriptor (zero or not finite) stays one: its answer is zero. Sums run in
-        float64, so that neighbours in the product do not show in the float16 that is stored.
-        """
-        good = np.abs(np.linalg.norm(rows, axis=1) - 1) <= 0.01
-        wide = np.where(good[:, None], rows, 0).astype(np.float64) - self.mean
-        if self.matrix is not None:
-            wide = wide @ self.matrix.T
-        norms = np.linalg.norm(wide, axis=1)
-        good &= norms > 0
-        wide[~good] = 0
-        answer: NDArray[np.float32] = (wide / np.where(good, norms, 1)[:, None]).astype(np.float32)
-        return answer
 
 
 def fit(
@@ -101,7 +79,7 @@ def fit(
             f" {fingerprint.model} {fingerprint.postprocessing}: leave fingerprint.postprocessing"
             " empty"
         )
-    rows = descriptors[np.linalg.norm(descriptors, axis=1) > 0.5].astype(np.float64)
+    rows = descriptors[np.linalg.norm(descriptors, axis=1) > 0.5]
     width = descriptors.shape[1]
     kept = width if dimensions is None else dimensions
     if not 0 < kept <= width:
@@ -116,25 +94,13 @@ def fit(
             f"{len(rows)} descriptors are too few to fit {kept} dimensions: give at least"
             f" {SAMPLES_A_DIMENSION * kept} pictures, ask for fewer dimensions, or only centre"
         )
-    mean = rows.mean(axis=0)
-    matrix = _whitening(rows - mean, kept) if whiten else None
-    return Postprocessing(mean, matrix, fingerprint.digest)
-
-
-def _whitening(rows: NDArray[np.float64], kept: int) -> NDArray[np.float64]:
-    """Components of greatest variance, each over its own deviation: (kept, d)."""
-    variances, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
-    order = np.argsort(variances)[::-1][:kept]
-    if variances[order[-1]] <= 1e-9 * variances[order[0]]:
-        used = int((variances > 1e-9 * variances[order[0]]).sum())
+    fitted = whitening.fit(rows, kept, whiten=whiten)
+    if fitted.matrix is not None and len(fitted.matrix) < kept:
+        used = len(fitted.matrix)
         raise ConfigError(
             f"the descriptors span only {used} of {kept} dimensions: ask for at most {used}"
         )
-    chosen = vectors[:, order]
-    # eigenvectors have no sign of their own; equal samples shall give equal files
-    chosen = chosen * np.sign(chosen[np.abs(chosen).argmax(axis=0), np.arange(kept)])
-    found: NDArray[np.float64] = (chosen / np.sqrt(variances[order])).T
-    return found
+    return Postprocessing(fitted.mean, fitted.matrix, fingerprint.digest)
 
 
 def write(fitted: Postprocessing, path: Path) -> str:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
-from sscd_ops.descriptors.models import Model
 from sscd_ops.errors import ConfigError, WeightsUnavailable
+from sscd_ops.options import Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

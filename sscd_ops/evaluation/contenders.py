@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sscd_ops.options import FingerprintOptions
+from sscd_ops.options import FingerprintOptions, Model
 from sscd_ops.ports import Embedder, Models
 
 
@@ -16,16 +16,14 @@ class Contender:
     Attributes:
         name: for people.
         open: loads it; True: with perceptual hashes beside its descriptors.
-        threshold: its own, similarity of a copy.
-        perceptual: whether a night compares perceptual hashes too.
+        model: its threshold, and whether a night compares perceptual hashes too.
         postprocessed: whether its descriptors are centred or whitened, as for its threshold they
             were not.
     """
 
     name: str
     open: Callable[[bool], Embedder]
-    threshold: float
-    perceptual: bool = False
+    model: Model
     postprocessed: bool = False
 
 
@@ -39,7 +37,6 @@ def of_product(models: Models, options: FingerprintOptions) -> Contender:
     return Contender(
         options.model,
         lambda perceptual: models.embedder(options, perceptual=perceptual),
-        models.default_threshold(options.model),
-        models.default_perceptual(options.model),
+        models.model(options.model),
         bool(options.postprocessing),
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sscd_ops.core import whitening
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import pair_similarities, widen
 from sscd_ops.core.leader import Compared
@@ -113,37 +114,10 @@ def hashes_without_history(hashes: NDArray[np.uint8], search: HashSearch) -> Com
     return Compared.first(perceptual(farthest, farthest), hashes, search.growing())
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """PCA whitening: ``normalise((x - mean) @ axes)``.
-
-    Attributes:
-        mean: float64 (d,).
-        axes: float64 (d, k), eigenvectors divided by the root of their eigenvalues.
-    """
-
-    mean: NDArray[np.float64]
-    axes: NDArray[np.float64]
-
-    def apply(self, descriptors: NDArray[np.float16]) -> NDArray[np.float16]:
-        """float16 (n, d) -> float16 (n, k), L2-normalised anew."""
-        out = np.empty((len(descriptors), self.axes.shape[1]), np.float16)
-        for start in range(0, len(descriptors), 8192):
-            part = widen(descriptors[start : start + 8192]).astype(np.float64)
-            turned = (part - self.mean) @ self.axes
-            norms = np.linalg.norm(turned, axis=1, keepdims=True)
-            norms[norms == 0] = 1
-            turned[~part.any(axis=1)] = 0  # a plain picture goes on matching nothing
-            out[start : start + len(part)] = (turned / norms).astype(np.float16)
-        return out
-
-
 def fit_whitening(
     descriptors: NDArray[np.float16], dimensions: int = 0, seed: int = 1234
-) -> Whitening:
+) -> whitening.Whitening:
     """PCA whitening of all dimensions, or of the largest few; as FAISS's ``PCAW<k>,L2norm``.
-
-    The scale of the axes does not matter: rows are normalised afterwards.
 
     Args:
         descriptors: float16 (n, d), of pictures that are none of the references or queries.
@@ -162,22 +136,14 @@ def fit_whitening(
     if count > 1000 * d:
         chosen = np.random.default_rng(seed).choice(count, 1000 * d, replace=False)
         descriptors = descriptors[np.sort(chosen)]
-    mean = np.zeros(d)
-    scatter = np.zeros((d, d))
-    for start in range(0, len(descriptors), 8192):
-        part = widen(descriptors[start : start + 8192]).astype(np.float64)
-        mean += part.sum(axis=0)
-        scatter += part.T @ part
-    mean /= len(descriptors)
-    scatter -= len(descriptors) * np.outer(mean, mean)
-    values, vectors = np.linalg.eigh(scatter)
-    keep = np.argsort(-values, kind="stable")[: dimensions or d]
-    if not values[keep].min() > 1e-10 * values.max():
+    kept = min(dimensions or d, d)
+    fitted = whitening.fit(descriptors, kept)
+    if fitted.dimensions < kept:
         raise UsageError(
             "the training pictures do not spread over all dimensions: whitening would divide by"
             " nothing; give more and other pictures with --training"
         )
-    return Whitening(mean, vectors[:, keep] / np.sqrt(values[keep]))
+    return fitted
 
 
 def nearest(

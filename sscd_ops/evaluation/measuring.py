@@ -72,9 +72,7 @@ def measure(
         measuring: threshold and bootstrap.
         hard: sets of look-alikes.
     """
-    threshold = measuring.threshold
-    if threshold is None:
-        threshold = contender.threshold
+    threshold = contender.model.threshold_for(measuring.threshold)
     with contender.open(False) as embedder:
         run = _Run(rooms, task, embedder)
         result = run.result(threshold, measuring)
@@ -92,7 +90,7 @@ def _judged(
     rooms: Rooms, contender: Contender, threshold: float, hard: Sequence[HardSet]
 ) -> Iterator[HardResult]:
     """Sets of look-alikes, hashed as well where a night with the model would."""
-    with contender.open(contender.perceptual) as embedder:
+    with contender.open(contender.model.perceptual) as embedder:
         backend = rooms.backend("flat", embedder.fingerprint.digest, embedder.dimensions, threshold)
         for item in hard:
             described = describe(embedder, item.pictures, rooms.progress, item.name)

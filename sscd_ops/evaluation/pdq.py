@@ -18,7 +18,7 @@ from sscd_ops.core.perceptual import BITS, CODE, LEAST_QUALITY, ROLE
 from sscd_ops.evaluation.contenders import Contender
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import EmbeddedChunk, Fault, Fingerprint
-from sscd_ops.options import DuplicatesOptions
+from sscd_ops.options import DuplicatesOptions, Model
 
 _WHOLE = PRESETS["skew-128-v2"]
 """Any preset that decodes a picture whole: the hash does not depend on it."""
@@ -62,4 +62,4 @@ class PdqEmbedder:
 
 _THRESHOLD = 1 - DuplicatesOptions().perceptual_distance / (BITS / 2)
 """The recommended distance as a similarity."""
-PDQ = Contender("pdq", lambda _: PdqEmbedder(), _THRESHOLD)
+PDQ = Contender("pdq", lambda _: PdqEmbedder(), Model("", "pdq", BITS, "", 1, _THRESHOLD))

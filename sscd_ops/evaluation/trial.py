@@ -162,12 +162,12 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
             f"give --threshold: none was measured for {options.model} with postprocessing; sscd-ops"
             " evaluate helps to choose it"
         )
-    model = of_product(rooms, options)
+    contender = of_product(rooms, options)
     started = clock()
     given = Given(rooms, trial.urls, trial.kind, missing_caption=trial.keep_silent)
     read = _ingest(given, trial, rooms.progress)
     ingested = clock()
-    threshold = model.threshold if trial.threshold is None else trial.threshold
+    threshold = contender.model.threshold_for(trial.threshold)
     samples = load_samples(
         read.tables,
         arrival_rank([s.source for s in read.shards], [s.relative_uri for s in read.shards]),
@@ -177,8 +177,8 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     pictures, digests = _pictures(given, read, samples)
     if not len(pictures):
         raise UsageError(_nothing(samples, read.faults))
-    perceptual = model.perceptual if trial.perceptual is None else trial.perceptual
-    with model.open(perceptual) as embedder:
+    perceptual = contender.model.perceptual_for(trial.perceptual)
+    with contender.open(perceptual) as embedder:
         ready = clock()  # weights are loaded, decoders stand by
         found = describe(embedder, pictures, rooms.progress).without_plain()
         embedded = clock()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from sscd_ops.core.schedule import date_of, interval_holding, next_boundary
-from sscd_ops.descriptors.thresholds import DEFAULT_MODEL, PERCEPTUAL, THRESHOLDS
+from sscd_ops.descriptors.models import DEFAULT_MODEL, MODELS
 from sscd_ops.masking import masked
 from sscd_ops.options import STEPS
 
@@ -50,9 +50,9 @@ def doc_md(settings: Settings, options: DatasetOptions) -> str:
 
 
 def _deciding(options: DatasetOptions) -> str:
-    threshold = options.duplicates.threshold
-    if threshold is None:
-        threshold = THRESHOLDS.get(options.fingerprint.model)
+    model, threshold = MODELS.get(options.fingerprint.model), options.duplicates.threshold
+    if model is not None:
+        threshold = model.threshold_for(threshold)
     said = "the model's measured threshold" if threshold is None else f"{threshold:g}"
     return (
         f"Model: {options.fingerprint.model or _UNNAMED}."
@@ -69,7 +69,7 @@ def _deciding(options: DatasetOptions) -> str:
 # Which model a dataset has stands in the catalog, and parsing a DAG file asks no database.
 _UNNAMED = (
     "the config file names none, so it is the dataset's own since its first night; that of a new"
-    f" dataset is {DEFAULT_MODEL} (threshold {THRESHOLDS[DEFAULT_MODEL]:g})"
+    f" dataset is {DEFAULT_MODEL} (threshold {MODELS[DEFAULT_MODEL].threshold:g})"
 )
 
 
@@ -77,11 +77,11 @@ def _by_hash(options: DatasetOptions) -> str:
     """The second measure, as configured; a model that is not named here is not guessed."""
     duplicates = options.duplicates
     said = f", or with a perceptual hash at most {duplicates.perceptual_distance} of 256 bits away"
-    if duplicates.perceptual != "auto":
-        return said if duplicates.perceptual else ""
-    if not options.fingerprint.model:
-        return f"; with {' or '.join(sorted(PERCEPTUAL))} a perceptual hash is a second measure"
-    return said if options.fingerprint.model in PERCEPTUAL else ""
+    if duplicates.perceptual == "auto" and not options.fingerprint.model:
+        hashed = " or ".join(name for name, model in sorted(MODELS.items()) if model.perceptual)
+        return f"; with {hashed} a perceptual hash is a second measure"
+    model = MODELS[options.fingerprint.model or DEFAULT_MODEL]
+    return said if model.perceptual_for(duplicates.perceptual) else ""
 
 
 def _placing(options: DatasetOptions) -> str:

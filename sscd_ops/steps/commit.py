@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, decisions, dry_runs, events, publishing
-from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.catalog import (
+    batches,
+    decisions,
+    dry_runs,
+    events,
+    output_shards,
+    placements,
+    published,
+    snapshots,
+)
+from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.errors import BatchNotRunnable, InvariantError
 from sscd_ops.model import BatchState, StoredFile
 from sscd_ops.options import Step
@@ -98,14 +107,14 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
 def mark_announced(parts: Parts, batch_id: int) -> None:
     """Store that the asset event of the batch's snapshot is out."""
     with parts.catalog.begin() as conn:
-        publishing.mark_announced(conn, batch_id)
+        published.mark_announced(conn, batch_id)
 
 
 @dataclass(frozen=True)
 class _Listed:
     """What the next snapshot holds, and its file; None where it would hold what this one does."""
 
-    shards: Sequence[Mapping[str, Any]]
+    shards: Sequence[OutputShard]
     added: int
     replaced: Sequence[Replaced]
     file: StoredFile | None
@@ -127,25 +136,25 @@ class _Snapshot:
         batch, dataset = self._work.batch, seen.dataset
         with self._parts.catalog.begin() as conn:
             decision = decisions.of_batch(conn, batch.batch_id)
-            listed = publishing.live_shards(
+            listed = output_shards.live_shards(
                 conn, self.dataset_id, dataset.snapshot, decision.decision_id
             )
-            unlisted = publishing.lost_slots_in(
+            lost = placements.lost_slots_in(
                 conn, self.dataset_id, dataset.snapshot, decision.decision_id, dataset.turn
             )
-        mine = [shard for shard in listed if shard["decision_id"] == decision.decision_id]
-        unwritten = [shard["number"] for shard in mine if shard["files"] is None]
+        mine = [shard for shard in listed if shard.decision_id == decision.decision_id]
+        unwritten = [shard.number for shard in mine if not shard.files]
         if unwritten:
             raise BatchNotRunnable(
                 f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
                 " clear publish"
             )
-        if decision.is_published or not (mine or unlisted):
+        if decision.is_published or not (mine or lost):
             return _Listed(listed, 0, [], None)
-        replaced = without_slots(self._parts, batch.dataset, dataset.turn, listed, unlisted)
+        replaced = without_slots(self._parts, batch.dataset, dataset.turn, listed, lost)
         instead = {each.output_id: each.shard for each in replaced}
         listed = [
-            shard for each in listed if (shard := instead.get(each["output_id"], each)) is not None
+            shard for each in listed if (shard := instead.get(each.output_id, each)) is not None
         ]
         body = document(
             batch.dataset,
@@ -170,24 +179,21 @@ class _Snapshot:
         snapshot = None
         if worked.file is not None:
             snapshot = dataset.snapshot + 1
-            publishing.add_snapshot(
+            snapshots.add_snapshot(
                 conn,
                 self.dataset_id,
                 decision.decision_id,
                 snapshot=snapshot,
-                parent=dataset.snapshot,
-                samples=sum(shard["samples"] for shard in worked.shards),
-                shards=len(worked.shards),
-                size=sum(files_of(shard["files"])["tar"].bytes for shard in worked.shards),
+                shards=worked.shards,
                 file=worked.file,
                 turn=dataset.turn,
             )
             for each in worked.replaced:
-                publishing.replace_shard(
+                output_shards.replace_shard(
                     conn, each.output_id, snapshot, shard=each.shard, slots=each.slots
                 )
-            publishing.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
-        publishing.mark_published(conn, decision.decision_id, snapshot)
+            published.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
+        published.mark_published(conn, decision.decision_id, snapshot)
         events.add_event(
             conn,
             batch.dataset_id,
@@ -207,7 +213,7 @@ def _answer(parts: Parts, work: Work) -> CommitReport:
         decision = decisions.of_batch(conn, work.batch.batch_id)
         if decision.snapshot is None:
             return CommitReport(work.batch.batch_id, state, None)
-        made = publishing.read_snapshot(conn, work.batch.dataset_id, decision.snapshot)
+        made = snapshots.read_snapshot(conn, work.batch.dataset_id, decision.snapshot)
     if made is None:
         raise InvariantError(
             f"snapshot {decision.snapshot} of {work.batch.dataset} is not registered"
@@ -216,10 +222,10 @@ def _answer(parts: Parts, work: Work) -> CommitReport:
         work.batch.batch_id,
         state,
         decision.snapshot,
-        parent=made["parent"],
-        samples=made["samples"],
-        shards=made["shards"],
-        bytes=made["bytes"],
-        location=parts.store.url(need_file(made["file"]).name),
+        parent=made.parent,
+        samples=made.samples,
+        shards=made.shards,
+        bytes=made.bytes,
+        location=parts.store.url(made.file.name),
         announced=decision.announced,
     )

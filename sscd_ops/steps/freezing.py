@@ -77,12 +77,10 @@ def open_attempt(
             f" measured one holds for {fingerprint.model} with postprocessing. Choose it on copies"
             " of your own pictures (docs/descriptors.md)"
         )
-    if threshold is None:
-        threshold = parts.default_threshold(fingerprint.model)
+    known = parts.model(fingerprint.model)
+    threshold = known.threshold_for(threshold)
     history = segments.history_rows(conn, dataset.dataset_id, dataset.generation)
-    perceptual = options.duplicates.perceptual
-    if perceptual == "auto":
-        perceptual = parts.default_perceptual(fingerprint.model)
+    perceptual = known.perceptual_for(options.duplicates.perceptual)
     preset = cast("Preprocessing", fingerprint.preprocessing)
     options = dataclasses.replace(
         options,
@@ -158,7 +156,7 @@ def _fingerprint_options(
             postprocessing=model.postprocessing or own.postprocessing,
             precision=model.precision or own.precision,
         )
-    chosen = parts.default_model()
+    chosen = parts.model().name
     log.warning(
         "dataset %s gets the default model %s with its threshold, and keeps it: to choose another,"
         " name it under [datasets.%s.fingerprint] before the first night is decided",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from sqlalchemy.engine import Connection
+
 from sscd_ops.catalog import attempts, batches, datasets, decisions, events
 from sscd_ops.errors import BatchNotRunnable, UsageError
-from sscd_ops.model import BatchState
+from sscd_ops.model import Batch, BatchState
 from sscd_ops.steps.parts import Parts
 
 
@@ -17,9 +19,7 @@ def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
     """
     _need(actor, why)
     with parts.catalog.begin() as conn:
-        batch = batches.read_batch(conn, batch_id)
-        datasets.lock(conn, batch.dataset_id)
-        batch = batches.read_batch(conn, batch_id)
+        batch = _locked(conn, batch_id)
         if batch.state is not BatchState.HELD:
             raise BatchNotRunnable(
                 f"batch {batch_id} is {batch.state}, not held: there is nothing to release"
@@ -47,9 +47,7 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
     """
     _need(actor, why)
     with parts.catalog.begin() as conn:
-        batch = batches.read_batch(conn, batch_id)
-        datasets.lock(conn, batch.dataset_id)
-        batch = batches.read_batch(conn, batch_id)
+        batch = _locked(conn, batch_id)
         if batch.state.is_decided:
             raise BatchNotRunnable(
                 f"batch {batch_id} is {batch.state}: what is decided cannot be abandoned; run"
@@ -70,3 +68,9 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
 def _need(actor: str, why: str) -> None:
     if not actor.strip() or not why.strip():
         raise UsageError("say who and why: --who NAME --why '...' (kept in curation.events)")
+
+
+def _locked(conn: Connection, batch_id: int) -> Batch:
+    """The batch as it stands under its dataset's lock."""
+    datasets.lock(conn, batches.read_batch(conn, batch_id).dataset_id)
+    return batches.read_batch(conn, batch_id)

@@ -1,67 +1,26 @@
-"""Files that were lost or damaged, made anew from what they follow from; or no longer named."""
+"""What steps wrote for each other, made anew where it was lost or damaged; or no longer named."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sscd_ops.catalog import batches, datasets, publishing, shards
+from sscd_ops.catalog import batches, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
-from sscd_ops.catalog.sql import files_of, need_file
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.measures import HASHES
 from sscd_ops.core.segment_file import open_segment
-from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
-from sscd_ops.model import Segment, SourceShard, StoredFile
+from sscd_ops.errors import FileMismatch
+from sscd_ops.model import Segment, SourceShard
+from sscd_ops.steps.damage import both_damaged, damage, noting
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work
-from sscd_ops.steps.publish import write_again
-from sscd_ops.steps.snapshots import read_snapshot_file, repair_latest
-
-log = logging.getLogger(__name__)
-
-
-def damage(parts: Parts, file: StoredFile) -> str | None:
-    """What is wrong with a named file, and its remedy; None where it is as the catalog says."""
-    try:
-        parts.store.verify(file)
-    except FileMismatch as error:
-        return str(error)
-    return None
-
-
-class Left:
-    """What could not be mended, in words."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def __enter__(self) -> Left:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        """Note what a piece of work refused, so that the next one is tried all the same."""
-        if isinstance(error, SourceChanged):
-            reason = str(error).removesuffix(f": {PUT_BACK}")
-            self.said.append(
-                f"{reason}: put the original back and run this command again, or restore what is"
-                " lost from a backup"
-            )
-            return True
-        if isinstance(error, FileMismatch):
-            self.said.append(str(error))
-            return True
-        return False
-
-
-# ---------------------------------------------------------------- what steps wrote for each other
 
 
 def mend_steps(
-    parts: Parts, dataset: Dataset, live: Mapping[int, Segment], left: Left
+    parts: Parts, dataset: Dataset, live: Mapping[int, Segment], left: list[str]
 ) -> list[str]:
     """Mend the manifests, descriptor and candidate files of all batches; what was done.
 
@@ -76,7 +35,7 @@ def mend_steps(
     lost = [found for found in named if damage(parts, found.file) is not None]
     done = []
     for found in lost:
-        with left:
+        with noting(left):
             done.append(f"batch {found.batch_id}: {_mend(parts, found, live)}")
     return done
 
@@ -155,47 +114,3 @@ def _descriptors_from_segment(
     )
     with parts.catalog.begin() as conn:
         shards.replace_descriptors(conn, found.shard_id, found.file, file)
-
-
-def both_damaged(segment: Segment, batch_id: int) -> str:
-    """Says that of what follows from each other neither is sound."""
-    return (
-        f"segment {segment.segment_id} and descriptor files of its batch {batch_id} are both"
-        " damaged: restore one of them from a backup, the other follows from it"
-    )
-
-
-# ---------------------------------------------------------------- what is published
-
-
-def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
-    """Write lost and damaged snapshot files and shards anew; what was done, and what is left.
-
-    A snapshot's file follows from the catalog, a shard's files from decisions and source shards.
-    Each comes out with the sha256 it had, or is left as it is.
-    """
-    with parts.catalog.begin() as conn:
-        dataset = datasets.need(conn, name)
-        snapshots = publishing.snapshots(conn, dataset.dataset_id)
-        written = publishing.written_shards(conn, dataset.dataset_id)
-    done: list[str] = []
-    left = Left()
-    parts.progress.start(f"rebuild snapshots of {name}", len(snapshots) + len(written))
-    for row in snapshots:
-        if damage(parts, need_file(row["file"])) is not None:
-            with left, parts.catalog.begin() as conn:
-                read_snapshot_file(parts, conn, name, row)
-                done.append(f"snapshot {row['snapshot']}: wrote its file anew")
-        parts.progress.advance()
-    for shard in written:
-        files = files_of(shard["files"])
-        lost = sorted(role for role, file in files.items() if damage(parts, file) is not None)
-        if lost:
-            with left:
-                write_again(parts, load_work(parts, shard["batch_id"]), shard)
-                done.append(f"{shard['name']}: wrote {', '.join(lost)} anew")
-        parts.progress.advance()
-    parts.progress.done()
-    with left:
-        repair_latest(parts, name)
-    return done, left.said

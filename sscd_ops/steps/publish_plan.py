@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sscd_ops.catalog.publishing import PlannedShard
+from sscd_ops.catalog.output_shards import PlannedShard
 from sscd_ops.core.decide import Samples
 from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards

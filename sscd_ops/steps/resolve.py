@@ -16,7 +16,7 @@ from sscd_ops.catalog import (
     datasets,
     decisions,
     events,
-    publishing,
+    output_shards,
     segments,
     shards,
 )
@@ -167,7 +167,7 @@ class Night:
         decision_id = decisions.open_night(conn, self.work.batch, worked.made.month)
         decisions.add_sources(conn, decision_id, worked.by_source)
         plan = worked.publish
-        publishing.add_plan(conn, decision_id, worked.made.turn, plan.digest, plan.shards)
+        output_shards.add_plan(conn, decision_id, worked.made.turn, plan.digest, plan.shards)
         return decision_id
 
     def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
@@ -307,7 +307,7 @@ def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
     with parts.catalog.begin() as conn:
         state = batches.read_batch(conn, work.batch.batch_id).state
         decision = decisions.of_batch(conn, work.batch.batch_id)
-        planned = publishing.output_shards(conn, decision.decision_id)
+        planned = output_shards.planned_shards(conn, decision.decision_id)
         by_source = decisions.sources_of(conn, decision.decision_id)
     return ResolveReport(
         work.batch.batch_id,

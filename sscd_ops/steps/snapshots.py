@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sscd_ops.catalog import datasets, publishing
-from sscd_ops.catalog.sql import files_of, need_file
+from sscd_ops.catalog import datasets, output_shards, snapshots
+from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
 from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
 from sscd_ops.steps.parts import Parts, restore, write_bytes
@@ -29,7 +30,7 @@ def document(
     parent: int,
     batch: str,
     fingerprint: str,
-    shards: Sequence[Mapping[str, Any]],
+    shards: Sequence[OutputShard],
 ) -> bytes:
     """The bytes of a snapshot file: wids-shard-index-v1 plus digests. URLs are relative to it.
 
@@ -40,22 +41,22 @@ def document(
         batch: name of what made it, as in its shards' folder. Not its number: equal
             nights give equal files in any database.
         fingerprint: the dataset's.
-        shards: catalog rows, as ``publishing.live_shards`` answers them.
+        shards: in published order, all written.
     """
-    listed = []
+    listed: list[dict[str, Any]] = []
     for shard in shards:
-        tar = files_of(shard["files"])["tar"]
+        tar = shard.files["tar"]
         listed.append(
             {
                 "url": "../" + tar.name.split("/", 1)[1],
-                "nsamples": shard["samples"],
+                "nsamples": shard.samples,
                 "filesize": tar.bytes,
                 "sha256": tar.sha256,
-                "form": shard["form"],
-                "batch": made_by(shard)
-                if shard["turn"] == shard["decided_turn"]
+                "form": shard.form,
+                "batch": _made_by(shard)
+                if shard.turn == shard.decided_turn
                 # it took the place of one that held what is kept no longer
-                else turn_label(shard["turn"]),
+                else turn_label(shard.turn),
             }
         )
     body = {
@@ -72,53 +73,38 @@ def document(
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
 
 
-def made_by(row: Mapping[str, Any]) -> str:
-    """Who made a shard or snapshot, in published names.
-
-    A batch: ``2026-11-01``, ``2026-11-01-s1`` for a supplement; another decision: ``turn-000123``.
-    """
-    label, supplement = row["label"], row["supplement"]
-    if label is None:
-        return turn_label(row["decided_turn"])
-    return batch_label(label, supplement)
+def _made_by(made: OutputShard | Snapshot) -> str:
+    """Who made it, in published names: a batch, or another decision."""
+    if made.label is None:
+        return turn_label(made.decided_turn)
+    return batch_label(made.label, made.supplement or 0)
 
 
-def made_from_catalog(
-    dataset: str, row: Mapping[str, Any], shards: Sequence[Mapping[str, Any]]
-) -> bytes:
-    """What the file of a registered snapshot holds.
-
-    Args:
-        dataset: its name.
-        row: as ``publishing.read_snapshot`` answers it.
-        shards: its live shards.
-    """
+def made_from_catalog(dataset: str, snapshot: Snapshot, shards: Sequence[OutputShard]) -> bytes:
+    """What the file of a registered snapshot holds, of a dataset's name and its live shards."""
     return document(
         dataset,
-        row["snapshot"],
-        parent=row["parent"],
-        batch=made_by(row),
-        fingerprint=row["fingerprint"],
+        snapshot.number,
+        parent=snapshot.parent,
+        batch=_made_by(snapshot),
+        fingerprint=snapshot.fingerprint,
         shards=shards,
     )
 
 
-def read_snapshot_file(
-    parts: Parts, conn: Connection, dataset: str, row: Mapping[str, Any]
-) -> bytes:
+def read_snapshot_file(parts: Parts, conn: Connection, dataset: str, snapshot: Snapshot) -> bytes:
     """A snapshot's file; made anew from the catalog where it is lost or damaged.
 
     Raises:
         FileMismatch: another release wrote it, so that its bytes cannot be had again.
     """
-    file = need_file(row["file"])
     try:
-        return parts.store.local(file).read_bytes()
+        return parts.store.local(snapshot.file).read_bytes()
     except FileMismatch as damage:
-        log.warning("making snapshot %d anew: %s", row["snapshot"], damage)
-    live = publishing.live_shards(conn, row["dataset_id"], row["snapshot"])
-    body = made_from_catalog(dataset, row, live)
-    restore(parts, file, lambda stream: write_bytes(stream, body))
+        log.warning("making snapshot %d anew: %s", snapshot.number, damage)
+    live = output_shards.live_shards(conn, snapshot.dataset_id, snapshot.number)
+    body = made_from_catalog(dataset, snapshot, live)
+    restore(parts, snapshot.file, lambda stream: write_bytes(stream, body))
     return body
 
 
@@ -150,7 +136,7 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
             return
         # the lock orders writers: nobody can put an older pointer after a newer one
         row = datasets.lock(conn, row.dataset_id)
-        newest = publishing.read_snapshot(conn, row.dataset_id)
+        newest = snapshots.read_snapshot(conn, row.dataset_id)
         if newest is None:
             return
         latest = parts.store.read_small(name)
@@ -163,14 +149,14 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
             datasets.read(conn, dataset)  # fails where the lock is no longer ours
 
 
-def _check_mounted(parts: Parts, conn: Connection, row: Mapping[str, Any]) -> None:
+def _check_mounted(parts: Parts, conn: Connection, newest: Snapshot) -> None:
     """Refuse a root without any of the newest snapshot's files: an empty mount point is no dataset.
 
     What is missing would be made anew there, on the wrong disk.
     """
-    live = publishing.live_shards(conn, row["dataset_id"], row["snapshot"])
-    ends = {shard["name"]: files_of(shard["files"]) for shard in (*live[:1], *live[-1:])}
-    named = [need_file(row["file"]), *(file for files in ends.values() for file in files.values())]
+    live = output_shards.live_shards(conn, newest.dataset_id, newest.number)
+    ends = {shard.name: shard.files for shard in (*live[:1], *live[-1:])}
+    named = [newest.file, *(file for files in ends.values() for file in files.values())]
     for file in named:
         with contextlib.suppress(FileMismatch):
             parts.store.local(file)
@@ -178,7 +164,7 @@ def _check_mounted(parts: Parts, conn: Connection, row: Mapping[str, Any]) -> No
     if ends:
         raise StoreRefused(
             f"{parts.store.url(named[-1].name)} and all other files looked for of snapshot"
-            f" {row['snapshot']} are missing: is the disk of storage.root mounted, and storage.root"
+            f" {newest.number} are missing: is the disk of storage.root mounted, and storage.root"
             " right? Mount it or mend that, then run the night again; if the files are lost,"
             " restore the last backup (docs/operations.md)"
         )
@@ -196,9 +182,5 @@ def shard_names(parts: Parts, dataset: str, snapshot: int | None, form: str) -> 
         if row is None:
             return []
         number = row.snapshot if snapshot is None else snapshot
-        live = publishing.live_shards(conn, row.dataset_id, number)
-    return [
-        parts.store.url(files_of(shard["files"])["tar"].name)
-        for shard in live
-        if form in ("", shard["form"])
-    ]
+        live = output_shards.live_shards(conn, row.dataset_id, number)
+    return [parts.store.url(shard.files["tar"].name) for shard in live if form in ("", shard.form)]

@@ -1,13 +1,18 @@
-"""docs/cli.md from the commands' own help. Run: python -m tests.docs.cli_page > docs/cli.md"""
+"""docs/cli.md from the commands themselves. Run: python -m tests.docs.cli_page > docs/cli.md"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import click
 from click.testing import CliRunner
 
+from sscd_ops.catalog.embedded import ensure_running, stop
+from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.cli.main import main
+from tests.docs.printed import printed
 
 INTRODUCTION = """\
 # The command line
@@ -21,7 +26,9 @@ captions and keys are spaces, and a csv cell of text that begins with `=`, `+`, 
 apostrophe before it, so that no spreadsheet runs it (numbers stay numbers). Without a database URL
 the commands start an embedded Postgres, and say so; commands that run at the same time share it.
 
-What follows is each command's own `--help`.
+What follows is each command's own `--help`, and what some of them print of two small nights: the
+first brought a barn, a lake and a web page, the second the same lake, the barn at half its size and
+a street. `...` stands for fields that are left out here; ids and times are masked.
 """
 
 
@@ -35,8 +42,12 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
             yield (*path, name)
 
 
-def page() -> str:
-    """The page."""
+def page(printed: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        printed: what commands print, by their words and options; each stands under its command.
+    """
     parts = [INTRODUCTION]
     for path in commands(main):
         asked = CliRunner().invoke(
@@ -44,8 +55,36 @@ def page() -> str:
         )
         assert asked.exit_code == 0, asked.output
         parts.append(f"## {' '.join(('sscd-ops', *path))}\n\n```\n{asked.output.strip()}\n```\n")
+        parts += [
+            f"```\n$ sscd-ops {command}\n{text}\n```\n"
+            for command, text in printed.items()
+            if is_of(command, path)
+        ]
     return "\n".join(parts)
 
 
+def is_of(command: str, path: tuple[str, ...]) -> bool:
+    """Whether a command line is one of this command, not of a group that it is in."""
+    found: click.Command = main
+    for word in path:
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    return not isinstance(found, click.Group) and command.split()[: len(path)] == list(path)
+
+
+def main_program() -> None:
+    """Print the page, of nights in a server and a folder of their own."""
+    with tempfile.TemporaryDirectory(prefix="sscd-ops-page-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)  # as root the server is `nobody`
+        try:
+            url = ensure_running(folder / "postgres", ("page",))["page"]
+            upgrade(url)
+            text = page(printed(folder / "site", url))
+        finally:
+            stop(folder / "postgres")
+    print(text, end="")
+
+
 if __name__ == "__main__":
-    print(page(), end="")
+    main_program()

@@ -25,6 +25,7 @@ from sscd_ops.options import (
     AirflowStepOptions,
     CatalogOptions,
     DatasetOptions,
+    ModelName,
     Range,
     SourceOptions,
     StorageOptions,
@@ -32,6 +33,7 @@ from sscd_ops.options import (
 from sscd_ops.toml_tables import read_section
 from tests.docs.cli_page import page
 from tests.docs.pages import PAGES, ROOT, blocks, name_of
+from tests.docs.printed import printed
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _FULL = ROOT / "examples" / "full.toml"
@@ -61,13 +63,16 @@ def test_decisions_are_numbered_without_gaps() -> None:
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
 
 
-def test_the_command_line_page_is_the_commands_own_help() -> None:
+def test_the_command_line_page_is_what_the_commands_say(tmp_path: Path, catalog_url: str) -> None:
     written = (ROOT / "docs" / "cli.md").read_text()
-    assert written == page(), "python -m tests.docs.cli_page > docs/cli.md"
+
+    shown = printed(tmp_path, catalog_url)
+
+    assert written == page(shown), "python -m tests.docs.cli_page > docs/cli.md"
 
 
 def test_commands_and_options_in_shell_blocks_exist() -> None:
-    known = page()
+    known = page({})
     for file in PAGES:
         for line in "".join(blocks(file, "sh")).splitlines():
             called = re.match(r"sscd-ops ([a-z]+(?: [a-z]+)?)(.*)", line.partition("#")[0])
@@ -229,6 +234,10 @@ def test_the_table_of_models_says_what_they_are() -> None:
         name: (model.dimensions, model.preprocessing, model.threshold)
         for name, model in MODELS.items()
     }
+
+
+def test_every_model_is_one_that_may_be_configured() -> None:
+    assert ("", *MODELS) == typing.get_args(ModelName)
 
 
 def test_every_quarantine_code_is_explained() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import audit, lookups, publishing, sql
+from sscd_ops.catalog import audit, lookups, placements, sql
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import detach_month
 from tests.integration.ledger import Ledger, sha
@@ -346,12 +346,12 @@ def test_a_sample_withdrawn_alone_leaves_its_image_to_the_next(nights: Nights) -
 
 def unlisted(nights: Nights) -> set[tuple[str, int]]:
     with nights.ledger.catalog.read() as conn:
-        found = publishing.lost_slots_in(conn, nights.ledger.web, 3, -1, turn=99)
+        found = placements.lost_slots_in(conn, nights.ledger.web, 3, -1, turn=99)
     names = {
         row["output_id"]: row["name"]
         for row in nights.ledger.all("SELECT output_id, name FROM sscd_ops.output_shards")
     }
-    return {(names[row["output_id"]], row["slot"]) for row in found}
+    return {(names[output_id], slot) for output_id, lost in found.items() for _, slot in lost}
 
 
 @pytest.mark.parametrize(

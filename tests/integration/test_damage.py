@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
-from sscd_ops.catalog import publishing
+from sscd_ops.catalog import snapshots
 from sscd_ops.catalog.sql import need_file
 from sscd_ops.errors import FileMismatch, SourceChanged
 from sscd_ops.model import Runner, StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.steps import commit, embed, ingest, manage, match, plan, publish, resolve
-from sscd_ops.steps.mending import rebuild_snapshots
-from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import COPIES, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
@@ -380,7 +380,7 @@ def test_a_parquet_that_another_release_wrote_again_is_taken(
         for group in resolve.run(parts, batch).groups:
             publish.run(parts, batch, group)
         with monkeypatch.context() as patched:
-            patched.setattr(publishing, "add_snapshot", lambda *_, **__: 1 / 0)
+            patched.setattr(snapshots, "add_snapshot", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 commit.run(parts, batch)
     (path,) = (world.base / "root" / DATASET / "shards").glob("turn-*/*.parquet")

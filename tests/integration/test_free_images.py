@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from sscd_ops.catalog import datasets, publishing
+from sscd_ops.catalog import datasets, output_shards, placements, published, snapshots, sql
 from sscd_ops.steps import commit, publish, resolve
-from sscd_ops.steps.mending import rebuild_snapshots
-from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import Sample, encode, picture, plant
 from tests.integration.orders import lead_by
 from tests.integration.test_nights import BOTH, DAYS, clouds
@@ -111,7 +112,8 @@ def assert_lost_slots(world: World) -> None:
     }
     with world.parts() as parts, parts.catalog.begin() as conn:
         dataset = datasets.need(conn, DATASET)
-        lost = publishing.lost_slots(conn, dataset.dataset_id, dataset.turn)
+        statement = f"{placements._LOST} SELECT * FROM lost"
+        lost = sql.rows(conn, statement, d=dataset.dataset_id, t=dataset.turn)
     assert {(row["decision_id"], row["slot"]) for row in lost} & given == given - kept
 
 
@@ -287,9 +289,22 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("point", ["add_snapshot", "replace_shard", "mark_followed"])
+@pytest.mark.parametrize(
+    ("room", "point"),
+    [
+        (snapshots, "add_snapshot"),
+        (output_shards, "replace_shard"),
+        (published, "mark_followed"),
+    ],
+    ids=["add_snapshot", "replace_shard", "mark_followed"],
+)
 def test_a_commit_that_dies_while_shards_are_replaced_is_tried_again(
-    world: World, other_world: World, point: str, when: str, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    other_world: World,
+    room: ModuleType,
+    point: str,
+    when: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world.put(DAYS[0], "a.tar", clouds(range(4)))
     world.put(DAYS[1], "a.tar", clouds(range(10, 13)))
@@ -297,14 +312,14 @@ def test_a_commit_that_dies_while_shards_are_replaced_is_tried_again(
         each.night(DAYS[0])
         with each.parts() as parts:
             lead_by(parts, {"c0001": "free"})
-    real = getattr(publishing, point)
+    real = getattr(room, point)
 
     def dies(*given: Any, **named: Any) -> None:
         if when == "after":
             real(*given, **named)
         raise Killed(point)
 
-    monkeypatch.setattr(publishing, point, dies)
+    monkeypatch.setattr(room, point, dies)
     with pytest.raises(Killed):
         world.night(DAYS[1])
     monkeypatch.undo()

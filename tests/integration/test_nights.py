@@ -36,8 +36,9 @@ from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import SearchBackend, Source
 from sscd_ops.steps import awaiting, manage, night, plan, resolve
 from sscd_ops.steps.late import LateShard
-from sscd_ops.steps.pictures import sample_image
-from sscd_ops.steps.verify import rebuild_index, verify_index
+from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.sample_image import sample_image
+from sscd_ops.steps.verify import verify_index
 from sscd_ops.testing import COPIES, Sample, encode, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.integration.world import (

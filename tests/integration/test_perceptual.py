@@ -20,7 +20,8 @@ from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import Runner
 from sscd_ops.steps import embed, ingest, manage, match, plan
-from sscd_ops.steps.verify import rebuild_index, verify_index
+from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.verify import verify_index
 from sscd_ops.testing import Sample, encode, picture, plant
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
 from tests.integration.world import DATASET, World, assert_promises, interval, pair

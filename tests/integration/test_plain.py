@@ -21,7 +21,8 @@ from sscd_ops.index import int8
 from sscd_ops.model import Runner
 from sscd_ops.options import FingerprintOptions
 from sscd_ops.steps import embed, ingest, plan
-from sscd_ops.steps.verify import rebuild_index, verify_index
+from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.verify import verify_index
 from sscd_ops.testing import encode, picture, plant
 from tests.integration.world import DATASET, World, assert_promises, interval, pair
 

@@ -13,8 +13,9 @@ import pytest
 
 from sscd_ops.catalog import decisions
 from sscd_ops.core import segment_file
-from sscd_ops.steps import verify
-from sscd_ops.steps.verify import rebuild_index, verify_index
+from sscd_ops.steps import rebuilding
+from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.verify import verify_index
 from tests.integration.test_nights import DAYS, fill, planted_nights
 from tests.integration.test_races import side_by_side
 from tests.integration.world import DATASET, World, assert_promises
@@ -82,14 +83,14 @@ def test_two_rebuilds_of_damaged_files_at_once_leave_a_sound_index(
 ) -> None:
     shutil.rmtree(world.base / "root" / DATASET / "index")
     both = threading.Barrier(2)
-    real = verify._work_of
+    real = rebuilding.night_of
 
     def work_of(*given: Any) -> Any:
         with contextlib.suppress(threading.BrokenBarrierError):
             both.wait(0.5)
         return real(*given)
 
-    monkeypatch.setattr(verify, "_work_of", work_of)
+    monkeypatch.setattr(rebuilding, "night_of", work_of)
     said = side_by_side(world, [lambda parts: rebuild_index(parts, DATASET)] * 2)
 
     assert [type(answer) for answer in said] == [list] * 2, said

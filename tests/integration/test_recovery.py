@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import event, text
 
-from sscd_ops.catalog import partitions, publishing
+from sscd_ops.catalog import partitions, placements
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.errors import BatchHeld, SourceChanged, StoreUnavailable
 from sscd_ops.model import Runner
 from sscd_ops.sources.webdataset import WebDatasetSource
 from sscd_ops.steps import commit, embed, ingest, manage, plan, resolve
-from sscd_ops.steps.verify import rebuild_index, verify_index, verify_snapshot
+from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import DAYS, clouds
@@ -285,7 +286,7 @@ def test_the_samples_of_an_output_shard_are_found_by_an_index(world: World) -> N
         conn.exec_driver_sql("ANALYZE sscd_ops.samples")
         asked: list[tuple[str, Any]] = []
         event.listen(conn, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
-        publishing.samples_of_output(conn, 1)
+        placements.samples_of_output(conn, 1)
         statement, values = asked[-1]
         found = conn.exec_driver_sql("EXPLAIN " + statement, values).scalars()
         assert any("decision_id_slot_idx" in line for line in found)

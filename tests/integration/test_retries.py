@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sscd_ops.catalog import decisions, publishing
+from sscd_ops.catalog import decisions, output_shards
 from sscd_ops.errors import CatalogUnavailable
 from sscd_ops.model import Runner
 from sscd_ops.steps import commit, manage, plan, publish, resolve
@@ -86,7 +86,7 @@ def test_a_parquet_that_a_killed_try_wrote_with_another_pyarrow_is_taken(
 
     with monkeypatch.context() as patch, world.parts() as parts, pytest.raises(Killed):
         patch.setattr(pq, "write_table", older)
-        patch.setattr(publishing, "register_output", killed)
+        patch.setattr(output_shards, "register_output", killed)
         publish.run(parts, batch, 0)
 
     with world.parts() as parts:

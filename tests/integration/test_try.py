@@ -18,7 +18,7 @@ from PIL import Image
 from sscd_ops.cli.main import main
 from sscd_ops.evaluation import trial, trial_report
 from sscd_ops.evaluation.empty import EMPTY
-from sscd_ops.options import FingerprintOptions, Settings
+from sscd_ops.options import FingerprintOptions, Model, Settings
 from sscd_ops.testing import COPIES, Sample, make_tar, plant
 from sscd_ops.wiring import Wiring
 from tests.integration.world import World, pair
@@ -85,8 +85,8 @@ def test_the_funnel_is_that_of_a_first_night(
 class ByHash(Wiring):
     """Every model with a second measure, so that no network is needed."""
 
-    def default_perceptual(self, model: str) -> bool:
-        return True
+    def model(self, name: str = "") -> Model:
+        return dataclasses.replace(super().model(name), perceptual=True)
 
 
 def test_a_try_decides_by_hash_where_a_night_does(tmp_path: Path, world: World) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import ssl
 import uuid
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,14 @@ class Response:
         self.status_code = status_code
 
 
-def number(code: int) -> OSError:
-    return OSError(code, os.strerror(code), "/some/where")
+def number(code: int, path: str = "/some/where") -> OSError:
+    return OSError(code, os.strerror(code), path)
+
+
+class Code(str, Enum):  # noqa: UP042 - whose str() is not its value
+    """Azure's codes are of an enum like this."""
+
+    NO_CONTAINER = "ContainerNotFound"
 
 
 REFUSED = {
@@ -107,6 +115,50 @@ REFUSED = {
     ),
     "a certificate": (ssl.SSLCertVerificationError("certificate verify failed"), "not trusted"),
     "paramiko": (driver_s("AuthenticationException", "paramiko.ssh_exception"), "credentials"),
+    # a path is no word of the driver's
+    "in a folder that is named as what passes": (
+        number(errno.EACCES, "/SlowDown/ratelimit/throttled"),
+        "may not do this",
+    ),
+    "in a folder that is named as another refusal": (
+        number(errno.EROFS, "/quota/NoSuchBucket/AccessDenied"),
+        "mounted read-only",
+    ),
+    "gcsfs: 403 without a number": (
+        OSError("Forbidden: b/o/ratelimit.tar\nann has no storage.objects.get access"),
+        "may not do this",
+    ),
+    "gcsfs: quota without a number": (
+        OSError("Forbidden: b/o/x.tar\nQuota exceeded for quota metric"),
+        "a quota is used up",
+    ),
+    "azure: a code of its enum": (
+        driver_s("ResourceNotFoundError", "azure.core.exceptions", status_code=404,
+                 error_code=Code.NO_CONTAINER),
+        "no such bucket or container",
+    ),
+    "azure: a certificate, kept as an attribute": (
+        driver_s("ServiceRequestError", "azure.core.exceptions",
+                 inner_exception=ssl.SSLCertVerificationError("a bad one")),
+        "not trusted",
+    ),
+    "azure: a right, though its class says login": (
+        driver_s("ClientAuthenticationError", "azure.core.exceptions", status_code=403,
+                 error_code="AuthorizationPermissionMismatch"),
+        "may not do this",
+    ),
+    "boto: the cause of a cause": (
+        made_from(OSError("x"), made_from(OSError("y"), boto("InvalidAccessKeyId", 403))),
+        "credentials",
+    ),
+    "no right, as the cause of an error without a number": (
+        made_from(OSError("can't write"), number(errno.EACCES)),
+        "may not do this",
+    ),
+    "several at once": (
+        ExceptionGroup("two parts", [TimeoutError("late"), number(errno.EACCES)]),
+        "may not do this",
+    ),
 }  # fmt: skip
 
 PASSING = {
@@ -127,6 +179,13 @@ PASSING = {
         "HTTPError", "requests.exceptions", OSError, response=Response(503)
     ),
     "no endpoint": driver_s("EndpointConnectionError", "botocore.exceptions"),
+    "a rate limit, without a number": OSError("Forbidden: b/o/x.tar\nUser Rate Limit Exceeded"),
+    "no TLS there": ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"),
+    "no such host": socket.herror(1, "Unknown host"),
+    "throttled, by a 400": boto("ThrottlingException", 400),
+    "a time-out in a folder named as a refusal": number(errno.ETIMEDOUT, "/quota/AccessDenied"),
+    "a time-out, after a refused look": made_from(TimeoutError("late"), number(errno.EACCES)),
+    "several at once": ExceptionGroup("two parts", [TimeoutError("late"), boto("SlowDown", 503)]),
 }
 
 
@@ -160,7 +219,13 @@ def test_a_full_disk_says_where_and_how_much_is_free(tmp_path, code):
 
 
 def test_what_is_not_there_and_what_is_no_driver_s_go_on_as_they_are():
-    for error in (FileNotFoundError("x"), KeyError("x"), StoreUnavailable("x")):
+    for error in (
+        FileNotFoundError("x"),
+        FileNotFoundError(errno.ENOENT, "no such file", "/NoSuchBucket/x.tar"),
+        KeyError("x"),
+        StoreUnavailable("x"),
+        ExceptionGroup("one is no driver's", [TimeoutError("late"), KeyError("x")]),
+    ):
         with pytest.raises(type(error)), asking("s3://bucket/x"):
             raise error
 

@@ -41,11 +41,12 @@ def embed(images: list[bytes], minibatch: int, cache: Path, workers: int = 2):  
 
 
 def test_numbers_of_dct_change_with_its_version_alone() -> None:
-    """Where this fails on purpose, `dct.VERSION` goes up: the fingerprint must tell them apart."""
+    """Where this fails on purpose, its architecture's number goes up: other fingerprint."""
     grid = np.random.default_rng(1).integers(0, 256, (1, dct.GRID, dct.GRID, 3), dtype=np.uint8)
     weights = np.random.default_rng(2).standard_normal((dct.DIMENSIONS, 4))
 
     assert find_model("dct").architecture == "dct-1"
+    assert find_model("dct").dimensions == dct.DIMENSIONS
     assert dct.describe(grid) @ weights == pytest.approx(
         np.array([[0.180034, -1.572166, -0.505149, -0.961172]]), abs=1e-4
     )

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog import lookups, shards
-from sscd_ops.catalog.sql import files_of
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.errors import DataError, FileMismatch, SourceChanged, StoreUnavailable
 from sscd_ops.model import MemberRef, SourceShard
@@ -30,12 +27,12 @@ def sample_image(parts: Parts, sample_id: str) -> bytes:
         found = lookups.sample_place(conn, UUID(sample_id))
         if found is None:
             raise DataError(f"there is no sample {sample_id}")
-        shard = shards.read_shard(conn, found["shard_id"])
-    work = load_work(parts, found["batch_id"])
+        shard = shards.read_shard(conn, found.shard_id)
+    work = load_work(parts, found.batch_id)
     if shard is None:
         raise DataError(f"the source shard of sample {sample_id} is not registered any longer")
     try:
-        place = _place(parts, work, shard, found["position"])
+        place = _place(parts, work, shard, found.position)
         if place is not None:
             return _fetch(parts, work.options, shard, place)
     except (DataError, FileMismatch, StoreUnavailable) as error:
@@ -48,39 +45,38 @@ def sample_image(parts: Parts, sample_id: str) -> bytes:
     raise DataError(f"sample {sample_id} has no image")
 
 
-def _place(parts: Parts, work: Work, shard: SourceShard, position: int) -> dict[str, Any] | None:
+def _place(parts: Parts, work: Work, shard: SourceShard, position: int) -> MemberRef | None:
     """Where the image of a sample lies in its source shard; None of a sample without one."""
     manifest = read_manifest(
         manifest_of(parts, work, shard),
         columns=["position", "image_member", "image_offset", "image_bytes", "image_sha256"],
     )
-    rows: list[dict[str, Any]] = manifest.to_pylist()
-    return next((r for r in rows if r["position"] == position and r["image_member"]), None)
+    for row in manifest.to_pylist():
+        if row["position"] == position and row["image_member"]:
+            place = row["image_offset"], row["image_bytes"], row["image_sha256"]
+            return MemberRef(row["image_member"], *place)
+    return None
 
 
 def _published(parts: Parts, sample_id: str) -> bytes | None:
     """The image as published: by its offset in the tar, which the parquet beside it knows."""
     with parts.catalog.begin() as conn:
-        found = lookups.published_place(conn, UUID(sample_id))
-    if found is None:
+        files = lookups.published_place(conn, UUID(sample_id))
+    if files is None:
         return None
-    files = files_of(found["files"])
     table = pq.read_table(
         parts.store.local(files["parquet"]),
         columns=["offset", "bytes"],
         filters=[("sample_id", "=", sample_id)],
     )
-    place = table.to_pylist()[0]
+    offset, size = (table.column(name)[0].as_py() for name in ("offset", "bytes"))
     with parts.store.local(files["tar"]).open("rb") as tar:
-        tar.seek(place["offset"])
-        return tar.read(place["bytes"])
+        tar.seek(offset)
+        return tar.read(size)
 
 
-def _fetch(parts: Parts, options: DatasetOptions, shard: Any, place: Mapping[str, Any]) -> bytes:
+def _fetch(parts: Parts, options: DatasetOptions, shard: SourceShard, member: MemberRef) -> bytes:
     source = parts.source(options.source(shard.source), options.limits)
-    member = MemberRef(
-        place["image_member"], place["image_offset"], place["image_bytes"], place["image_sha256"]
-    )
     for data in source.fetch(shard.found, [member]):
         if hashlib.sha256(data).digest() != member.sha256:
             raise SourceChanged(f"{shard.uri}: member {member.name!r} is another one than was read")

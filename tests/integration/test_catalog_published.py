@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from uuid import uuid4
 
-from sscd_ops.catalog import publishing
+from sscd_ops.catalog import published
 from sscd_ops.catalog.database import Catalog
 from tests.integration.ledger import Ledger, sha
 
@@ -24,10 +24,10 @@ def test_a_snapshot_publishes_earlier_decisions_that_only_take_away(catalog: Cat
     later = ledger.order({"image_sha256": sha(2), "verdict": "withdrawn"})
 
     with catalog.begin() as conn:
-        publishing.mark_followed(conn, ledger.web, 7, later - 1)
+        published.mark_followed(conn, ledger.web, 7, later - 1)
 
-    published = ledger.all(
+    marked = ledger.all(
         "SELECT dataset_id, turn, snapshot FROM sscd_ops.decisions WHERE published_at IS NOT NULL"
     )
     assert (takes, of_other) == (1, 1)
-    assert published == [{"dataset_id": ledger.web, "turn": takes, "snapshot": 7}]
+    assert marked == [{"dataset_id": ledger.web, "turn": takes, "snapshot": 7}]

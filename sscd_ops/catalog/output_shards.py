@@ -1,0 +1,192 @@
+"""Output shards: what decisions plan and what is written of it, and which are in a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.sql import files_json, files_of, run, tuples, value
+from sscd_ops.model import StoredFile
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShard:
+    """An output shard of a decision: as many slots in a row as it has samples.
+
+    ``name``: of the tar, relative to the root. ``slot``: the first one.
+    """
+
+    number: int
+    form: str
+    samples: int
+    name: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputShard:
+    """A registered output shard.
+
+    ``files``: by role (``tar``, ``parquet``, ``stats``), none until written. ``name``: of the tar,
+    relative to the root. ``turn``: what is not kept at it is not in the shard; it is later than
+    ``decided_turn``, its decision's, where the shard took the place of another one. ``batch_id``,
+    ``label``, ``supplement``: of the night that decided it; ``label`` is None of no night's.
+    """
+
+    files: Mapping[str, StoredFile]
+    output_id: int
+    decision_id: int
+    number: int
+    plan: str
+    form: str
+    samples: int
+    name: str
+    turn: int
+    decided_turn: int
+    batch_id: int
+    label: str | None
+    supplement: int | None
+
+
+_COLUMNS = (
+    "o.files, o.output_id, o.decision_id, o.number, o.plan, o.form, o.samples, o.name, o.turn,"
+    " x.turn AS decided_turn, x.batch_id, b.label, b.supplement"
+    " FROM sscd_ops.output_shards o JOIN sscd_ops.decisions x USING (decision_id)"
+    " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
+)
+"""The fields of ``OutputShard``, in order."""
+
+
+def _shards(conn: Connection, sql: str, **parameters: Any) -> list[OutputShard]:
+    return [
+        OutputShard(files_of(files), *others) for files, *others in tuples(conn, sql, **parameters)
+    ]
+
+
+def add_plan(
+    conn: Connection, decision_id: int, turn: int, plan: str, planned: Iterable[PlannedShard]
+) -> None:
+    """Register the output shards that a decision plans, which are in no snapshot yet."""
+    for shard in planned:
+        slots = [(decision_id, shard.slot, shard.slot + shard.samples)]
+        _add(conn, shard, slots, None, decision_id=decision_id, turn=turn, plan=plan, files=None)
+
+
+def replace_shard(
+    conn: Connection,
+    output_id: int,
+    snapshot: int,
+    *,
+    shard: OutputShard | None,
+    slots: Iterable[tuple[int, int, int]],
+) -> None:
+    """From a snapshot on, another shard holds what one held.
+
+    One that was in no snapshot yet never is in any: its range is empty.
+
+    Args:
+        conn: an open transaction, with the dataset's lock.
+        output_id: the shard that is replaced.
+        snapshot: the snapshot, registered.
+        shard: the other one, whose ``output_id`` is not read; None where nothing is left of it.
+        slots: decision, first slot and end of what that one holds.
+    """
+    run(
+        conn,
+        "UPDATE sscd_ops.placements SET snapshot_to = :s WHERE output_id = :o"
+        " AND snapshot_to IS NULL",
+        s=snapshot,
+        o=output_id,
+    )
+    if shard is not None:
+        _add(conn, shard, slots, snapshot, files=files_json(shard.files))
+
+
+def _add(
+    conn: Connection,
+    shard: PlannedShard | OutputShard,
+    slots: Iterable[tuple[int, int, int]],
+    snapshot: int | None,
+    **others: Any,
+) -> None:
+    """Insert a row of a shard's fields, save for the ``others``, and its placements."""
+    output_id = value(
+        conn,
+        "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name, turn,"
+        " files) VALUES (:decision_id, :number, :plan, :form, :samples, :name, :turn,"
+        " CAST(:files AS jsonb)) RETURNING output_id",
+        **{**asdict(shard), **others},
+    )
+    for decision_id, start, end in slots:
+        run(
+            conn,
+            "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to,"
+            " snapshot_from) VALUES (:o, :x, :a, :b, :s)",
+            o=output_id,
+            x=decision_id,
+            a=start,
+            b=end,
+            s=snapshot,
+        )
+
+
+def planned_shards(conn: Connection, decision_id: int) -> list[OutputShard]:
+    """The output shards that a decision planned, by number, with their files where written.
+
+    Not those that replaced one of them later.
+    """
+    return _shards(
+        conn,
+        f"SELECT {_COLUMNS} WHERE o.decision_id = :x AND o.turn = x.turn ORDER BY o.number",
+        x=decision_id,
+    )
+
+
+def register_output(conn: Connection, output_id: int, files: Mapping[str, StoredFile]) -> None:
+    """Name the files of an output shard; the first registration wins (equal bytes anyway)."""
+    run(
+        conn,
+        "UPDATE sscd_ops.output_shards SET files = CAST(:f AS jsonb)"
+        " WHERE output_id = :o AND files IS NULL",
+        f=files_json(files),
+        o=output_id,
+    )
+
+
+def files_of_output(conn: Connection, output_id: int) -> Mapping[str, StoredFile]:
+    """The registered files of an output shard by role; none where it was not written."""
+    return files_of(
+        value(conn, "SELECT files FROM sscd_ops.output_shards WHERE output_id = :o", o=output_id)
+    )
+
+
+_SHARD = (
+    f"SELECT {_COLUMNS} JOIN LATERAL (SELECT min(p.slot_from) AS slot FROM sscd_ops.placements p"
+    " WHERE p.output_id = o.output_id) f ON true"
+    " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
+)
+_IN_ORDER = " ORDER BY x.turn, f.slot, o.output_id"
+"""In turn order, whatever order batches commit in; a shard stands where the one it replaces did."""
+
+
+def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
+    """The shards of all snapshots and those that wait for their commit, by turn and slot."""
+    return _shards(conn, f"{_SHARD} AND o.files IS NOT NULL{_IN_ORDER}", d=dataset_id)
+
+
+def live_shards(
+    conn: Connection, dataset_id: int, snapshot: int, adding: int | None = None
+) -> list[OutputShard]:
+    """The shards of a snapshot, by turn and slot; with those a decision adds, where asked."""
+    return _shards(
+        conn,
+        f"{_SHARD} AND EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
+        " AND (p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
+        f" OR p.snapshot_from IS NULL AND o.decision_id = :x)){_IN_ORDER}",
+        d=dataset_id,
+        s=snapshot,
+        x=adding,
+    )

@@ -1,0 +1,177 @@
+"""Placements: which slots, and so which samples, an output shard holds, and what it lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog.partitions import months
+from sscd_ops.catalog.sql import tuples, value
+
+Slot = tuple[int, int]
+"""Decision and number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Slots of a decision in a row, ``start <= number < end``; its rows lie in ``month``."""
+
+    decision_id: int
+    start: int
+    end: int
+    month: date
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedSample:
+    """A sample of an output shard. ``position``: in its source shard, as the manifest counts."""
+
+    image_sha256: bytes
+    sample_id: UUID
+    shard_id: int
+    position: int
+    source: str
+    relative_uri: str
+    key: str
+    width: int
+    height: int
+    caption: str | None
+    meta: Mapping[str, Any] | None
+
+
+def placed(conn: Connection, output_id: int) -> list[Placement]:
+    """Which slots an output shard holds, in its order."""
+    found = tuples(
+        conn,
+        'SELECT p.decision_id, p.slot_from AS start, p.slot_to AS "end", d.month'
+        " FROM sscd_ops.placements p JOIN sscd_ops.decisions d USING (decision_id)"
+        " WHERE p.output_id = :o ORDER BY d.turn, p.slot_from",
+        o=output_id,
+    )
+    return [Placement(*place) for place in found]
+
+
+def _of_slots(conn: Connection, columns: str, place: Placement) -> Iterator[Any]:
+    """Columns of the samples in some slots, in their order."""
+    # slots and month as values: joined with its placements, a shard might cost the whole month
+    return tuples(
+        conn,
+        f"SELECT {columns} FROM sscd_ops.samples s"
+        " JOIN sscd_ops.source_shards sh USING (shard_id) WHERE s.month = :m"
+        " AND s.decision_id = :x AND s.slot >= :a AND s.slot < :b ORDER BY s.slot",
+        m=place.month,
+        x=place.decision_id,
+        a=place.start,
+        b=place.end,
+    )
+
+
+def samples_of_output(conn: Connection, output_id: int) -> list[PlacedSample]:
+    """The samples of one output shard in published order: that of their slots."""
+    columns = (
+        "s.image_sha256, s.sample_id, s.shard_id, s.position, sh.source, sh.relative_uri, s.key,"
+        " s.width, s.height, s.caption, s.meta"
+    )
+    return [
+        PlacedSample(bytes(digest), *others)
+        for place in placed(conn, output_id)
+        for digest, *others in _of_slots(conn, columns, place)
+    ]
+
+
+def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
+    """The ids of the samples of one output shard; None where their month was detached."""
+    there = months(conn)
+    places = placed(conn, output_id)
+    if any(place.month not in there for place in places):
+        return None
+    return {
+        str(sample_id) for place in places for (sample_id,) in _of_slots(conn, "s.sample_id", place)
+    }
+
+
+# ---------------------------------------------------------------- kept no longer
+
+
+_LOST = (
+    "WITH changed AS ("
+    " SELECT c.* FROM sscd_ops.changes c JOIN sscd_ops.decisions x"
+    " ON x.decision_id = c.decision_id AND x.turn = c.turn"
+    " WHERE c.dataset_id = :d AND c.turn <= :t),"
+    " given AS ("
+    " SELECT i.decision_id, i.slot FROM sscd_ops.images i"
+    " JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL"
+    " WHERE i.dataset_id = :d AND i.slot IS NOT NULL AND i.sha256 IN"
+    " (SELECT c.image_sha256 FROM changed c WHERE c.image_sha256 IS NOT NULL)"
+    " UNION SELECT c.slot_decision, c.slot FROM changed c WHERE c.slot IS NOT NULL),"
+    " lost AS ("
+    " SELECT decision_id, slot FROM given EXCEPT"
+    " SELECT c.slot_decision, c.slot FROM changed c WHERE c.slot IS NOT NULL"
+    " AND c.verdict = 'kept' AND (c.turn_to IS NULL OR c.turn_to > :t))"
+)
+"""Slots that lost their sample until a turn, as ``lost (decision_id, slot)``.
+
+From ``changes`` and ``images`` alone: a slot is lost where another verdict, or another carrier,
+followed on the one that gave the slot.
+"""
+
+
+def lost_slots_in(
+    conn: Connection, dataset_id: int, snapshot: int, adding: int, turn: int
+) -> dict[int, set[Slot]]:
+    """Output shard -> its slots whose sample is kept no longer as of a turn.
+
+    Of the shards of a snapshot, and of those a decision adds.
+    """
+    found = tuples(
+        conn,
+        f"{_LOST} SELECT p.output_id, l.decision_id, l.slot FROM lost l"
+        " JOIN sscd_ops.placements p ON p.decision_id = l.decision_id"
+        " AND p.slot_from <= l.slot AND p.slot_to > l.slot"
+        " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
+        " WHERE p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
+        " OR p.snapshot_from IS NULL AND o.decision_id = :x",
+        d=dataset_id,
+        t=turn,
+        s=snapshot,
+        x=adding,
+    )
+    lost: dict[int, set[Slot]] = {}
+    for output_id, *slot in found:
+        lost.setdefault(output_id, set()).add(tuple(slot))
+    return lost
+
+
+def count_kept(conn: Connection, dataset_id: int, decisions: Sequence[int], turn: int) -> int:
+    """How many samples of these decisions are in the slot they were given as of a turn.
+
+    Of a month that was detached, as they were counted.
+    """
+    there = months(conn)
+    counted = value(
+        conn,
+        "SELECT coalesce(sum(CAST(d.counts ->> 'kept' AS bigint)), 0) FROM sscd_ops.decisions d"
+        " WHERE d.decision_id = ANY(:x) AND NOT d.month = ANY(CAST(:there AS date[]))",
+        x=list(decisions),
+        there=there,
+    )
+    found = value(
+        conn,
+        "SELECT count(*) FROM sscd_ops.decisions d JOIN sscd_ops.samples s"
+        " ON s.month = d.month AND s.decision_id = d.decision_id"
+        " WHERE d.decision_id = ANY(:x) AND s.verdict = 'kept'",
+        x=list(decisions),
+    )
+    lost = value(
+        conn,
+        f"{_LOST} SELECT count(*) FROM lost WHERE decision_id = ANY(:x)",
+        d=dataset_id,
+        t=turn,
+        x=list(decisions),
+    )
+    return int(counted) + int(found) - int(lost)

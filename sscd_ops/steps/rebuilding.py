@@ -1,0 +1,156 @@
+"""The index and what is published, written anew where it was lost or damaged."""
+
+from __future__ import annotations
+
+from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshots
+from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.core import segment_file
+from sscd_ops.core.measures import HASHES
+from sscd_ops.errors import FileMismatch
+from sscd_ops.model import Segment
+from sscd_ops.steps.damage import (
+    OF_DESCRIPTORS,
+    both_damaged,
+    damage,
+    damaged_roles,
+    kept_rows,
+    night_of,
+    noting,
+)
+from sscd_ops.steps.mending import mend_steps
+from sscd_ops.steps.parts import Parts, load_work
+from sscd_ops.steps.publish import write_again
+from sscd_ops.steps.queries import codes_of, load_queries, open_backend
+from sscd_ops.steps.snapshots import read_snapshot_file, repair_latest
+
+# ---------------------------------------------------------------- index
+
+
+def rebuild_index(parts: Parts, name: str) -> list[str]:
+    """Write missing or damaged segments and masks anew; what was done.
+
+    A segment is built from the descriptor files of its batch, which embed wrote, and these from
+    it; a mask from the verdicts in the catalog; a manifest from its source shard. Segments and
+    masks come out with the sha256 they had, save for search codes of another release, which are
+    registered anew. Then segments get the codes of the backend that the last batch searched with,
+    where they were written under another one: as a history grows, `auto` moves on. Candidate files
+    that were lost are forgotten.
+
+    Raises:
+        FileMismatch: what a file follows from is lost too. All else was mended.
+    """
+    with parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, name)
+        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
+    left: list[str] = []
+    done = mend_steps(parts, dataset, {night_of(parts, s)[0].batch.batch_id: s for s in live}, left)
+    for segment in live:
+        with noting(left):
+            if damaged := damaged_roles(parts, segment.files):
+                _rebuild_segment(parts, name, segment)
+                done.append(f"segment {segment.segment_id}: wrote {', '.join(damaged)} anew")
+            if segment.mask is not None and damage(parts, segment.mask) is not None:
+                _rebuild_mask(parts, dataset, segment)
+                done.append(f"segment {segment.segment_id}: wrote its mask anew")
+    if left:
+        raise FileMismatch("; ".join(left[:10]))
+    return done + _add_codes(parts, name)
+
+
+def _add_codes(parts: Parts, name: str) -> list[str]:
+    """Give every segment the codes of the last batch's backend; what was done."""
+    with parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, name)
+        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
+    if not live:
+        return []
+    work, _ = night_of(parts, live[-1])
+    backend = open_backend(parts, work)
+    done = []
+    for segment in live:
+        lacking = sorted(set(backend.roles()) - segment.files.keys())
+        if lacking:
+            written = segment_file.rebuild_codes(
+                parts.store, f"{name}/index/segments", segment, backend
+            )
+            with parts.catalog.begin() as conn:
+                segments.add_segment_files(conn, segment.segment_id, written)
+            done.append(f"segment {segment.segment_id}: added {', '.join(lacking)}")
+    return done
+
+
+def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
+    work, _ = night_of(parts, segment)
+    with parts.catalog.begin() as conn:
+        registered = shards.shards_of(conn, work.attempt.attempt_id)
+    lost = [
+        found
+        for shard in registered
+        if shard.descriptors is not None and (found := damage(parts, shard.descriptors)) is not None
+    ]
+    if lost:
+        raise FileMismatch(
+            f"{both_damaged(segment, work.batch.batch_id)} ({lost[0].partition(';')[0]})"
+        )
+    queries = load_queries(parts, work, registered)
+    codes = codes_of(open_backend(parts, work), queries)
+    for role in HASHES.keys() - segment.files.keys():
+        codes.pop(role, None)  # it was decided without: later nights would be compared otherwise
+    files = segment_file.write_segment(
+        parts.store, f"{name}/index/segments", queries.descriptors, queries.ids, codes
+    )
+    for role in segment.files.keys() & OF_DESCRIPTORS:
+        if role not in files or files[role].sha256 != segment.files[role].sha256:
+            raise FileMismatch(
+                f"segment {segment.segment_id}: the descriptor files of batch"
+                f" {work.batch.batch_id} give other {role} than were decided with: restore"
+                f" {segment.files[role].name} from a backup"
+            )
+    with parts.catalog.begin() as conn:
+        segments.replace_segment_files(conn, segment.segment_id, files)
+
+
+def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
+    _, decision_id = night_of(parts, segment)
+    ids = segment_file.read_ids(parts.store, segment)
+    kept = kept_rows(parts, dataset, decision_id, ids)
+    file = segment_file.write_mask(parts.store, f"{dataset.name}/index/masks", kept)
+    if segment.mask is not None and file.sha256 != segment.mask.sha256:
+        raise FileMismatch(
+            f"segment {segment.segment_id}: the catalog's verdicts give another mask than the"
+            f" generation names; restore {segment.mask.name} from a backup"
+        )
+
+
+# ---------------------------------------------------------------- what is published
+
+
+def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
+    """Write lost and damaged snapshot files and shards anew; what was done, and what is left.
+
+    A snapshot's file follows from the catalog, a shard's files from decisions and source shards.
+    Each comes out with the sha256 it had, or is left as it is.
+    """
+    with parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, name)
+        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        written = output_shards.written_shards(conn, dataset.dataset_id)
+    done: list[str] = []
+    left: list[str] = []
+    parts.progress.start(f"rebuild snapshots of {name}", len(made) + len(written))
+    for snapshot in made:
+        if damage(parts, snapshot.file) is not None:
+            with noting(left), parts.catalog.begin() as conn:
+                read_snapshot_file(parts, conn, name, snapshot)
+                done.append(f"snapshot {snapshot.number}: wrote its file anew")
+        parts.progress.advance()
+    for shard in written:
+        if lost := damaged_roles(parts, shard.files):
+            with noting(left):
+                write_again(parts, load_work(parts, shard.batch_id), shard)
+                done.append(f"{shard.name}: wrote {', '.join(lost)} anew")
+        parts.progress.advance()
+    parts.progress.done()
+    with noting(left):
+        repair_latest(parts, name)
+    return done, left

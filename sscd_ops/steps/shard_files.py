@@ -1,0 +1,99 @@
+"""The files of an output shard, whether from source shards or from the shard it replaces."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.errors import FileMismatch
+from sscd_ops.model import StoredFile
+from sscd_ops.steps.parts import Parts, write_bytes
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[BinaryIO], None]
+PutFile = Callable[[str, str, Write], StoredFile]
+"""Writes a file of an output shard: its role, its name, what writes its bytes."""
+
+
+def describe(
+    put: PutFile, shard: OutputShard, tar: StoredFile, table: pa.Table
+) -> dict[str, StoredFile]:
+    """Write what stands beside an output shard's tar: its parquet, which is given, and stats."""
+    stem = shard.name.removesuffix(".tar")
+    parquet = put(
+        "parquet",
+        f"{stem}.parquet",
+        lambda stream: pq.write_table(table, stream, compression="zstd"),
+    )
+    stats = (
+        json.dumps(
+            {
+                "count": len(table),
+                "successes": len(table),
+                "form": shard.form,
+                "bytes": tar.bytes,
+                "sha256": tar.sha256,
+            },
+            indent=1,
+            sort_keys=True,
+        )
+        + "\n"
+    ).encode()
+    stats_file = put("stats", f"{stem}_stats.json", lambda stream: write_bytes(stream, stats))
+    return {"parquet": parquet, "stats": stats_file}
+
+
+def put_file(
+    parts: Parts,
+    role: str,
+    name: str,
+    write: Write,
+    registered: Callable[[], Mapping[str, StoredFile]] = dict,
+) -> StoredFile:
+    """Write a file that no row names yet, over what a killed try or a bad disk left there.
+
+    Save over a parquet of the same rows, which is taken. ``registered`` answers the files that
+    another process registered meanwhile, if any: its bytes count, not ours.
+    """
+    try:
+        return parts.store.put_named(name, write)
+    except FileMismatch:
+        files = registered()
+    if files:
+        return files[role]
+    earlier = _earlier_parquet(parts, name, write) if role == "parquet" else None
+    if earlier is not None:
+        return earlier
+    log.warning("wrote over a file that no row names role=%s name=%s", role, name)
+    return parts.store.put_named(name, write, over=True)
+
+
+def _earlier_parquet(parts: Parts, name: str, write: Write) -> StoredFile | None:
+    """The parquet that a try under another release of pyarrow left, if it has the same rows.
+
+    Its bytes depend on the release, its name does not; equal rows are what is promised.
+    """
+    there = parts.store.read_small(name)
+    wanted = io.BytesIO()
+    write(wanted)
+    if there is None or not _equal_rows(there, wanted.getvalue()):
+        return None
+    log.info("took the parquet of an earlier release name=%s", name)
+    return StoredFile(name, hashlib.sha256(there).hexdigest(), len(there))
+
+
+def _equal_rows(there: bytes, wanted: bytes) -> bool:
+    try:
+        found = pq.read_table(pa.BufferReader(there))
+    except (pa.ArrowException, OSError):
+        return False
+    return bool(found.equals(pq.read_table(pa.BufferReader(wanted))))
