@@ -209,8 +209,7 @@ class Product:
             arrival_rank([s[0].source for s in shards], [s[0].uri for s in shards]),
             np.array([PRIORITY[s[0].source] for s in shards], np.int64),
             self.rules.prefer,
-            set(self.samples),
-        )
+        ).with_known(set(self.samples))
         pictures = {s.picture.digest: s.picture for shard in shards for s in shard}
         ids, faults, plain = self.embed(samples, pictures)
         images = find_images(samples, self.lookup, ids, faults, plain)

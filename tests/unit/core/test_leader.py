@@ -175,6 +175,15 @@ def test_two_measures_decide_in_one_pass_as_the_definition_says(  # type: ignore
     check(rows, history, threshold, threshold - 0.05, limit, block, growing("flat", 16), hashes)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.data(), batches(), st.sampled_from([1, 7, 4096]))
+def test_a_third_measure_is_one_more_in_the_list(data, batch, block) -> None:  # type: ignore[no-untyped-def]
+    rows, history = batch
+    second, third = (data.draw(second_measures(len(rows))) for _ in range(2))
+
+    check(rows, history, 0.75, 0.7, 3, block, growing("flat", 16), second, third)
+
+
 @pytest.mark.parametrize("block", [300, 4096])
 def test_two_measures_leave_no_seam_between_strips_and_blocks(block: int) -> None:
     random = np.random.default_rng(3)
