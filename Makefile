@@ -46,7 +46,7 @@ check: .venv/.stamp ## lint, types and the direction of imports
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-test: check ## checks, unit, integration, dag.test() and one module under the real scheduler (20 minutes)
+test: check ## checks, unit, integration, dag.test() and one module under the real scheduler (under 25 minutes)
 	$(PY) -m pytest tests/unit tests/docs tests/integration tests/dags -m "not long and not soak"
 	$(PY) -m pytest tests/scheduler -m "not long and not soak"
 
