@@ -92,11 +92,8 @@ def read_attempt(conn: Connection, batch: Batch) -> Attempt:
     Raises:
         BatchNotRunnable: the batch has none yet (it still waits for its data).
     """
-    raw = row(
-        conn,
-        "SELECT *, config::text AS config_text FROM sscd_ops.attempts WHERE attempt_id = :a",
-        a=batch.attempt_id,
-    )
+    current = "SELECT *, config::text AS config_text FROM sscd_ops.attempts WHERE attempt_id = :a"
+    raw = row(conn, current, a=batch.attempt_id)
     if raw is None:
         raise BatchNotRunnable(f"batch {batch.batch_id} was not planned yet: run plan first")
     return Attempt(
@@ -120,11 +117,8 @@ def require_attempt(conn: Connection, batch_id: int, attempt_id: int) -> None:
     Raises:
         StaleAttempt: the batch has a newer attempt, or was abandoned.
     """
-    raw = row(
-        conn,
-        "SELECT attempt_id, state FROM sscd_ops.batches WHERE batch_id = :b FOR NO KEY UPDATE",
-        b=batch_id,
-    )
+    lock = "SELECT attempt_id, state FROM sscd_ops.batches WHERE batch_id = :b FOR NO KEY UPDATE"
+    raw = row(conn, lock, b=batch_id)
     if raw is None or raw["attempt_id"] != attempt_id or raw["state"] == BatchState.ABANDONED:
         raise StaleAttempt(
             f"batch {batch_id} was abandoned or planned anew while this task worked for its"
@@ -160,11 +154,8 @@ def register_file(
 
 def release(conn: Connection, batch: Batch) -> None:
     """Let the current attempt pass the guard, whatever its figures are then."""
-    run(
-        conn,
-        "UPDATE sscd_ops.attempts SET released_at = now() WHERE attempt_id = :a",
-        a=batch.attempt_id,
-    )
+    mark = "UPDATE sscd_ops.attempts SET released_at = now() WHERE attempt_id = :a"
+    run(conn, mark, a=batch.attempt_id)
     run(
         conn,
         "UPDATE sscd_ops.batches SET state = :to, message = 'released; run it again'"
@@ -177,10 +168,6 @@ def release(conn: Connection, batch: Batch) -> None:
 
 def abandon(conn: Connection, batch: Batch) -> None:
     """End the current attempt and give its source shards back."""
-    run(
-        conn,
-        "UPDATE sscd_ops.batches SET state = :s, finished_at = now() WHERE batch_id = :b",
-        s=BatchState.ABANDONED,
-        b=batch.batch_id,
-    )
+    end = "UPDATE sscd_ops.batches SET state = :s, finished_at = now() WHERE batch_id = :b"
+    run(conn, end, s=BatchState.ABANDONED, b=batch.batch_id)
     shards.give_back(conn, batch.batch_id)

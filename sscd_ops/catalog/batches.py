@@ -12,6 +12,8 @@ from sscd_ops.errors import UsageError
 from sscd_ops.masking import without_nul
 from sscd_ops.model import UNDER_WAY, Batch, BatchState, Interval, Runner
 
+IN_ORDER = "ORDER BY interval_start, interval_end, supplement"
+
 
 def select(conn: Connection, where: str, **parameters: Any) -> list[Batch]:
     """The batches that a condition on ``b``, their table, holds for; it may order them."""
@@ -61,25 +63,15 @@ def lock_batch(conn: Connection, batch_id: int) -> Batch:
 
 def batches_of_interval(conn: Connection, dataset_id: int, interval: Interval) -> list[Batch]:
     """The interval's batches by supplement number, dry runs left out."""
-    return select(
-        conn,
-        "b.dataset_id = :d AND interval_start = :s AND interval_end = :e AND NOT dry_run"
-        " ORDER BY supplement",
-        d=dataset_id,
-        s=interval.start,
-        e=interval.end,
-    )
+    where = "b.dataset_id = :d AND interval_start = :s AND interval_end = :e AND NOT dry_run"
+    night = {"s": interval.start, "e": interval.end}
+    return select(conn, f"{where} ORDER BY supplement", d=dataset_id, **night)
 
 
 def batches_in_state(conn: Connection, dataset_id: int, *states: BatchState) -> list[Batch]:
     """The dataset's batches in any of these states, in the order of their intervals."""
-    return select(
-        conn,
-        "b.dataset_id = :d AND state = ANY(:s) AND NOT dry_run"
-        " ORDER BY interval_start, interval_end, supplement",
-        d=dataset_id,
-        s=list(states),
-    )
+    where = f"b.dataset_id = :d AND state = ANY(:s) AND NOT dry_run {IN_ORDER}"
+    return select(conn, where, d=dataset_id, s=list(states))
 
 
 def insert_batch(
@@ -94,23 +86,14 @@ def insert_batch(
     runner: Runner,
 ) -> int:
     """Register a batch without an attempt; it still waits for its data."""
-    return int(
-        value(
-            conn,
-            "INSERT INTO sscd_ops.batches (dataset_id, interval_start, interval_end, supplement,"
-            " dry_run, state, runner, label, night) VALUES (:d, :s, :e, :n, :dry, :state,"
-            " CAST(:r AS jsonb), :label, :night) RETURNING batch_id",
-            d=dataset_id,
-            s=interval.start,
-            e=interval.end,
-            n=supplement,
-            dry=dry_run,
-            state=BatchState.PLANNED,
-            r=runner_json(runner),
-            label=label,
-            night=night,
-        )
+    insert = (
+        "INSERT INTO sscd_ops.batches (dataset_id, interval_start, interval_end, supplement,"
+        " dry_run, state, runner, label, night) VALUES (:d, :s, :e, :n, :dry, :state,"
+        " CAST(:r AS jsonb), :label, :night) RETURNING batch_id"
     )
+    when = {"s": interval.start, "e": interval.end, "n": supplement}
+    stands = {"dry": dry_run, "state": BatchState.PLANNED, "r": runner_json(runner)}
+    return int(value(conn, insert, d=dataset_id, **when, **stands, label=label, night=night))
 
 
 def is_there(conn: Connection, batch_id: int) -> bool:

@@ -23,18 +23,12 @@ def add_event(
     details: dict[str, Any] | None = None,
 ) -> None:
     """Append one event."""
-    run(
-        conn,
+    insert = (
         "INSERT INTO sscd_ops.events (dataset_id, turn, kind, actor, why, batch_id, details)"
-        " VALUES (:d, :t, :k, :a, :w, :b, CAST(:x AS jsonb))",
-        d=dataset_id,
-        t=turn,
-        k=kind,
-        a=actor,
-        w=without_nul(why),
-        b=batch_id,
-        x=json.dumps(details or {}, default=str),
+        " VALUES (:d, :t, :k, :a, :w, :b, CAST(:x AS jsonb))"
     )
+    said = {"w": without_nul(why), "x": json.dumps(details or {}, default=str)}
+    run(conn, insert, d=dataset_id, t=turn, k=kind, a=actor, b=batch_id, **said)
 
 
 def is_told(conn: Connection, batch_id: int, kind: str) -> bool:

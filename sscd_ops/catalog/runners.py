@@ -26,12 +26,8 @@ def runner_of(raw: Any) -> Runner | None:
 
 def bind_runner(conn: Connection, batch_id: int, runner: Runner) -> None:
     """Say who runs the batch from now on."""
-    run(
-        conn,
-        "UPDATE sscd_ops.batches SET runner = CAST(:r AS jsonb) WHERE batch_id = :b",
-        r=runner_json(runner),
-        b=batch_id,
-    )
+    update = "UPDATE sscd_ops.batches SET runner = CAST(:r AS jsonb) WHERE batch_id = :b"
+    run(conn, update, r=runner_json(runner), b=batch_id)
 
 
 def leave_others(conn: Connection, batch_id: int, runner: Runner) -> None:

@@ -35,13 +35,8 @@ def owners(conn: Connection, dataset_id: int, found: Sequence[FoundShard]) -> di
 
 def has_read(conn: Connection, dataset_id: int, source: str) -> bool:
     """Whether some batch of the dataset owns a file of this source."""
-    found = value(
-        conn,
-        "SELECT EXISTS (SELECT FROM sscd_ops.shard_owners WHERE dataset_id = :d AND source = :s)",
-        d=dataset_id,
-        s=source,
-    )
-    return bool(found)
+    read = "SELECT EXISTS (SELECT FROM sscd_ops.shard_owners WHERE dataset_id = :d AND source = :s)"
+    return bool(value(conn, read, d=dataset_id, s=source))
 
 
 def claim(
@@ -131,15 +126,12 @@ class ShardCounts:
 
 def shard_counts(conn: Connection, attempt_id: int) -> dict[int, ShardCounts]:
     """Shard number -> what ingest and embed counted there."""
+    counted = "SELECT shard_id, counts FROM sscd_ops.source_shards WHERE attempt_id = :a"
     return {
         r["shard_id"]: ShardCounts(
             r["counts"].get("not_delivered", 0), r["counts"].get("embedded", 0)
         )
-        for r in rows(
-            conn,
-            "SELECT shard_id, counts FROM sscd_ops.source_shards WHERE attempt_id = :a",
-            a=attempt_id,
-        )
+        for r in rows(conn, counted, a=attempt_id)
     }
 
 
@@ -203,15 +195,8 @@ def replace_descriptors(
 
 def all_registered(conn: Connection, attempt_id: int, role: Role) -> bool:
     """Whether every shard of the attempt has this file."""
-    return (
-        value(
-            conn,
-            "SELECT 1 FROM sscd_ops.source_shards WHERE attempt_id = :a"
-            f" AND {role} IS NULL LIMIT 1",
-            a=attempt_id,
-        )
-        is None
-    )
+    left = f"SELECT 1 FROM sscd_ops.source_shards WHERE attempt_id = :a AND {role} IS NULL LIMIT 1"
+    return value(conn, left, a=attempt_id) is None
 
 
 def lost_shards(conn: Connection, dataset_id: int, batch_id: int, attempt_id: int) -> int:
@@ -269,12 +254,8 @@ def searched(conn: Connection, attempt_id: int, queries: str) -> dict[tuple[int,
 
 def forget_search(conn: Connection, attempt_id: int, file: StoredFile) -> None:
     """Name a lost candidate file no longer: whoever needs it searches again."""
-    run(
-        conn,
-        "DELETE FROM sscd_ops.searches WHERE attempt_id = :a AND file ->> 'sha256' = :x",
-        a=attempt_id,
-        x=file.sha256,
-    )
+    delete = "DELETE FROM sscd_ops.searches WHERE attempt_id = :a AND file ->> 'sha256' = :x"
+    run(conn, delete, a=attempt_id, x=file.sha256)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,8 @@ from sscd_ops.model import UNDER_WAY, Batch
 
 def set_ready(conn: Connection, batch_id: int, ready: bool) -> None:
     """Say whether the batch's data is there: later ones do not wait for one that waits itself."""
-    run(
-        conn,
-        "UPDATE sscd_ops.batches SET ready = :r WHERE batch_id = :b AND ready <> :r",
-        r=ready,
-        b=batch_id,
-    )
+    update = "UPDATE sscd_ops.batches SET ready = :r WHERE batch_id = :b AND ready <> :r"
+    run(conn, update, r=ready, b=batch_id)
 
 
 def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
@@ -39,16 +35,13 @@ def waiting_set(conn: Connection, batch: Batch) -> tuple[list[Batch], datetime]:
         b=batch.batch_id,
         under_way=list(UNDER_WAY),
     )
-    since = value(
-        conn, "SELECT waiting_since FROM sscd_ops.batches WHERE batch_id = :b", b=batch.batch_id
-    )
+    begun = "SELECT waiting_since FROM sscd_ops.batches WHERE batch_id = :b"
     waiting = batches.select(
         conn,
         "b.attempt_id = ANY(SELECT unnest(waiting_set) FROM sscd_ops.batches WHERE batch_id = :b)"
-        " AND b.dataset_id = :d AND state = ANY(:under_way)"
-        " ORDER BY interval_start, interval_end, supplement",
+        f" AND b.dataset_id = :d AND state = ANY(:under_way) {batches.IN_ORDER}",
         b=batch.batch_id,
         d=batch.dataset_id,
         under_way=list(UNDER_WAY),
     )
-    return waiting, since
+    return waiting, value(conn, begun, b=batch.batch_id)
