@@ -172,23 +172,13 @@ class Embedder(Protocol):
 
 
 class GrowingIndex(Protocol):
-    """Kept pictures of the batch at hand, in the order they were kept."""
+    """Rows of the batch's kept pictures in the order of keeping: descriptors, or hashes (n, 33)."""
 
-    def add(self, descriptors: NDArray[np.float16]) -> None:
-        """Append rows (n, d)."""
+    def add(self, rows: NDArray[Any], /) -> None:
+        """Append some."""
 
-    def search(self, queries: NDArray[np.float16], floor: float, limit: int) -> Matches:
-        """As ``SearchBackend.search``, against all rows added so far."""
-
-
-class GrowingHashes(Protocol):
-    """Perceptual hashes of the batch's kept pictures, in the order they were kept."""
-
-    def add(self, hashes: NDArray[np.uint8]) -> None:
-        """Append rows (n, 33)."""
-
-    def search(self, queries: NDArray[np.uint8], floor: float, limit: int) -> Matches:
-        """As ``HashSearch.search``, against all rows added so far."""
+    def search(self, queries: NDArray[Any], floor: float, limit: int) -> Matches:
+        """As ``SearchBackend.search`` and ``HashSearch.search``, against all added so far."""
 
 
 class HashSearch(Protocol):
@@ -212,7 +202,7 @@ class HashSearch(Protocol):
             limit: answers per query at most; ties go to the smaller row.
         """
 
-    def growing(self) -> GrowingHashes:
+    def growing(self) -> GrowingIndex:
         """An empty index that rows can be added to."""
 
 

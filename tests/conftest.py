@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.embedded import ensure_running, stop
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.index import int8
 from tests.databases import fresh_database
+
+# a busy machine is slow; `make soak` chooses the other by --hypothesis-profile
+settings.register_profile("test", max_examples=100, deadline=None)
+settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile("test")
 
 
 @pytest.fixture(autouse=True)

@@ -83,18 +83,16 @@ def _numbers(values: Sequence[int | None]) -> NDArray[np.int64]:
     return np.array([-1 if value is None else value for value in values], np.int64)
 
 
-def _fixed(width: int) -> Callable[[Sequence[bytes | None]], NDArray[np.uint8]]:
-    def as_array(values: Sequence[bytes | None]) -> NDArray[np.uint8]:
-        joined = b"".join(bytes(width) if value is None else value for value in values)
-        return np.frombuffer(joined, np.uint8).reshape(-1, width)
-
-    return as_array
+def _fixed(values: Sequence[bytes | None], width: int) -> NDArray[np.uint8]:
+    joined = b"".join(bytes(width) if value is None else value for value in values)
+    return np.frombuffer(joined, np.uint8).reshape(-1, width)
 
 
 _TEXTS, _FLAGS, _FLOATS = (partial(np.array, dtype=kind) for kind in (object, bool, np.float64))
+_IDS, _DIGESTS = (partial(_fixed, width=width) for width in (16, 32))
 _ARRAYS: Sequence[Callable[[Sequence[Any]], NDArray[Any]]] = (
-    *(_numbers, _words, _words, _TEXTS, _fixed(16), _numbers, _fixed(32), _FLAGS),
-    *(_fixed(16), _numbers, _FLOATS, _FLOATS, _numbers, _numbers, _numbers),
+    *(_numbers, _words, _words, _TEXTS, _IDS, _numbers, _DIGESTS, _FLAGS, _IDS, _numbers),
+    *(_FLOATS, _FLOATS, _numbers, _numbers, _numbers),
 )
 """How each column of ``KnownImages`` is made."""
 

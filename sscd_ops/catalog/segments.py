@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -19,19 +19,18 @@ from sscd_ops.catalog.sql import (
 )
 from sscd_ops.model import Segment, StoredFile
 
-_AT_ONCE = 10_000
-"""So many digests travel as one bound array."""
+_LIVE = (
+    "FROM sscd_ops.segments s JOIN sscd_ops.segment_masks m USING (segment_id)"
+    " JOIN sscd_ops.decisions x USING (decision_id) WHERE s.dataset_id = :d"
+    " AND m.generation_from <= :g AND (m.generation_to IS NULL OR m.generation_to > :g)"
+)
 
 
 def live_segments(conn: Connection, dataset_id: int, generation: int) -> list[Segment]:
     """The segments of a generation in turn order, each with its kept mask then."""
     found = rows(
         conn,
-        "SELECT s.*, m.mask FROM sscd_ops.segments s"
-        " JOIN sscd_ops.segment_masks m USING (segment_id)"
-        " JOIN sscd_ops.decisions x USING (decision_id)"
-        " WHERE s.dataset_id = :d AND m.generation_from <= :g"
-        " AND (m.generation_to IS NULL OR m.generation_to > :g) ORDER BY x.turn, s.segment_id",
+        f"SELECT s.*, m.mask {_LIVE} ORDER BY x.turn, s.segment_id",
         d=dataset_id,
         g=generation,
     )
@@ -55,9 +54,7 @@ def history_rows(conn: Connection, dataset_id: int, generation: int) -> int:
     return int(
         value(
             conn,
-            "SELECT coalesce(sum(m.kept), 0) FROM sscd_ops.segments s"
-            " JOIN sscd_ops.segment_masks m USING (segment_id) WHERE s.dataset_id = :d"
-            " AND m.generation_from <= :g AND (m.generation_to IS NULL OR m.generation_to > :g)",
+            f"SELECT coalesce(sum(m.kept), 0) {_LIVE}",
             d=dataset_id,
             g=generation,
         )
@@ -170,33 +167,3 @@ def night_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
         s=segment_id,
     )[0]
     return found["batch_id"], found["decision_id"]
-
-
-def kept_segment_rows(
-    conn: Connection, dataset_id: int, decision_id: int, digests: Sequence[bytes], turn: int
-) -> list[int]:
-    """The segment rows of a decision's images that are kept as of a turn.
-
-    From ``images`` and ``changes`` alone, which outlive the months of ``samples``: the segment's
-    own list of image digests says which to look up.
-    """
-    found: list[int] = []
-    for start in range(0, len(digests), _AT_ONCE):
-        found += (
-            r["segment_row"]
-            for r in rows(
-                conn,
-                "SELECT i.segment_row FROM unnest(CAST(:shas AS bytea[])) AS q(sha256)"
-                " JOIN sscd_ops.images i ON i.dataset_id = :d AND i.sha256 = q.sha256"
-                " AND i.decision_id = :x LEFT JOIN (sscd_ops.changes c JOIN sscd_ops.decisions e"
-                " ON e.decision_id = c.decision_id AND e.turn = c.turn)"
-                " ON c.dataset_id = :d AND c.image_sha256 = i.sha256 AND c.turn <= :t"
-                " AND (c.turn_to IS NULL OR c.turn_to > :t)"
-                " WHERE coalesce(c.verdict, i.verdict) = 'kept'",
-                shas=list(digests[start : start + _AT_ONCE]),
-                d=dataset_id,
-                x=decision_id,
-                t=turn,
-            )
-        )
-    return found

@@ -54,8 +54,10 @@ class Samples:
         return len(self.shard)
 
     def with_known(self, known: set[bytes]) -> Samples:
-        """The same samples as of a later turn: ``known`` as ``load_samples`` has it."""
-        return replace(self, is_known=_known_rows(self.table, known))
+        """The same samples; ``known``: sample_ids (16 bytes) that have a verdict already."""
+        mine = fixed_bytes(self.table.column("sample_id"), 16).view("V16").reshape(-1)
+        theirs = np.frombuffer(b"".join(sorted(known)), dtype="V16")
+        return replace(self, is_known=np.isin(mine, theirs))
 
 
 def load_samples(
@@ -63,16 +65,14 @@ def load_samples(
     shard_rank: NDArray[np.int64],
     priority: NDArray[np.int64],
     prefer: Sequence[str],
-    known: set[bytes],
 ) -> Samples:
-    """Join a batch's manifests.
+    """Join a batch's manifests; of samples that are known already nothing is said yet.
 
     Args:
         tables: one manifest for each source shard, in ordinal order.
         shard_rank: int64 (s,), arrival rank of each source shard: by source name, then URI.
         priority: int64 (s,), priority of each shard's source.
         prefer: the preference list.
-        known: sample_ids (16 bytes) that have a verdict already.
     """
     table = pa.concat_tables(tables).combine_chunks()
     sizes = np.array([len(t) for t in tables], np.int64)
@@ -99,16 +99,8 @@ def load_samples(
         fixed_bytes(table.column("image_sha256"), 32),
         rank,
         position < 0,
-        _known_rows(table, known),
+        np.zeros(len(table), bool),
     )
-
-
-def _known_rows(table: pa.Table, known: set[bytes]) -> NDArray[np.bool_]:
-    if not known:
-        return np.zeros(len(table), bool)
-    mine = fixed_bytes(table.column("sample_id"), 16).view("V16").reshape(-1)
-    theirs = np.frombuffer(b"".join(sorted(known)), dtype="V16")
-    return np.isin(mine, theirs)
 
 
 def _int(table: pa.Table, column: str) -> NDArray[np.int64]:

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
     from sscd_ops.core.measures import Measure
     from sscd_ops.model import Matches
-    from sscd_ops.ports import GrowingHashes, GrowingIndex, Progress
-
-    GrowingRows = GrowingIndex | GrowingHashes
+    from sscd_ops.ports import GrowingIndex, Progress
 
 _STRIP = 256
 """Rows decided one by one from one exact similarity matrix (0.5 MB)."""
@@ -84,10 +82,10 @@ class Compared:
     measure: Measure
     rows: NDArray[Any]
     history: NDArray[np.float64]
-    index: GrowingRows
+    index: GrowingIndex
 
     @classmethod
-    def first(cls, measure: Measure, rows: NDArray[Any], index: GrowingRows) -> Compared:
+    def first(cls, measure: Measure, rows: NDArray[Any], index: GrowingIndex) -> Compared:
         """Of a night that has no history."""
         return cls(measure, rows, np.full(len(rows), -np.inf), index)
 

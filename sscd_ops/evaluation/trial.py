@@ -173,7 +173,6 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
         arrival_rank([s.source for s in read.shards], [s.relative_uri for s in read.shards]),
         np.zeros(len(read.tables), np.int64),
         DuplicatesOptions().prefer,
-        set(),
     )
     pictures, digests = _pictures(given, read, samples)
     if not len(pictures):

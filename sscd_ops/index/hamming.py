@@ -56,7 +56,7 @@ class Hamming:
 
 
 class Growing:
-    """A ``ports.GrowingHashes``: chunks of rows, so that growing copies nothing."""
+    """A ``ports.GrowingIndex``: chunks of rows, so that growing copies nothing."""
 
     def __init__(self) -> None:
         self._chunks: list[NDArray[np.uint8]] = []

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import segments
+from sscd_ops.catalog import lookups, segments
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
@@ -74,11 +74,9 @@ def kept_rows(
 
     Of later turns masks are others than those that were listed with that row.
     """
-    kept = np.zeros(len(ids), bool)
-    digests = [row.tobytes() for row in ids]
     with parts.catalog.begin() as conn:
-        rows = segments.kept_segment_rows(
-            conn, dataset.dataset_id, decision_id, digests, dataset.turn
-        )
-    kept[rows] = True
+        known = lookups.known_images(conn, dataset.dataset_id, ids, dataset.turn)
+    kept = np.zeros(len(ids), bool)
+    mine = (known.verdict == "kept") & (known.decision_id == decision_id)
+    kept[known.segment_row[mine]] = True
     return kept

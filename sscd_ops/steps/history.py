@@ -306,10 +306,10 @@ def witnesses(
     carriers, deciding = np.zeros((len(gone), 16), np.uint8), np.zeros(len(gone), np.int64)
     # whose segment it is: they are numbered through
     whose = np.repeat(np.arange(len(origins)), [len(origin.live) for origin in origins])[segment]
-    for number, origin in enumerate(origins):
+    for number in np.unique(whose):
         mine = whose == number
         distinct, which = np.unique(digests[mine], axis=0, return_inverse=True)
-        found = _need_kept(parts, origin, distinct)
+        found = _need_kept(parts, origins[number], distinct)
         carriers[mine] = found.sample_id[which.reshape(-1)]
         deciding[mine] = found.carrier_decision[which.reshape(-1)]
     return Earlier(gone, digests, carriers, deciding)

@@ -39,7 +39,7 @@ from sscd_ops.core.segment_file import write_mask, write_segment
 from sscd_ops.core.witnesses import find_witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
 from sscd_ops.model import Counts, Fault, KnownImages, SourceShard, StoredFile
-from sscd_ops.ports import GrowingHashes, GrowingIndex, SearchBackend
+from sscd_ops.ports import GrowingIndex, SearchBackend
 from sscd_ops.steps import history
 from sscd_ops.steps.free_images import free_images
 from sscd_ops.steps.history import Best
@@ -121,11 +121,9 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         origins = history.origins_of(conn, work, dataset)
     live = history.live_of(origins)
     again = before if before is not None and before.files == files else None
-    if again is None:
-        samples = _samples(parts, work, registered, known)
-        _need_distinct(work, samples)
-    else:
-        samples = again.made.samples.with_known(known)
+    samples = again.made.samples if again else _samples(parts, work, registered)
+    _need_distinct(work, samples)
+    samples = samples.with_known(known)
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
     _need_descriptors(work, registered, samples, images)
@@ -144,7 +142,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     counts, by_source, examples = _counts(work, samples, images, decided, registered, counted)
     kept = np.zeros(len(queries.ids), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
-    written = again.segment_files if again is not None else None
+    written = again.segment_files if again else None
     segment_files, mask = _write_segment(parts, work, backend, queries, kept, written)
     publish = plan_publish(work, samples, decided.keeps)
     made = Rows(
@@ -178,9 +176,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     )
 
 
-def _samples(
-    parts: Parts, work: Work, registered: Sequence[SourceShard], known: set[bytes]
-) -> Samples:
+def _samples(parts: Parts, work: Work, registered: Sequence[SourceShard]) -> Samples:
     tables = [read_manifest(manifest_of(parts, work, shard)) for shard in registered]
     if not tables:
         tables.append(SCHEMA.empty_table())
@@ -190,7 +186,6 @@ def _samples(
         arrival_rank([s.source for s in registered], [s.relative_uri for s in registered]),
         np.array([work.options.source(s.source).priority for s in registered], np.int64),
         work.options.duplicates.prefer,
-        known,
     )
 
 
@@ -245,7 +240,7 @@ def _lead(
     rows: NDArray[np.int64],
     best: Sequence[Best],
 ) -> Leader:
-    def growing(measure: Measure) -> GrowingIndex | GrowingHashes:
+    def growing(measure: Measure) -> GrowingIndex:
         if measure.by_hash:
             return parts.hash_search().growing()
         among = _among_themselves(parts, work, backend, len(rows))

@@ -20,6 +20,7 @@ from sqlalchemy import text
 from sscd_ops.catalog.copy import CHUNK_ROWS, copy_table
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.errors import InvariantError
+from tests.soak import examples
 
 STORABLE = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 COLUMNS = {
@@ -87,7 +88,7 @@ ROWS = st.lists(
     max_size=12,
 )
 ON_ONE_TABLE = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -19,6 +19,7 @@ from sscd_ops.catalog import audit, lookups, placements, sql
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.partitions import detach_month
 from tests.integration.ledger import Ledger, sha
+from tests.soak import examples
 
 OCTOBER, NOVEMBER = date(2026, 10, 1), date(2026, 11, 1)
 A, B, C, E = (sha(n) for n in range(4))
@@ -615,9 +616,7 @@ def tell(ledger: Ledger, name: str, steps: list[Step]) -> Told:
     return told
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(here=STEPS, there=STEPS)
 def test_a_look_up_at_a_past_turn_answers_what_it_answered_then(
     catalog: Catalog, here: list[Step], there: list[Step]

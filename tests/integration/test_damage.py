@@ -281,12 +281,19 @@ CASES = [
     *(Case(kind, "planned", False) for kind in ("tar", "parquet", "stats")),
     *(Case(kind, "written", False) for kind in ("tar", "parquet", "stats")),
 ]
+SAMPLE = list({(case.kind, case.stops): case for case in reversed(CASES)}.values())
+"""In `make test`: every kind, where it stops a night and where it does not."""
 
 
 @pytest.mark.parametrize(
     ("case", "damage"),
     [
-        pytest.param(case, damage, id=f"{case.kind}-{case.moment}-{damage.__name__}")
+        pytest.param(
+            case,
+            damage,
+            id=f"{case.kind}-{case.moment}-{damage.__name__}",
+            marks=[] if case in SAMPLE else pytest.mark.soak,
+        )
         for number, case in enumerate(CASES)
         for damage in (DAMAGES[number % len(DAMAGES)],)
     ],

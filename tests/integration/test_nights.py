@@ -30,7 +30,7 @@ from sscd_ops.errors import (
     SourceChanged,
     UsageError,
 )
-from sscd_ops.index import backends
+from sscd_ops.index import backends, scan
 from sscd_ops.model import BatchState, Runner
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import SearchBackend, Source
@@ -1020,3 +1020,26 @@ def test_two_sources_with_priorities(world: World) -> None:
 def _no_leftovers(tmp_path: Path) -> None:
     """Nothing of another test is in the folder."""
     assert not list(tmp_path.iterdir())
+
+
+def test_queries_are_prepared_once_for_all_segments(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend may rotate or pack them, which costs as much as searching a small segment."""
+    prepared: list[int] = []
+
+    class Counted(scan.Prepared):
+        def __init__(self, method: scan.Method, descriptors: np.ndarray) -> None:
+            prepared.append(len(descriptors))
+            super().__init__(method, descriptors)
+
+    for number, day in enumerate(DAYS[:3]):
+        world.put(day, "a.tar", [pair(f"n{number}{i}", picture(10 * number + i)) for i in range(4)])
+    for day in DAYS[:2]:
+        world.night(day)
+    monkeypatch.setattr(scan, "Prepared", Counted)
+
+    with world.parts() as parts:
+        world.until_match(parts, DAYS[2])
+
+    assert prepared == [4]

@@ -50,6 +50,7 @@ from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import DAYS, clouds, fill, planted_nights
 from tests.integration.world import DATASET, World, assert_promises, interval, pair
+from tests.soak import sweep
 
 LOSE_SESSIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -172,7 +173,9 @@ LOSE_COMMANDS = LOSE_SESSIONS.replace("23761", str(CLI_LOCK))
 """The same, to the session that says a command is alive."""
 
 
-@pytest.mark.parametrize("step", [ingest, embed, match, resolve, publish, commit])
+@pytest.mark.parametrize(
+    "step", sweep([ingest, embed, match, resolve, publish, commit], [embed, resolve, commit])
+)
 def test_a_command_that_lost_its_session_takes_the_batch_again_before_the_next_step(
     world: World, monkeypatch: pytest.MonkeyPatch, step: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS
+from tests.soak import sweep
 
 ROOT = Path(__file__).parents[2]
 MET, MISSED = 0, 3
@@ -22,6 +24,8 @@ TINY = {
     "night": ["--samples", "20"],
     "dag_import": ["--tries", "1"],
 }
+LIGHT = {"ingest_read", "leader", "resolve", "dag_import"}
+"""Those that `make test` runs: the smallest size of others is still dear."""
 
 
 def test_every_benchmark_has_a_small_size() -> None:
@@ -29,6 +33,11 @@ def test_every_benchmark_has_a_small_size() -> None:
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_finds_what_it_measures(name: str) -> None:
+    assert importlib.import_module(f"benchmarks.{name}").main
+
+
+@pytest.mark.parametrize("name", sweep(BENCHMARKS, LIGHT))
 def test_a_benchmark_prints_its_table(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *TINY[name]],

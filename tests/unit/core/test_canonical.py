@@ -20,6 +20,7 @@ from sscd_ops.core.canonical import (
     widen,
 )
 from sscd_ops.errors import InvariantError
+from tests.soak import examples
 
 ALL_HALVES = np.arange(65536, dtype=np.uint16).view(np.float16)
 FINITE = ALL_HALVES[np.isfinite(ALL_HALVES)]
@@ -62,7 +63,7 @@ def test_pairs_and_blocks_agree_to_the_last_bit(rows: np.ndarray) -> None:
     np.testing.assert_array_equal(pairs.reshape(len(rows), -1), block_similarities(rows, rows))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(vectors)
 def test_dot_and_norms_are_what_rational_arithmetic_says(rows: np.ndarray) -> None:
     exact = [[Fraction(float(v)) for v in row] for row in rows]

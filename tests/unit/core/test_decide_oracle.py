@@ -34,6 +34,7 @@ from sscd_ops.core.witnesses import Earlier, find_witnesses
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.hamming import Hamming
 from sscd_ops.model import Fault, KnownImages
+from tests.soak import examples
 
 MONTH = date(2026, 11, 1)
 PRIORITY = {"crawl": 0, "bought": 1}
@@ -208,8 +209,7 @@ class Product:
             arrival_rank([s[0].source for s in shards], [s[0].uri for s in shards]),
             np.array([PRIORITY[s[0].source] for s in shards], np.int64),
             self.rules.prefer,
-            set(self.samples),
-        )
+        ).with_known(set(self.samples))
         pictures = {s.picture.digest: s.picture for shard in shards for s in shard}
         ids, faults, plain = self.embed(samples, pictures)
         images = find_images(samples, self.lookup, ids, faults, plain)
@@ -493,7 +493,7 @@ PREFERENCES = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(80))
 @given(
     histories(),
     THRESHOLDS,
@@ -543,7 +543,7 @@ def test_nights_are_decided_as_the_definition_says(
         assert all(hash_similarity(a, b) < 1 - farthest / 256 for a, b in pairs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40))
 @given(streams(), THRESHOLDS, FARTHEST, st.data())
 def test_in_order_of_arrival_one_night_or_many_decide_alike(
     stream: list[Shard], threshold: float, farthest: int | None, data: st.DataObject

@@ -22,6 +22,7 @@ from sscd_ops.images.inspector import Inspector
 from sscd_ops.model import Fault, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.testing import picture
+from tests.soak import examples
 
 LIMITS = LimitsOptions(max_caption_bytes=200, max_members=6, max_member_bytes=20_000)
 SOURCE = SourceOptions("crawl", columns=("url", "meta.score"))
@@ -396,7 +397,7 @@ SOURCES = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 @given(SAMPLES, SOURCES)
 @example(raw(jpg=GOOD, txt=b"x", json=b'{"url": 1e999}'), SOURCE)
 def test_no_sample_raises_and_every_row_can_be_stored(
@@ -419,7 +420,7 @@ def test_no_sample_raises_and_every_row_can_be_stored(
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.lists(SAMPLES, max_size=8))
 def test_rows_come_back_from_the_manifest_as_they_went_in(samples: list[RawSample]) -> None:
     rows = [interpreter().row(sample) for sample in samples]

@@ -17,6 +17,7 @@ from sscd_ops.errors import UsageError
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.hamming import Hamming
 from tests.memory import at_most
+from tests.soak import examples
 
 BACKENDS = ("flat", "exact", "sketch", "torch")
 
@@ -116,7 +117,7 @@ def batches(draw):  # type: ignore[no-untyped-def]
     return rows, history
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     batches(),
     st.sampled_from([0.5, 0.75, 0.9]),
@@ -157,7 +158,7 @@ def second_measures(draw, count):  # type: ignore[no-untyped-def]
     return by_hash(rows, history, farthest, margin)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     st.data(),
     batches(),
@@ -174,6 +175,15 @@ def test_two_measures_decide_in_one_pass_as_the_definition_says(  # type: ignore
     check(rows, history, threshold, threshold - 0.05, limit, block, growing("flat", 16), hashes)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.data(), batches(), st.sampled_from([1, 7, 4096]))
+def test_a_third_measure_is_one_more_in_the_list(data, batch, block) -> None:  # type: ignore[no-untyped-def]
+    rows, history = batch
+    second, third = (data.draw(second_measures(len(rows))) for _ in range(2))
+
+    check(rows, history, 0.75, 0.7, 3, block, growing("flat", 16), second, third)
+
+
 @pytest.mark.parametrize("block", [300, 4096])
 def test_two_measures_leave_no_seam_between_strips_and_blocks(block: int) -> None:
     random = np.random.default_rng(3)
@@ -185,7 +195,7 @@ def test_two_measures_leave_no_seam_between_strips_and_blocks(block: int) -> Non
     check(rows, none, 0.75, 0.7, 8, block, growing("flat", 32), hashes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(batches(), st.sampled_from([3, 20]))
 @pytest.mark.parametrize("name", BACKENDS)
 def test_leader_is_the_same_with_every_backend(name, batch, block) -> None:  # type: ignore[no-untyped-def]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from webdataset import autodecode, tenbin
 
 from sscd_ops.core.members import FORMS, UNPACKED, why_undecodable
+from tests.soak import examples
 
 LIMIT = 1 << 20
 
@@ -242,7 +243,7 @@ SPOILED = st.sampled_from([name for name, _ in names() if name not in RUN_BY_REA
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(SPOILED)
 def test_whatever_is_not_refused_readers_decode(
     spoiled: tuple[str, bytes, int, bytes, bool],

@@ -13,6 +13,7 @@ from benchmarks.held_out_card import beside_second
 from sscd_ops.evaluation.cascade import combine
 from sscd_ops.evaluation.metrics import PRECISIONS, Scored
 from sscd_ops.evaluation.tables import cascade_rows
+from tests.soak import examples
 from tests.unit.evaluation.predictions import make
 
 
@@ -39,7 +40,7 @@ def slow(one: Scored, other: Scored, wanted: float) -> float | None:
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from([0, 1, 4]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_no_pair_of_thresholds_finds_more(seed: int, again: int, levels: int) -> None:
     one, other = scored(seed, 1.5, levels), scored(again, 2.5, levels)
 
@@ -57,7 +58,7 @@ def test_no_pair_of_thresholds_finds_more(seed: int, again: int, levels: int) ->
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from([0, 1, 4]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_beside_a_fixed_second_threshold_no_threshold_of_the_first_finds_more(
     seed: int, again: int, levels: int
 ) -> None:

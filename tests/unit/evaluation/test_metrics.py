@@ -23,6 +23,7 @@ from sscd_ops.evaluation.metrics import (
     true_ranks,
     wilson,
 )
+from tests.soak import examples
 from tests.unit.evaluation.predictions import CASES, make
 
 # uAP, recall and threshold at precision .9, recall at rank 1: what facebookresearch/isc2021's
@@ -73,7 +74,7 @@ def slow_curve(items: list[tuple[float, bool]], truths: int) -> list[tuple[float
 
 
 @given(scored_lists, st.integers(0, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_micro_ap_and_points_are_their_definitions(
     items: list[tuple[float, bool]], unfound: int
 ) -> None:
@@ -100,7 +101,7 @@ def test_micro_ap_and_points_are_their_definitions(
 
 
 @given(scored_lists)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_a_weight_of_two_counts_as_the_prediction_twice(items: list[tuple[float, bool]]) -> None:
     """Held where scores differ: ties among weighted rows are ranked as one row each."""
     items = list({score: (score, good) for score, good in items}.values())
@@ -114,7 +115,7 @@ def test_a_weight_of_two_counts_as_the_prediction_twice(items: list[tuple[float,
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_ranks_are_counted_against_ties(seed: int) -> None:
     query, reference, score, truth = make(seed, 12, 9, 4, 2, 1.0)
 

@@ -26,6 +26,7 @@ from sscd_ops.images.plain import is_plain
 from sscd_ops.images.preprocess import PRESETS, prepare, preprocess
 from sscd_ops.images.sheets import thumbnail
 from sscd_ops.testing import picture
+from tests.soak import examples
 
 FIRST, SECOND = PRESETS["skew-160"], PRESETS["skew-160-v2"]
 BLOCKS = np.random.default_rng(7).permutation(100).reshape(10, 10).repeat(12, 0).repeat(16, 1)
@@ -212,7 +213,7 @@ def test_the_ground_is_white_unless_a_third_is_lost_there() -> None:
 @given(
     st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(1, 255), st.data()
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_a_third_of_the_content_at_most_is_lost(
     red: int, green: int, blue: int, alpha: int, data: st.DataObject
 ) -> None:

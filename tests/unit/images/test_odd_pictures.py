@@ -23,6 +23,7 @@ from sscd_ops.images.sheets import thumbnail
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
 from sscd_ops.testing import picture
+from tests.soak import examples
 
 LIMITS = LimitsOptions()
 PRESET = PRESETS["skew-160"]
@@ -258,7 +259,7 @@ def test_what_a_sheet_shows_is_upright_and_needs_no_good_exif() -> None:
     assert shown.getpixel((50, 3)) != (245, 245, 245)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(
     st.sampled_from(FORMS),
     st.lists(

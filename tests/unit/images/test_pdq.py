@@ -17,6 +17,7 @@ from sscd_ops.images.pdq import hash_image, hash_luminance, shrunk
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import Fault
 from sscd_ops.testing import encode, picture, plant
+from tests.soak import examples
 
 PICTURES = Path(__file__).parents[3] / "examples" / "pictures"
 PUBLISHED = json.loads((Path(__file__).parent / "pdqhash.json").read_text())
@@ -60,7 +61,7 @@ def test_pictures_are_shrunk_nearly_as_the_reference_hasher_shrinks_them() -> No
 
 
 @given(st.integers(5, 1500), st.integers(5, 1500), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_shrinking_in_the_matrix_is_shrinking_by_pillow(width: int, height: int, seed: int) -> None:
     noise = np.random.default_rng(seed).integers(0, 256, (9, 9), np.uint8)
     grey = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert("F")

@@ -25,6 +25,7 @@ from sscd_ops.images.preprocess import PRESETS, preprocess
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
 from sscd_ops.testing import picture
+from tests.soak import examples
 
 LIMITS = LimitsOptions()
 GRID = PRESETS["grid-64-draft"]
@@ -383,7 +384,7 @@ def test_a_picture_cut_short_has_a_header_but_no_pixels() -> None:
     assert decoded[1]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(
     st.sampled_from(sorted(UNUSUAL)),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),

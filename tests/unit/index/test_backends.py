@@ -23,6 +23,7 @@ from sscd_ops.index.scan import Backend
 from sscd_ops.index.torch_backend import Torch
 from sscd_ops.model import Matches
 from tests.memory import at_most
+from tests.soak import examples
 
 NAMES = ("flat", "exact", "sketch", "torch", "torch in float16")
 DIGEST = "ab" * 32
@@ -79,7 +80,7 @@ def test_a_backend_finds_what_brute_force_finds(name: str, dimensions: int) -> N
         assert listed(found) == brute(queries, rows, kept, 0.75, 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([3, 16, 100]),

@@ -18,6 +18,7 @@ from sscd_ops.index.int8 import product, usable
 from sscd_ops.index.rotation import length, padded, rotation
 from sscd_ops.index.sketch import Sketch
 from sscd_ops.index.sketch_radius import MISS_RATE, STRANGERS, Radius, radius_for
+from tests.soak import examples
 
 DIGEST = "ab" * 32
 
@@ -86,7 +87,7 @@ def bound_holds(rows: np.ndarray) -> np.ndarray:
     return np.where(wild, np.inf, bound)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([1, 2, 5, 64, 236, 300, 512]),

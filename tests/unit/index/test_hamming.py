@@ -11,6 +11,7 @@ from sscd_ops.core.perceptual import are_fit, hash_similarities
 from sscd_ops.index import hamming
 from sscd_ops.index.hamming import Hamming
 from sscd_ops.model import Matches
+from tests.soak import examples
 
 BASES = np.random.default_rng(0).integers(0, 2, (3, 256), np.uint8)
 
@@ -40,7 +41,7 @@ def told(found: Matches) -> list[tuple[int, int, float]]:
     return list(zip(*(values.tolist() for values in columns), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 25, 31, 100, 256]), st.integers(1, 5))
 def test_the_search_finds_what_brute_force_finds(seed: int, farthest: int, limit: int) -> None:
     random = np.random.default_rng(seed)

@@ -18,6 +18,7 @@ from sscd_ops.errors import BrokenShard
 from sscd_ops.model import Fault, TarEntry
 from sscd_ops.storage.tar_read import read_tar
 from sscd_ops.storage.tar_write import TarWriter
+from tests.soak import examples
 
 BIG = 1 << 28
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -635,7 +636,7 @@ def test_any_pax_record_is_survived(record: bytes) -> None:
     assert len(found) <= 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=2000), st.integers(0, 4000), st.booleans())
 def test_no_bytes_raise_anything_but_a_broken_shard(junk: bytes, at: int, gz: bool) -> None:
     data = bytearray(archive(MEMBERS))
