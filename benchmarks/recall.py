@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sscd_ops.index.sketch import Sketch, miss_rate
+from sscd_ops.index.sketch import Sketch
+from sscd_ops.index.sketch_radius import miss_rate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

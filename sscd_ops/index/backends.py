@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sscd_ops.errors import ConfigError, MissingExtra
 from sscd_ops.index.scan import Backend
+from sscd_ops.index.sketch_radius import SKETCH_LEAST_THRESHOLD, refused_by_sketch
 from sscd_ops.machine import limit_threads
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ logger = logging.getLogger(__name__)
 FLAT_BELOW = 100_000
 """Below this many rows the codes cost more than they save."""
 EXACT_BELOW = 5_000_000
-SKETCH_LEAST_THRESHOLD = 0.5
 NAMES = ("flat", "exact", "sketch", "torch")
 
 
@@ -74,14 +74,6 @@ def _check(name: str, threshold: float) -> None:
         )
     if name == "sketch" and threshold < SKETCH_LEAST_THRESHOLD:
         raise refused_by_sketch(threshold)
-
-
-def refused_by_sketch(threshold: float) -> ConfigError:
-    """Why ``sketch`` cannot serve a threshold."""
-    return ConfigError(
-        f"duplicates.search: sketch cannot tell copies from strangers at a threshold of"
-        f" {threshold:g}; use exact, or a threshold of {SKETCH_LEAST_THRESHOLD:g} or more"
-    )
 
 
 def _method(name: str, digest: str, dimensions: int, threshold: float) -> Method:

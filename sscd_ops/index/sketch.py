@@ -12,8 +12,6 @@ threshold are best effort here, they are found the more rarely the further below
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from math import acos, lgamma, log, log1p, pi
 from typing import TYPE_CHECKING, Any
 
 import faiss
@@ -21,11 +19,11 @@ import numpy as np
 
 from sscd_ops.core.best import DENSE
 from sscd_ops.core.canonical import widen
-from sscd_ops.index.backends import SKETCH_LEAST_THRESHOLD, refused_by_sketch
 from sscd_ops.index.flat import pairs_of
 from sscd_ops.index.near import near_pairs
 from sscd_ops.index.rotation import padded, rotation
 from sscd_ops.index.scan import TILE_QUERIES, TILE_ROWS
+from sscd_ops.index.sketch_radius import radius_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,61 +31,7 @@ if TYPE_CHECKING:
     from sscd_ops.core.best import Tile
     from sscd_ops.index.scan import Candidates, Codes
 
-MISS_RATE = 1e-5
-STRANGERS = 1e-3
-"""Share of unrelated pairs (similarity 0) that may become candidates."""
-LENGTHS = (256, 512)
 _ROWS = 4096
-
-
-@dataclass(frozen=True)
-class Radius:
-    """A code length and the largest Hamming distance that is looked at."""
-
-    bits: int
-    radius: int
-
-
-def radius_for(threshold: float) -> Radius:
-    """Code length and radius for a threshold: 256 bits at .75, 512 at .6.
-
-    Raises:
-        ConfigError: below .5 codes of these lengths cannot tell copies from strangers.
-    """
-    if threshold >= SKETCH_LEAST_THRESHOLD:
-        differ = acos(min(threshold, 1.0)) / pi
-        for bits in LENGTHS:
-            radius = _smallest_radius(bits, differ)
-            if _at_most(bits, 0.5, radius) <= STRANGERS:
-                return Radius(bits, radius)
-    raise refused_by_sketch(threshold)
-
-
-def miss_rate(bits: int, similarity: float, radius: int) -> float:
-    """Derived probability that a pair of this similarity differs in more than ``radius`` bits."""
-    differ = acos(similarity) / pi
-    return sum(_probability(bits, differ, k) for k in range(radius + 1, bits + 1))
-
-
-def _smallest_radius(bits: int, differ: float) -> int:
-    """The least r with P(Binomial(bits, differ) > r) < MISS_RATE."""
-    missed = 0.0
-    for radius in range(bits, 0, -1):
-        missed += _probability(bits, differ, radius)
-        if missed >= MISS_RATE:
-            return radius
-    return 0
-
-
-def _at_most(bits: int, differ: float, radius: int) -> float:
-    return sum(_probability(bits, differ, k) for k in range(radius + 1))
-
-
-def _probability(bits: int, differ: float, k: int) -> float:
-    if differ <= 0.0:
-        return 1.0 if k == 0 else 0.0
-    choose = lgamma(bits + 1) - lgamma(k + 1) - lgamma(bits - k + 1)
-    return float(np.exp(choose + k * log(differ) + (bits - k) * log1p(-differ)))
 
 
 class Sketch:

@@ -16,7 +16,8 @@ from sscd_ops.errors import ConfigError
 from sscd_ops.index.exact import SLACK, WILD, Exact
 from sscd_ops.index.int8 import product, usable
 from sscd_ops.index.rotation import length, padded, rotation
-from sscd_ops.index.sketch import MISS_RATE, STRANGERS, Radius, Sketch, radius_for
+from sscd_ops.index.sketch import Sketch
+from sscd_ops.index.sketch_radius import MISS_RATE, STRANGERS, Radius, radius_for
 from tests.soak import examples
 
 DIGEST = "ab" * 32
