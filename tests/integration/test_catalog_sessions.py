@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from sscd_ops.catalog import embedded, migrate
+from sscd_ops.catalog import embedded, migrate, versions
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.health import findings
 from sscd_ops.catalog.sessions import SETTINGS
@@ -177,7 +177,7 @@ def test_a_role_that_may_not_make_a_catalog_is_told_how_it_may(empty_url: str) -
         parsed = make_url(url)
         superuser(empty_url, f"GRANT CREATE ON DATABASE {parsed.database} TO {parsed.username}")
         migrate.upgrade(url)
-        assert migrate.status(url) == (migrate.HEAD, migrate.HEAD)
+        assert migrate.status(url) == (versions.HEAD, versions.HEAD)
 
 
 def test_a_full_server_says_how_many_connections_are_needed(catalog_url: str) -> None:
