@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from sscd_ops.catalog import faults
 from sscd_ops.catalog.locks import LockSession
-from sscd_ops.catalog.migrate import HEAD, current_revision, revisions
+from sscd_ops.catalog.revisions import HEAD, current_revision, revisions
 from sscd_ops.catalog.sessions import open_engine
 from sscd_ops.catalog.urls import checked_url, shown
 from sscd_ops.errors import CatalogUnavailable, ConfigError

@@ -1,32 +1,28 @@
-"""The schema's version: what a database has, what this release needs, and the way there.
-
-Migrations are Alembic revisions in ``migrations/versions``; each runs files of SQL that never
-change once released. The version is kept in ``sscd_ops.schema_version``, so that the catalog can
-share a database with another Alembic project.
-"""
+"""The way of a database to the schema version that this release needs, and who may read it."""
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from sscd_ops.catalog.database import Catalog
+from sscd_ops.catalog.revisions import (
+    HEAD,
+    VERSION_TABLE,
+    alembic_config,
+    current_revision,
+    revisions,
+)
 from sscd_ops.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alembic.config import Config
     from sqlalchemy.engine import Connection
 
-HEAD = "0001"
-"""The version this release needs. Written out, so that a task need not import Alembic to check."""
-
-VERSION_TABLE = "schema_version"
 UPGRADE_LOCK = 0x5CD05CD0
 AUDITOR = "sscd_ops_auditor"
 """The role that may read the public views and nothing else."""
-_LOCATION = Path(__file__).parent / "migrations"
 _VIEWS = Path(__file__).parent / "views"
 _WAIT_SECONDS = 600.0
 
@@ -43,8 +39,6 @@ def upgrade(url: str) -> None:
             catalog needs.
         CatalogUnavailable: the server is away, or an upgrade elsewhere takes over ten minutes.
     """
-    from sscd_ops.catalog.database import Catalog
-
     catalog = Catalog(url)
     try:
         catalog.check_server()
@@ -61,7 +55,7 @@ def upgrade(url: str) -> None:
             if current != HEAD:
                 from alembic import command  # 0.3 s, which commands on a current catalog save
 
-                config = _config()
+                config = alembic_config()
                 config.attributes["connection"] = conn
                 command.upgrade(config, "head")
             elif not auditor_is_well(conn):
@@ -115,8 +109,6 @@ def status(url: str) -> tuple[str | None, str]:
         ConfigError: the server or its user cannot hold a catalog.
         CatalogUnavailable: the server is away.
     """
-    from sscd_ops.catalog.database import Catalog
-
     catalog = Catalog(url)
     try:
         catalog.check_server()
@@ -124,29 +116,3 @@ def status(url: str) -> tuple[str | None, str]:
             return current_revision(conn), HEAD
     finally:
         catalog.dispose()
-
-
-def current_revision(conn: Connection) -> str | None:
-    """The version a database has; None where there is no catalog."""
-    if conn.execute(text(f"SELECT to_regclass('sscd_ops.{VERSION_TABLE}')")).scalar() is None:
-        return None
-    found = conn.execute(text(f"SELECT version_num FROM sscd_ops.{VERSION_TABLE}")).scalar()
-    return None if found is None else str(found)
-
-
-@cache
-def revisions() -> tuple[str, ...]:
-    """The versions this release knows, newest first."""
-    from alembic.script import ScriptDirectory
-
-    script = ScriptDirectory.from_config(_config())
-    return tuple(revision.revision for revision in script.walk_revisions())
-
-
-def _config() -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    # A percent sign in an installation path would be taken for interpolation.
-    config.set_main_option("script_location", str(_LOCATION).replace("%", "%%"))
-    return config

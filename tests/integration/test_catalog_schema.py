@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sscd_ops.catalog import migrate
+from sscd_ops.catalog import migrate, revisions
 from sscd_ops.catalog.database import Catalog
-from sscd_ops.catalog.migrate import HEAD, status, upgrade
+from sscd_ops.catalog.migrate import status, upgrade
+from sscd_ops.catalog.revisions import HEAD
 from sscd_ops.errors import ConfigError
 from tests.databases import superuser
 
@@ -59,16 +60,16 @@ def columns(catalog: Catalog, view: str) -> list[tuple[str, str | None]]:
 def test_an_empty_database_gets_the_catalog_and_a_second_upgrade_changes_nothing(
     empty_url: str,
 ) -> None:
-    assert migrate.status(empty_url) == (None, migrate.HEAD)
+    assert migrate.status(empty_url) == (None, HEAD)
 
     migrate.upgrade(empty_url)
     migrate.upgrade(empty_url)
 
-    assert migrate.status(empty_url) == (migrate.HEAD, migrate.HEAD)
+    assert migrate.status(empty_url) == (HEAD, HEAD)
 
 
 def test_the_written_out_head_is_the_newest_migration() -> None:
-    assert migrate.revisions()[0] == migrate.HEAD
+    assert revisions.revisions()[0] == HEAD
 
 
 def test_two_upgrades_at_once_both_end_well(empty_url: str) -> None:
@@ -76,7 +77,7 @@ def test_two_upgrades_at_once_both_end_well(empty_url: str) -> None:
     running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
 
     assert [process.wait(60) for process in running] == [0, 0]
-    assert migrate.status(empty_url) == (migrate.HEAD, migrate.HEAD)
+    assert migrate.status(empty_url) == (HEAD, HEAD)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_an_upgrade_that_fails_leaves_nothing_behind(
         "from alembic import op\nrevision, down_revision = '0001', None\n"
         "def upgrade():\n    op.execute('CREATE TABLE sscd_ops.half (x int); SELECT 1 / 0')\n"
     )
-    monkeypatch.setattr(migrate, "_LOCATION", broken)
+    monkeypatch.setattr(revisions, "_LOCATION", broken)
 
     with pytest.raises(Exception, match="division by zero"):
         migrate.upgrade(empty_url)
@@ -225,7 +226,7 @@ def test_a_user_who_may_not_create_roles_can_still_upgrade(empty_url: str) -> No
     try:
         migrate.upgrade(url.render_as_string(hide_password=False))
 
-        assert migrate.status(empty_url)[0] == migrate.HEAD
+        assert migrate.status(empty_url)[0] == HEAD
     finally:
         with owner.begin() as conn:
             conn.execute(text("DROP OWNED BY plain; DROP ROLE plain"))

@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 from sscd_ops.catalog import embedded, migrate
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.health import findings
+from sscd_ops.catalog.revisions import HEAD
 from sscd_ops.catalog.sessions import SETTINGS
 from sscd_ops.errors import CatalogUnavailable, ConfigError, InvariantError, SscdOpsError
 from sscd_ops.testing import picture
@@ -177,7 +178,7 @@ def test_a_role_that_may_not_make_a_catalog_is_told_how_it_may(empty_url: str) -
         parsed = make_url(url)
         superuser(empty_url, f"GRANT CREATE ON DATABASE {parsed.database} TO {parsed.username}")
         migrate.upgrade(url)
-        assert migrate.status(url) == (migrate.HEAD, migrate.HEAD)
+        assert migrate.status(url) == (HEAD, HEAD)
 
 
 def test_a_full_server_says_how_many_connections_are_needed(catalog_url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import text
 
-from sscd_ops.catalog.migrate import VERSION_TABLE
+from sscd_ops.catalog.revisions import VERSION_TABLE
 
 connection = context.config.attributes["connection"]
 connection.execute(text("CREATE SCHEMA IF NOT EXISTS sscd_ops"))
