@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import attempts, batches, embedded, segments, shards
+from sscd_ops.catalog import attempts, batches, embedded, searches, segments, shards
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.leader import Compared, Leader
@@ -177,7 +177,7 @@ def register_matches(parts: Wiring, attempt_id: int, segment: object, samples: i
     found = Matches(query, random.integers(0, 50, count), random.uniform(0.6, 1.0, count))
     file = parts.store.put("big/matches", ".parquet", lambda s: write_matches(s, [found], 1))
     with parts.catalog.begin() as conn:
-        shards.register_search(
+        searches.register_search(
             conn,
             attempt_id,
             segment.segment_id,  # type: ignore[attr-defined]

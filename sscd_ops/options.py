@@ -76,7 +76,7 @@ Preference = Literal["priority", "pixels", "caption_length", "bytes"]
 
 
 class Range(NamedTuple):
-    """The least and the greatest value that a setting may have; ``config`` holds it to them."""
+    """The least and the greatest value of a setting; ``toml_tables`` holds it to them."""
 
     least: Any
     most: Any
@@ -204,7 +204,7 @@ class DuplicatesOptions:
     """When two pictures are copies, and who wins."""
 
     threshold: Annotated[float, COSINE] | None = None
-    """Cosine similarity; None: the model's measured default."""
+    """Cosine similarity; None: the model's measured default, which none has with postprocessing."""
     margin: Annotated[float, Range(0, 1)] = 0.05
     """Matches down to ``threshold - margin`` are stored for the audit."""
     keep_matches: Annotated[int, Range(1, 1000)] = 8

@@ -1,4 +1,4 @@
-"""What history says about images and samples. The only reads of a batch that grow with it."""
+"""What history says about images and samples, many at a time or one."""
 
 from __future__ import annotations
 

@@ -70,6 +70,9 @@ _FIRST = {
     "statement_timeout": 0,
     "search_path": 0,
 }
+_BEGINNINGS = 20
+"""Tries at these: a short timeout of the role's holds for the statements that set it, and where it
+runs out as they end, Postgres cuts off the one after them."""
 # A commit that is answered must last; that it lasts on more servers than one is theirs to say.
 _SYNCHRONOUS = (
     "SELECT set_config('synchronous_commit', 'on', false)"
@@ -139,10 +142,17 @@ class _Beginning:
         connection.autocommit = True
         with connection.cursor() as cursor:
             known = (name for name, since in _FIRST.items() if connection.server_version >= since)
-            cursor.execute("; ".join(f"SET {name} = {SETTINGS[name]}" for name in known))
+            first = "; ".join(f"SET {name} = {SETTINGS[name]}" for name in known)
+            for tries in range(1, _BEGINNINGS + 1):
+                try:
+                    cursor.execute(first)
+                    cursor.execute(_SYNCHRONOUS)
+                    break
+                except psycopg2.errors.QueryCanceled:
+                    if tries == _BEGINNINGS:
+                        raise
             if not self._is_pooler_known:
                 self._check_pooler(connection)
-            cursor.execute(_SYNCHRONOUS)
             cursor.execute(_SET + _OURS, self._settings)
             self._set_superuser_s(cursor)
         connection.autocommit = before

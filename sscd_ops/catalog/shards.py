@@ -215,47 +215,7 @@ def lost_shards(conn: Connection, dataset_id: int, batch_id: int, attempt_id: in
     )
 
 
-# ---------------------------------------------------------------- searches
-
-
-def register_search(
-    conn: Connection,
-    attempt_id: int,
-    segment_id: int,
-    mask_sha256: str,
-    queries: str,
-    file: StoredFile,
-) -> None:
-    """Record that the batch's queries were compared with a segment under a mask."""
-    run(
-        conn,
-        "INSERT INTO sscd_ops.searches (attempt_id, segment_id, mask_sha256, queries, file)"
-        " VALUES (:a, :s, :m, :q, CAST(:f AS jsonb)) ON CONFLICT DO NOTHING",
-        a=attempt_id,
-        s=segment_id,
-        m=mask_sha256,
-        q=queries,
-        f=file_json(file),
-    )
-
-
-def searched(conn: Connection, attempt_id: int, queries: str) -> dict[tuple[int, str], StoredFile]:
-    """(segment, mask sha256) -> candidate file, for these queries of the attempt."""
-    return {
-        (r["segment_id"], r["mask_sha256"]): need_file(r["file"])
-        for r in rows(
-            conn,
-            "SELECT * FROM sscd_ops.searches WHERE attempt_id = :a AND queries = :q",
-            a=attempt_id,
-            q=queries,
-        )
-    }
-
-
-def forget_search(conn: Connection, attempt_id: int, file: StoredFile) -> None:
-    """Name a lost candidate file no longer: whoever needs it searches again."""
-    delete = "DELETE FROM sscd_ops.searches WHERE attempt_id = :a AND file ->> 'sha256' = :x"
-    run(conn, delete, a=attempt_id, x=file.sha256)
+# ---------------------------------------------------------------- files of steps
 
 
 @dataclass(frozen=True)
@@ -315,7 +275,7 @@ def read_shard(conn: Connection, shard_id: int) -> SourceShard | None:
     return next(s for s in shards_of(conn, raw["attempt_id"]) if s.shard_id == shard_id)
 
 
-def queries_of(conn: Connection, attempt_id: int) -> str:
+def files_digest(conn: Connection, attempt_id: int) -> str:
     """What names the list of an attempt's files: it changes when one is appended or written."""
     return str(
         value(

@@ -26,6 +26,18 @@ KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT, REMOVED_PERC
 KEPT_PLAIN, WITHDRAWN = 7, 8
 """Codes of ``Decided.outcome``. KNOWN samples have no row; a SHARD_FAULT is no sample. KEPT_PLAIN:
 without having been compared."""
+VERDICT_OF = {
+    KEPT: "kept",
+    KEPT_PLAIN: "kept",
+    REMOVED_EXACT: "removed",
+    REMOVED_NEAR: "removed",
+    REMOVED_PERCEPTUAL: "removed",
+    QUARANTINED: "quarantined",
+    SHARD_FAULT: "quarantined",
+    WITHDRAWN: "withdrawn",
+    KNOWN: "",
+}
+"""What the catalog says of each outcome."""
 REMOVED_FOR = {"near": REMOVED_NEAR, "perceptual": REMOVED_PERCEPTUAL}
 """A measure's reason -> the outcome of samples whose image it removes."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sscd_ops.core.decide import (
     FREE,
     IMAGE_FAULTY,
+    KEPT,
     KEPT_PLAIN,
     KNOWN,
     NEW,
@@ -21,7 +22,9 @@ from sscd_ops.core.decide import (
     QUARANTINED,
     REMOVED_EXACT,
     REMOVED_FOR,
+    REMOVED_NEAR,
     SHARD_FAULT,
+    VERDICT_OF,
     WITHDRAWN,
     Decided,
     Images,
@@ -34,8 +37,7 @@ from sscd_ops.core.tally import faults_of
 from sscd_ops.core.witnesses import THIS_DECISION, Witnesses
 from sscd_ops.model import Matches
 
-_VERDICTS = pa.array(["kept", "removed", "quarantined", "withdrawn"])
-_VERDICT_OF = np.array([0, 1, 1, 2, 2, 2, 1, 0, 3], np.int8)
+_VERDICTS = pa.array([VERDICT_OF[code] for code in range(len(VERDICT_OF))])
 _REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_FOR.items()}}
 """Reason of a removed sample, by outcome."""
 
@@ -110,9 +112,7 @@ def sample_rows(given: Rows) -> pa.Table:
             "bytes": _where(table.column("image_bytes"), shown),
             "caption": table.column("caption"),
             "meta": table.column("meta"),
-            "verdict": pa.DictionaryArray.from_arrays(_VERDICT_OF[outcome], _VERDICTS).cast(
-                pa.string()
-            ),
+            "verdict": pa.DictionaryArray.from_arrays(outcome, _VERDICTS).cast(pa.string()),
             "reason": code,
             "message": message,
             "own_fault": pa.array(own_fault, pa.bool_(), mask=~own_fault),
@@ -192,7 +192,7 @@ def image_rows(given: Rows) -> pa.Table:
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
     near = ~kept & ~faulty
-    verdict = np.where(kept, 0, np.where(faulty, 2, 1)).astype(np.int8)
+    outcome = np.where(kept, KEPT, np.where(faulty, QUARANTINED, REMOVED_NEAR)).astype(np.int8)
     reason = np.full(len(rows), None, object)
     message = np.full(len(rows), None, object)
     reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
@@ -209,7 +209,7 @@ def image_rows(given: Rows) -> pa.Table:
             "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
             "sha256": fixed(images.digests[rows]),
             "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
-            "verdict": pa.DictionaryArray.from_arrays(verdict, _VERDICTS).cast(pa.string()),
+            "verdict": pa.DictionaryArray.from_arrays(outcome, _VERDICTS).cast(pa.string()),
             "reason": pa.array(reason, pa.string()),
             "message": pa.array(message, pa.string()),
             "sample_id": fixed(ids[carrier]),

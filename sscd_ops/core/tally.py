@@ -17,6 +17,7 @@ from sscd_ops.core.decide import (
     REMOVED_NEAR,
     REMOVED_PERCEPTUAL,
     SHARD_FAULT,
+    VERDICT_OF,
     WITHDRAWN,
     Decided,
     Images,
@@ -77,7 +78,7 @@ def tally_faults(
 
 def count(outcome: NDArray[np.int8], not_delivered: int) -> Counts:
     """The counts of some samples' outcomes."""
-    tally = np.bincount(outcome, minlength=9)
+    tally = np.bincount(outcome, minlength=len(VERDICT_OF))
     return Counts(
         read=int(tally.sum() - tally[[KNOWN, SHARD_FAULT]].sum()),
         kept=int(tally[[KEPT, KEPT_PLAIN]].sum()),

@@ -51,9 +51,12 @@ def doc_md(settings: Settings, options: DatasetOptions) -> str:
 
 def _deciding(options: DatasetOptions) -> str:
     model, threshold = MODELS.get(options.fingerprint.model), options.duplicates.threshold
-    if model is not None:
+    measured = "the model's measured threshold"
+    if options.fingerprint.postprocessing:
+        measured = "a threshold that the config file must give"
+    elif model is not None:
         threshold = model.threshold_for(threshold)
-    said = "the model's measured threshold" if threshold is None else f"{threshold:g}"
+    said = measured if threshold is None else f"{threshold:g}"
     return (
         f"Model: {options.fingerprint.model or _UNNAMED}."
         f" A picture is a copy at a similarity of at least {said}"

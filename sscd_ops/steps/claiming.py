@@ -15,12 +15,12 @@ from sscd_ops.catalog import attempts, batches, datasets, shards, waiting
 from sscd_ops.model import Batch, BatchState, FoundShard, SourceShard
 from sscd_ops.options import DatasetOptions
 from sscd_ops.ports import Source
-from sscd_ops.steps.freezing import Model, open_attempt
+from sscd_ops.steps.freezing import FoundModel, open_attempt
 from sscd_ops.steps.parts import Parts, frozen_options, or_abandon
 
 
 @dataclass(frozen=True)
-class Seen:
+class Listing:
     """What the sources have for the night, by the batch's frozen configuration or that of now."""
 
     attempt_id: int
@@ -34,7 +34,7 @@ class Seen:
     found: list[FoundShard]
 
 
-def look(parts: Parts, batch: Batch, options: DatasetOptions) -> Seen:
+def look(parts: Parts, batch: Batch, options: DatasetOptions) -> Listing:
     """Look by the frozen configuration while its attempt can go on, else by that of now."""
     frozen = _frozen(parts, batch)
     if frozen is not None:
@@ -64,16 +64,16 @@ def _goes_on(conn: Connection, batch: Batch) -> bool:
     )
 
 
-def _list(parts: Parts, batch: Batch, options: DatasetOptions, *, is_frozen: bool) -> Seen:
+def _list(parts: Parts, batch: Batch, options: DatasetOptions, *, is_frozen: bool) -> Listing:
     night = batch.interval, options.timezone
     sources = [parts.source(source, options.limits) for source in options.sources]
     for source in sources:
         missing = source.ready(*night)
         if missing is not None:
-            return Seen(batch.attempt_id, options, is_frozen, sources, missing, [])
+            return Listing(batch.attempt_id, options, is_frozen, sources, missing, [])
     found = [shard for source in sources for shard in source.find(*night)]
     found.sort(key=lambda shard: (shard.source, shard.relative_uri))
-    return Seen(batch.attempt_id, options, is_frozen, sources, None, found)
+    return Listing(batch.attempt_id, options, is_frozen, sources, None, found)
 
 
 def _delivered_anew(registered: Sequence[SourceShard], found: Sequence[FoundShard]) -> bool:
@@ -105,7 +105,7 @@ def has_unread(parts: Parts, batch: Batch, options: DatasetOptions) -> bool:
 
 
 def claim(
-    parts: Parts, conn: Connection, batch: Batch, seen: Seen, model: Model | None
+    parts: Parts, conn: Connection, batch: Batch, seen: Listing, model: FoundModel | None
 ) -> int | None:
     """Claim and register shards under the lock; how many were skipped as read elsewhere.
 

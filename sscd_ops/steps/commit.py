@@ -99,7 +99,7 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
         raise BatchNotRunnable(
             f"batch {batch_id} is {work.batch.state}: it is committed once it is decided"
         )
-    turns.publish(parts, _Snapshot(parts, work))
+    turns.make_snapshot(parts, _Snapshot(parts, work))
     repair_latest(parts, work.batch.dataset)
     return replace(_answer(parts, work), made_now=True, seconds=watch.seconds)
 
@@ -121,7 +121,7 @@ class _Listed:
 
 
 class _Snapshot:
-    """The snapshot that follows a batch's decision (``turns.Publisher``).
+    """The snapshot that follows a batch's decision (``turns.SnapshotMaker``).
 
     The newest snapshot's shards, less what is not kept as of the newest turn, and those the
     decision adds.

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Model:
+class FoundModel:
     """A model with its fingerprint, found for the dataset's fingerprint ``of`` that time."""
 
     options: FingerprintOptions
@@ -33,14 +33,14 @@ class Model:
     of: Fingerprint | None
 
 
-def find_model(parts: Parts, options: DatasetOptions) -> Model:
+def model_for_attempt(parts: Parts, options: DatasetOptions) -> FoundModel:
     """The model that a dataset's next attempt takes. Not under the lock: weights may be fetched."""
     with parts.catalog.begin() as conn:
         dataset = datasets.read(conn, options.name)
     if dataset is None:
         raise InvariantError(f"dataset {options.name} vanished from the catalog")
     model = _fingerprint_options(parts, dataset, options)
-    return Model(model, parts.fingerprint(model), dataset.fingerprint)
+    return FoundModel(model, parts.fingerprint(model), dataset.fingerprint)
 
 
 def open_attempt(
@@ -49,7 +49,7 @@ def open_attempt(
     dataset: Dataset,
     batch: Batch,
     options: DatasetOptions,
-    model: Model,
+    model: FoundModel,
     skipped: int,
 ) -> int:
     """Open the batch's next attempt with everything that it freezes; its number.
@@ -60,7 +60,7 @@ def open_attempt(
         dataset: the dataset as it is now.
         batch: whose attempt.
         options: the dataset's, as the configuration file says.
-        model: of ``find_model``.
+        model: of ``model_for_attempt``.
         skipped: how many source shards were left to other batches.
 
     Raises:

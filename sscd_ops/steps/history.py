@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import attempts, lookups, segments, shards
+from sscd_ops.catalog import attempts, lookups, searches, segments
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.decide import Decided, Images
 from sscd_ops.core.descriptor_file import Queries
@@ -70,7 +70,7 @@ Answered = dict[int, dict[str, StoredFile]]
 def answered(parts: Parts, work: Work, queries: Queries) -> Answered:
     """What was searched for these queries so far; lost and damaged files are forgotten."""
     with parts.catalog.begin() as conn:
-        done = shards.searched(conn, work.attempt.attempt_id, queries.digest)
+        done = searches.searched(conn, work.attempt.attempt_id, queries.digest)
     sound: Answered = {}
     for (segment_id, mask), file in done.items():
         try:
@@ -78,7 +78,7 @@ def answered(parts: Parts, work: Work, queries: Queries) -> Answered:
         except FileMismatch as damage:
             log.warning("searching again segment=%d damage=%s", segment_id, damage)
             with parts.catalog.begin() as conn:
-                shards.forget_search(conn, work.attempt.attempt_id, file)
+                searches.forget_search(conn, work.attempt.attempt_id, file)
         else:
             sound.setdefault(segment_id, {})[mask] = file
     return sound
@@ -114,7 +114,7 @@ def search_segment(
     )
     with parts.catalog.begin() as conn:
         attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
-        shards.register_search(
+        searches.register_search(
             conn,
             work.attempt.attempt_id,
             segment.segment_id,

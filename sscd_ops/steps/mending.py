@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sscd_ops.catalog import batches, shards
+from sscd_ops.catalog import batches, searches, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
@@ -43,7 +43,7 @@ def mend_steps(
 def _mend(parts: Parts, found: NamedFile, live: Mapping[int, Segment]) -> str:
     if found.role == "matches":
         with parts.catalog.begin() as conn:
-            shards.forget_search(conn, found.attempt_id, found.file)
+            searches.forget_search(conn, found.attempt_id, found.file)
         return f"forgot {found.file.name}, what needs it searches again"
     if not found.current or (found.role == "descriptors" and not found.decided):
         with parts.catalog.begin() as conn:

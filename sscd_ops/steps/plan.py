@@ -15,7 +15,7 @@ from sscd_ops.model import Batch, BatchState, Interval, Runner
 from sscd_ops.options import DatasetOptions, Step
 from sscd_ops.steps.choosing import choose_batch
 from sscd_ops.steps.claiming import claim, has_unread, look
-from sscd_ops.steps.freezing import find_model
+from sscd_ops.steps.freezing import model_for_attempt
 from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch
 from sscd_ops.steps.reports import Report, in_line
@@ -126,7 +126,7 @@ def run(
             )
         late = find_late(parts, batch, seen.options, seen.sources, seen.found)
         # weights may have to be fetched: never under the lock
-        model = None if seen.is_frozen else find_model(parts, seen.options)
+        model = None if seen.is_frozen else model_for_attempt(parts, seen.options)
         with parts.catalog.begin() as conn:
             skipped = claim(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):

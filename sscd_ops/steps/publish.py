@@ -1,4 +1,4 @@
-"""publish: write the planned output shards. A pure function of committed decisions; no lock."""
+"""publish: write the planned output shards. A pure function of decisions in force; no lock."""
 
 from __future__ import annotations
 

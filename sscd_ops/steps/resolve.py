@@ -238,7 +238,7 @@ class Night:
                 f"{lost} source shards of batch {batch_id} were taken over by another batch"
                 " while this one was thought dead: run it again from plan"
             )
-        if shards.queries_of(conn, attempt_id) != worked.files:
+        if shards.files_digest(conn, attempt_id) != worked.files:
             raise CommitConflict(
                 f"source shards were added to batch {batch_id} while it was being decided:"
                 " ingest, embed and match them first"

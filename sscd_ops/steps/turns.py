@@ -315,7 +315,7 @@ def _put_in_force(
 # ---------------------------------------------------------------- snapshots
 
 
-class Publisher(Protocol[W]):
+class SnapshotMaker(Protocol[W]):
     """What makes a snapshot that follows a decision."""
 
     dataset_id: int
@@ -327,39 +327,39 @@ class Publisher(Protocol[W]):
         """Register it, under the lock; the dataset's newest snapshot after that."""
 
 
-def publish(parts: Parts, publisher: Publisher[W]) -> None:
+def make_snapshot(parts: Parts, maker: SnapshotMaker[W]) -> None:
     """Make a decision part of the dataset's next snapshot, which follows the newest turn.
 
     Raises:
-        SscdOpsError: what the publisher raises.
+        SscdOpsError: what the maker raises.
         CommitConflict: others were quicker many times over (retried).
     """
 
     def attempt(is_first: bool) -> _Lost | None:
         with parts.catalog.begin() as conn:
-            seen = Seen(datasets.of_number(conn, publisher.dataset_id))
-        worked = publisher.work_out(seen)
+            seen = Seen(datasets.of_number(conn, maker.dataset_id))
+        worked = maker.work_out(seen)
 
         def under_lock(conn: Connection) -> _Lost | None:
-            now = Seen(datasets.lock(conn, publisher.dataset_id))
+            now = Seen(datasets.lock(conn, maker.dataset_id))
             before, newest = seen.dataset, now.dataset
             if (before.snapshot, before.published_at) != (newest.snapshot, newest.published_at):
                 return LOST
             if not seen.is_as(now):
                 return LOST
-            snapshot = publisher.put(conn, now, worked)
+            snapshot = maker.put(conn, now, worked)
             datasets.advance(
                 conn,
-                publisher.dataset_id,
+                maker.dataset_id,
                 next_turn=now.dataset.next_turn,
                 generation=now.dataset.generation,
                 snapshot=snapshot,
             )
             return None
 
-        return _in_line(parts, publisher.dataset_id, under_lock, is_first)
+        return _in_line(parts, maker.dataset_id, under_lock, is_first)
 
-    _until_not_lost(parts, publisher.dataset_id, attempt, lambda: None)
+    _until_not_lost(parts, maker.dataset_id, attempt, lambda: None)
 
 
 # ---------------------------------------------------------------- losing, and waiting in line

@@ -75,7 +75,7 @@ class Worked:
     masks: Mapping[int, tuple[StoredFile, int]]
     """Earlier segment -> the mask it gets, and how many rows that keeps."""
     files: str
-    """What names the batch's source shards and their files; see ``shards.queries_of``."""
+    """What names the batch's source shards and their files; see ``shards.files_digest``."""
     keep_matches: int
 
     def figures(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     with parts.catalog.read() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
         counted = shards.shard_counts(conn, work.attempt.attempt_id)
-        files = shards.queries_of(conn, work.attempt.attempt_id)
+        files = shards.files_digest(conn, work.attempt.attempt_id)
         places = [(s.source, s.relative_uri) for s in registered]
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
         origins = history.origins_of(conn, work, dataset)

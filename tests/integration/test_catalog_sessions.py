@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg2
@@ -98,6 +99,21 @@ def test_a_night_answers_the_same_whatever_the_role_and_the_environment_set(
         assert kept == [{"caption": f"{CAPTION} 0"}]
         with Catalog(url).read() as conn:
             assert conn.execute(text("SHOW synchronous_commit")).scalar() == "on"
+
+
+def test_a_role_s_timeout_of_a_moment_cuts_nothing_off(catalog_url: str) -> None:
+    """It holds for the statements that take it back, and where a server is busy it runs out."""
+
+    def ask(url: str) -> None:
+        catalog = Catalog(url)
+        for _ in range(40):
+            with catalog.direct() as conn:
+                conn.execute(text("SELECT FROM pg_sleep(0.003)"))
+
+    soon = "ALTER ROLE {role} SET statement_timeout = '1ms'"
+    with role_of(catalog_url, soon) as url, ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(ask, url) for _ in range(8)]:
+            done.result()
 
 
 def test_every_connection_has_every_setting(catalog: Catalog) -> None:

@@ -89,7 +89,7 @@ class Killed(BaseException):
 POINTS = {
     "ingest": ("ingest.attempts.register_file",),
     "embed": ("embed.attempts.register_file",),
-    "match": ("history.shards.register_search",),
+    "match": ("history.searches.register_search",),
     "resolve": ("turns.forget_tries",),
     "resolve's rows": (
         "turns.copy_table",
@@ -109,7 +109,7 @@ POINTS = {
         "commit.snapshots.add_snapshot",
         "commit.published.mark_published",
     ),
-    "a snapshot in force": ("turns.publish",),
+    "a snapshot in force": ("turns.make_snapshot",),
     "the newest pointer": ("commit.repair_latest",),
 }
 """Every write to the catalog, by the phase of a night that it is in.

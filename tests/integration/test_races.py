@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from sscd_ops.catalog import attempts, shards
+from sscd_ops.catalog import attempts, searches, shards
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.catalog.faults import CONNECTIONS
 from sscd_ops.catalog.locks import CLI_LOCK, RESOLVE_LOCK
@@ -353,16 +353,16 @@ def test_a_shard_appended_while_resolve_reads_is_never_owned_and_undecided(
     with world.parts() as parts:
         batch = world.until_match(parts, DAYS[0])
     world.put(DAYS[0], "b.tar", clouds(range(20, 26)))
-    real = shards.queries_of
+    real = shards.files_digest
 
     def between(*given: Any) -> str:
-        monkeypatch.setattr(shards, "queries_of", real)
+        monkeypatch.setattr(shards, "files_digest", real)
         with world.parts() as other:
             runner = Runner("airflow", "curate_web", f"run-{DAYS[0]}")
             plan.run(other, DATASET, interval(DAYS[0]), runner=runner)
         return real(*given)
 
-    monkeypatch.setattr(shards, "queries_of", between)
+    monkeypatch.setattr(shards, "files_digest", between)
     with world.parts() as parts:
         with pytest.raises(CommitConflict, match="source shards were added"):
             resolve.run(parts, batch)
@@ -575,17 +575,17 @@ def test_a_zombie_match_leaves_a_new_attempt_alone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put(DAYS[0], "a.tar", clouds(range(3)))
-    real = shards.searched
+    real = searches.searched
 
     def searched(*given: Any) -> Any:
-        monkeypatch.setattr(shards, "searched", real)
+        monkeypatch.setattr(searches, "searched", real)
         with world.parts() as other:
             manage.abandon(other, 1, actor="ann", why="test")
             runner = Runner("airflow", "curate_web", f"run-{DAYS[0]}")
             plan.run(other, DATASET, interval(DAYS[0]), runner=runner)
         return real(*given)
 
-    monkeypatch.setattr(shards, "searched", searched)
+    monkeypatch.setattr(searches, "searched", searched)
     with world.parts() as parts, pytest.raises(StaleAttempt):
         world.until_match(parts, DAYS[0])
 
