@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog.sql import row, rows, run, value
 from sscd_ops.errors import InvariantError
 from sscd_ops.masking import without_nul
-from sscd_ops.model import Batch, Counts, DecisionKind
+from sscd_ops.model import Batch, BatchState, Counts, DecisionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +243,9 @@ def decide_batch(conn: Connection, batch: Batch, decision_id: int) -> None:
     """
     changed = run(
         conn,
-        "UPDATE sscd_ops.batches SET state = 'decided', decision_id = :x, message = ''"
+        "UPDATE sscd_ops.batches SET state = :s, decision_id = :x, message = ''"
         " WHERE batch_id = :b AND decision_id IS NULL AND attempt_id = :a",
+        s=BatchState.DECIDED,
         x=decision_id,
         b=batch.batch_id,
         a=batch.attempt_id,
@@ -260,8 +261,9 @@ def hold(conn: Connection, batch: Batch, message: str) -> None:
     """Store that the guard holds the batch, and why."""
     run(
         conn,
-        "UPDATE sscd_ops.batches SET state = 'held', message = :m WHERE batch_id = :b"
+        "UPDATE sscd_ops.batches SET state = :s, message = :m WHERE batch_id = :b"
         " AND decision_id IS NULL",
+        s=BatchState.HELD,
         m=message,
         b=batch.batch_id,
     )

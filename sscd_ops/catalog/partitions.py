@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from sscd_ops.errors import UsageError
+from sscd_ops.model import BatchState
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -119,9 +120,9 @@ def _check_done(conn: Connection, first: date) -> None:
         text(
             "SELECT DISTINCT batch_id, state FROM sscd_ops.decisions d JOIN sscd_ops.batches b"
             " USING (batch_id) WHERE d.month = :m AND NOT b.dry_run"
-            " AND b.state NOT IN ('published', 'abandoned') ORDER BY batch_id"
+            " AND b.state <> ALL(:ended) ORDER BY batch_id"
         ),
-        {"m": first},
+        {"m": first, "ended": [BatchState.PUBLISHED, BatchState.ABANDONED]},
     ).all()
     if waiting:
         named = ", ".join(f"{batch_id} ({state})" for batch_id, state in waiting[:5])

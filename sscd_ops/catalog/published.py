@@ -6,6 +6,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import run
 from sscd_ops.masking import without_nul
+from sscd_ops.model import BatchState
 
 
 def mark_published(conn: Connection, decision_id: int, snapshot: int | None) -> None:
@@ -18,8 +19,9 @@ def mark_published(conn: Connection, decision_id: int, snapshot: int | None) -> 
     )
     run(
         conn,
-        "UPDATE sscd_ops.batches SET state = 'published', finished_at = now(), message = ''"
+        "UPDATE sscd_ops.batches SET state = :s, finished_at = now(), message = ''"
         " WHERE decision_id = :x",
+        s=BatchState.PUBLISHED,
         x=decision_id,
     )
 
@@ -47,8 +49,10 @@ def mark_unpublishable(conn: Connection, batch_id: int, message: str) -> bool:
     """
     changed = run(
         conn,
-        "UPDATE sscd_ops.batches SET state = 'unpublishable', message = :m"
-        " WHERE batch_id = :b AND state = 'decided'",
+        "UPDATE sscd_ops.batches SET state = :s, message = :m"
+        " WHERE batch_id = :b AND state = :decided",
+        s=BatchState.UNPUBLISHABLE,
+        decided=BatchState.DECIDED,
         b=batch_id,
         m=without_nul(message),
     )
