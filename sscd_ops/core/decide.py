@@ -220,13 +220,12 @@ def find_images(
     return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
 
 
-_OF_PICTURE = pa.array([str(fault) for fault in Fault if fault.follows_bytes], pa.string())
-
-
 def _pictured(table: pa.Table) -> NDArray[np.bool_]:
     """Samples with one picture and no fault but perhaps that picture's own."""
     code = table.column("code")
-    own = pc.or_(code.is_null(), pc.is_in(code, value_set=_OF_PICTURE))
+    # made here, for the first array of a list imports pandas, which an answered night goes without
+    of_picture = pa.array([str(fault) for fault in Fault if fault.follows_bytes], pa.string())
+    own = pc.or_(code.is_null(), pc.is_in(code, value_set=of_picture))
     there: NDArray[np.bool_] = pc.and_(own, table.column("image_sha256").is_valid()).to_numpy()
     return there
 

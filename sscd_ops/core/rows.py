@@ -37,7 +37,6 @@ from sscd_ops.core.tally import faults_of
 from sscd_ops.core.witnesses import THIS_DECISION, Witnesses
 from sscd_ops.model import Matches
 
-_VERDICTS = pa.array([VERDICT_OF[code] for code in range(len(VERDICT_OF))])
 _REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_FOR.items()}}
 """Reason of a removed sample, by outcome."""
 
@@ -45,6 +44,11 @@ _REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_
 def days(day: date) -> int:
     """Days since 1970-01-01, as Arrow's date32 counts."""
     return day.toordinal() - date(1970, 1, 1).toordinal()
+
+
+def _verdicts(outcome: NDArray[np.int8]) -> pa.Array:
+    said = pa.array([VERDICT_OF[code] for code in range(len(VERDICT_OF))], pa.string())
+    return said.take(pa.array(outcome))
 
 
 def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> pa.Array:
@@ -112,7 +116,7 @@ def sample_rows(given: Rows) -> pa.Table:
             "bytes": _where(table.column("image_bytes"), shown),
             "caption": table.column("caption"),
             "meta": table.column("meta"),
-            "verdict": pa.DictionaryArray.from_arrays(outcome, _VERDICTS).cast(pa.string()),
+            "verdict": _verdicts(outcome),
             "reason": code,
             "message": message,
             "own_fault": pa.array(own_fault, pa.bool_(), mask=~own_fault),
@@ -209,7 +213,7 @@ def image_rows(given: Rows) -> pa.Table:
             "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
             "sha256": fixed(images.digests[rows]),
             "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
-            "verdict": pa.DictionaryArray.from_arrays(outcome, _VERDICTS).cast(pa.string()),
+            "verdict": _verdicts(outcome),
             "reason": pa.array(reason, pa.string()),
             "message": pa.array(message, pa.string()),
             "sample_id": fixed(ids[carrier]),

@@ -600,6 +600,20 @@ def test_reading_the_config_needs_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_loading_the_steps_loads_no_pandas() -> None:
+    """A third of the time that an answered night takes; pyarrow imports it where it is there."""
+    code = (
+        "import sys, sscd_ops.steps.night, sscd_ops.wiring;"
+        "print([name for name in ('pandas', 'torch', 'faiss') if name in sys.modules])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_faulty_dataset_never_takes_the_name_of_another(tmp_path: Path) -> None:
     path = small(tmp_path, rest='[datasets."we b"]\n[datasets."we?b"]\n[datasets.we_b_]\nx = 1')
 
