@@ -19,7 +19,7 @@ from sscd_ops.catalog import datasets, decisions, locks, sql
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.errors import BatchHeld, CatalogUnavailable, DataError
 from sscd_ops.options import to_json
-from sscd_ops.steps import commit, publish, resolve, verify
+from sscd_ops.steps import commit, publish, rebuilding, resolve, verify
 from sscd_ops.steps.turns import Seen
 from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import picture, plant
@@ -182,11 +182,14 @@ def test_looking_after_the_index_beside_an_order_finds_no_fault(
     if command == "rebuild":
         (mask,) = (decided.base / "root" / DATASET / "index" / "masks").glob("*")
         mask.unlink()
-    step = {"verify": "_compare_segment", "rebuild": "_rebuild_mask"}[command]
-    real = getattr(verify, step)
+    room, step = {
+        "verify": (verify, "_compare_segment"),
+        "rebuild": (rebuilding, "_rebuild_mask"),
+    }[command]
+    real = getattr(room, step)
 
     def late(*given: Any) -> Any:
-        monkeypatch.setattr(verify, step, real)
+        monkeypatch.setattr(room, step, real)
         with decided.parts() as others, others.catalog.begin() as conn:
             # what an order does, without a look at the mask that is lost
             image = sql.value(conn, "SELECT min(sha256::text)::bytea FROM sscd_ops.images")
@@ -194,12 +197,12 @@ def test_looking_after_the_index_beside_an_order_finds_no_fault(
             ledger.order({"image_sha256": image, "verdict": "withdrawn"})
         return real(*given)
 
-    monkeypatch.setattr(verify, step, late)
+    monkeypatch.setattr(room, step, late)
     with decided.parts() as parts:
         if command == "verify":
             assert verify_index(parts, DATASET) == []
         else:
-            assert len(verify.rebuild_index(parts, DATASET)) == 1
+            assert len(rebuilding.rebuild_index(parts, DATASET)) == 1
 
 
 # ---------------------------------------------------------------- a fail-over that forgets commits
