@@ -65,6 +65,8 @@ VIEWS = {
 TIMES = {"started_at", "finished_at", "seconds", "decided_at", "created_at", "at"}
 
 BY_CHANCE = {
+    "test_turns.py::test_three_at_once_take_turns_without_gaps": "three race for their turns",
+    "test_turns.py::test_one_that_lost_three_times_is_waited_for": "two race for a turn",
     "test_catalog_partitions.py": "it fills tables with ids made by chance",
     "test_crashes.py::test_nights_that_decide_at_the_same_moment_keep_every_promise": (
         "four nights race for their turns"
