@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
-from typing import Any
+from datetime import date, datetime
+from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
@@ -122,20 +122,48 @@ def has_tries(conn: Connection, batch_id: int) -> bool:
     return bool(found)
 
 
-def is_lost(conn: Connection, decision_id: int) -> bool:
-    """Whether a try was given up by another process. The caller holds the dataset's lock."""
-    stands = "SELECT 1 FROM sscd_ops.decisions WHERE decision_id = :x AND NOT lost"
-    return value(conn, stands, x=decision_id) is None
+def moment(conn: Connection, decision_id: int) -> datetime:
+    """When a try was opened, or when all its rows were written: tells it from others.
+
+    A fail-over may forget it, and give its number to another one.
+    """
+    opened = "SELECT started_at FROM sscd_ops.decisions WHERE decision_id = :x"
+    return cast(datetime, value(conn, opened, x=decision_id))
 
 
-def keep_try(conn: Connection, decision_id: int) -> bool:
+def is_lost(conn: Connection, decision_id: int, moment: datetime) -> bool:
+    """Whether a try was given up by another process, or forgotten, wholly or in part.
+
+    The caller holds the dataset's lock.
+    """
+    return not _stands(conn, decision_id, moment)
+
+
+def keep_try(conn: Connection, decision_id: int, moment: datetime) -> bool:
     """Whether a try stands; if so it is not deleted until the transaction ends.
 
     Asked by whoever writes rows of it, so that none come after those that ``delete_lost`` deletes.
     Marking it as lost does not wait for that.
     """
-    stands = "SELECT NOT lost FROM sscd_ops.decisions WHERE decision_id = :x FOR KEY SHARE"
-    return value(conn, stands, x=decision_id) is True
+    return _stands(conn, decision_id, moment, " FOR KEY SHARE")
+
+
+def _stands(conn: Connection, decision_id: int, moment: datetime, lock: str = "") -> bool:
+    stands = "SELECT NOT lost AND started_at = :t FROM sscd_ops.decisions WHERE decision_id = :x"
+    return value(conn, stands + lock, x=decision_id, t=moment) is True
+
+
+def mark_written(conn: Connection, decision_id: int, moment: datetime) -> datetime | None:
+    """Say that all rows of a try are written, and when; None where it was given up.
+
+    In a transaction of its own after all of theirs: a server that forgot one of them forgot this
+    one too, and the try is not what ``is_lost`` is asked about.
+    """
+    written = (
+        "UPDATE sscd_ops.decisions SET started_at = clock_timestamp() WHERE decision_id = :x"
+        " AND started_at = :t AND NOT lost AND turn IS NULL RETURNING started_at"
+    )
+    return cast("datetime | None", value(conn, written, x=decision_id, t=moment))
 
 
 def delete_lost(conn: Connection, dataset_id: int) -> None:

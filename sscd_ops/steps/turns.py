@@ -16,9 +16,10 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date
-from typing import Any, Protocol, TypeVar
+from datetime import date, datetime
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 from sqlalchemy.engine import Connection
@@ -170,11 +171,11 @@ def take(
                     datasets.turns(conn, decider.origins),
                 )
             before = decider.work_out(seen, before)
-            decision_id = _write_rows(parts, decider, before)
-            if isinstance(decision_id, _Lost):
+            written = _write_rows(parts, decider, before)
+            if isinstance(written, _Lost):
                 return LOST
             message = decider.guard(seen, before)
-            return _swap(parts, decider, seen, before, decision_id, message, is_first)
+            return _swap(parts, decider, seen, before, written, message, is_first)
         except StaleAttempt:
             forget_tries(parts, decider)
             raise
@@ -200,28 +201,45 @@ def _is_settled(parts: Parts, decider: Decider[W]) -> bool:
         return False
 
 
-def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> int | _Lost:
+class _Written(NamedTuple):
+    """A try whose rows are all there, and since when."""
+
+    decision_id: int
+    moment: datetime
+
+
+def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> _Written | _Lost:
     """COPY the decision's rows into the final tables; nothing names them yet.
 
     Two tables at a time, each in a transaction of its own: a COPY keeps one core of the server
-    busy. LOST where the try was given up meanwhile.
+    busy. The last transaction says that all are there. LOST where the try was given up meanwhile.
     """
     forget_tries(parts, decider)
     for table in MONTHLY:
         ensure_month(parts.catalog, decider.month(worked), table)
     with parts.catalog.begin() as conn:
         decision_id = decider.open(conn, worked)
+        opened = decisions.moment(conn, decision_id)
+
+    at_work: set[Any] = set()
 
     def write(table: str, rows: pa.Table) -> bool:
         with parts.catalog.begin() as conn:
-            stands = decisions.keep_try(conn, decision_id)
-            if stands:
-                copy_table(conn, table, rows)
-            return stands
+            at_work.add(own := conn.connection.dbapi_connection)
+            try:
+                stands = decisions.keep_try(conn, decision_id, opened)
+                if stands:
+                    copy_table(conn, table, rows)
+                return stands
+            finally:
+                at_work.discard(own)
 
     stood: list[bool] = []
     parts.progress.start("write rows", None)
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool:
+    with (
+        ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool,
+        _cutting_off(at_work),
+    ):
         running: set[Future[bool]] = set()
         for table, rows in decider.rows(worked, decision_id):
             running.add(pool.submit(write, table, rows))
@@ -230,7 +248,22 @@ def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> int | _Lost:
                 stood += [future.result() for future in done]
         stood += [future.result() for future in running]
     parts.progress.done()
-    return decision_id if all(stood) else LOST
+    if not all(stood):
+        return LOST
+    with parts.catalog.begin() as conn:
+        written = decisions.mark_written(conn, decision_id, opened)
+    return LOST if written is None else _Written(decision_id, written)
+
+
+@contextmanager
+def _cutting_off(connections: set[Any]) -> Iterator[None]:
+    """On an error, an interrupt too, cancel what is at work: its rows are of no more use."""
+    try:
+        yield
+    except BaseException:
+        for connection in tuple(connections):
+            connection.cancel()
+        raise
 
 
 def forget_tries(parts: Parts, decider: Decider[W]) -> None:
@@ -247,7 +280,7 @@ def _swap(
     decider: Decider[W],
     seen: Seen,
     worked: W,
-    decision_id: int,
+    written: _Written,
     message: str,
     is_first: bool,
 ) -> Taken | _Lost | None:
@@ -256,11 +289,12 @@ def _swap(
     def under_lock(conn: Connection) -> Taken | SscdOpsError | _Lost | None:
         nonlocal held
         held = Stopwatch()
+        decision_id = written.decision_id
         now = Seen(*datasets.lock_with(conn, decider.dataset_id, decider.origins))
         dataset = now.dataset
         if decider.is_settled(conn):
             return None
-        if decisions.is_lost(conn, decision_id) or not seen.is_as(now):
+        if decisions.is_lost(conn, *written) or not seen.is_as(now):
             return LOST
         decider.admit(conn, worked)
         error = decider.hold(conn, worked, message) if message else None

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import pytest
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Connection, make_url
 
 from sscd_ops.catalog import datasets, decisions, locks, sql
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.errors import BatchHeld, CatalogUnavailable, DataError
 from sscd_ops.options import to_json
-from sscd_ops.steps import commit, publish, rebuilding, resolve, verify
+from sscd_ops.steps import commit, publish, rebuilding, resolve, turns, verify
+from sscd_ops.steps.resolve import Night
 from sscd_ops.steps.turns import Seen
 from sscd_ops.steps.verify import verify_index, verify_snapshot
+from sscd_ops.steps.working import Worked
 from sscd_ops.testing import picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import shown_url, superuser
@@ -156,6 +158,33 @@ def test_rows_of_a_try_that_was_given_up_while_they_were_written_do_not_stay(
     assert in_force(decided)["changes"] == 2
 
 
+def test_an_interrupt_does_not_wait_for_the_rows_that_are_being_written(
+    decided: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of rows take minutes, and who stops a task gives it seconds."""
+    writing = threading.Event()
+
+    def copy_table(conn: Connection, table: str, rows: Any) -> None:
+        writing.set()
+        conn.exec_driver_sql("SELECT pg_sleep(60)")
+
+    def reached(phase: str, order: Order) -> None:
+        if phase == "rows" and writing.wait(10):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(turns, "copy_table", copy_table)
+    began = time.monotonic()
+    with decided.parts() as parts:
+        order = Order(parts, "late", {"c0001": "free"}, reached=reached)
+        with pytest.raises(KeyboardInterrupt):
+            apply(order)
+    assert time.monotonic() - began < 30
+    monkeypatch.undo()
+    with decided.parts() as parts:
+        assert apply(Order(parts, "late", {"c0001": "free"})).turn == 2
+    assert in_force(decided)["changes"] == 2
+
+
 def test_giving_up_tries_does_not_wait_for_who_deletes_them(decided: World) -> None:
     """That takes minutes where a try had millions of rows, and would be under the lock."""
     with decided.parts() as parts, decided.parts() as others:
@@ -285,6 +314,64 @@ def test_a_snapshot_that_a_fail_over_forgot_is_not_mistaken_for_the_one_that_has
     assert_promises(world, read=36)
     with world.parts() as parts:
         assert verify_snapshot(parts, DATASET) == []
+
+
+def test_a_night_some_of_whose_rows_a_fail_over_forgot_is_decided_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number and `samples` reached the standby; `images`, written after, did not."""
+    world.put(DAYS[0], "a.tar", clouds(range(9)))
+    world.put(DAYS[1], "a.tar", clouds(range(9)))
+    monkeypatch.setattr(turns, "_WRITERS", 1)
+    standby: list[Standby] = []
+    rows, guard = Worked.rows, Night.guard
+
+    def some(self: Worked, decision_id: int) -> Any:
+        for table, made in rows(self, decision_id):
+            if table == "images" and not standby:
+                standby.append(Standby(world))
+            yield table, made
+
+    def later(self: Night, *given: Any) -> str:
+        monkeypatch.setattr(Night, "guard", guard)
+        standby[0].take_over()
+        return guard(self, *given)
+
+    monkeypatch.setattr(Worked, "rows", some)
+    monkeypatch.setattr(Night, "guard", later)
+    world.night(DAYS[0])
+
+    counted = in_force(world)
+    assert (counted["samples"], counted["images"]) == (9, 9)
+    world.night(DAYS[1])
+    assert_promises(world, read=18)
+
+
+@pytest.mark.parametrize("phase", ["rows", "written"])
+def test_a_number_that_a_fail_over_gave_to_another_is_not_taken(
+    decided: World, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """It forgot this try, between two of its tables or after the last; another try has it now."""
+    monkeypatch.setattr(turns, "_WRITERS", 1)
+    standby = Standby(decided)
+    taken: list[int] = []
+
+    def reached(at: str, order: Order) -> None:
+        if at == phase and not taken:
+            standby.take_over()
+            with decided.parts() as parts, parts.catalog.begin() as conn:
+                other = Order(parts, "other", {"c0005": "free"})
+                seen = Seen(datasets.of_number(conn, other.dataset_id))
+                taken.append(other.open(conn, other.work_out(seen, None)))
+
+    with decided.parts() as parts:
+        decision = apply(Order(parts, "late", {"c0001": "free", "c0002": "free"}, reached=reached))
+        with parts.catalog.begin() as conn:
+            assert decisions.of_key(conn, decision.dataset_id, "other") is None
+
+    assert decision.decision_id != taken[0]
+    changed = decided.ask("SELECT decision_id FROM sscd_ops.changes")
+    assert [row["decision_id"] for row in changed] == [decision.decision_id] * 4
 
 
 # ---------------------------------------------------------------- killed

@@ -105,7 +105,7 @@ CREATE TABLE sscd_ops.decisions (
     month           date NOT NULL,                  -- of the decision: the partition of its rows
     client_key      text,                           -- by which a command finds it again
     lost            boolean NOT NULL DEFAULT false, -- never in force any more; its rows are deleted
-    started_at      timestamptz NOT NULL DEFAULT now(),
+    started_at      timestamptz NOT NULL DEFAULT now(), -- later: when all its rows were written
     -- null until it is in force
     turn            bigint,
     generation      bigint,                         -- after it
