@@ -28,7 +28,7 @@ help: ## this list
 
 install: .venv/.stamp ## make .venv from requirements.lock
 
-demo: .venv/.stamp ## three real nights inside Airflow, then what was removed and why (about 5 minutes)
+demo: .venv/.stamp ## three real nights inside Airflow, then what was removed and why (1 to 5 minutes)
 	$(PY) examples/demo.py run
 
 demo-clean: ## remove everything the demo made

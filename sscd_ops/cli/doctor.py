@@ -187,9 +187,15 @@ def _problems(dataset: DatasetOptions) -> Iterator[str]:
         yield f"fingerprint.device is {fingerprint.device!r}: there is no such device"
     if fingerprint.engine == "openvino" and not _version("openvino"):
         yield "fingerprint.engine is 'openvino': pip install 'sscd-ops[openvino]'"
-    weights = fingerprint.weights
-    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
-        yield f"fingerprint.weights: no file {weights}"
+    for key in ("weights", "postprocessing"):
+        place = getattr(fingerprint, key)
+        if place and "://" not in place and not Path(place).expanduser().is_file():
+            yield f"fingerprint.{key}: no file {place}"
+    if fingerprint.postprocessing and dataset.duplicates.threshold is None:
+        yield (
+            "duplicates.threshold is missing: none is measured with fingerprint.postprocessing."
+            " Choose it on copies of your own pictures (docs/descriptors.md)"
+        )
 
 
 def _has(device: str) -> bool:

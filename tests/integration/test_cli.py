@@ -742,6 +742,7 @@ def test_doctor_says_what_the_next_night_would_stop_at(
 ) -> None:
     config = tmp_path / "bad.toml"
     model = f'model = "sscd_small"\nweights = "nowhere.safetensors"\ndevice = "{device}"'
+    model += '\npostprocessing = "white.safetensors"'
     config.write_text(
         CONFIG.replace('model = "dct"', model).replace("urls = [", 'urls = ["nosuch://bucket/x", ')
     )
@@ -751,6 +752,8 @@ def test_doctor_says_what_the_next_night_would_stop_at(
     bad = [line for line in printed.splitlines() if line.startswith("BAD")]
     assert any("url 'nosuch://bucket/x'" in line and "s3fs (s3://)" in line for line in bad)
     assert any("fingerprint.weights: no file" in line for line in bad)
+    assert any("fingerprint.postprocessing: no file" in line for line in bad)
+    assert any("duplicates.threshold is missing" in line for line in bad)
     assert any(f"fingerprint.device is '{device}': there is no such device" in line for line in bad)
 
 
