@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -262,7 +262,8 @@ def _cutting_off(connections: set[Any]) -> Iterator[None]:
         yield
     except BaseException:
         for connection in tuple(connections):
-            connection.cancel()
+            with suppress(Exception):  # it may have ended meanwhile; the error that was is told
+                connection.cancel()
         raise
 
 
