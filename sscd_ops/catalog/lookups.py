@@ -151,10 +151,6 @@ def known_samples(
     return known
 
 
-def _uuid(raw: UUID | str) -> UUID:
-    return raw if isinstance(raw, UUID) else UUID(raw)
-
-
 def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFile] | None:
     """The files, by role, of a published shard that holds a sample, the newest one; or None."""
     found = value(
