@@ -160,9 +160,13 @@ class World:
         }
 
     def published(self) -> dict[str, str]:
-        """Name -> sha256 of every published file there is."""
+        """Name -> sha256 of every published file there is.
+
+        What a killed writer left under a hidden name is none.
+        """
         fs, root = fsspec.core.url_to_fs(self.storage.root)
         names = [path[len(root) + 1 :] for path in fs.glob(f"{root}/{DATASET}/shards/*/*")]
+        names = [name for name in names if not name.rpartition("/")[2].startswith(".")]
         return {name: hashlib.sha256(self.stored(name)).hexdigest() for name in sorted(names)}
 
     def stored(self, name: str) -> bytes:
