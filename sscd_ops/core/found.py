@@ -53,14 +53,16 @@ class Answer:
         first: number of the block's first row.
         other: number of the first row of the block that answered.
         matches: each row's most similar ones, counted from 0 in each of the two blocks.
+        limit: how many were asked for a row: a list as long as that is taken for cut.
     """
 
     first: int
     other: int
     matches: Matches
+    limit: int
 
 
-def gather(answers: Iterable[Answer], limit: int, place: NDArray[np.int32], count: int) -> Found:
+def gather(answers: Iterable[Answer], place: NDArray[np.int32], count: int) -> Found:
     """What blocks found, as leader takes it.
 
     Every two rows that have a place must have been compared: their blocks with each other, with an
@@ -70,7 +72,6 @@ def gather(answers: Iterable[Answer], limit: int, place: NDArray[np.int32], coun
 
     Args:
         answers: read once, one after another.
-        limit: how many were asked for a row: a list as long as that is taken for cut.
         place: int32 (rows,): each row's number in preference order; -1 where it takes no part.
         count: how many take part.
     """
@@ -80,7 +81,7 @@ def gather(answers: Iterable[Answer], limit: int, place: NDArray[np.int32], coun
     for answer in answers:
         matches = answer.matches
         row, other = place[matches.query + answer.first], place[matches.reference + answer.other]
-        full = np.flatnonzero(np.bincount(matches.query) >= limit) + answer.first
+        full = np.flatnonzero(np.bincount(matches.query) >= answer.limit) + answer.first
         cut[place[full][place[full] >= 0]] = True
         stays = (row >= 0) & (other >= 0)
         stays[stays] = ~(cut[row[stays]] & cut[other[stays]])

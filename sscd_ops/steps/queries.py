@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import SourceShard
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.parts import Parts, Work
+
+log = logging.getLogger(__name__)
 
 
 def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) -> Queries:
@@ -43,6 +47,30 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
                 )
         files.append(content)
     return join_files(files, work.measures, work.attempt.fingerprint.dimensions, names.hexdigest())
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What a batch is searched with: in history, and in the batch itself."""
+
+    history: SearchBackend
+    own: SearchBackend
+
+
+def open_backends(parts: Parts, work: Work, count: int) -> Backends:
+    """The backends of a batch of so many queries.
+
+    ``auto`` follows the night's own size for the night itself. History's would be ``flat`` for a
+    first night of a million, and ``sketch``, which may miss a copy, for a small night beside a
+    large history.
+    """
+    history = open_backend(parts, work)
+    wanted = work.options.duplicates.search
+    name = parts.choose_search(wanted, count, work.attempt.threshold)
+    if name == work.attempt.search:
+        return Backends(history, history)
+    log.info("night against itself batch=%s images=%s search=%s", work.batch.batch_id, count, name)
+    return Backends(history, open_backend(parts, work, name))
 
 
 def open_backend(parts: Parts, work: Work, name: str = "") -> SearchBackend:

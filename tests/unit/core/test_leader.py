@@ -79,13 +79,13 @@ def found_in_blocks(make, rows, floor, limit, place, splits) -> Found:  # type: 
 
     def answers():  # type: ignore[no-untyped-def]
         for at, block in enumerate(blocks):
-            yield Answer(firsts[at], firsts[at], block.within(floor, limit))
+            yield Answer(firsts[at], firsts[at], block.within(floor, limit), limit)
             for to in range(at):
                 forth, back = block.across(blocks[to], floor, limit)
-                yield Answer(firsts[at], firsts[to], forth)
-                yield Answer(firsts[to], firsts[at], back)
+                yield Answer(firsts[at], firsts[to], forth, limit)
+                yield Answer(firsts[to], firsts[at], back, limit)
 
-    return gather(answers(), limit, place, len(rows))
+    return gather(answers(), place, len(rows))
 
 
 @st.composite
