@@ -130,6 +130,7 @@ def claim(
         free = [s for s in free if (s.source, s.relative_uri, s.version) not in mine]
         if free:
             attempts.require_attempt(conn, batch.batch_id, attempt_id)
+            attempts.forget_work_list(conn, attempt_id)
             batches.set_back(conn, batch.batch_id)
     else:
         if model is None or model.of != dataset.fingerprint:

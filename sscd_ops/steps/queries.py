@@ -46,9 +46,9 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
 
 
 def open_backend(parts: Parts, work: Work, name: str = "") -> SearchBackend:
-    """The backend of a name; without one that which is frozen with the batch."""
+    """The backend of a name; without one that which is frozen with the batch, for history."""
     return parts.backend(
-        name or work.attempt.search,
+        name or work.survey.search,
         work.attempt.fingerprint.digest,
         work.attempt.fingerprint.dimensions,
         work.attempt.threshold,

@@ -243,7 +243,7 @@ def _lead(
     def growing(measure: Measure) -> GrowingIndex:
         if measure.by_hash:
             return parts.hash_search().growing()
-        among = _among_themselves(parts, work, backend, len(rows))
+        among = _among_themselves(parts, work, backend)
         return among.growing(work.attempt.fingerprint.dimensions)
 
     batch = [
@@ -253,18 +253,13 @@ def _lead(
     return lead(batch, work.options.duplicates.keep_matches, progress=parts.progress)
 
 
-def _among_themselves(parts: Parts, work: Work, backend: SearchBackend, rows: int) -> SearchBackend:
+def _among_themselves(parts: Parts, work: Work, backend: SearchBackend) -> SearchBackend:
     """The backend for a night against itself: ``auto`` follows the night's own size.
 
-    History's would be ``flat`` for a first night of a million, and ``sketch``, which may miss a
-    copy, for a small night beside a large history.
+    History's would be ``sketch``, which may miss a copy, for a small night beside a large history.
     """
-    wanted = work.options.duplicates.search
-    name = parts.choose_search(wanted, rows, work.attempt.threshold)
-    if name == work.attempt.search:
-        return backend
-    log.info("night against itself batch=%s images=%s search=%s", work.batch.batch_id, rows, name)
-    return open_backend(parts, work, name)
+    name = work.survey.search_within
+    return backend if name == work.survey.search else open_backend(parts, work, name)
 
 
 def _counts(
