@@ -130,7 +130,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     free = free_images(parts, work, images, live)
     images.query[images.standing == FREE] = -1
     images.query[free.images] = len(queries.ids) + np.arange(len(free.images))
-    backends = open_backends(parts, work, len(queries.ids))
+    backends = open_backends(parts, work)
     found = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
     decided = decide(
