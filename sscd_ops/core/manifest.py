@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -157,6 +158,22 @@ def _members(rows: list[ManifestRow]) -> pa.Array:
     )
 
 
-def read_manifest(file: Path | str | BinaryIO, columns: list[str] | None = None) -> pa.Table:
+def read_manifest(file: Path | str | BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a manifest, or some of its columns."""
-    return pq.read_table(file, columns=columns)
+    return pq.read_table(file, columns=None if columns is None else list(columns))
+
+
+def manifest_blocks(files: Iterable[Path], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Some columns of several manifests, one after another, about so many rows at a time."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for file in files:
+        with pq.ParquetFile(file) as manifest:
+            for batch in manifest.iter_batches(rows, columns=list(columns)):
+                waiting.append(batch)
+                count += len(batch)
+                if count >= rows:
+                    yield pa.Table.from_batches(waiting)
+                    waiting, count = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
