@@ -252,7 +252,8 @@ def named_files(conn: Connection, dataset_id: int) -> list[NamedFile]:
         " UNION ALL SELECT 'work list', o.work_list, o.attempt_id, 0 FROM sscd_ops.attempts o"
         " JOIN sscd_ops.batches u ON u.attempt_id = o.attempt_id AND u.state = ANY(:under_way)"
         " WHERE o.work_list IS NOT NULL"
-        " UNION ALL SELECT 'matches', file, attempt_id, 0 FROM sscd_ops.searches) f"
+        " UNION ALL SELECT DISTINCT 'matches', file, attempt_id, CAST(0 AS bigint)"
+        " FROM sscd_ops.searches) f"
         " JOIN sscd_ops.attempts a USING (attempt_id) JOIN sscd_ops.batches b"
         " ON b.batch_id = a.batch_id WHERE b.dataset_id = :d"
         " ORDER BY a.batch_id, f.attempt_id, f.role, f.shard_id, f.file ->> 'name'",

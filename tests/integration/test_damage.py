@@ -290,7 +290,7 @@ CASES = [
     Case("descriptors", "decided", False),
     Case("descriptors", "published", False),
     Case("matches", "matched", False),
-    Case("matches", "published", False),
+    Case("matches", "decided", False),
     Case("snapshot", "planned", False),
     Case("snapshot", "written", False),
     Case("snapshot", "published", False),
