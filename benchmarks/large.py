@@ -1,0 +1,353 @@
+"""What nights of millions need: leader in mapped tasks, match, resolve, ingest, publish.
+
+Leader: 1,000,000 x 512 of one night, clustered, a tenth of them copies of earlier ones, in a mapped
+file. Its cells are block a against block b (a <= b), compared by tasks of one thread each. Measured
+are one task, two at once over the same cells, and the single pass that a growing index makes, of
+100,000 rows and scaled by the square. Not all cells unless asked: what they take follows from the
+pairs that the measured ones have. Beside it match's seconds a pair, resolve at 1, 2 and 4 million
+samples, ingest and publish by the benchmarks of those names.
+
+What is measured is kept in a file as it comes, and not measured again: a run that was cut goes on.
+From its numbers follows the section "Five million, twenty million" of docs/performance.md
+(``benchmarks.large_page``).
+
+Run: ``python -m benchmarks.large [--rows N] [--cells K] [--only PARTS] [--write]``; hours if all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.__main__ import ROOT, machine
+from benchmarks.large_page import BACKENDS, section, write
+from benchmarks.match import DIGEST, DIMENSIONS, FLOOR, LIMIT, THRESHOLD
+from sscd_ops.index.backends import open_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+PARTS = ("leader", "match", "resolve", "ingest", "publish")
+STATE = ROOT / "build" / "bench-large.json"
+_PART = 32_768
+_BLOCK = 4096
+"""Rows that the single pass searches at once, as leader does."""
+
+
+def block_rows(rows: int) -> int:
+    """Rows of a block of a night."""
+    return max(16_384, -(-rows // 32 // 4096) * 4096)
+
+
+def cells_of(rows: int) -> list[tuple[int, int]]:
+    """Pairs of blocks (a <= b)."""
+    return list(combinations_with_replacement(range(-(-rows // block_rows(rows))), 2))
+
+
+def pairs_of(cells: list[tuple[int, int]], rows: int) -> float:
+    """How many pairs of rows the cells compare; each two rows once."""
+    size = block_rows(rows)
+    long = [min(size, rows - size * number) for number in range(-(-rows // size))]
+    return sum(long[a] * long[b] / (2 if a == b else 1) for a, b in cells)
+
+
+def write_night(path: Path, rows: int) -> None:
+    """``benchmarks.match``'s clustered data as a float16 file, made part by part."""
+    random = np.random.default_rng(1)
+    centres = _unit(random.standard_normal((1000, DIMENSIONS), np.float32))
+    out = np.lib.format.open_memmap(path, "w+", np.float16, (rows, DIMENSIONS))
+    for at in range(0, rows, _PART):
+        count = min(_PART, rows - at)
+        weight = np.sqrt(random.uniform(0.3, 0.5, (count, 1))).astype(np.float32)
+        part = _unit(random.standard_normal((count, DIMENSIONS), np.float32))
+        member = random.integers(0, len(centres), count)
+        part = _unit(weight * centres[member] + np.sqrt(1 - weight**2) * part)
+        if at:
+            copies = random.choice(count, count // 10, replace=False)
+            of = _unit(out[np.sort(random.integers(0, at, len(copies)))].astype(np.float32))
+            away = _unit(part[copies] - (part[copies] * of).sum(1, keepdims=True) * of)
+            cosine = random.uniform(0.68, 1.0, (len(copies), 1)).astype(np.float32)
+            part[copies] = cosine * of + np.sqrt(1 - cosine**2) * away
+        out[at : at + count] = part
+    out.flush()
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+# --- what a task does, in a process of its own ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Of one task: seconds of work without its start, and its peak memory."""
+
+    wall: float
+    cpu: float
+    gib: float
+    found: int
+
+
+def start_task(work: str, backend: str, night: Path, arguments: Any) -> subprocess.Popen[str]:
+    """A process of one thread that does the work and prints what it took."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.large", "--task", work]
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return subprocess.Popen(
+        [*command, json.dumps([backend, str(night), arguments])],
+        cwd=ROOT,
+        env=os.environ | one,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def taken(process: subprocess.Popen[str]) -> Taken:
+    """What a task took, once it is through."""
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"a task ended with {process.returncode}")
+    return Taken(**json.loads(said))
+
+
+class Clock:
+    """Wall and processor time since it was last started."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """From here on."""
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds of both."""
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+def task(work: str, said: str) -> None:
+    """Do one task's work and print what it took."""
+    name, night, arguments = json.loads(said)
+    rows = np.load(night, mmap_mode="r")
+    backend = open_backend(
+        name, fingerprint_digest=DIGEST, dimensions=DIMENSIONS, threshold=THRESHOLD
+    )
+    clock = Clock()
+    works = {"cells": compare_cells, "single": single_pass, "match": match_rows}
+    found = works[work](backend, rows, arguments, clock)
+    wall, cpu = clock.read()
+    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps(asdict(Taken(wall, cpu, gib, found))))
+
+
+def compare_cells(backend: Any, rows: NDArray[np.float16], cells: list[list[int]], _: Clock) -> int:
+    """Leader's search of some cells; how many pairs it found, from both sides."""
+    size, found = block_rows(len(rows)), 0
+    held: dict[int, Any] = {}
+    for a, b in cells:
+        # a cell's own two blocks and no more: neighbouring cells share their first
+        held = {number: block for number, block in held.items() if number in (a, b)}
+        for number in {a, b} - set(held):
+            held[number] = backend.block(rows[number * size : (number + 1) * size])
+        if a == b:
+            found += len(held[a].within(FLOOR, LIMIT).query)
+        else:
+            found += sum(len(side.query) for side in held[a].across(held[b], FLOOR, LIMIT))
+    return found
+
+
+def single_pass(backend: Any, rows: NDArray[np.float16], count: int, _: Clock) -> int:
+    """Each block of rows searched in a growing index of those before it.
+
+    Of leader as one pass this is the part that grows with the square; what a block's rows are
+    compared with among themselves grows with their number, and is left out.
+    """
+    index, found = backend.growing(DIMENSIONS), 0
+    for at in range(0, count, _BLOCK):
+        block = np.ascontiguousarray(rows[at : min(at + _BLOCK, count)])
+        if at:
+            found += len(index.search(block, FLOOR, LIMIT).query)
+        index.add(block)
+    return found
+
+
+def match_rows(backend: Any, rows: NDArray[np.float16], counts: list[int], clock: Clock) -> int:
+    """Match's search of the first rows in the last, whose codes are stored."""
+    new, history = counts
+    segment = rows[-history:]
+    codes, kept = backend.codes(segment), np.ones(history, np.bool_)
+    clock.start()
+    found = backend.search(np.array(rows[:new]), segment, codes, kept, FLOOR, LIMIT)
+    return len(found.query)
+
+
+# --- the parts ----------------------------------------------------------------------------------
+
+
+class State:
+    """Figures measured so far, in a file: part -> ... -> figure (see ``benchmarks.large_page``)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def once(self, names: tuple[str, ...], measure: Callable[[], Any]) -> Any:
+        """What was measured under these names; measured now if it was not."""
+        *way, last = names
+        at = self.figures
+        for name in way:
+            at = at.setdefault(name, {})
+        if last not in at:
+            print(f"{datetime.now(UTC):%H:%M:%S} {' '.join(names)} ...", flush=True)
+            at[last] = measure()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(self.figures, indent=1))
+        return at[last]
+
+    def same(self, name: str, asked: dict[str, Any]) -> None:
+        """Sizes of a part; figures of other sizes do not go beside them.
+
+        Raises:
+            SystemExit: what is measured already is of other sizes.
+        """
+        for key, value in asked.items():
+            known = self.once((name, key), lambda value=value: value)
+            if known != value:
+                raise SystemExit(
+                    f"{self._path} is of {key} {known}, not {value}: remove it, or ask so"
+                )
+
+
+def leader(state: State, night: Path, rows: int, most: int, single: int) -> None:
+    """Cells by one task and by two at once, and the single pass, by each backend."""
+    every = cells_of(rows)
+    chosen = every[:: max(1, len(every) // most)] if most else every
+    sizes = {
+        "rows": rows,
+        "cells": len(every),
+        "pairs": pairs_of(every, rows),
+        "measured_cells": len(chosen),
+        "measured_pairs": pairs_of(chosen, rows),
+        "single_rows": single,
+    }
+    state.same("leader", sizes)
+    for backend in BACKENDS:
+
+        def tasks(count: int, backend: str = backend) -> list[dict[str, float]]:
+            shares = [chosen[number::count] for number in range(count)]
+            started = [start_task("cells", backend, night, share) for share in shares]
+            return [asdict(taken(process)) for process in started]
+
+        def one_pass(backend: str = backend) -> dict[str, float]:
+            return asdict(taken(start_task("single", backend, night, single)))
+
+        state.once(("leader", backend, "one"), lambda tasks=tasks: tasks(1))
+        state.once(("leader", backend, "two"), lambda tasks=tasks: tasks(2))
+        state.once(("leader", backend, "single"), one_pass)
+
+
+def match(state: State, night: Path, rows: int) -> None:
+    """Seconds of match's search by each backend, one thread."""
+    new, history = min(10_000, rows // 10), min(200_000, rows // 2)
+    for backend in BACKENDS:
+
+        def search(backend: str = backend) -> dict[str, float]:
+            took = taken(start_task("match", backend, night, (new, history)))
+            return asdict(took) | {"pairs": new * history}
+
+        state.once(("match", backend), search)
+
+
+def another(name: str, pattern: str, *arguments: str) -> list[float]:
+    """Numbers that another benchmark prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(pattern, done.stdout, re.DOTALL)
+    if done.returncode not in (0, 3) or not found:
+        raise RuntimeError(f"benchmarks.{name}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return [float(each.replace(",", "")) for each in found.groups()]
+
+
+def resolve(state: State, samples: list[int]) -> None:
+    """Seconds and GiB at each number of samples; leader is given its answer."""
+    pattern = r"resolve, rows included\s+([\d.]+).*peak memory\s+([\d.]+)"
+    for count in samples:
+        state.once(
+            ("resolve", str(count)),
+            lambda n=count: another("resolve", pattern, "--samples", str(n)),
+        )
+
+
+def ingest(state: State) -> None:
+    """Samples, wall and processor seconds of ingest."""
+    pattern = r"ingest: ([\d,]+) samples.*ingest, manifest included\s+([\d.]+)\s+([\d.]+)"
+    state.once(("ingest",), lambda: another("ingest_read", pattern))
+
+
+def publish(state: State) -> None:
+    """Samples of 60 kB, wall and processor seconds of publish."""
+    pattern = r"publish: ([\d,]+) samples of 60,000.*?publish, parquet[a-z ]*\s+([\d.]+)\s+([\d.]+)"
+    state.once(("publish",), lambda: another("publish_copy", pattern))
+
+
+def main() -> int:
+    """Measure, print the section; exit code 3 where a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of leader's night")
+    parser.add_argument("--cells", type=int, default=48, help="measured of all; 0: all of them")
+    parser.add_argument("--single", type=int, default=100_000, help="rows of the single pass")
+    parser.add_argument("--samples", default="1000000,2000000,4000000", help="resolve's")
+    parser.add_argument("--only", default=",".join(PARTS), help="of " + ", ".join(PARTS))
+    parser.add_argument("--state", type=Path, default=STATE, help="what is measured already")
+    parser.add_argument("--write", action="store_true", help="into docs/performance.md")
+    parser.add_argument("--task", nargs=2, help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.task:
+        task(*said.task)
+        return 0
+    state, only = State(said.state), said.only.split(",")
+    state.once(("machine",), machine)
+    with tempfile.TemporaryDirectory(prefix="bench-large-") as folder:
+        night = Path(folder) / "night.npy"
+        if {"leader", "match"} & set(only):
+            write_night(night, said.rows)
+        if "leader" in only:
+            leader(state, night, said.rows, said.cells, min(said.single, said.rows))
+        if "match" in only:
+            match(state, night, said.rows)
+    if "resolve" in only:
+        resolve(state, [int(each) for each in said.samples.split(",")])
+    if "ingest" in only:
+        ingest(state)
+    if "publish" in only:
+        publish(state)
+    text, good = section(state.figures)
+    print(text)
+    if said.write:
+        write(text)
+    return 0 if good else 3
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
