@@ -1,11 +1,11 @@
 """What nights of millions need: leader in mapped tasks, match, resolve, ingest, publish.
 
 Leader: 1,000,000 x 512 of one night, clustered, a tenth of them copies of earlier ones, in a mapped
-file. Its cells are block a against block b (a <= b), compared by tasks of one thread each. Measured
-are one task, two at once over the same cells, and the single pass that a growing index makes, of
-100,000 rows and scaled by the square. Not all cells unless asked: what they take follows from the
-pairs that the measured ones have. Beside it match's seconds a pair, resolve at 1, 2 and 4 million
-samples, ingest and publish by the benchmarks of those names.
+file. Its cells are those of match, compared by tasks of one thread each. Measured are one task, two
+at once over the same cells, and the single pass that a growing index makes, of 100,000 rows and
+scaled by the square. Not all cells unless asked: what they take follows from the pairs that the
+measured ones have. Beside it the memory of a task of a larger night, match's seconds a pair,
+resolve at 1, 2 and 4 million samples, ingest and publish by the benchmarks of those names.
 
 What is measured is kept in a file as it comes, and not measured again: a run that was cut goes on.
 From its numbers follows the section "Five million, twenty million" of docs/performance.md
@@ -36,6 +36,7 @@ import numpy as np
 from benchmarks.__main__ import ROOT, machine
 from benchmarks.large_page import BACKENDS, section, write
 from benchmarks.match import DIGEST, DIMENSIONS, FLOOR, LIMIT, THRESHOLD
+from sscd_ops.core.cells import blocks, share
 from sscd_ops.index.backends import open_backend
 
 if TYPE_CHECKING:
@@ -43,28 +44,28 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PARTS = ("leader", "match", "resolve", "ingest", "publish")
+PARTS = ("leader", "memory", "match", "resolve", "ingest", "publish")
 STATE = ROOT / "build" / "bench-large.json"
+MEMORY_NIGHT = 5_000_000
 _PART = 32_768
 _BLOCK = 4096
 """Rows that the single pass searches at once, as leader does."""
 
 
-def block_rows(rows: int) -> int:
-    """Rows of a block of a night."""
-    return max(16_384, -(-rows // 32 // 4096) * 4096)
+Cell = tuple[int, int, int, int]
+"""Rows ``a, b`` of a block, rows ``c, d`` of the same one or of a later one."""
 
 
-def cells_of(rows: int) -> list[tuple[int, int]]:
-    """Pairs of blocks (a <= b)."""
-    return list(combinations_with_replacement(range(-(-rows // block_rows(rows))), 2))
+def cells_of(rows: int) -> list[Cell]:
+    """The cells of a night, as match cuts it."""
+    pairs = combinations_with_replacement(blocks(rows), 2)
+    return [(a.start, a.stop, b.start, b.stop) for a, b in pairs]
 
 
-def pairs_of(cells: list[tuple[int, int]], rows: int) -> float:
-    """How many pairs of rows the cells compare; each two rows once."""
-    size = block_rows(rows)
-    long = [min(size, rows - size * number) for number in range(-(-rows // size))]
-    return sum(long[a] * long[b] / (2 if a == b else 1) for a, b in cells)
+def pairs_of(cell: Cell) -> float:
+    """How many pairs of rows it compares, each two once."""
+    a, b, c, d = cell
+    return (b - a) * (d - c) / (2 if a == c else 1)
 
 
 def write_night(path: Path, rows: int) -> None:
@@ -156,19 +157,20 @@ def task(work: str, said: str) -> None:
     print(json.dumps(asdict(Taken(wall, cpu, gib, found))))
 
 
-def compare_cells(backend: Any, rows: NDArray[np.float16], cells: list[list[int]], _: Clock) -> int:
+def compare_cells(backend: Any, rows: NDArray[np.float16], cells: list[Cell], _: Clock) -> int:
     """Leader's search of some cells; how many pairs it found, from both sides."""
-    size, found = block_rows(len(rows)), 0
-    held: dict[int, Any] = {}
-    for a, b in cells:
+    held: dict[tuple[int, int], Any] = {}
+    found = 0
+    for a, b, c, d in cells:
         # a cell's own two blocks and no more: neighbouring cells share their first
-        held = {number: block for number, block in held.items() if number in (a, b)}
-        for number in {a, b} - set(held):
-            held[number] = backend.block(rows[number * size : (number + 1) * size])
-        if a == b:
-            found += len(held[a].within(FLOOR, LIMIT).query)
+        held = {key: block for key, block in held.items() if key in ((a, b), (c, d))}
+        for key in {(a, b), (c, d)} - set(held):
+            held[key] = backend.block(rows[slice(*key)])
+        if a == c:
+            found += len(held[a, b].within(FLOOR, LIMIT).query)
         else:
-            found += sum(len(side.query) for side in held[a].across(held[b], FLOOR, LIMIT))
+            sides = held[a, b].across(held[c, d], FLOOR, LIMIT)
+            found += sum(len(side.query) for side in sides)
     return found
 
 
@@ -226,32 +228,31 @@ class State:
         Raises:
             SystemExit: what is measured already is of other sizes.
         """
+        at = self.figures.setdefault(name, {})
         for key, value in asked.items():
-            known = self.once((name, key), lambda value=value: value)
-            if known != value:
-                raise SystemExit(
-                    f"{self._path} is of {key} {known}, not {value}: remove it, or ask so"
-                )
+            if at.setdefault(key, value) != value:
+                raise SystemExit(f"{self._path} is of {key} {at[key]}, not {value}: remove it")
 
 
 def leader(state: State, night: Path, rows: int, most: int, single: int) -> None:
     """Cells by one task and by two at once, and the single pass, by each backend."""
     every = cells_of(rows)
     chosen = every[:: max(1, len(every) // most)] if most else every
+    costs = [round(2 * pairs_of(cell)) for cell in chosen]
     sizes = {
         "rows": rows,
         "cells": len(every),
-        "pairs": pairs_of(every, rows),
+        "pairs": sum(map(pairs_of, every)),
         "measured_cells": len(chosen),
-        "measured_pairs": pairs_of(chosen, rows),
+        "measured_pairs": sum(map(pairs_of, chosen)),
         "single_rows": single,
     }
     state.same("leader", sizes)
     for backend in BACKENDS:
 
         def tasks(count: int, backend: str = backend) -> list[dict[str, float]]:
-            shares = [chosen[number::count] for number in range(count)]
-            started = [start_task("cells", backend, night, share) for share in shares]
+            shares = [chosen[slice_of(share(costs, part, count))] for part in range(count)]
+            started = [start_task("cells", backend, night, mine) for mine in shares]
             return [asdict(taken(process)) for process in started]
 
         def one_pass(backend: str = backend) -> dict[str, float]:
@@ -260,6 +261,22 @@ def leader(state: State, night: Path, rows: int, most: int, single: int) -> None
         state.once(("leader", backend, "one"), lambda tasks=tasks: tasks(1))
         state.once(("leader", backend, "two"), lambda tasks=tasks: tasks(2))
         state.once(("leader", backend, "single"), one_pass)
+
+
+def slice_of(numbers: range) -> slice:
+    """The same numbers of a list."""
+    return slice(numbers.start, numbers.stop)
+
+
+def memory(state: State, night: Path, rows: int) -> None:
+    """Peak memory of a task that compares two blocks of the size of a larger night's."""
+    size = min(len(blocks(MEMORY_NIGHT)[0]), rows // 2)
+
+    def one_cell() -> dict[str, float]:
+        found = taken(start_task("cells", "sketch", night, [(0, size, size, 2 * size)]))
+        return asdict(found) | {"rows": size}
+
+    state.once(("memory", "sketch"), one_cell)
 
 
 def match(state: State, night: Path, rows: int) -> None:
@@ -330,10 +347,12 @@ def main() -> int:
     state.once(("machine",), machine)
     with tempfile.TemporaryDirectory(prefix="bench-large-") as folder:
         night = Path(folder) / "night.npy"
-        if {"leader", "match"} & set(only):
+        if {"leader", "memory", "match"} & set(only):
             write_night(night, said.rows)
         if "leader" in only:
             leader(state, night, said.rows, said.cells, min(said.single, said.rows))
+        if "memory" in only:
+            memory(state, night, said.rows)
         if "match" in only:
             match(state, night, said.rows)
     if "resolve" in only:

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.__main__ import END, PAGE
 from benchmarks.match import THRESHOLD
+from sscd_ops.core.cells import blocks
 from sscd_ops.index.backends import choose
 
 TITLE = "## Five million, twenty million"
@@ -21,6 +22,8 @@ TARGET_RESOLVE = {5_000_000: 8.0, 20_000_000: 16.0}
 """GiB of resolve by samples."""
 HISTORIES = (0, 100_000_000, 1_000_000_000)
 CORES = (2, 16, 64)
+
+_BUSY = 1.1
 
 Figures = dict[str, Any]
 
@@ -48,6 +51,8 @@ def section(figures: Figures) -> tuple[str, bool]:
     if "leader" in figures:
         for backend in BACKENDS:
             _leader(out, figures, backend)
+    if "memory" in figures:
+        _memory_of_a_task(out, figures["memory"]["sketch"])
     if "match" in figures:
         for backend in BACKENDS:
             rate = _match_seconds(figures, backend) * 1e9
@@ -59,7 +64,7 @@ def section(figures: Figures) -> tuple[str, bool]:
             samples, _, cpu = figures[name]
             out.say(f"{name}: {cpu / samples * 1e6:.0f} cpu us a sample of 60 kB, one process")
     measured = "\n".join(out.lines)
-    parts = ["leader", "match", "resolve", "ingest", "publish"]
+    parts = ["leader", "memory", "match", "resolve", "ingest", "publish"]
     absent = [part for part in parts if part not in figures]
     nights = f"Not measured yet: {', '.join(absent)}.\n" if absent else _nights(figures)
     when = f"{datetime.now(UTC):%Y-%m-%d}, {figures['machine']}"
@@ -98,6 +103,18 @@ def _leader(out: _Lines, figures: Figures, backend: str) -> None:
     out.held(f"  two tasks at once / one      {wall:6.2f} wall", wall, TARGET_WALL)
     peak = max(each["gib"] for each in (one, *two))
     out.held(f"  peak memory of a task        {peak:6.2f} GiB ", peak, TARGET_TASK)
+    busy = one["wall"] / one["cpu"]
+    if busy > _BUSY:
+        out.say(f"  (the machine was busy: wall of the one task {busy:.1f} times its cpu)")
+
+
+def _memory_of_a_task(out: _Lines, found: Figures) -> None:
+    size = len(blocks(5_000_000)[0])
+    line = f"a task's peak with two blocks of {found['rows']:,} rows, {found['gib']:.2f} GiB"
+    if found["rows"] == size:
+        out.held(f"{line} (a night of 5,000,000)", found["gib"], TARGET_TASK)
+    else:
+        out.say(line)
 
 
 def _resolve(out: _Lines, figures: Figures) -> None:

@@ -7,7 +7,7 @@ of a random direction (``noise``), and mixtures of a row and another one (``mixt
 and overlays are). What FAISS answers gets canonical similarities; a pair is missed where its row is
 not among the answers. `exact`, which misses nothing, and `sketch` search the same in the same run.
 
-All times are processor seconds of one thread, the least of two rounds. Upper bounds are at 95%, one
+All times are processor seconds of one thread, the least of ``--rounds``. Upper bounds are at 95%, one
 side: 3 / n where none was missed, Wilson's otherwise.
 
 Run: ``python -m benchmarks.rabitq [--rows N] [--pairs N] [--kinds LIST] [--thresholds LIST]``, or
@@ -47,7 +47,6 @@ MARGIN = 0.05
 """The stored floor is this much below the threshold, as in settings."""
 CUT = 0.12
 """Estimates this far below the threshold are not reranked: more than five deviations."""
-ROUNDS = 2
 TRAINED = 64
 """Rows a list that k-means is trained on."""
 PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -132,10 +131,10 @@ def build(vectors: NDArray[np.float32], lists: int) -> tuple[Any, float, float]:
     return index, trained - start, time.process_time() - trained
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def timed(work: Callable[[], Any], rounds: int = 1) -> tuple[Any, float]:
     """What it answers, and the processor seconds of its fastest round."""
     took = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.process_time()
         answer = work()
         took.append(time.process_time() - start)
@@ -171,10 +170,11 @@ def nearest(
     return np.concatenate(estimates), np.concatenate(rows)
 
 
-def measure(kind: str, threshold: float, rows: int, pairs: int, lists: int) -> None:
+def measure(kind: str, threshold: float, said: argparse.Namespace) -> None:
     """Print one kind of data at one threshold."""
+    rows, lists = said.rows, said.lists
     history, _ = make_data(kind, rows, 10)
-    planted = plant(history, pairs, threshold)
+    planted = plant(history, said.pairs, threshold)
     print(
         f"\n{kind}, threshold {threshold:g}: {rows:,} rows x {DIMENSIONS}, {lists:,} lists,"
         f" {len(planted.row):,} pairs up to {threshold + BAND:g}"
@@ -190,7 +190,7 @@ def measure(kind: str, threshold: float, rows: int, pairs: int, lists: int) -> N
     )
     _lists(index, planted)
     _left_out(index, vectors, planted, threshold)
-    _searches(index, planted, threshold, vectors)
+    _searches(index, planted, threshold, vectors, said.rounds)
 
 
 def _lists(index: Any, planted: Planted) -> None:
@@ -244,17 +244,17 @@ def _searches(index: Any, planted: Planted, threshold: float, vectors: NDArray[n
         )
 
     for name in ("sketch", "exact"):
-        answer, took = timed(_by_backend(name, planted, threshold))
+        answer, took = timed(_by_backend(name, planted, threshold), rounds)
         found = set(zip(answer.query.tolist(), answer.reference.tolist(), strict=True))
         say(name, took, sum((q, r) not in found for q, r in enumerate(planted.row.tolist())))
     for probes, most in SEARCHES:
         index.nprobe = min(probes, index.nlist)
-        answer, took = timed(lambda most=most: search(index, planted, most, threshold))
+        answer, took = timed(lambda most=most: search(index, planted, most, threshold), rounds)
         say(f"rabitq {probes} lists, best {most}", took, int(planted.missed(answer).sum()))
     every = faiss.IndexRaBitQFastScan(DIMENSIONS, faiss.METRIC_INNER_PRODUCT, 32, 1)
     every.train(vectors)
     every.add(vectors)
-    answer, took = timed(lambda: search(every, planted, 8, threshold))
+    answer, took = timed(lambda: search(every, planted, 8, threshold), rounds)
     say("rabitq without lists", took, int(planted.missed(answer).sum()))
     _estimates(every, planted, threshold)
     index.nprobe = index.nlist
@@ -357,6 +357,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--pairs", type=int, default=10_000, help="of each of the two kinds")
     parser.add_argument("--lists", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--thresholds", default=".75,.6")
     parser.add_argument("--determinism", action="store_true")
@@ -375,7 +376,7 @@ def main() -> int:
     with threadpool_limits(1):
         for kind in said.kinds.split(","):
             for threshold in map(float, said.thresholds.split(",")):
-                measure(kind, threshold, said.rows, said.pairs, said.lists)
+                measure(kind, threshold, said)
     return 0
 
 
