@@ -7,8 +7,8 @@ of a random direction (``noise``), and mixtures of a row and another one (``mixt
 and overlays are). What FAISS answers gets canonical similarities; a pair is missed where its row is
 not among the answers. `exact`, which misses nothing, and `sketch` search the same in the same run.
 
-All times are processor seconds of one thread, the least of ``--rounds``. Upper bounds are at 95%, one
-side: 3 / n where none was missed, Wilson's otherwise.
+All times are processor seconds of one thread, the least of ``--rounds``. Upper bounds are at 95%,
+one side: 3 / n where none was missed, Wilson's otherwise.
 
 Run: ``python -m benchmarks.rabitq [--rows N] [--pairs N] [--kinds LIST] [--thresholds LIST]``, or
 with ``--determinism``: how equal indexes of equal data are across threads and instruction sets.
@@ -231,7 +231,13 @@ def _left_out(index: Any, vectors: NDArray[np.float32], planted: Planted, thresh
     print(f"lists that a bound for any data leaves out: {(by_angle | by_border).mean():.4f}")
 
 
-def _searches(index: Any, planted: Planted, threshold: float, vectors: NDArray[np.float32]) -> None:
+def _searches(
+    index: Any,
+    planted: Planted,
+    threshold: float,
+    vectors: NDArray[np.float32],
+    rounds: int,
+) -> None:
     """The table of searches, and what the estimates of the planted pairs are worth."""
     seconds: dict[str, float] = {}
     print(f"{'search':26}{'cpu s':>8}{'of sketch':>10}{'missed':>10}{'below':>11}")
