@@ -2,10 +2,12 @@
 
 Leader: 1,000,000 x 512 of one night, clustered, a tenth of them copies of earlier ones, in a mapped
 file. Its cells are those of match, compared by tasks of one thread each. Measured are one task, two
-at once over the same cells, and the single pass that a growing index makes, of 100,000 rows and
-scaled by the square. Not all cells unless asked: what they take follows from the pairs that the
-measured ones have. Beside it the memory of a task of a larger night, match's seconds a pair,
-resolve at 1, 2 and 4 million samples, ingest and publish by the benchmarks of those names.
+at once over the same cells; and of 100,000 rows the pass over pairs that cells found, and leader as
+a single pass without cells: what its index searches grows with the square, the rest with the rows.
+Not all cells unless asked: what they take follows from the pairs that the measured ones have.
+
+Beside it the memory of a task of a larger night, match's seconds a pair, resolve at 1, 2 and 4
+million samples, ingest and publish by the benchmarks of those names.
 
 What is measured is kept in a file as it comes, and not measured again: a run that was cut goes on.
 From its numbers follows the section "Five million, twenty million" of docs/performance.md
@@ -25,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -37,19 +39,22 @@ from benchmarks.__main__ import ROOT, machine
 from benchmarks.large_page import BACKENDS, section, write
 from benchmarks.match import DIGEST, DIMENSIONS, FLOOR, LIMIT, THRESHOLD
 from sscd_ops.core.cells import blocks, share
+from sscd_ops.core.found import Answer, Found, gather
+from sscd_ops.core.leader import Compared, lead
+from sscd_ops.core.measures import near
 from sscd_ops.index.backends import open_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from sscd_ops.model import Matches
 
 PARTS = ("leader", "memory", "match", "resolve", "ingest", "publish")
 STATE = ROOT / "build" / "bench-large.json"
 MEMORY_NIGHT = 5_000_000
 _PART = 32_768
-_BLOCK = 4096
-"""Rows that the single pass searches at once, as leader does."""
 
 
 Cell = tuple[int, int, int, int]
@@ -98,10 +103,14 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Taken:
-    """Of one task: seconds of work without its start, and its peak memory."""
+    """Of one task: seconds of work without its start, and its peak memory.
+
+    ``searched``: processor seconds, of ``cpu``, that leader's own index took.
+    """
 
     wall: float
     cpu: float
+    searched: float
     gib: float
     found: int
 
@@ -128,9 +137,10 @@ def taken(process: subprocess.Popen[str]) -> Taken:
 
 
 class Clock:
-    """Wall and processor time since it was last started."""
+    """Wall and processor time since it was last started; ``searched``: see ``Taken``."""
 
     def __init__(self) -> None:
+        self.searched = 0.0
         self.start()
 
     def start(self) -> None:
@@ -150,43 +160,77 @@ def task(work: str, said: str) -> None:
         name, fingerprint_digest=DIGEST, dimensions=DIMENSIONS, threshold=THRESHOLD
     )
     clock = Clock()
-    works = {"cells": compare_cells, "single": single_pass, "match": match_rows}
+    works: dict[str, Callable[..., int]] = {
+        "cells": compare_cells,
+        "single": single_pass,
+        "pairs": over_pairs,
+        "match": match_rows,
+    }
     found = works[work](backend, rows, arguments, clock)
     wall, cpu = clock.read()
     gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps(asdict(Taken(wall, cpu, gib, found))))
+    print(json.dumps(asdict(Taken(wall, cpu, clock.searched, gib, found))))
 
 
 def compare_cells(backend: Any, rows: NDArray[np.float16], cells: list[Cell], _: Clock) -> int:
     """Leader's search of some cells; how many pairs it found, from both sides."""
+    return sum(len(answer.matches.query) for answer in answers(backend, rows, cells))
+
+
+def answers(backend: Any, rows: NDArray[np.float16], cells: list[Cell]) -> Iterator[Answer]:
+    """What the blocks of some cells answer each other."""
     held: dict[tuple[int, int], Any] = {}
-    found = 0
     for a, b, c, d in cells:
         # a cell's own two blocks and no more: neighbouring cells share their first
         held = {key: block for key, block in held.items() if key in ((a, b), (c, d))}
         for key in {(a, b), (c, d)} - set(held):
             held[key] = backend.block(rows[slice(*key)])
         if a == c:
-            found += len(held[a, b].within(FLOOR, LIMIT).query)
+            yield Answer(a, a, held[a, b].within(FLOOR, LIMIT))
         else:
-            sides = held[a, b].across(held[c, d], FLOOR, LIMIT)
-            found += sum(len(side.query) for side in sides)
-    return found
+            left, right = held[a, b].across(held[c, d], FLOOR, LIMIT)
+            yield Answer(a, c, left)
+            yield Answer(c, a, right)
 
 
-def single_pass(backend: Any, rows: NDArray[np.float16], count: int, _: Clock) -> int:
-    """Each block of rows searched in a growing index of those before it.
+def single_pass(backend: Any, rows: NDArray[np.float16], count: int, clock: Clock) -> int:
+    """The first rows decided by leader without cells: all are searched as they come; kept rows."""
+    return _kept(backend, rows[:count], None, clock)
 
-    Of leader as one pass this is the part that grows with the square; what a block's rows are
-    compared with among themselves grows with their number, and is left out.
-    """
-    index, found = backend.growing(DIMENSIONS), 0
-    for at in range(0, count, _BLOCK):
-        block = np.ascontiguousarray(rows[at : min(at + _BLOCK, count)])
-        if at:
-            found += len(index.search(block, FLOOR, LIMIT).query)
-        index.add(block)
-    return found
+
+def over_pairs(backend: Any, rows: NDArray[np.float16], count: int, clock: Clock) -> int:
+    """The same rows decided over what cells found; the time is without those; kept rows."""
+    found = list(answers(backend, rows, cells_of(count)))
+    clock.start()
+    pairs = gather(found, LIMIT, np.arange(count, dtype=np.int32), count)
+    return _kept(backend, rows[:count], pairs, clock)
+
+
+def _kept(backend: Any, rows: NDArray[np.float16], found: Found | None, clock: Clock) -> int:
+    index = _Timed(backend.growing(DIMENSIONS))
+    everything = Compared.first(near(THRESHOLD, FLOOR), rows, index)
+    kept = lead([replace(everything, found=found)], LIMIT).kept
+    clock.searched = index.cpu
+    return int(kept.sum())
+
+
+class _Timed:
+    """A growing index that knows the processor seconds of its searches."""
+
+    def __init__(self, index: Any) -> None:
+        self._index, self.cpu = index, 0.0
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def add(self, rows: NDArray[Any]) -> None:
+        self._index.add(rows)
+
+    def search(self, queries: NDArray[Any], floor: float, limit: int) -> Matches:
+        start = time.process_time()
+        found: Matches = self._index.search(queries, floor, limit)
+        self.cpu += time.process_time() - start
+        return found
 
 
 def match_rows(backend: Any, rows: NDArray[np.float16], counts: list[int], clock: Clock) -> int:
@@ -235,7 +279,7 @@ class State:
 
 
 def leader(state: State, night: Path, rows: int, most: int, single: int) -> None:
-    """Cells by one task and by two at once, and the single pass, by each backend."""
+    """Cells by one task and by two at once; the pass over pairs; the single pass."""
     every = cells_of(rows)
     chosen = every[:: max(1, len(every) // most)] if most else every
     costs = [round(2 * pairs_of(cell)) for cell in chosen]
@@ -255,12 +299,13 @@ def leader(state: State, night: Path, rows: int, most: int, single: int) -> None
             started = [start_task("cells", backend, night, mine) for mine in shares]
             return [asdict(taken(process)) for process in started]
 
-        def one_pass(backend: str = backend) -> dict[str, float]:
-            return asdict(taken(start_task("single", backend, night, single)))
+        def one_pass(work: str, backend: str = backend) -> dict[str, float]:
+            return asdict(taken(start_task(work, backend, night, single)))
 
         state.once(("leader", backend, "one"), lambda tasks=tasks: tasks(1))
         state.once(("leader", backend, "two"), lambda tasks=tasks: tasks(2))
-        state.once(("leader", backend, "single"), one_pass)
+        for work in ("single", "pairs"):
+            state.once(("leader", backend, work), lambda work=work, of=one_pass: of(work))
 
 
 def slice_of(numbers: range) -> slice:

@@ -9,11 +9,12 @@ import pytest
 
 from benchmarks import large, large_page
 
-TASK = {"wall": 10.0, "cpu": 10.0, "gib": 1.0, "found": 5}
+TASK = {"wall": 10.0, "cpu": 10.0, "searched": 9.0, "gib": 1.0, "found": 5}
 
 
 def figures(**changed: Any) -> dict[str, Any]:
     one = {"one": [TASK], "two": [TASK | {"wall": 5.0}, TASK | {"wall": 5.2}], "single": TASK}
+    one["pairs"] = TASK | {"cpu": 0.5}
     return {
         "machine": "a machine",
         "leader": {
