@@ -43,6 +43,7 @@ from sscd_ops.core.found import Answer, Found, gather
 from sscd_ops.core.leader import Compared, lead
 from sscd_ops.core.measures import near
 from sscd_ops.index.backends import open_backend
+from sscd_ops.steps.searching import LISTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,9 +187,9 @@ def answers(backend: Any, rows: NDArray[np.float16], cells: list[Cell]) -> Itera
         for key in {(a, b), (c, d)} - set(held):
             held[key] = backend.block(rows[slice(*key)])
         if a == c:
-            yield Answer(a, a, held[a, b].within(FLOOR, LIMIT))
+            yield Answer(a, a, held[a, b].within(FLOOR, LISTED))
         else:
-            left, right = held[a, b].across(held[c, d], FLOOR, LIMIT)
+            left, right = held[a, b].across(held[c, d], FLOOR, LISTED)
             yield Answer(a, c, left)
             yield Answer(c, a, right)
 
@@ -202,7 +203,7 @@ def over_pairs(backend: Any, rows: NDArray[np.float16], count: int, clock: Clock
     """The same rows decided over what cells found; the time is without those; kept rows."""
     found = list(answers(backend, rows, cells_of(count)))
     clock.start()
-    pairs = gather(found, LIMIT, np.arange(count, dtype=np.int32), count)
+    pairs = gather(found, LISTED, np.arange(count, dtype=np.int32), count)
     return _kept(backend, rows[:count], pairs, clock)
 
 
