@@ -10,8 +10,10 @@ not among the answers. `exact`, which misses nothing, and `sketch` search the sa
 All times are processor seconds of one thread, the least of ``--rounds``. Upper bounds are at 95%,
 one side: 3 / n where none was missed, Wilson's otherwise.
 
-Run: ``python -m benchmarks.rabitq [--rows N] [--pairs N] [--kinds LIST] [--thresholds LIST]``, or
-with ``--determinism``: how equal indexes of equal data are across threads and instruction sets.
+Run: ``python -m benchmarks.rabitq [--rows N] [--pairs N] [--kinds LIST] [--thresholds LIST]``; with
+``--determinism``: how equal indexes of equal data are across threads and instruction sets; with
+``--pictures FOLDER``: what lists miss of copies of real pictures (``FOLDER/*.tar``), described by
+the bundled model, beside as many vectors of random directions.
 """
 
 from __future__ import annotations
@@ -22,19 +24,30 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.held_out import _members
 from benchmarks.match import DIGEST, DIMENSIONS, LIMIT, make_data
 from sscd_ops.core.canonical import pair_similarities, widen
+from sscd_ops.descriptors.embedder import open_embedder
+from sscd_ops.descriptors.models import MODELS
+from sscd_ops.evaluation.describing import describe
+from sscd_ops.evaluation.picture_sets import Spool
+from sscd_ops.evaluation.transformations import TRANSFORMATIONS, kinds, make_copy
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.rotation import length, rotation
 from sscd_ops.index.scan import TILE_QUERIES
+from sscd_ops.options import FingerprintOptions
+from sscd_ops.ports import Silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -357,6 +370,63 @@ def digests() -> None:
     print(int(planted.missed(rows).sum()))
 
 
+def pictures(folder: Path, most: int) -> None:
+    """Print what lists miss of real copies: two edits, drawn, of each picture."""
+    edits = kinds([each.name for each in TRANSFORMATIONS if each.edit])
+    originals, copies, copy_of = Spool(), Spool(), []
+    for row, (key, data) in enumerate(islice(_members(folder), most)):
+        originals.add(key, data)
+        for number in np.random.default_rng(row).choice(len(edits), 2, replace=False):
+            copies.add(f"{key}-{number}", make_copy(data, edits[number]))
+            copy_of.append(row)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        open_embedder(FingerprintOptions("sscd_small"), Path(cache)) as embedder,
+    ):
+        described = describe(embedder, originals, Silence()).without_plain()
+        asked = describe(embedder, copies, Silence()).without_plain()
+    of = np.array(copy_of)[asked.rows]
+    asked_here = np.isin(of, described.rows)
+    queries, row = asked.descriptors[asked_here], np.searchsorted(described.rows, of[asked_here])
+    history, threshold = described.descriptors, MODELS["sscd_small"].threshold
+    similarity = pair_similarities(queries, history, np.arange(len(row)), row)
+    good = similarity >= threshold
+    queries, row, similarity = queries[good], row[good], similarity[good].astype(np.float32)
+    random = np.random.default_rng(5)
+    lists = max(2, len(history) // 40)
+    print(
+        f"\n{len(history):,} pictures, {lists} lists; {len(row):,} copies at {threshold:g} or more,"
+        f" {int((similarity < threshold + MARGIN).sum()):,} of them below {threshold + MARGIN:g}"
+    )
+    even = _unit(random.standard_normal(history.shape, np.float32))
+    away = random.standard_normal(queries.shape, np.float32)
+    away = _unit(away - (away * even[row]).sum(1, keepdims=True) * even[row])
+    cosine = similarity[:, None]
+    made = cosine * even[row] + np.sqrt(np.maximum(1 - cosine**2, 0)) * away
+    near = similarity < threshold + MARGIN
+    print(f"{'lists probed':14}{'share':>7}{'pictures':>18}{'random directions':>20}   (all, near)")
+    real_rank = _rank(widen(history), widen(queries), row, lists)
+    even_rank = _rank(even, made, row, lists)
+    for probes in (p for p in PROBES if p <= lists):
+        said = "".join(
+            f"{(rank >= probes).mean():12.4f}{(rank[near] >= probes).mean():9.4f}"
+            for rank in (real_rank, even_rank)
+        )
+        print(f"{probes:<14}{probes / lists:7.3f}{said}")
+
+
+def _rank(
+    rows: NDArray[np.float32], queries: NDArray[np.float32], row: NDArray[np.int64], lists: int
+) -> NDArray[np.int64]:
+    """How many lists are nearer to a query than the one that its row lies in."""
+    means = faiss.Kmeans(rows.shape[1], lists, niter=10, seed=7, spherical=True)
+    means.train(rows)
+    _, near = means.index.search(queries, lists)
+    _, home = means.index.search(rows[row], 1)
+    rank: NDArray[np.int64] = (near == home).argmax(axis=1)
+    return rank
+
+
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -368,6 +438,8 @@ def main() -> int:
     parser.add_argument("--thresholds", default=".75,.6")
     parser.add_argument("--determinism", action="store_true")
     parser.add_argument("--digests", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--pictures", type=Path, help="a folder of tars")
+    parser.add_argument("--most", type=int, default=6000, help="pictures")
     said = parser.parse_args()
     if said.digests:
         digests()
@@ -376,6 +448,9 @@ def main() -> int:
         determinism()
         return 0
     faiss.omp_set_num_threads(1)
+    if said.pictures:
+        pictures(said.pictures, said.most)
+        return 0
     import torch
 
     torch.set_num_threads(1)
