@@ -54,6 +54,12 @@ if TYPE_CHECKING:
 
 PARTS = ("leader", "memory", "match", "resolve", "ingest", "publish")
 STATE = ROOT / "build" / "bench-large.json"
+PRINTED = {
+    "resolve": r"resolve, rows included\s+([\d.]+).*peak memory\s+([\d.]+)",
+    "ingest_read": r"ingest: ([\d,]+) samples.*ingest, manifest included\s+([\d.]+)\s+([\d.]+)",
+    "publish_copy": r"publish: ([\d,]+) samples of 60,000.*?parquet included\s+([\d.]+)\s+([\d.]+)",
+}
+"""Of benchmarks: seconds and GiB; samples, wall and processor seconds, twice."""
 MEMORY_NIGHT = 5_000_000
 _PART = 32_768
 
@@ -337,8 +343,8 @@ def match(state: State, night: Path, rows: int) -> None:
         state.once(("match", backend), search)
 
 
-def another(name: str, pattern: str, *arguments: str) -> list[float]:
-    """Numbers that another benchmark prints."""
+def another(name: str, *arguments: str) -> list[float]:
+    """Numbers that another benchmark prints (``PRINTED``)."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *arguments],
         cwd=ROOT,
@@ -346,32 +352,27 @@ def another(name: str, pattern: str, *arguments: str) -> list[float]:
         text=True,
         check=False,
     )
-    found = re.search(pattern, done.stdout, re.DOTALL)
-    if done.returncode not in (0, 3) or not found:
+    if done.returncode not in (0, 3):
         raise RuntimeError(f"benchmarks.{name}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return numbers(name, done.stdout)
+
+
+def numbers(name: str, printed: str) -> list[float]:
+    """What ``PRINTED`` looks for in what a benchmark printed.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
+    found = re.search(PRINTED[name], printed, re.DOTALL)
+    if not found:
+        raise RuntimeError(f"benchmarks.{name} prints no {PRINTED[name]!r}:\n{printed}")
     return [float(each.replace(",", "")) for each in found.groups()]
 
 
 def resolve(state: State, samples: list[int]) -> None:
     """Seconds and GiB at each number of samples; leader is given its answer."""
-    pattern = r"resolve, rows included\s+([\d.]+).*peak memory\s+([\d.]+)"
     for count in samples:
-        state.once(
-            ("resolve", str(count)),
-            lambda n=count: another("resolve", pattern, "--samples", str(n)),
-        )
-
-
-def ingest(state: State) -> None:
-    """Samples, wall and processor seconds of ingest."""
-    pattern = r"ingest: ([\d,]+) samples.*ingest, manifest included\s+([\d.]+)\s+([\d.]+)"
-    state.once(("ingest",), lambda: another("ingest_read", pattern))
-
-
-def publish(state: State) -> None:
-    """Samples of 60 kB, wall and processor seconds of publish."""
-    pattern = r"publish: ([\d,]+) samples of 60,000.*?publish, parquet[a-z ]*\s+([\d.]+)\s+([\d.]+)"
-    state.once(("publish",), lambda: another("publish_copy", pattern))
+        state.once(("resolve", str(count)), lambda n=count: another("resolve", "--samples", str(n)))
 
 
 def main() -> int:
@@ -404,9 +405,9 @@ def main() -> int:
     if "resolve" in only:
         resolve(state, [int(each) for each in said.samples.split(",")])
     if "ingest" in only:
-        ingest(state)
+        state.once(("ingest",), lambda: another("ingest_read"))
     if "publish" in only:
-        publish(state)
+        state.once(("publish",), lambda: another("publish_copy"))
     text, good = section(state.figures)
     print(text)
     if said.write:

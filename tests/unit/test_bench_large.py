@@ -40,6 +40,14 @@ def test_cells_compare_each_two_rows_once(rows: int) -> None:
     assert sum(map(large.pairs_of, large.cells_of(rows))) == pytest.approx(rows**2 / 2)
 
 
+@pytest.mark.parametrize("name", sorted(large.PRINTED))
+def test_what_another_benchmark_prints_is_found(name: str) -> None:
+    page = large_page.PAGE.read_text(encoding="utf-8")
+    printed = page.partition(f"### {name}\n")[2].partition("\n### ")[0]
+
+    assert all(number > 0 for number in large.numbers(name, printed))
+
+
 def test_hours_follow_the_formulas() -> None:
     hours = large_page._hours(figures(), 5_000_000, 100_000_000, 16)
 
