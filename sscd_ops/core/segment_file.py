@@ -6,6 +6,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import FileMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -71,6 +72,34 @@ def write_segment(
     return _write_arrays(store, folder, arrays)
 
 
+def join_segments(
+    store: Store, folder: str, segments: Sequence[Segment], backend: SearchBackend
+) -> dict[str, StoredFile]:
+    """Write the rows of several segments one after another, as one segment: role -> file.
+
+    A role that all have is taken over; of the backend's codes what a segment lacks is made from its
+    descriptors. One file of one segment is open at a time.
+
+    Raises:
+        FileMismatch: a file is missing or damaged, or segments and catalog disagree.
+    """
+    common = set.intersection(*(set(segment.files) for segment in segments))
+    roles = sorted({DESCRIPTORS, IDS, *common, *backend.roles()})
+    rows = sum(segment.rows for segment in segments)
+
+    def pieces(role: str) -> Iterator[NDArray[Any]]:
+        for segment in segments:
+            if role in segment.files:
+                yield _read_arrays(store, segment, [role])[role]
+            else:
+                yield _made_codes(store, segment, backend)[role]
+
+    return {
+        role: store.put(folder, ".npy", partial(_save, pieces=pieces(role), rows=rows))
+        for role in roles
+    }
+
+
 def open_segment(
     store: Store, segment: Segment, codes: Collection[str] | None = None
 ) -> OpenSegment:
@@ -112,10 +141,13 @@ def rebuild_codes(
     Raises:
         FileMismatch: the descriptors are missing or disagree with the catalog.
     """
+    return _write_arrays(store, folder, _made_codes(store, segment, backend))
+
+
+def _made_codes(store: Store, segment: Segment, backend: SearchBackend) -> dict[str, NDArray[Any]]:
     if DESCRIPTORS not in segment.files:
         raise FileMismatch(f"segment {segment.segment_id} has no descriptors; {_BY_HAND}")
-    descriptors = _read_arrays(store, segment, [DESCRIPTORS])[DESCRIPTORS]
-    return _write_arrays(store, folder, backend.codes(descriptors))
+    return backend.codes(_read_arrays(store, segment, [DESCRIPTORS])[DESCRIPTORS])
 
 
 def write_mask(store: Store, folder: str, kept: NDArray[np.bool_]) -> StoredFile:
@@ -143,7 +175,7 @@ def _write_arrays(
     store: Store, folder: str, arrays: dict[str, NDArray[Any]]
 ) -> dict[str, StoredFile]:
     return {
-        role: store.put(folder, ".npy", partial(_save, values=values))
+        role: store.put(folder, ".npy", partial(_save, pieces=[values], rows=len(values)))
         for role, values in arrays.items()
     }
 
@@ -162,22 +194,29 @@ def _write(target: BinaryIO, data: bytes) -> None:
     target.write(data)
 
 
-def _save(target: BinaryIO, values: NDArray[Any]) -> None:
-    """``np.save`` without its use of file descriptors, so that any target is the same bytes."""
-    values = np.asanyarray(values)
+def _save(target: BinaryIO, pieces: Iterable[NDArray[Any]], rows: int) -> None:
+    """``np.save`` of arrays one after another, of so many rows together.
+
+    Without its use of file descriptors, so that any target is the same bytes.
+    """
+    left = iter(pieces)
+    first = np.asanyarray(next(left))
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(  # always version 1.0: equal arrays, equal bytes
         header,
         {
-            "descr": np.lib.format.dtype_to_descr(values.dtype),
+            "descr": np.lib.format.dtype_to_descr(first.dtype),
             "fortran_order": False,
-            "shape": values.shape,
+            "shape": (rows, *first.shape[1:]),
         },
     )
     target.write(header.getvalue())
-    step = max(1, _COPY // max(1, values[:1].nbytes))
-    for start in range(0, len(values), step):  # noqa: FURB122 - a store's stream has only write
-        target.write(np.ascontiguousarray(values[start : start + step]).tobytes())
+    for values in chain([first], left):
+        if (values.dtype, values.shape[1:]) != (first.dtype, first.shape[1:]):
+            raise FileMismatch(f"segments hold {values.dtype} and {first.dtype}; {_BY_HAND}")
+        step = max(1, _COPY // max(1, values[:1].nbytes))
+        for start in range(0, len(values), step):  # noqa: FURB122 - a store's stream has only write
+            target.write(np.ascontiguousarray(values[start : start + step]).tobytes())
 
 
 def _map(path: Path, name: str) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from sscd_ops.steps.damage import (
     damage,
     damaged_roles,
     kept_rows,
-    night_of,
+    nights_of,
 )
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.snapshots import made_from_catalog
@@ -157,39 +157,41 @@ def verify_index(parts: Parts, name: str) -> list[str]:
             problems += said
         parts.progress.advance()
     for segment in live:
-        work, decision_id = night_of(parts, segment)
-        batch_id = work.batch.batch_id
+        nights = nights_of(parts, segment)
         said = [p for file in segment.files.values() for p in _check(parts, file)]
-        if batch_id in lost and OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files)):
+        both = [part.batch_id for _, part in nights if part.batch_id in lost]
+        if both and OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files)):
             # what is said of each holds where the other is sound
-            said = [p.partition("; ")[0] for p in (*lost.pop(batch_id), *said)]
-            hopeless.append(both_damaged(segment, batch_id))
+            said += [p for batch_id in both for p in lost.pop(batch_id)]
+            said = [p.partition("; ")[0] for p in said]
+            hopeless += [both_damaged(segment, batch_id) for batch_id in both]
         if segment.mask is not None:
             said += _check(parts, segment.mask)
-        problems += said or _compare_segment(parts, segment, dataset, work, decision_id)
-        for role in {by.role for by in work.measures if by.by_hash} - segment.files.keys():
-            problems.append(
-                f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
-                f" {batch_id} was to be decided by them: a worker of another release"
-                " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it"
-                " so"
-            )
+        problems += said or _compare_segment(parts, segment, dataset)
+        problems += [p for work, _ in nights for p in _hashes_lacking(segment, work)]
         parts.progress.advance()
     parts.progress.done()
     problems += [p for said in lost.values() for p in said]
     return problems + hopeless
 
 
-def _compare_segment(
-    parts: Parts, segment: Segment, dataset: Dataset, work: Work, decision_id: int
-) -> list[str]:
-    """Whether a segment's rows and kept mask are what the catalog says of its batch."""
+def _hashes_lacking(segment: Segment, work: Work) -> list[str]:
+    return [
+        f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
+        f" {work.batch.batch_id} was to be decided by them: a worker of another release"
+        " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it so"
+        for role in {by.role for by in work.measures if by.by_hash} - segment.files.keys()
+    ]
+
+
+def _compare_segment(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
+    """Whether a segment's rows and kept mask are what the catalog says of its nights."""
     by_hand = "the catalog was changed by hand, restore it from a backup"
     try:
         ids = segment_file.open_segment(parts.store, segment).ids
         if segment.mask is not None:
             mask = segment_file.read_mask(parts.store, segment.mask, segment.rows)
-            kept = kept_rows(parts, dataset, decision_id, ids)
+            kept = kept_rows(parts, dataset, segment, ids)
             if (mask != kept).any():
                 return [
                     f"segment {segment.segment_id}: its mask keeps {int(mask.sum())} images, the"
