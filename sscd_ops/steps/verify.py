@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from sscd_ops.catalog import datasets, output_shards, placements, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.output_shards import ListedShard, OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core import segment_file
 from sscd_ops.errors import SscdOpsError
@@ -43,15 +43,19 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         if snapshot is not None and not chosen:
             return [f"there is no snapshot {snapshot} of {name}"]
         newest = chosen[-1] if chosen else None
-        live: list[OutputShard] = []
+        listed: list[ListedShard] = []
         if newest is not None:
-            live = output_shards.live_shards(conn, dataset.dataset_id, newest.number)
-        written = live if snapshot else output_shards.written_shards(conn, dataset.dataset_id)
+            listed = output_shards.listed_shards(conn, dataset.dataset_id, newest.number)
+        written = (
+            output_shards.live_shards(conn, dataset.dataset_id, snapshot)
+            if snapshot
+            else output_shards.written_shards(conn, dataset.dataset_id)
+        )
     problems = [p for each in chosen[:-1] for p in _check(parts, each.file)]
     if newest is not None:
         found = _check(parts, newest.file)
         if not found:
-            found = _compare_document(parts, name, newest, live)
+            found = _compare_document(parts, name, newest, listed)
             found += _compare_pointer(parts, name, newest) if newest is made[-1] else []
         problems += found
     parts.progress.start(f"verify snapshots of {name}", len(written))
@@ -61,12 +65,12 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         parts.progress.advance()
     parts.progress.done()
     turn = 0 if newest is None else newest.turn
-    deciding = sorted({shard.decision_id for shard in live})
+    deciding = sorted({shard.decision_id for shard in listed})
     with parts.catalog.begin() as conn:
         kept = placements.count_kept(conn, dataset.dataset_id, deciding, turn)
-    listed = sum(shard.samples for shard in live)
-    if kept != listed:
-        problems.append(f"the catalog keeps {kept} samples, the snapshot lists {listed}")
+    samples = sum(shard.samples for shard in listed)
+    if kept != samples:
+        problems.append(f"the catalog keeps {kept} samples, the snapshot lists {samples}")
     return problems
 
 
@@ -110,10 +114,10 @@ def _check(parts: Parts, file: StoredFile) -> list[str]:
 
 
 def _compare_document(
-    parts: Parts, name: str, snapshot: Snapshot, live: list[OutputShard]
+    parts: Parts, name: str, snapshot: Snapshot, listed: list[ListedShard]
 ) -> list[str]:
     body = parts.store.local(snapshot.file).read_bytes()
-    if body == made_from_catalog(name, snapshot, live):
+    if body == made_from_catalog(name, snapshot, listed):
         return []
     return [
         f"snapshot {snapshot.number} lists other shards than the catalog: that was changed by hand,"
