@@ -55,6 +55,8 @@ REPEATS = 3
 """Real nights at each point."""
 TARGET = 1.5
 """Processor time that the last command may take of the first's, after `index compact`."""
+MERGED_BELOW = 250_000
+"""As the command has it."""
 MADE = 1_000_000
 """Numbers of made rows begin here; those of real nights are counted by the catalog from 1."""
 
@@ -371,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(show(str(number), last), flush=True)
         start = time.perf_counter(), time.process_time()
         with year.parts() as parts:
-            merged = compact(parts, DATASET)
+            merged = compact(parts, DATASET, MERGED_BELOW)
         spent = time.perf_counter() - start[0], time.process_time() - start[1]
         after = year.least()
         print(show(f"{asked.nights}, compacted", after))

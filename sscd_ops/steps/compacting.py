@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import datasets, events, segments
@@ -25,9 +26,6 @@ from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.queries import open_backend
 from sscd_ops.steps.turns import Seen
 
-BELOW = 250_000
-"""Rows: segments of fewer are merged. One of 512 dimensions has 256 MB of descriptors then."""
-
 
 @dataclass(frozen=True)
 class Merged:
@@ -38,7 +36,7 @@ class Merged:
     rows: int
 
 
-def compact(parts: Parts, name: str, below: int = BELOW) -> list[Merged]:
+def compact(parts: Parts, name: str, below: int) -> list[Merged]:
     """Merge segments of fewer than ``below`` rows that follow each other; what was merged.
 
     Each merged segment takes as many as give it ``below`` rows, so it is merged no further. It is
@@ -53,12 +51,16 @@ def compact(parts: Parts, name: str, below: int = BELOW) -> list[Merged]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
     done: list[Merged] = []
+    parts.progress.start(f"compact {name}", None)
     while True:
         merger = _Merger(parts, dataset.dataset_id, name, below)
         turns.make_generation(parts, merger)
         if merger.merged is None:
-            return done
+            break
         done.append(merger.merged)
+        parts.progress.advance()
+    parts.progress.done()
+    return done
 
 
 def run_of(live: Sequence[Segment], below: int) -> list[Segment]:
@@ -122,7 +124,7 @@ class _Merger:
         self._before = _Joined(run, files, mask, int(kept.sum()))
         return self._before
 
-    def _kept(self, segment: Segment) -> np.ndarray:
+    def _kept(self, segment: Segment) -> NDArray[np.bool_]:
         if segment.mask is None:
             raise InvariantError(f"segment {segment.segment_id} is in no generation")
         return read_mask(self._parts.store, segment.mask, segment.rows)

@@ -24,6 +24,7 @@ from sscd_ops.testing import picture, plant
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
+from tests.integration.test_turns import Standby
 from tests.integration.world import (
     ASIDE,
     DATASET,
@@ -137,7 +138,7 @@ def test_a_night_that_searched_before_a_compaction_is_decided_after_it(
         with each.parts() as parts:
             batch = each.until_match(parts, DAYS[2])
             if each is world:
-                assert len(compact(parts, DATASET)) == 1
+                assert len(compact(parts, DATASET, 1000)) == 1
             each.from_resolve(parts, batch)
 
     assert_same(world, other_world)
@@ -321,6 +322,38 @@ def test_a_death_at_any_write_leaves_the_index_as_it_was_or_merged(
     assert_same(world, other_world)
     assert [row["rows"] for row in live(world)] == [row["rows"] for row in live(other_world)]
     assert_promises(world)
+
+
+def test_a_merge_that_a_fail_over_forgot_is_not_mistaken_for_the_one_that_has_its_number_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night keeps a picture of a merged night again, in a segment that is another one by now."""
+    for start, day in zip((0, 5, 10), DAYS, strict=False):
+        world.put(day, "a.tar", clouds(range(start, start + 5)))
+        world.night(day)
+    world.put(DAYS[3], "a.tar", clouds(range(2, 4), "again"))
+    real = resolve.work_out
+    with world.parts() as parts:
+        lead_by(parts, {"c0002": "free"})
+        batch = world.until_match(parts, DAYS[3])
+    standby = Standby(world)
+    assert [merged.segments for merged in compacted(world, below=8)] == [[1, 2]]
+
+    def work_out(*given: Any) -> Any:
+        worked = real(*given)
+        monkeypatch.setattr(resolve, "work_out", real)
+        standby.take_over()
+        assert [merged.segments for merged in compacted(world)] == [[1, 2, 3]]
+        return worked
+
+    monkeypatch.setattr(resolve, "work_out", work_out)
+    with world.parts() as parts:
+        world.from_resolve(parts, batch)
+
+    assert [row["rows"] for row in live(world)] == [15]
+    assert world.verdicts()["again0002"] == "kept"
+    with world.parts() as parts:
+        assert verify_index(parts, DATASET) == []
 
 
 # ---------------------------------------------------------------- verify and rebuild
