@@ -41,7 +41,7 @@ from sscd_ops.options import (
     StorageOptions,
 )
 from sscd_ops.ports import Silence
-from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve, survey
 from sscd_ops.testing import make_tar, picture
 from sscd_ops.wiring import Wiring
 
@@ -112,8 +112,9 @@ def first_night(parts: Wiring, folder: Path, day: Interval) -> None:
     )
     report = plan.run(parts, "big", day, runner=Runner("airflow", "d", "1"))
     ingest.run(parts, report.batch_id, report.groups)
+    surveyed = survey.run(parts, report.batch_id)
     embed.run(parts, report.batch_id, report.groups)
-    match.run(parts, report.batch_id, 0, 1)
+    match.run(parts, report.batch_id, surveyed.parts)
     for group in resolve.run(parts, report.batch_id).groups:
         publish.run(parts, report.batch_id, group)
     commit.run(parts, report.batch_id)

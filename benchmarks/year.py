@@ -41,7 +41,7 @@ from sscd_ops.options import (
     StorageOptions,
 )
 from sscd_ops.ports import Silence
-from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve, survey
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.parts import write_bytes
 from sscd_ops.steps.snapshots import made_from_catalog, repair_latest, snapshot_name
@@ -50,7 +50,7 @@ from sscd_ops.wiring import Wiring
 
 DATASET = "year"
 FIRST = date(2026, 1, 1)
-STEPS = ("plan", "ingest", "embed", "match", "resolve", "publish", "commit")
+STEPS = ("plan", "ingest", "survey", "embed", "match", "resolve", "publish", "commit")
 REPEATS = 3
 """Real nights at each point."""
 TARGET = 1.5
@@ -147,8 +147,9 @@ class Year:
             planned = timed("plan", lambda: plan.run(parts, DATASET, interval, runner=runner))
             batch = planned.batch_id
             timed("ingest", lambda: ingest.run(parts, batch, planned.groups))
+            surveyed = timed("survey", lambda: survey.run(parts, batch))
             timed("embed", lambda: embed.run(parts, batch, planned.groups))
-            timed("match", lambda: match.run(parts, batch, 0, 1))
+            timed("match", lambda: match.run(parts, batch, surveyed.parts))
             decided = timed("resolve", lambda: resolve.run(parts, batch))
             timed("publish", lambda: [publish.run(parts, batch, g) for g in decided.groups])
             timed("commit", lambda: commit.run(parts, batch))

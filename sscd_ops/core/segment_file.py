@@ -133,6 +133,19 @@ def read_ids(store: Store, segment: Segment) -> NDArray[np.uint8]:
     return _read_arrays(store, segment, [IDS])[IDS]
 
 
+def read_roles(store: Store, segment: Segment, roles: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Some of a segment's arrays, mapped: role -> (rows, ...).
+
+    Raises:
+        FileMismatch: as ``open_segment``.
+    """
+    arrays = {
+        role: _map(store.local(segment.files[role]), segment.files[role].name) for role in roles
+    }
+    _check(f"segment {segment.segment_id}", arrays, segment.rows, segment.dimensions)
+    return arrays
+
+
 def rebuild_codes(
     store: Store, folder: str, segment: Segment, backend: SearchBackend
 ) -> dict[str, StoredFile]:

@@ -17,6 +17,7 @@ from sscd_ops.catalog import (
     output_shards,
     placements,
     published,
+    searches,
     snapshots,
 )
 from sscd_ops.catalog.output_shards import ListedShard
@@ -199,6 +200,7 @@ class _Snapshot:
                 )
             published.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
         published.mark_published(conn, decision.decision_id, snapshot)
+        searches.drop_searches(conn, batch.batch_id)
         events.add_event(
             conn,
             batch.dataset_id,

@@ -15,7 +15,7 @@ from sscd_ops.catalog.locks import CLI_LOCK, LockSession
 from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.options import Step
-from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve, survey
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch, load_work
 from sscd_ops.steps.sources import Absent, nothing_at
@@ -134,8 +134,9 @@ def _steps(
     if not planned.answered:
         # one call for all groups: models and decoders start once
         timed("ingest", lambda: ingest.run(parts, batch_id, planned.groups))
+        surveyed = timed("survey", lambda: survey.run(parts, batch_id))
         timed("embed", lambda: embed.run(parts, batch_id, planned.groups))
-        timed("match", lambda: match.run(parts, batch_id, 0, 1))
+        timed("match", lambda: match.run(parts, batch_id, surveyed.parts))
         timed("wait", lambda: wait_for_turn(parts, batch_id, poll, timed.keep))
     decided = timed("resolve", lambda: resolve.run(parts, batch_id))
     for group in decided.groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -45,10 +46,30 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
     return join_files(files, work.measures, work.attempt.fingerprint.dimensions, names.hexdigest())
 
 
+@dataclass(frozen=True)
+class Backends:
+    """What a batch is searched with: in history, and in the batch itself."""
+
+    history: SearchBackend
+    own: SearchBackend
+
+
+def open_backends(parts: Parts, work: Work) -> Backends:
+    """The backends of a batch, as survey froze them.
+
+    The night itself has one by its own size: history's would be ``sketch``, which may miss a copy,
+    for a small night beside a large history.
+    """
+    history, within = open_backend(parts, work), work.survey.search_within
+    if within == work.survey.search:
+        return Backends(history, history)
+    return Backends(history, open_backend(parts, work, within))
+
+
 def open_backend(parts: Parts, work: Work, name: str = "") -> SearchBackend:
-    """The backend of a name; without one that which is frozen with the batch."""
+    """The backend of a name; without one that which is frozen with the batch, for history."""
     return parts.backend(
-        name or work.attempt.search,
+        name or work.survey.search,
         work.attempt.fingerprint.digest,
         work.attempt.fingerprint.dimensions,
         work.attempt.threshold,

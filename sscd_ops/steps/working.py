@@ -30,6 +30,7 @@ from sscd_ops.core.decide import (
     load_samples,
 )
 from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.found import gather
 from sscd_ops.core.leader import Compared, Leader, lead
 from sscd_ops.core.manifest import SCHEMA, read_manifest
 from sscd_ops.core.measures import Measure
@@ -42,11 +43,10 @@ from sscd_ops.model import Counts, Fault, KnownImages, SourceShard, StoredFile
 from sscd_ops.ports import GrowingIndex, SearchBackend
 from sscd_ops.steps import history
 from sscd_ops.steps.free_images import free_images
-from sscd_ops.steps.history import Best
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
-from sscd_ops.steps.queries import codes_of, load_queries, open_backend
+from sscd_ops.steps.queries import Backends, codes_of, load_queries, open_backends
 
 log = logging.getLogger(__name__)
 
@@ -130,20 +130,20 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     free = free_images(parts, work, images, live)
     images.query[images.standing == FREE] = -1
     images.query[free.images] = len(queries.ids) + np.arange(len(free.images))
-    backend = open_backend(parts, work)
-    best = history.search(parts, work, backend, [queries, free.queries], live)
+    backends = open_backends(parts, work)
+    found = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
     decided = decide(
         samples,
         images,
-        lambda rows: _lead(parts, work, backend, everything, rows, best),
+        lambda rows: _lead(parts, work, backends, everything, rows, found),
     )
-    earlier = history.witnesses(parts, origins, images, decided, best, live)
+    earlier = history.witnesses(parts, origins, images, decided, found.best, live)
     counts, by_source, examples = _counts(work, samples, images, decided, registered, counted)
     kept = np.zeros(len(queries.ids), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
     written = again.segment_files if again else None
-    segment_files, mask = _write_segment(parts, work, backend, queries, kept, written)
+    segment_files, mask = _write_segment(parts, work, backends.history, queries, kept, written)
     publish = plan_publish(work, samples, decided.keeps)
     made = Rows(
         samples,
@@ -158,7 +158,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     )
     return Worked(
         made=made,
-        history=[history.matches(parts, images, found, live) for found in best],
+        history=[history.matches(parts, images, best, live) for best in found.best],
         publish=publish,
         counts=counts,
         by_source=by_source,
@@ -235,36 +235,44 @@ def _need_descriptors(
 def _lead(
     parts: Parts,
     work: Work,
-    backend: SearchBackend,
+    backends: Backends,
     queries: Queries,
     rows: NDArray[np.int64],
-    best: Sequence[Best],
+    found: history.Found,
 ) -> Leader:
     def growing(measure: Measure) -> GrowingIndex:
         if measure.by_hash:
             return parts.hash_search().growing()
-        among = _among_themselves(parts, work, backend, len(rows))
-        return among.growing(work.attempt.fingerprint.dimensions)
+        return backends.own.growing(work.attempt.fingerprint.dimensions)
 
+    place = np.full(len(queries.ids), -1, np.int32)
+    place[rows] = np.arange(len(rows), dtype=np.int32)
     batch = [
-        Compared(by, queries.rows[by.role][rows], found.similarity[rows], growing(by))
-        for by, found in zip(work.measures, best, strict=True)
+        Compared(
+            by,
+            _Picked(queries.rows[by.role], rows),
+            best.similarity[rows],
+            growing(by),
+            gather((cell[number] for cell in found.own), place, len(rows)),
+        )
+        for number, (by, best) in enumerate(zip(work.measures, found.best, strict=True))
     ]
     return lead(batch, work.options.duplicates.keep_matches, progress=parts.progress)
 
 
-def _among_themselves(parts: Parts, work: Work, backend: SearchBackend, rows: int) -> SearchBackend:
-    """The backend for a night against itself: ``auto`` follows the night's own size.
+@dataclass(frozen=True)
+class _Picked:
+    """Some of a batch's rows in an order of their own, read when leader asks for them."""
 
-    History's would be ``flat`` for a first night of a million, and ``sketch``, which may miss a
-    copy, for a small night beside a large history.
-    """
-    wanted = work.options.duplicates.search
-    name = parts.choose_search(wanted, rows, work.attempt.threshold)
-    if name == work.attempt.search:
-        return backend
-    log.info("night against itself batch=%s images=%s search=%s", work.batch.batch_id, rows, name)
-    return open_backend(parts, work, name)
+    rows: NDArray[Any]
+    order: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        picked: NDArray[Any] = self.rows[self.order[numbers]]
+        return picked
 
 
 def _counts(

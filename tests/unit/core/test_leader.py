@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sscd_ops.core import leader
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import block_similarities
+from sscd_ops.core.found import Answer, Found, gather
 from sscd_ops.core.leader import Compared, lead
 from sscd_ops.core.measures import near, perceptual
 from sscd_ops.errors import UsageError
@@ -66,6 +67,44 @@ def hash_similarity(one: np.ndarray, other: np.ndarray) -> float:
 def by_hash(rows, history, farthest=31, margin=8):  # type: ignore[no-untyped-def]
     measure = perceptual(1 - farthest / 256, 1 - (farthest + margin) / 256)
     return Compared(measure, rows, history, Hamming().growing())
+
+
+def found_in_blocks(make, rows, floor, limit, place, splits) -> Found:  # type: ignore[no-untyped-def]
+    """Pairs as tasks find them: rows in some other order (``place``), cut into blocks."""
+    stored = np.empty_like(rows, shape=(len(place), rows.shape[1]))
+    stored[place >= 0] = rows[place[place >= 0]]
+    stored[place < 0] = rows[: (place < 0).sum()]  # copies that take no part
+    firsts = [0, *splits]
+    blocks = [make(part) for part in np.split(stored, splits)]
+
+    def answers():  # type: ignore[no-untyped-def]
+        for at, block in enumerate(blocks):
+            yield Answer(firsts[at], firsts[at], block.within(floor, limit), limit)
+            for to in range(at):
+                forth, back = block.across(blocks[to], floor, limit)
+                yield Answer(firsts[at], firsts[to], forth, limit)
+                yield Answer(firsts[to], firsts[at], back, limit)
+
+    return gather(answers(), place, len(rows))
+
+
+@st.composite
+def layouts(draw, count):  # type: ignore[no-untyped-def]
+    """How rows were stored (with some that take no part), and where blocks end."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    idle = draw(st.sampled_from([0, 0, 3]))
+    place = np.concatenate([np.arange(count), np.full(min(idle, count), -1)]).astype(np.int32)
+    place = random.permutation(place)
+    cuts = random.integers(0, len(place) + 1, draw(st.integers(0, 4)))
+    return place, sorted(cuts.tolist())
+
+
+def same(found, expected) -> None:  # type: ignore[no-untyped-def]
+    for name in ("kept", "witness", "similarity", "measure"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+    for own, other in zip(found.matches, expected.matches, strict=True):
+        for name in ("query", "reference", "similarity"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(other, name), name)
 
 
 def check(rows, history, threshold, floor, limit, block, index, *hashed) -> None:  # type: ignore[no-untyped-def]
@@ -320,6 +359,42 @@ def test_the_best_matches_depend_on_no_order_of_offering(seed, limit, as_blocks)
         order = sorted((-s, k) for k, s in enumerate(similarity[row]) if s >= 0.7)[:limit]
         held = expected.reference[row]
         assert held[held < 40].tolist() == [k for _, k in order]
+
+
+@settings(max_examples=examples(100))
+@given(
+    st.data(),
+    batches(),
+    st.sampled_from([0.5, 0.75, 0.9, 1.0]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from([1, 7, 4096]),
+)
+@pytest.mark.parametrize("name", ["flat", "exact"])
+def test_pairs_found_in_blocks_decide_as_comparing_everything(  # type: ignore[no-untyped-def]
+    name, data, batch, threshold, limit, listed, block
+) -> None:
+    rows, history = batch
+    layout = data.draw(layouts(len(rows)))
+    hashes = data.draw(second_measures(len(rows)))
+    by = near(threshold, threshold - 0.05)
+    backend = open_backend(name, fingerprint_digest="ab" * 32, dimensions=16, threshold=threshold)
+    expected = lead([Compared(by, rows, history, growing("flat", 16)), hashes], limit)
+
+    own = found_in_blocks(backend.block, rows, by.floor, listed, *layout)
+    theirs = found_in_blocks(
+        Hamming().block, hashes.rows, hashes.measure.floor, listed, *data.draw(layouts(len(rows)))
+    )
+    found = lead(
+        [
+            Compared(by, rows, history, backend.growing(16), own),
+            Compared(hashes.measure, hashes.rows, hashes.history, Hamming().growing(), theirs),
+        ],
+        limit,
+        block,
+    )
+
+    same(found, expected)
 
 
 def test_strips_do_not_wake_threads(monkeypatch: pytest.MonkeyPatch) -> None:
