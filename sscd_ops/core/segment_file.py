@@ -183,8 +183,8 @@ class _Part:
 
     def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
         if self.role in self.segment.files:
-            return _read_arrays(self.store, self.segment, [self.role])[self.role][key]
-        descriptors = _read_arrays(self.store, self.segment, [DESCRIPTORS])[DESCRIPTORS]
+            return read_roles(self.store, self.segment, [self.role])[self.role][key]
+        descriptors = read_roles(self.store, self.segment, [DESCRIPTORS])[DESCRIPTORS]
         return self.backend.codes(np.asarray(descriptors[key]))[self.role]
 
 
