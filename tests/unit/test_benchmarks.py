@@ -18,7 +18,7 @@ TINY = {
     "ingest_read": ["--samples", "60", "--repeats", "1"],
     "embed": ["--images", "8", "--rounds", "1"],
     "match": ["--history", "2000", "--new", "100"],
-    "leader": ["--rows", "1000"],
+    "leader": ["--rows", "1000", "--in-blocks", "1000"],
     "resolve": ["--samples", "2000"],
     "publish_copy": ["--repeats", "1", "--scale", "0.005"],
     "night": ["--samples", "20"],
