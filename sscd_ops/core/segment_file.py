@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
-from sscd_ops.core.stored_rows import BLOCK, StoredRows
+from sscd_ops.core.stored_rows import StoredRows
 from sscd_ops.errors import FileMismatch
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ _BY_HAND = (
 )
 _AT_ONCE = 4
 """Files of a segment that are compared, or fetched, side by side."""
-_COPY = 16 * 2**20
-"""Bytes of a memory map written at once."""
+_COPY = 4 * 2**20
+"""Bytes written at once; a store has some such pieces waiting."""
+_ROWS = 16384
+"""Rows written at once at most: codes are small, and made of what is large."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def _write(target: BinaryIO, data: bytes) -> None:
 def _save(target: BinaryIO, values: Rows) -> None:
     """``np.save`` without its use of file descriptors, so that any target is the same bytes."""
     target.write(_header(values))
-    step = min(max(1, _COPY // max(1, values[:1].nbytes)), BLOCK)
+    step = min(max(1, _COPY // max(1, values[:1].nbytes)), _ROWS)
     for start in range(0, len(values), step):  # noqa: FURB122 - a store's stream has only write
         target.write(np.ascontiguousarray(values[start : start + step]).tobytes())
 

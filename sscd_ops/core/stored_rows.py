@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BLOCK = 65536
-"""Rows read at once by who goes over all of them: 64 MB of 512 float16."""
-
 
 class Piece(Protocol):
     """Some rows: an array, a memory map, or what reads them from a file."""
