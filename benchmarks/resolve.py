@@ -52,6 +52,7 @@ from sscd_ops.steps import (
     queries,
     resolve,
     searching,
+    survey,
 )
 from sscd_ops.steps.parts import load_work
 from sscd_ops.testing import make_tar, picture
@@ -128,8 +129,9 @@ def first_night(parts: Wiring, dataset: str, folder: Path, day: Interval) -> Non
     )
     report = plan.run(parts, dataset, day, runner=Runner("airflow", "d", "1"))
     ingest.run(parts, report.batch_id, report.groups)
+    surveyed = survey.run(parts, report.batch_id)
     embed.run(parts, report.batch_id, report.groups)
-    match.run(parts, report.batch_id, 0, 1)
+    match.run(parts, report.batch_id, surveyed.parts)
     for group in resolve.run(parts, report.batch_id).groups:
         publish.run(parts, report.batch_id, group)
     commit.run(parts, report.batch_id)
@@ -171,6 +173,7 @@ def big_night(parts: Wiring, dataset: str, folder: Path, day: Interval, samples:
             shards.register_file(conn, shard.shard_id, "manifest", manifest, {})
             embedded_rows = {"embedded": rows}
             shards.register_file(conn, shard.shard_id, "descriptors", found, embedded_rows)
+    survey.run(parts, report.batch_id)
     register_matches(parts, report.batch_id)
     return report.batch_id
 

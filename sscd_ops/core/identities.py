@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import timedelta
+from functools import lru_cache
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -41,21 +42,20 @@ def sample_id(
         image_sha256: digest of the image bytes, empty without an image.
         caption_sha256: digest of the caption bytes, empty without a caption.
     """
-    name = _compact(
-        [
-            dataset,
-            source,
-            relative_uri,
-            key,
-            occurrence,
-            image_member,
-            image_sha256.hex(),
-            caption_sha256.hex(),
-        ]
+    shard = _shard(dataset, source, relative_uri)
+    name = (
+        f"{shard},{_compact(key)},{occurrence},{_compact(image_member)},"
+        f'"{image_sha256.hex()}","{caption_sha256.hex()}"]'
     )
     # uuid.uuid5 would do the same and refuse nothing; json is ASCII, so surrogates are escaped
     digest = hashlib.sha1(NAMESPACE.bytes + name.encode("ascii"), usedforsecurity=False).digest()
     return UUID(bytes=digest[:16], version=5)
+
+
+@lru_cache(maxsize=64)
+def _shard(dataset: str, source: str, relative_uri: str) -> str:
+    """How the array begins, which is the same for all samples of a source shard."""
+    return _compact([dataset, source, relative_uri])[:-1]
 
 
 def interval_label(interval: Interval, timezone: str) -> str:

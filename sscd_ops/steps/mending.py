@@ -14,6 +14,7 @@ from sscd_ops.core.measures import HASHES
 from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SourceShard
+from sscd_ops.steps import survey
 from sscd_ops.steps.damage import both_damaged, damage, noting
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work
@@ -22,7 +23,7 @@ from sscd_ops.steps.parts import Parts, Work, load_work
 def mend_steps(
     parts: Parts, dataset: Dataset, live: Mapping[int, Segment], left: list[str]
 ) -> list[str]:
-    """Mend the manifests, descriptor and candidate files of all batches; what was done.
+    """Mend manifests, work lists, descriptor and candidate files of all batches; what was done.
 
     Args:
         parts: the real parts.
@@ -45,6 +46,9 @@ def _mend(parts: Parts, found: NamedFile, live: Mapping[int, Segment]) -> str:
         with parts.catalog.begin() as conn:
             searches.forget_search(conn, found.attempt_id, found.file)
         return f"forgot {found.file.name}, what needs it searches again"
+    if found.role == "work list":
+        survey.run(parts, found.batch_id)
+        return f"wrote the work list of batch {found.batch_id} anew"
     if not found.current or (found.role == "descriptors" and not found.decided):
         with parts.catalog.begin() as conn:
             batches.lock_batch(conn, found.batch_id)  # a decision of it takes it too

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +21,6 @@ from sscd_ops.errors import BatchNotRunnable, FileMismatch
 from sscd_ops.model import SourceShard
 from sscd_ops.ports import SearchBackend
 from sscd_ops.steps.parts import Parts, Work
-
-log = logging.getLogger(__name__)
 
 _OPEN = 2
 """Descriptor files that are open at a time: blocks of rows run from one into the next."""
@@ -137,26 +134,22 @@ class Backends:
     own: SearchBackend
 
 
-def open_backends(parts: Parts, work: Work, count: int) -> Backends:
-    """The backends of a batch of so many queries.
+def open_backends(parts: Parts, work: Work) -> Backends:
+    """The backends of a batch, as survey froze them.
 
-    ``auto`` follows the night's own size for the night itself. History's would be ``flat`` for a
-    first night of a million, and ``sketch``, which may miss a copy, for a small night beside a
-    large history.
+    The night itself has one by its own size: history's would be ``sketch``, which may miss a copy,
+    for a small night beside a large history.
     """
-    history = open_backend(parts, work)
-    wanted = work.options.duplicates.search
-    name = parts.choose_search(wanted, count, work.attempt.threshold)
-    if name == work.attempt.search:
+    history, within = open_backend(parts, work), work.survey.search_within
+    if within == work.survey.search:
         return Backends(history, history)
-    log.info("night against itself batch=%s images=%s search=%s", work.batch.batch_id, count, name)
-    return Backends(history, open_backend(parts, work, name))
+    return Backends(history, open_backend(parts, work, within))
 
 
 def open_backend(parts: Parts, work: Work, name: str = "") -> SearchBackend:
-    """The backend of a name; without one that which is frozen with the batch."""
+    """The backend of a name; without one that which is frozen with the batch, for history."""
     return parts.backend(
-        name or work.attempt.search,
+        name or work.survey.search,
         work.attempt.fingerprint.digest,
         work.attempt.fingerprint.dimensions,
         work.attempt.threshold,

@@ -103,17 +103,18 @@ def _groups(live: Sequence[Segment]) -> list[tuple[Segment, ...]]:
 
 
 def share_of(
-    count: int, live: Sequence[Segment], part: int, parts: int
+    count: int, live: Sequence[Segment], asked: Iterable[int], parts: int
 ) -> set[tuple[range, range | int]]:
-    """The keys of the cells that one task of many sees to.
+    """The keys of the cells that some tasks of many see to.
 
     Every cell is in one share. What one task finds recorded by another changes no share; and where
     history grows meanwhile, those within the night stay as they are.
     """
     mine = set()
     for everything in (within(count), against(count, live)):
-        for at in cells.share([cell.cost for cell in everything], part, parts):
-            mine.add(everything[at].key)
+        costs = [cell.cost for cell in everything]
+        for part in asked:
+            mine |= {everything[at].key for at in cells.share(costs, part, parts)}
     return mine
 
 

@@ -158,7 +158,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
     _need_descriptors(work, registered, samples, images)
-    backends = open_backends(parts, work, len(queries))
+    backends = open_backends(parts, work)
     segment_files = (
         again.segment_files if again else _write_segment(parts, work, backends.history, queries)
     )

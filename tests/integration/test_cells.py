@@ -11,7 +11,7 @@ from sscd_ops.catalog.sql import run
 from sscd_ops.core import cells
 from sscd_ops.core.match_file import MatchFile
 from sscd_ops.model import Runner
-from sscd_ops.steps import embed, ingest, match, plan, resolve, searching
+from sscd_ops.steps import embed, ingest, match, plan, resolve, searching, survey
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
@@ -20,9 +20,10 @@ from tests.integration.world import DATASET, World, assert_promises, interval, p
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Make cells small and lists short."""
+    """Make cells small, lists short and tasks as many as there may be."""
 
     def make(listed: int) -> None:
+        monkeypatch.setattr(survey, "PAIRS_A_TASK", 1)
         monkeypatch.setattr(cells, "_STEP", 2)
         monkeypatch.setattr(cells, "_LEAST", 4)
         monkeypatch.setattr(cells, "_GROUP", 12)
@@ -31,13 +32,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return make
 
 
-def matched(world: World, parts: Wiring, day: str, tasks: int) -> int:
-    """Run a night up to match, by so many tasks, the last one first."""
+def matched(parts: Wiring, day: str) -> int:
+    """Run a night up to match, the last of its tasks first."""
     planned = plan.run(parts, DATASET, interval(day), runner=Runner("airflow", "curate_web", day))
     ingest.run(parts, planned.batch_id, planned.groups)
+    surveyed = survey.run(parts, planned.batch_id)
     embed.run(parts, planned.batch_id, planned.groups)
-    for part in reversed(range(tasks)):
-        match.run(parts, planned.batch_id, part, tasks)
+    for part in reversed(surveyed.parts):
+        match.run(parts, planned.batch_id, part)
     return planned.batch_id
 
 
@@ -64,9 +66,10 @@ def test_cells_lists_and_tasks_never_matter(
         other_world.night(day)
 
     small(listed)
+    world.change(airflow={"max_tasks": tasks})
     for day in DAYS[:3]:
         with world.parts() as parts:
-            batch_id = matched(world, parts, day, tasks)
+            batch_id = matched(parts, day)
             before = searches(world)
             resolve.run(parts, batch_id)
             assert searches(world) == before, "match left nothing to search"
@@ -88,7 +91,7 @@ def test_a_night_of_which_match_compared_a_part_is_decided_all_the_same(
     for day in DAYS[:2]:
         other_world.night(day)
         with world.parts() as parts:
-            batch_id = matched(world, parts, day, 3)
+            batch_id = matched(parts, day)
             with parts.catalog.begin() as conn:
                 run(conn, "DELETE FROM sscd_ops.searches WHERE number % 2 = 0")
             world.from_resolve(parts, batch_id)
@@ -105,7 +108,7 @@ def test_equal_pictures_by_the_thousand_are_listed_a_few_times_each(
     world.put(DAYS[0], "a.tar", crowd + clouds(range(100, 104)))
     small(2)
     with world.parts() as parts:
-        batch_id = matched(world, parts, DAYS[0], 2)
+        batch_id = matched(parts, DAYS[0])
         listed = 0
         for row in searches(world):
             path = world.base / "root" / row["file"]["name"]

@@ -44,13 +44,17 @@ CREATE TABLE sscd_ops.attempts (
     config          jsonb NOT NULL,                 -- the dataset's options, frozen
     fingerprint     text NOT NULL,
     fingerprint_detail jsonb NOT NULL,
-    search          text NOT NULL,                  -- the resolved backend
     threshold       double precision NOT NULL,
     pinned_turn     bigint NOT NULL,                -- verdicts of turns <= this one count as known
     pinned_generation bigint NOT NULL,
     released_at     timestamptz,                    -- a release lets this attempt pass the guard
     skipped_shards  integer NOT NULL DEFAULT 0,
-    planned_at      timestamptz NOT NULL DEFAULT now()
+    planned_at      timestamptz NOT NULL DEFAULT now(),
+    -- null until survey: the two backends stay once they are set
+    search          text,                           -- the resolved backend, for history
+    search_within   text,                           -- likewise, for the night against itself
+    match_tasks     integer,                        -- how many tasks match is split over
+    work_list       jsonb                           -- the images to embed; null again with more shards
 );
 CREATE INDEX attempts_by_batch ON sscd_ops.attempts (batch_id);
 
