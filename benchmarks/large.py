@@ -370,9 +370,9 @@ def numbers(name: str, printed: str) -> list[float]:
 
 
 def resolve(state: State, samples: list[int]) -> None:
-    """Seconds and GiB at each number of samples; leader is given its answer."""
+    """Seconds and GiB at each number of samples; leader is given the pairs."""
     for count in samples:
-        state.once(("resolve", str(count)), lambda n=count: another("resolve", "--samples", str(n)))
+        state.once(("resolve", str(count)), lambda n=count: another("resolve", "--rows", str(n)))
 
 
 def main() -> int:

@@ -112,7 +112,8 @@ def rows_of(store: Store, file: StoredFile) -> StoredRows:
     path = store.local(file)
     mapped = _map(path, file.name)
     offset = mapped.offset if isinstance(mapped, np.memmap) else 0
-    return StoredRows([_OnDisk(path, offset, mapped.dtype, mapped.shape)], mapped[:0])
+    # open from now on: a copy of a remote file may give way to others
+    return _on_disk(path.open("rb"), offset, mapped)
 
 
 def set_aside(rows: StoredRows) -> StoredRows:
@@ -120,9 +121,13 @@ def set_aside(rows: StoredRows) -> StoredRows:
     file = cast("BinaryIO", tempfile.TemporaryFile(prefix="sscd-ops-"))  # noqa: SIM115 - kept open
     _save(file, rows)
     file.flush()
-    piece = _OnDisk(file, len(_header(rows)), rows.dtype, rows.shape)
+    return _on_disk(file, len(_header(rows)), rows)
+
+
+def _on_disk(file: BinaryIO, offset: int, like: Rows) -> StoredRows:
+    piece = _OnDisk(file, offset, like.dtype, like.shape)
     weakref.finalize(piece, file.close)
-    return StoredRows([piece], rows[:0])
+    return StoredRows([piece], like[:0])
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class _OnDisk:
     Of a map that is kept every page that was looked at counts as memory of the process.
     """
 
-    file: Path | BinaryIO
+    file: BinaryIO
     offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
