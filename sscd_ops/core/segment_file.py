@@ -152,6 +152,49 @@ class _OnDisk:
         return np.array(mapped[key])
 
 
+def join_segments(
+    store: Store, folder: str, segments: Sequence[Segment], backend: SearchBackend
+) -> dict[str, StoredFile]:
+    """Write the rows of several segments one after another, as one segment: role -> file.
+
+    A role that all have is taken over; of the backend's codes what a segment lacks is made from its
+    descriptors. One file of one segment is open at a time.
+
+    Raises:
+        FileMismatch: a file is missing or damaged, or segments and catalog disagree.
+    """
+    common = set.intersection(*(set(segment.files) for segment in segments))
+    roles = sorted({DESCRIPTORS, IDS, *common, *backend.roles()})
+    arrays = {}
+    for role in roles:
+        pieces = [_Part(store, segment, role, backend) for segment in segments]
+        blanks = [piece[:0] for piece in pieces]
+        for blank in blanks:
+            if (blank.dtype, blank.shape) != (blanks[0].dtype, blanks[0].shape):
+                raise FileMismatch(f"segments hold {blank.dtype} and {blanks[0].dtype}; {_BY_HAND}")
+        arrays[role] = StoredRows(pieces, blanks[0])
+    return _write_arrays(store, folder, arrays)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A segment's role as a piece of ``StoredRows``: read, or made, where it is asked for."""
+
+    store: Store
+    segment: Segment
+    role: str
+    backend: SearchBackend
+
+    def __len__(self) -> int:
+        return self.segment.rows
+
+    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
+        if self.role in self.segment.files:
+            return _read_arrays(self.store, self.segment, [self.role])[self.role][key]
+        descriptors = _read_arrays(self.store, self.segment, [DESCRIPTORS])[DESCRIPTORS]
+        return self.backend.codes(np.asarray(descriptors[key]))[self.role]
+
+
 def open_segment(
     store: Store, segment: Segment, codes: Collection[str] | None = None
 ) -> OpenSegment:

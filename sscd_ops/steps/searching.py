@@ -352,8 +352,14 @@ class _Group:
         wanted = {DESCRIPTORS, *backend.roles(), *hashes}
         there = wanted & group[0].files.keys()  # the same of all
         self._say_what_lacks(work, group, wanted - there, hashes)
+
+        def rows_of(segment: Segment) -> dict[str, NDArray[Any]]:
+            arrays = read_roles(parts.store, segment, there)
+            # a memory map holds a file descriptor, and a process may have but 1,024
+            return arrays if len(group) == 1 else {r: np.array(rows) for r, rows in arrays.items()}
+
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            read = list(threads.map(lambda each: read_roles(parts.store, each, there), group))
+            read = list(threads.map(rows_of, group))
             masks = threads.map(lambda s: read_mask(parts.store, mask_of(s), s.rows), group)
             self.kept = np.concatenate(list(masks))
         self._arrays = {
