@@ -62,13 +62,13 @@ def _in_blocks(name: str, batch: NDArray[np.float16], block: int) -> tuple[list[
     answers = []
     for number, own in enumerate(blocks):
         first = number * block
-        answers.append(Answer(first, first, own.within(FLOOR, LIMIT)))
+        answers.append(Answer(first, first, own.within(FLOOR, LIMIT), LIMIT))
         for other, theirs in enumerate(blocks[:number]):
             forth, back = own.across(theirs, FLOOR, LIMIT)
-            answers.append(Answer(first, other * block, forth))
-            answers.append(Answer(other * block, first, back))
+            answers.append(Answer(first, other * block, forth, LIMIT))
+            answers.append(Answer(other * block, first, back, LIMIT))
     at.append(time.process_time())
-    pairs = gather(answers, LIMIT, np.arange(len(batch), dtype=np.int32), len(batch))
+    pairs = gather(answers, np.arange(len(batch), dtype=np.int32), len(batch))
     found = lead([Compared(by, batch, history, backend.growing(DIMENSIONS), pairs)], LIMIT)
     at.append(time.process_time())
     equal = (found.kept == expected.kept).all() and (found.witness == expected.witness).all()

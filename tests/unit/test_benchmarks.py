@@ -19,7 +19,7 @@ TINY = {
     "embed": ["--images", "8", "--rounds", "1"],
     "match": ["--history", "2000", "--new", "100"],
     "leader": ["--rows", "1000", "--in-blocks", "1000"],
-    "resolve": ["--samples", "2000"],
+    "resolve": ["--rows", "1000", "2000"],
     "publish_copy": ["--repeats", "1", "--scale", "0.005"],
     "night": ["--samples", "20"],
     "dag_import": ["--tries", "1"],
