@@ -193,11 +193,11 @@ def answers(backend: Any, rows: NDArray[np.float16], cells: list[Cell]) -> Itera
         for key in {(a, b), (c, d)} - set(held):
             held[key] = backend.block(rows[slice(*key)])
         if a == c:
-            yield Answer(a, a, held[a, b].within(FLOOR, LISTED))
+            yield Answer(a, a, held[a, b].within(FLOOR, LISTED), LISTED)
         else:
             left, right = held[a, b].across(held[c, d], FLOOR, LISTED)
-            yield Answer(a, c, left)
-            yield Answer(c, a, right)
+            yield Answer(a, c, left, LISTED)
+            yield Answer(c, a, right, LISTED)
 
 
 def single_pass(backend: Any, rows: NDArray[np.float16], count: int, clock: Clock) -> int:
@@ -209,7 +209,7 @@ def over_pairs(backend: Any, rows: NDArray[np.float16], count: int, clock: Clock
     """The same rows decided over what cells found; the time is without those; kept rows."""
     found = list(answers(backend, rows, cells_of(count)))
     clock.start()
-    pairs = gather(found, LISTED, np.arange(count, dtype=np.int32), count)
+    pairs = gather(found, np.arange(count, dtype=np.int32), count)
     return _kept(backend, rows[:count], pairs, clock)
 
 
