@@ -54,10 +54,11 @@ if TYPE_CHECKING:
 
 PARTS = ("leader", "memory", "match", "resolve", "ingest", "publish")
 STATE = ROOT / "build" / "bench-large.json"
+_TWO = r"\s+([\d.]+)\s+([\d.]+)"
 PRINTED = {
-    "resolve": r"resolve, rows included\s+([\d.]+).*peak memory\s+([\d.]+)",
-    "ingest_read": r"ingest: ([\d,]+) samples.*ingest, manifest included\s+([\d.]+)\s+([\d.]+)",
-    "publish_copy": r"publish: ([\d,]+) samples of 60,000.*?parquet included\s+([\d.]+)\s+([\d.]+)",
+    "resolve": r"samples +kept.*GiB\n.*\s([\d.]+)\s+[\d.]+\s+([\d.]+)\n",
+    "ingest_read": rf"ingest: ([\d,]+) samples(?s:.*)ingest, manifest included{_TWO}",
+    "publish_copy": rf"publish: ([\d,]+) samples of 60,000(?s:.*?)parquet included{_TWO}",
 }
 """Of benchmarks: seconds and GiB; samples, wall and processor seconds, twice."""
 MEMORY_NIGHT = 5_000_000
@@ -363,14 +364,14 @@ def numbers(name: str, printed: str) -> list[float]:
     Raises:
         RuntimeError: it is not there.
     """
-    found = re.search(PRINTED[name], printed, re.DOTALL)
+    found = re.search(PRINTED[name], printed)
     if not found:
         raise RuntimeError(f"benchmarks.{name} prints no {PRINTED[name]!r}:\n{printed}")
     return [float(each.replace(",", "")) for each in found.groups()]
 
 
 def resolve(state: State, samples: list[int]) -> None:
-    """Seconds and GiB at each number of samples; leader is given the pairs."""
+    """Seconds and GiB at each number of samples; one by one, so that a cut run goes on."""
     for count in samples:
         state.once(("resolve", str(count)), lambda n=count: another("resolve", "--rows", str(n)))
 

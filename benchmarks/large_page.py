@@ -213,7 +213,7 @@ _AFTER = """
   it is measured; for 16 and 64 it supposes that each core adds what the second did, that tasks end
   together, and that storage keeps up.
 - **resolve** is one process whatever the cores: the straight line through its seconds at the sizes
-  below, Postgres on the same machine. It is given leader's answer.
+  below, Postgres on the same machine. Its leader goes over pairs that match found.
 - **ingest and publish** are the processor seconds of their benchmarks, with samples of 60 kB, times
   samples: 5,000,000 are 300 GB, taken to be read and written as fast as they are worked on.
 """
