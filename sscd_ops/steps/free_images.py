@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from sscd_ops.catalog import segments
 from sscd_ops.core.decide import Images
-from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.descriptor_file import Listed, Queries
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.core.segment_file import open_segment, read_mask
+from sscd_ops.core.stored_rows import in_memory
 from sscd_ops.errors import InvariantError
 from sscd_ops.model import KnownImages, Segment
 from sscd_ops.steps.parts import Parts, Work
@@ -73,7 +74,9 @@ def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment
             rows[role][here] = stored[role][row[here]]
     ids = images.digests[free.row]
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
-    return Free(free.row, segment, row, Queries(ids, rows, {}, [], digest))
+    own = {role: in_memory(values) for role, values in rows.items()}
+    queries = Queries(own, digest, lambda: Listed(ids))
+    return Free(free.row, segment, row, queries)
 
 
 def _places(

@@ -227,8 +227,8 @@ class Searcher:
 
         They are few, and are searched anew each time.
         """
-        count = len(self._queries.ids)
-        own = range(count, count + len(others.ids))
+        count = len(self._queries)
+        own = range(count, count + len(others))
         for block in cells.blocks(count):
             answers = []
             for measure in self._work.measures:

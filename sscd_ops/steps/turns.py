@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
 from sqlalchemy.engine import Connection
@@ -44,6 +44,8 @@ _WRITERS = 2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds before the second try; doubled for each further one, up to the longest."""
 
+Made: TypeAlias = pa.Table | Iterable[pa.Table]
+"""Rows, or blocks of them, each of which is made when the one before it is being written."""
 W = TypeVar("W")
 R = TypeVar("R")
 
@@ -115,7 +117,7 @@ class Decider(Protocol[W]):
     def open(self, conn: Connection, worked: W) -> int:
         """A new decision number, with the rows that are few."""
 
-    def rows(self, worked: W, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
+    def rows(self, worked: W, decision_id: int) -> Iterator[tuple[str, Made]]:
         """(table, rows) to COPY."""
 
     def give_up(self, conn: Connection) -> None:
@@ -231,7 +233,7 @@ def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> _Written | _Los
 
     at_work: set[Any] = set()
 
-    def write(table: str, rows: pa.Table) -> bool:
+    def write(table: str, rows: Made) -> bool:
         with parts.catalog.begin() as conn:
             at_work.add(own := conn.connection.dbapi_connection)
             try:
@@ -251,7 +253,7 @@ def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> _Written | _Los
         running: set[Future[bool]] = set()
         for table, rows in decider.rows(worked, decision_id):
             running.add(pool.submit(write, table, rows))
-            if len(running) == _WRITERS:  # the next rows are not made before they can be written
+            if len(running) == _WRITERS:  # no more are asked for than can be written
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 stood += [future.result() for future in done]
         stood += [future.result() for future in running]
