@@ -373,7 +373,7 @@ def numbers(name: str, printed: str) -> list[float]:
 def resolve(state: State, samples: list[int]) -> None:
     """Seconds and GiB at each number of samples; one by one, so that a cut run goes on."""
     for count in samples:
-        state.once(("resolve", str(count)), lambda n=count: another("resolve", "--samples", str(n)))
+        state.once(("resolve", str(count)), lambda n=count: another("resolve", "--rows", str(n)))
 
 
 def main() -> int:

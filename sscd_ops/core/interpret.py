@@ -163,7 +163,7 @@ class Interpreter:
             row.image_member or "",
             row.image_sha256 or b"",
             row.caption_sha256 or b"",
-        ).bytes
+        )
         return row
 
     def _form_of(self, extensions: tuple[str, ...]) -> _Form:

@@ -1,4 +1,4 @@
-"""Turns: the one way to change verdicts, and to make a snapshot.
+"""Turns: the one way to change verdicts, to make a snapshot, and to store the index otherwise.
 
 Whatever changes a dataset is worked out without the lock, for the dataset's numbers as they were
 read, and its rows are written under a decision number that nothing names. Then one short
@@ -64,9 +64,17 @@ class Seen:
             mine.next_turn,
             mine.decided_at,
             mine.generation,
+            mine.indexed_at,
             mine.fingerprint,
             self.origins,
-        ) == (its.next_turn, its.decided_at, its.generation, its.fingerprint, now.origins)
+        ) == (
+            its.next_turn,
+            its.decided_at,
+            its.generation,
+            its.indexed_at,
+            its.fingerprint,
+            now.origins,
+        )
 
 
 @dataclass(frozen=True)
@@ -349,7 +357,7 @@ def _put_in_force(
     )
 
 
-# ---------------------------------------------------------------- snapshots
+# ---------------------------------------------------------------- without a turn
 
 
 class SnapshotMaker(Protocol[W]):
@@ -372,31 +380,81 @@ def make_snapshot(parts: Parts, maker: SnapshotMaker[W]) -> None:
         CommitConflict: others were quicker many times over (retried).
     """
 
+    def put(conn: Connection, seen: Seen, now: Seen, worked: W) -> Dataset | _Lost:
+        before, newest = seen.dataset, now.dataset
+        if (before.snapshot, before.published_at) != (newest.snapshot, newest.published_at):
+            return LOST
+        return replace(newest, snapshot=maker.put(conn, now, worked))
+
+    _change_without_turn(parts, maker.dataset_id, maker.work_out, put)
+
+
+class GenerationMaker(Protocol[W]):
+    """What stores the index in another way, by which every kept image stays kept."""
+
+    dataset_id: int
+
+    def work_out(self, seen: Seen) -> W:
+        """Write what the next generation lists, without any lock."""
+
+    def put(self, conn: Connection, worked: W, generation: int) -> bool:
+        """Name it from ``generation`` on, under the lock; whether there is anything."""
+
+
+def make_generation(parts: Parts, maker: GenerationMaker[W]) -> None:
+    """Make the dataset's next generation, without a turn: no verdict changes.
+
+    Who worked for the generation before loses its swap, and works it out for this one.
+
+    Raises:
+        SscdOpsError: what the maker raises.
+        CommitConflict: others were quicker many times over (retried).
+    """
+
+    def put(conn: Connection, seen: Seen, now: Seen, worked: W) -> Dataset | _Lost:
+        following = now.dataset.generation + 1
+        if not maker.put(conn, worked, following):
+            return now.dataset
+        return replace(now.dataset, generation=following)
+
+    _change_without_turn(parts, maker.dataset_id, maker.work_out, put)
+
+
+def _change_without_turn(
+    parts: Parts,
+    dataset_id: int,
+    work_out: Callable[[Seen], W],
+    put: Callable[[Connection, Seen, Seen, W], Dataset | _Lost],
+) -> None:
+    """Work it out without the lock; under it write it, if nothing moved that it rests on.
+
+    ``put`` is told what was seen and what is so now, and answers with the dataset's numbers then.
+    """
+
     def attempt(is_first: bool) -> _Lost | None:
         with parts.catalog.begin() as conn:
-            seen = Seen(datasets.of_number(conn, maker.dataset_id))
-        worked = maker.work_out(seen)
+            seen = Seen(datasets.of_number(conn, dataset_id))
+        worked = work_out(seen)
 
         def under_lock(conn: Connection) -> _Lost | None:
-            now = Seen(datasets.lock(conn, maker.dataset_id))
-            before, newest = seen.dataset, now.dataset
-            if (before.snapshot, before.published_at) != (newest.snapshot, newest.published_at):
-                return LOST
+            now = Seen(datasets.lock(conn, dataset_id))
             if not seen.is_as(now):
                 return LOST
-            snapshot = maker.put(conn, now, worked)
+            following = put(conn, seen, now, worked)
+            if isinstance(following, _Lost):
+                return LOST
             datasets.advance(
                 conn,
-                maker.dataset_id,
-                next_turn=now.dataset.next_turn,
-                generation=now.dataset.generation,
-                snapshot=snapshot,
+                dataset_id,
+                next_turn=following.next_turn,
+                generation=following.generation,
+                snapshot=following.snapshot,
             )
             return None
 
-        return _in_line(parts, maker.dataset_id, under_lock, is_first)
+        return _in_line(parts, dataset_id, under_lock, is_first)
 
-    _until_not_lost(parts, maker.dataset_id, attempt, lambda: None)
+    _until_not_lost(parts, dataset_id, attempt, lambda: None)
 
 
 # ---------------------------------------------------------------- losing, and waiting in line
