@@ -127,6 +127,8 @@ def _memory_of_a_task(out: _Lines, found: Figures) -> None:
     line = f"a task's peak with two blocks of {found['rows']:,} rows, {found['gib']:.2f} GiB"
     if found["rows"] == size:
         out.held(f"{line} (a night of 5,000,000)", found["gib"], TARGET_TASK)
+        most = found["gib"] * len(blocks(20_000_000)[0]) / size
+        out.say(f"  at 20,000,000 its blocks are as much larger: at most {most:.1f} GiB")
     else:
         out.say(line)
 
