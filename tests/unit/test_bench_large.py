@@ -93,6 +93,8 @@ def test_what_is_not_measured_has_no_nights() -> None:
     del some["ingest"]
 
     assert "Not measured yet: ingest." in large_page.section(some)[0]
+    one = figures(resolve={"1000000": [36.0, 1.0]})
+    assert "Not measured yet: resolve at a second size." in large_page.section(one)[0]
 
 
 def test_a_section_takes_the_place_of_the_last(
