@@ -35,6 +35,7 @@ from sscd_ops.model import FoundShard, Interval, RawSample, StoredFile
 from sscd_ops.options import LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.ports import Source, Store
 from sscd_ops.sources import open_source
+from sscd_ops.storage.arrow import keep_pandas_out
 from sscd_ops.storage.store import open_store
 from sscd_ops.storage.tar_read import read_tar
 
@@ -78,6 +79,7 @@ def _read(paths: list[Path], *, headers: bool) -> int:
 
 def ingest(paths: list[Path]) -> int:
     """What the ingest step does to each shard."""
+    keep_pandas_out()
     options = SourceOptions("bench", urls=(f"{paths[0].parent}/*.tar",), columns=("url",))
     source = open_source(options, LimitsOptions(), read_tar)
     store = open_store(StorageOptions(root=str(paths[0].parent.parent / "root")))

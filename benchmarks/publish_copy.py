@@ -43,6 +43,7 @@ from sscd_ops.options import DatasetOptions, LimitsOptions, SourceOptions, Stora
 from sscd_ops.sources import open_source
 from sscd_ops.steps import publish
 from sscd_ops.steps.parts import Work
+from sscd_ops.storage.arrow import keep_pandas_out
 from sscd_ops.storage.store import open_store
 from sscd_ops.storage.tar_read import read_tar
 from sscd_ops.storage.tar_write import TarWriter
@@ -86,6 +87,7 @@ def plain(home: Path, per_tar: int) -> int:
 
 def product(home: Path, per_tar: int) -> int:
     """The publish step's shards, one a source tar; the number of members written."""
+    keep_pandas_out()
     limits = LimitsOptions()
     options = SourceOptions("bench", urls=(f"{home}/in/*.tar",))
     store = open_store(StorageOptions(root=str(home / "root")))

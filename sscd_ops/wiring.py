@@ -128,8 +128,10 @@ class Wiring:
     @cached_property
     def store(self) -> Store:
         """The storage root."""
+        from sscd_ops.storage.arrow import keep_pandas_out
         from sscd_ops.storage.store import open_store
 
+        keep_pandas_out()  # most of what is kept there is parquet
         if not self.settings.storage.root:
             raise ConfigError(
                 f"{self.settings.path}: storage.root is not set: give a folder or URL"

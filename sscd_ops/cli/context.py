@@ -18,6 +18,7 @@ from sscd_ops.masking import MaskingFormatter, harmless, traceback_of
 
 if TYPE_CHECKING:
     from sscd_ops.options import Settings
+    from sscd_ops.ports import Progress
     from sscd_ops.wiring import Wiring
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,14 +79,21 @@ def open_wiring(config: str | None, *, progress: bool = False) -> Wiring:
     Raises:
         ConfigError: the file is wrong, or what it says of a dataset that the command is for.
     """
-    from sscd_ops.cli.progress import TerminalProgress
     from sscd_ops.config import load_settings
     from sscd_ops.wiring import Wiring
 
     settings = load_settings(config, tolerant=True)
     _say_faulty(settings)
-    shown = TerminalProgress() if progress and sys.stderr.isatty() else None
-    return Wiring(settings, allow_embedded=True, progress=shown)
+    return Wiring(settings, allow_embedded=True, progress=terminal_progress() if progress else None)
+
+
+def terminal_progress() -> Progress | None:
+    """Bars on a terminal; None where stderr is none, which saves the import of rich."""
+    if not sys.stderr.isatty():
+        return None
+    from sscd_ops.cli.progress import TerminalProgress
+
+    return TerminalProgress()
 
 
 def _say_faulty(settings: Settings) -> None:

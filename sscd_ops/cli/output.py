@@ -68,12 +68,12 @@ def _csv(value: Any) -> Any:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if not sys.stdout.isatty():
         _aligned(rows, names)
         return
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from sscd_ops.cli.context import terminal_progress
 from sscd_ops.cli.output import say
 from sscd_ops.errors import MissingExtra, UsageError
 from sscd_ops.options import (
@@ -85,10 +85,9 @@ def model_options(command: F) -> F:
 
 def open_rooms() -> Wiring:
     """The product's parts without a config file: no database, nothing written."""
-    from sscd_ops.cli.progress import TerminalProgress
     from sscd_ops.wiring import Wiring
 
-    return Wiring(Settings(), progress=TerminalProgress() if sys.stderr.isatty() else None)
+    return Wiring(Settings(), progress=terminal_progress())
 
 
 def fingerprint_options(

@@ -82,9 +82,11 @@ class BestMatches:
 
         ``rows`` is ascending. At most ``limit`` cells of a query go on to ``offer``.
         """
-        good = similarity >= np.maximum(
-            self.floor, self.similarity[start : start + len(similarity), -1:]
-        )
+        last = self.similarity[start : start + len(similarity), -1]
+        # a list that is full of smaller references takes no ties: equal rows cost no sorting
+        full = self.reference[start : start + len(similarity), -1] < rows[0]
+        least = np.where(full, np.nextafter(last, np.inf), last)
+        good = similarity >= np.maximum(self.floor, least)[:, None]
         over = np.flatnonzero(good.sum(axis=1) > self.limit)
         if len(over):
             good[over] &= _top_cells(similarity[over], self.limit)

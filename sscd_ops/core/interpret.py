@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from sscd_ops.core.identities import sample_id
@@ -80,6 +80,24 @@ def _is_unread_image(extension: str) -> bool:
     return extension.rpartition(".")[2].lower() in UNREAD_IMAGE_EXTENSIONS
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the extensions of a sample's members say; most samples of a shard have the same.
+
+    Numbers are places in its list of members.
+    """
+
+    images: tuple[int, ...]
+    image: int | None
+    """The one that decides, where exactly one does."""
+    documents: tuple[tuple[str, int], ...]
+    """The first member of each extension of JSON."""
+    captions: tuple[str | int, ...]
+    """Where the caption is looked for, in order: a path in the json member, or a member."""
+    others: tuple[int, ...]
+    """Beside the image and JSON."""
+
+
 class Interpreter:
     """Turns the raw samples of one source shard into manifest rows.
 
@@ -107,6 +125,7 @@ class Interpreter:
         self._json_needed = bool(source.columns) or any(
             place.startswith(("json:", "column:")) for place in source.caption
         )
+        self._form = lru_cache(maxsize=1024)(self._form_of)
 
     def row(self, raw: RawSample) -> ManifestRow:
         """The manifest row of a raw sample; never raises for what is in it."""
@@ -121,18 +140,20 @@ class Interpreter:
             for m in raw.members
         ]
         row = ManifestRow(None, storable(raw.key), raw.occurrence, members)
-        image = self._image(raw)
-        if image is not None:
-            self._put_image(row, raw, image)
+        form = self._form(tuple([m.extension for m in raw.members]))
+        if form.image is not None:
+            image, listed = raw.members[form.image], members[form.image]
+            row.image_member, row.image_sha256 = listed.name, listed.sha256
+            row.image_offset, row.image_bytes = image.offset, image.size
         try:
-            self._check(row, raw, image)
+            self._check(row, raw, form)
         except _Quarantine as found:
             row.code = str(found.code)
             row.message = storable(found.message)[:1000]
             if found.code.follows_bytes:
                 # the picture may be one that is kept, and captions of its copies are never lost
                 with suppress(_Quarantine):
-                    self._check_texts(row, raw)
+                    self._check_texts(row, raw, form)
         row.sample_id = sample_id(
             self._dataset,
             self._source.name,
@@ -142,72 +163,74 @@ class Interpreter:
             row.image_member or "",
             row.image_sha256 or b"",
             row.caption_sha256 or b"",
-        ).bytes
+        )
         return row
 
-    # ------------------------------------------------------------ the image
-
-    def _images(self, raw: RawSample) -> list[Member]:
-        return [m for m in raw.members if is_image_extension(m.extension)]
-
-    def _image(self, raw: RawSample) -> Member | None:
-        """The member that decides, where exactly one does."""
-        images = self._images(raw)
+    def _form_of(self, extensions: tuple[str, ...]) -> _Form:
+        lower = [extension.lower() for extension in extensions]
+        images = [at for at, extension in enumerate(lower) if is_image_extension(extension)]
+        chosen = images
         if self._source.image and len(images) > 1:
             wanted = self._source.image.lower()
-            images = [m for m in images if m.extension.lower() == wanted]
-        return images[0] if len(images) == 1 else None
-
-    def _put_image(self, row: ManifestRow, raw: RawSample, image: Member) -> None:
-        at = next(i for i, member in enumerate(raw.members) if member is image)
-        row.image_member = row.members[at].name
-        row.image_sha256 = row.members[at].sha256
-        row.image_offset = image.offset
-        row.image_bytes = image.size
+            chosen = [at for at in images if lower[at] == wanted]
+        image = chosen[0] if len(chosen) == 1 else None
+        documents = {extension: lower.index(extension) for extension in lower if is_json(extension)}
+        captions: list[str | int] = []
+        for place in self._source.caption:
+            kind, _, path = place.partition(":")
+            if kind in ("json", "column") and path:
+                captions.append(path)
+            elif place.lower() in lower:
+                captions.append(lower.index(place.lower()))
+        others = [at for at, ext in enumerate(lower) if at != image and not is_json(ext)]
+        return _Form(
+            tuple(images),
+            image,
+            tuple(documents.items()),
+            tuple(captions),
+            tuple(others),
+        )
 
     # ------------------------------------------------------------ the checks
 
-    def _check(self, row: ManifestRow, raw: RawSample, image: Member | None) -> None:
+    def _check(self, row: ManifestRow, raw: RawSample, form: _Form) -> None:
         if raw.fault is not None:
             raise _Quarantine(*raw.fault)
-        if not _is_storable(raw.key):
+        if row.key != raw.key:
             raise _Quarantine(Fault.BAD_KEY, f"the key is not plain UTF-8: {row.key}")
-        self._check_members(raw)
-        if image is None:
-            self._refuse_images(raw)
+        self._check_members(row, raw)
+        if form.image is None:
+            self._refuse_images(raw, form)
         else:
-            self._check_image(row, image)
-        self._check_texts(row, raw)
-        for member in raw.members:
-            if member is not image:
-                self._check_member(member)
+            self._check_image(row, raw.members[form.image])
+        self._check_texts(row, raw, form)
+        for at in form.others:
+            self._check_member(raw.members[at])
 
-    def _check_texts(self, row: ManifestRow, raw: RawSample) -> None:
-        documents = self._documents(raw)
+    def _check_texts(self, row: ManifestRow, raw: RawSample, form: _Form) -> None:
+        documents = self._documents(raw, form)
         document = self._document(documents)
-        self._check_caption(row, raw, document)
+        self._check_caption(row, raw, form, document)
         self._check_documents(documents)
         self._put_meta(row, document)
 
-    def _check_members(self, raw: RawSample) -> None:
+    def _check_members(self, row: ManifestRow, raw: RawSample) -> None:
         limits = self._limits
         if len(raw.members) > limits.max_members:
             raise _Quarantine(
                 Fault.TOO_MANY_MEMBERS, f"{len(raw.members)} members, at most {limits.max_members}"
             )
-        for member in raw.members:
+        for member, listed in zip(raw.members, row.members, strict=True):
             if member.size != len(member.data):
                 raise _Quarantine(
                     Fault.MEMBER_TOO_LARGE,
                     f"member {member.name!r} has {member.size} bytes, at most"
                     f" {limits.max_member_bytes}",
                 )
-            if not _is_storable(member.name):
-                raise _Quarantine(
-                    Fault.BAD_KEY, f"the name is not plain UTF-8: {storable(member.name)}"
-                )
+            if listed.name != member.name:
+                raise _Quarantine(Fault.BAD_KEY, f"the name is not plain UTF-8: {listed.name}")
         # all names, also of what publish makes: a decided batch could not be published any more
-        extension = _too_long(tuple(member.extension for member in raw.members))
+        extension = _too_long(tuple([member.extension for member in raw.members]))
         if extension:
             raise _Quarantine(
                 Fault.BAD_KEY,
@@ -215,19 +238,19 @@ class Interpreter:
                 f" {LONGEST_EXTENSION} (it begins at the first dot of a name)",
             )
 
-    def _refuse_images(self, raw: RawSample) -> None:
-        images = self._images(raw)
-        if not images:
+    def _refuse_images(self, raw: RawSample, form: _Form) -> None:
+        if not form.images:
             have = ", ".join(storable(m.extension) for m in raw.members) or "none"
             unread = [storable(m.name) for m in raw.members if _is_unread_image(m.extension)]
             why = f"; no picture of this format is read: {', '.join(unread)}" if unread else ""
             raise _Quarantine(Fault.NO_IMAGE, f"no image member; members: {have}{why}")
-        names = ", ".join(m.extension for m in images)
+        names = ", ".join(raw.members[at].extension for at in form.images)
         named = self._source.image
         wanted = f"; image = {named!r} names none of them" if named else ""
         raise _Quarantine(
             Fault.SEVERAL_IMAGES,
-            f"{len(images)} image members ({names}){wanted}: `image` of the source says which one",
+            f"{len(form.images)} image members ({names}){wanted}: `image` of the source says"
+            " which one",
         )
 
     def _check_image(self, row: ManifestRow, image: Member) -> None:
@@ -244,11 +267,11 @@ class Interpreter:
 
     def _check_member(self, member: Member) -> None:
         """Whether readers can decode a member beside the image, as they do unasked."""
-        extension = member.extension.lower()
-        if is_json(extension):
-            return  # read before
         why = why_undecodable(
-            extension, member.data, self._limits.max_member_bytes, self._why_no_picture
+            member.extension.lower(),
+            member.data,
+            self._limits.max_member_bytes,
+            self._why_no_picture,
         )
         if why:
             raise _Quarantine(
@@ -264,16 +287,15 @@ class Interpreter:
 
     # ------------------------------------------------------------ json, caption, metadata
 
-    def _documents(self, raw: RawSample) -> dict[str, _Document]:
+    def _documents(self, raw: RawSample, form: _Form) -> dict[str, _Document]:
         """Every json member by extension: who reads what is published reads them all."""
         answer = {}
-        for member in raw.members:
-            extension = member.extension.lower()
-            if is_json(extension) and extension not in answer:
-                try:
-                    answer[extension] = _read_json(member)
-                except (ValueError, RecursionError) as error:
-                    raise _Quarantine(Fault.BAD_JSON, f"member {member.name!r}: {error}") from error
+        for extension, at in form.documents:
+            member = raw.members[at]
+            try:
+                answer[extension] = _read_json(member)
+            except (ValueError, RecursionError) as error:
+                raise _Quarantine(Fault.BAD_JSON, f"member {member.name!r}: {error}") from error
         return answer
 
     def _document(self, documents: Mapping[str, _Document]) -> dict[str, Any] | None:
@@ -300,9 +322,9 @@ class Interpreter:
                 )
 
     def _check_caption(
-        self, row: ManifestRow, raw: RawSample, document: dict[str, Any] | None
+        self, row: ManifestRow, raw: RawSample, form: _Form, document: dict[str, Any] | None
     ) -> None:
-        data = self._caption(raw, document)
+        data = _put_caption(row, raw, form, document)
         if data is None:
             if self._source.missing_caption == "quarantine":
                 wanted = ", ".join(self._source.caption)
@@ -311,7 +333,6 @@ class Interpreter:
                     Fault.MISSING_CAPTION, f"none of these is there: {wanted}; there are: {there}"
                 )
             return
-        row.caption_sha256 = hashlib.sha256(data).digest()
         if len(data) > self._limits.max_caption_bytes:
             raise _Quarantine(
                 Fault.CAPTION_TOO_LONG,
@@ -330,23 +351,6 @@ class Interpreter:
         row.caption = text
         if not text.strip() and self._source.missing_caption == "quarantine":
             raise _Quarantine(Fault.EMPTY_CAPTION, "the caption is empty or blank")
-
-    def _caption(self, raw: RawSample, document: dict[str, Any] | None) -> bytes | None:
-        """The first caption that is there, as bytes."""
-        for place in self._source.caption:
-            kind, _, path = place.partition(":")
-            if kind in ("json", "column") and path:
-                found = _at(document, path)
-                if not is_missing(found):
-                    text = found if isinstance(found, str) else _strict_json(found, "the caption")
-                    return text.encode("utf-8", "surrogatepass")
-            else:
-                for member in raw.members:
-                    if member.extension.lower() == place.lower():
-                        if not _spells_missing(member.data, document):
-                            return member.data
-                        break
-        return None
 
     def _places(self, raw: RawSample, document: dict[str, Any] | None) -> Iterator[str]:
         """Where a caption could be, as ``caption`` names it; wanted and there is null."""
@@ -369,8 +373,27 @@ class Interpreter:
         row.meta = _strict_json(meta, "a metadata column", _COMPACT)
 
 
-@dataclass(frozen=True, slots=True)
-class _Document:
+def _put_caption(
+    row: ManifestRow, raw: RawSample, form: _Form, document: dict[str, Any] | None
+) -> bytes | None:
+    """The first caption that is there, as bytes, with its digest in the row."""
+    for place in form.captions:
+        if isinstance(place, int):
+            data = raw.members[place].data
+            if not _spells_missing(data, document):
+                row.caption_sha256 = row.members[place].sha256
+                return data
+            continue
+        found = _at(document, place)
+        if not is_missing(found):
+            text = found if isinstance(found, str) else _strict_json(found, "the caption")
+            data = text.encode("utf-8", "surrogatepass")
+            row.caption_sha256 = hashlib.sha256(data).digest()
+            return data
+    return None
+
+
+class _Document(NamedTuple):
     """A json member as read. ``is_odd``: its text may stand for a NUL or a lone surrogate."""
 
     name: str

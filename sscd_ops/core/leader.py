@@ -342,8 +342,8 @@ class _Run:
             for row, start, after in zip(
                 self._contested[at:upto].tolist(), bounds, bounds[1:], strict=False
             ):
-                if flags[row] and any(flags[k] for k in earlier[start:after]):
-                    flags[row] = False
+                if flags[row]:
+                    flags[row] = 1 not in [flags[k] for k in earlier[start:after]]
         self._at = end
 
     def block(self, start: int, stop: int) -> None:

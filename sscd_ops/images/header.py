@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sscd_ops.core.formats import sniff
 from sscd_ops.images.bare import BARE, Bare, gif, jpeg, png, tiff_tags
+from sscd_ops.images.jpeg_header import jpeg_size
 from sscd_ops.images.orientation import upright_size
 from sscd_ops.model import Fault, ImageHeader
 from sscd_ops.options import LimitsOptions
@@ -102,6 +103,14 @@ def inspect(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, st
         data: the file's bytes.
         limits: pixels, least side, greatest aspect.
     """
+    size = jpeg_size(data)
+    if size is None:
+        return inspect_with_pillow(data, limits)
+    return ImageHeader("jpg", *size, _beyond(*size, limits))
+
+
+def inspect_with_pillow(data: bytes, limits: LimitsOptions) -> ImageHeader | tuple[Fault, str]:
+    """What ``inspect`` answers, whatever the picture."""
     form = sniff(data)
     image = open_image(data)
     if isinstance(image, tuple):

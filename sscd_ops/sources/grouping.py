@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from sscd_ops.model import Fault, Member, RawSample
 
 
@@ -38,17 +36,18 @@ class Grouper:
         self._before = 0
         self._lacking = ("", "")
 
-    def add(self, key: str, member: Member) -> Iterator[RawSample]:
-        """Take a member; yields the sample before it where that one is complete."""
-        current = self._open
+    def add(self, key: str, member: Member) -> RawSample | None:
+        """Take a member; the sample before it, where that one is complete."""
+        complete, current = None, self._open
         if current is None or current.key != key or member.extension in self._extensions:
-            yield from self.close()
+            complete = self.close()
             current = self._begin(key)
         if len(current.members) >= self._max:
             self._dropped += 1
-            return
-        current.members.append(member)
-        self._extensions.add(member.extension)
+        else:
+            current.members.append(member)
+            self._extensions.add(member.extension)
+        return complete
 
     def _begin(self, key: str) -> RawSample:
         occurrence = self._seen.get(key, 0)
@@ -78,16 +77,16 @@ class Grouper:
         elif self._open.fault is None:
             self._open.fault = (Fault.BAD_MEMBER, why)
 
-    def close(self) -> Iterator[RawSample]:
-        """Yield the last sample."""
+    def close(self) -> RawSample | None:
+        """The last sample, where there is one."""
         current, self._open = self._open, None
         if current is None:
-            return
+            return None
         if self._dropped and current.fault is None:
             count = len(current.members) + self._dropped
             current.fault = (Fault.TOO_MANY_MEMBERS, f"{count} members, at most {self._max}")
         self._before = len(current.members)
-        yield current
+        return current
 
     def cut(self, member: str, *, between: bool) -> str:
         """The shard broke here: leave out the open sample where it may have lost members.

@@ -67,14 +67,16 @@ class WebDatasetSource:
                     if isinstance(member, str):
                         grouper.lack(key, member)
                         continue
-                    for sample in grouper.add(key, member):
+                    sample = grouper.add(key, member)
+                    if sample is not None:
                         samples += 1
                         yield sample
             except BrokenShard as broken:
                 fault = Fault(broken.code), _said(broken, grouper)
-        for sample in grouper.close():
+        last = grouper.close()
+        if last is not None:
             samples += 1
-            yield sample
+            yield last
         if fault is None and not samples:
             fault = Fault.EMPTY_SHARD, "the archive holds no sample"
         yield ShardEnd(fault, ignored)

@@ -107,10 +107,10 @@ def search(
     own: list[list[Answer]] = []
     before = 0
     for asked in (queries, free):
-        if not len(asked.ids):
+        if not len(asked):
             continue
         searcher = Searcher(parts, work, asked, backends)
-        stands, todo = sort_out(answered(parts, work, asked), len(asked.ids), live)
+        stands, todo = sort_out(answered(parts, work, asked), len(asked), live)
         for cell, each, answers in read(parts, work, stands + searcher.search(todo)):
             if cell.own is not None:
                 own.append([Answer(before, before, matches, each.listed) for matches in answers])
@@ -118,8 +118,8 @@ def search(
             for mine, matches in zip(found, answers, strict=True):
                 matches = replace(matches, query=matches.query + before)
                 mine.append(_placed(matches, cell.segments))
-        before += len(asked.ids)
-    if len(queries.ids) and len(free.ids):
+        before += len(asked)
+    if len(queries) and len(free):
         beside = Searcher(parts, work, queries, backends).beside(free)
         own += ([Answer(0, 0, matches, LISTED) for matches in cell] for cell in beside)
     return Found([_best(before, mine) for mine in found], own)

@@ -30,7 +30,7 @@ def run(parts: Parts, batch_id: int, part: int | Sequence[int]) -> StepReport:
         dataset = datasets.need(conn, work.batch.dataset)
         live = history.live_of(history.origins_of(conn, work, dataset))
     queries = load_queries(parts, work, registered)
-    count = len(queries.ids)
+    count = len(queries)
     todo: list[Cell] = []
     if count:
         _, missing = sort_out(answered(parts, work, queries), count, live)

@@ -227,8 +227,8 @@ class Searcher:
 
         They are few, and are searched anew each time.
         """
-        count = len(self._queries.ids)
-        own = range(count, count + len(others.ids))
+        count = len(self._queries)
+        own = range(count, count + len(others))
         for block in cells.blocks(count):
             answers = []
             for measure in self._work.measures:
@@ -352,10 +352,19 @@ class _Group:
         wanted = {DESCRIPTORS, *backend.roles(), *hashes}
         there = wanted & group[0].files.keys()  # the same of all
         self._say_what_lacks(work, group, wanted - there, hashes)
+
+        def rows_of(segment: Segment) -> dict[str, NDArray[Any]]:
+            arrays = read_roles(parts.store, segment, there)
+            # a memory map holds a file descriptor, and a process may have but 1,024
+            return arrays if len(group) == 1 else {r: np.array(rows) for r, rows in arrays.items()}
+
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            read = list(threads.map(lambda each: read_roles(parts.store, each, there), group))
+            list(threads.map(parts.store.local, [s.files[role] for s in group for role in there]))
             masks = threads.map(lambda s: read_mask(parts.store, mask_of(s), s.rows), group)
             self.kept = np.concatenate(list(masks))
+        # one after another: numpy parses a file's header with `ast`, which fails where threads of
+        # Python 3.11 do so at once ("recursion depth mismatch", python/cpython#106905)
+        read = [rows_of(segment) for segment in group]
         self._arrays = {
             # one large segment stays a memory map
             role: read[0][role] if len(read) == 1 else np.concatenate([each[role] for each in read])

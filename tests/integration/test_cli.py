@@ -927,7 +927,7 @@ WORDS = {
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
     **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify")},
-    **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild")},
+    **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild", "compact")},
 }
 """What a command cannot do without."""
 ALONE = ("evaluate", "try", "train")
@@ -975,6 +975,7 @@ def test_every_command_says_that_the_database_does_not_answer(site: Site, comman
         "index info",
         "index verify",
         "index rebuild",
+        "index compact",
         f"explain {FIRST}/crawl.tar#one",
     ],
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import datetime
 from itertools import pairwise
+from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sscd_ops.core.identities import interval_label, sample_id
+from sscd_ops.core.identities import NAMESPACE, interval_label, sample_id
 from sscd_ops.model import Interval
 
 
@@ -58,4 +63,17 @@ def test_every_part_of_a_sample_makes_another_id() -> None:
     ids |= {sample_id(*given[:n], other, *given[n + 1 :]) for n, other in enumerate(others)}  # type: ignore[arg-type]
 
     assert len(ids) == 1 + len(others)
-    assert {id.version for id in ids} == {5}
+    assert {UUID(bytes=id).version for id in ids} == {5}
+
+
+TEXT = st.text(st.characters(exclude_categories=()), max_size=9)
+
+
+@given(st.tuples(TEXT, TEXT, TEXT, TEXT, st.integers(0, 9), TEXT), st.binary(), st.binary())
+def test_an_id_is_of_one_json_array(
+    said: tuple[str, str, str, str, int, str], image: bytes, caption: bytes
+) -> None:
+    array = json.dumps([*said, image.hex(), caption.hex()], separators=(",", ":"))
+    digest = hashlib.sha1(NAMESPACE.bytes + array.encode(), usedforsecurity=False).digest()
+
+    assert sample_id(*said, image, caption) == UUID(bytes=digest[:16], version=5).bytes

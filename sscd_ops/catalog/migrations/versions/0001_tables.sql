@@ -142,14 +142,24 @@ CREATE INDEX decisions_by_batch ON sscd_ops.decisions (batch_id);
 CREATE TABLE sscd_ops.segments (
     segment_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
-    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions, -- the first: it stands at its turn
     rows            bigint NOT NULL,
     dimensions      integer NOT NULL,
     fingerprint     text NOT NULL,
     files           jsonb NOT NULL,                 -- role -> {"name","sha256","bytes"}
     created_at      timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX segments_by_decision ON sscd_ops.segments (decision_id);
+
+-- Whose images a segment holds, in turn order: one decision's, or several nights' merged into one.
+-- An image's segment_row counts from first_row of its decision.
+CREATE TABLE sscd_ops.segment_parts (
+    segment_id      bigint NOT NULL REFERENCES sscd_ops.segments,
+    first_row       bigint NOT NULL,
+    rows            bigint NOT NULL,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    PRIMARY KEY (segment_id, first_row)
+);
+CREATE INDEX segment_parts_by_decision ON sscd_ops.segment_parts (decision_id);
 
 -- Generations as ranges: generation g holds the masks with from <= g < coalesce(to, infinity).
 CREATE TABLE sscd_ops.segment_masks (
@@ -183,7 +193,7 @@ CREATE TABLE sscd_ops.images (
     position        integer NOT NULL,
     rank            integer NOT NULL,               -- 0: the most preferred of the decision
     slot            integer,                        -- kept: its number in the decision
-    segment_row     bigint,                         -- in the decision's segment; null: no descriptor (kept: plain)
+    segment_row     bigint,                         -- of the decision's in its segment; null: no descriptor (kept: plain)
     witness_sha256  bytea,                          -- removed: the kept image because of which
     witness_id      uuid,                           -- the sample that carried that one then,
     witness_decision bigint,                        -- and the decision that has the sample's row
