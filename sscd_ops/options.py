@@ -396,6 +396,21 @@ def dataset_from_json(text: str, whose: str = "a batch") -> DatasetOptions:
     return options
 
 
+def settings_from_json(text: str) -> Settings:
+    """The settings that ``to_json`` wrote, in this very release."""
+    raw = json.loads(text)
+    return Settings(
+        raw["path"],
+        _section(StorageOptions, raw["storage"], "storage", raw["path"]),
+        _section(CatalogOptions, raw["catalog"], "catalog", raw["path"]),
+        {
+            name: _section(DatasetOptions, options, "", raw["path"])
+            for name, options in raw["datasets"].items()
+        },
+        raw["faulty"],
+    )
+
+
 def _section(kind: Any, raw: dict[str, Any], key: str, whose: str) -> Any:
     given: dict[str, Any] = {}
     for item in dataclasses.fields(kind):

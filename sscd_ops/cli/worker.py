@@ -8,55 +8,42 @@ terminal.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import pickle
 import signal
-import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sscd_ops import errors
 from sscd_ops.images.worker import die_with
 from sscd_ops.machine import share_cores
 from sscd_ops.masking import MaskingFormatter, traceback_of
+from sscd_ops.options import settings_from_json
 
 if TYPE_CHECKING:
     from sscd_ops.options import Settings
 
-_LENGTH = struct.Struct("<Q")
-
 
 def write_message(stream: BinaryIO, *message: object) -> None:
-    """Write a message to the other process.
+    """Write a message to the other process: a line of JSON.
 
     Raises:
         OSError: it has ended.
     """
-    data = pickle.dumps(message)
-    stream.write(_LENGTH.pack(len(data)) + data)
+    stream.write(json.dumps(message).encode() + b"\n")
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> tuple[Any, ...] | None:
+def read_message(stream: BinaryIO) -> list[Any] | None:
     """The next message of the other process; None where it has ended."""
-    head = _read(stream, _LENGTH.size)
-    data = None if head is None else _read(stream, *_LENGTH.unpack(head))
-    if data is None:
+    # byte by byte where the pipe is unbuffered, as it is where somebody waits for more than one
+    line = stream.readline()
+    if not line.endswith(b"\n"):
         return None
-    message: tuple[Any, ...] = pickle.loads(data)  # noqa: S301 - of a process that we started
+    message: list[Any] = json.loads(line)
     return message
-
-
-def _read(stream: BinaryIO, size: int) -> bytes | None:
-    """So many bytes, of a pipe that may give fewer at once; None at its end."""
-    data = bytearray()
-    while len(data) < size:
-        more = stream.read(size - len(data))
-        if not more:
-            return None
-        data += more
-    return bytes(data)
 
 
 class _Told(logging.Handler):
@@ -86,13 +73,13 @@ class _Told(logging.Handler):
         """The piece of work ended."""
 
 
-def _portable(error: Exception) -> Exception:
-    """The error as it may go through a pipe, with where it arose, for ``--debug``."""
-    error.add_note("in a worker process:\n" + traceback_of(error))
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-    except Exception:  # noqa: BLE001 - whatever an error of a library holds
-        return RuntimeError(f"{type(error).__name__}: {error}")
+def error_of(kind: str, said: str, where: str) -> Exception:
+    """A worker's error, as the command raises it: of its class where that is one of ours."""
+    known = getattr(errors, kind, None)
+    error: Exception = RuntimeError(f"{kind}: {said}")
+    if isinstance(known, type) and issubclass(known, errors.SscdOpsError):
+        error = known(said)
+    error.add_note("in a worker process:\n" + where)
     return error
 
 
@@ -105,7 +92,7 @@ def _serve(stdin: BinaryIO, told: _Told, settings: Settings, database_url: str) 
             try:
                 work_on(parts, *asked)
             except Exception as error:  # noqa: BLE001 - the command raises it
-                told.say("failed", _portable(error))
+                told.say("failed", type(error).__name__, str(error), traceback_of(error))
             else:
                 told.say("done")
 
@@ -125,7 +112,7 @@ def main(parent: int) -> int:
     told = _Told(stdout)
     logging.basicConfig(level=logging.WARNING, handlers=[told])
     logging.getLogger("sscd_ops").setLevel(level)
-    _serve(stdin, told, settings, database_url)
+    _serve(stdin, told, settings_from_json(settings), database_url)
     return 0
 
 

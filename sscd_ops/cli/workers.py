@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from sscd_ops.cli.worker import read_message, write_message
+from sscd_ops.cli.worker import error_of, read_message, write_message
 from sscd_ops.errors import InvariantError, TransientError
+from sscd_ops.options import to_json
 
 if TYPE_CHECKING:
     from sscd_ops.options import Settings, Step
@@ -76,10 +77,10 @@ class Workers:
             process = _Process()
             self._processes.append(process)
             level = logging.getLogger("sscd_ops").getEffectiveLevel()
-            process.send(self._settings, self._database_url, self._count, level)
+            process.send(to_json(self._settings), self._database_url, self._count, level)
         with selectors.DefaultSelector() as waiting:
             for process, share in zip(self._processes, shares, strict=False):
-                process.send(step, batch_id, share)
+                process.send(step, batch_id, list(share))
                 waiting.register(process.stdout, selectors.EVENT_READ, process)
             while waiting.get_map():
                 for key, _ in waiting.select():
@@ -96,7 +97,7 @@ class Workers:
             )
         kind, *said = message
         if kind == "failed":
-            raise said[0]
+            raise error_of(*said)
         if kind == "advanced":
             self._progress.advance(*said)
         elif kind == "logged":
