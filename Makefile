@@ -21,7 +21,7 @@ UV_INSTALL := .tools/bin/uv pip install -q --python .venv/bin/python --compile-b
 	$(UV_INSTALL) --no-deps -e .
 	@touch $@
 
-.PHONY: help install demo demo-clean airflow airflow-down test soak test-long check bench bench-catalog lock format
+.PHONY: help install demo demo-clean airflow airflow-down test soak test-long check bench bench-catalog bench-large bench-year lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,12 @@ bench: .venv/.stamp ## speed as ratios against a plain way in the same run (unde
 
 bench-catalog: .venv/.stamp ## 400 batches and 20,000,000 rows in Postgres (30 GB free disk, apart from the rest)
 	$(PY) -m benchmarks.catalog --write
+
+bench-large: .venv/.stamp ## what nights of five and twenty million need (hours; goes on where it was cut)
+	$(PY) -m benchmarks.large --write
+
+bench-year: .venv/.stamp ## a night after 1, 250, 500 and 1,000 earlier ones, step by step, and after `index compact` (minutes)
+	$(PY) -m benchmarks.year
 
 lock: ## write requirements.lock anew from requirements.in (with a folder of wheels that has torch's CPU build)
 	sed -i 's/^torch==\([0-9.]*\)$$/torch==\1+cpu/' requirements.lock

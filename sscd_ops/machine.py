@@ -31,12 +31,30 @@ def _read(path: str) -> str:
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
+_sharing = 1
+"""How many processes share what this one may use."""
+
+
+def share_cores(processes: int) -> None:
+    """Let this process take its share alone: it is one of so many of a command."""
+    global _sharing
+    _sharing = processes
+
+
 def cores(read: Read = _read) -> Cores:
     """The cores this process may keep busy: at least 1; a share of one counts as one.
 
     The smaller of the cores it may run on (``taskset``, cpusets) and the quota of its control
-    group and of those above; 2.5 cores are 2, so that the kernel holds nobody back.
+    group and of those above; 2.5 cores are 2, so that the kernel holds nobody back. Of these its
+    share, where a command has processes of its own.
     """
+    number, why = _allowed(read)
+    if _sharing > 1:
+        return Cores(max(1, number // _sharing), f"{why}, shared by {_sharing} processes")
+    return Cores(number, why)
+
+
+def _allowed(read: Read) -> Cores:
     if hasattr(os, "sched_getaffinity"):
         here, why = len(os.sched_getaffinity(0)), "cores it may run on"
     else:

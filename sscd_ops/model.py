@@ -368,8 +368,19 @@ class Segment:
     files: dict[str, StoredFile]
     mask: StoredFile | None = None
     """The kept mask of the generation it was read with."""
-    decision_id: int = 0
-    """The decision whose images it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPart:
+    """The rows of a segment that hold one decision's images, in manifest order.
+
+    ``batch_id``: of the night that decided.
+    """
+
+    decision_id: int
+    batch_id: int
+    first_row: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,7 +299,7 @@ class AirflowStepOptions:
     execution_timeout: Annotated[Seconds, Range(1, _YEAR)] | None = None
 
 
-Step = Literal["plan", "ingest", "embed", "match", "resolve", "publish", "commit"]
+Step = Literal["plan", "ingest", "survey", "embed", "match", "resolve", "publish", "commit"]
 STEPS: tuple[Step, ...] = get_args(Step)
 """The chain. Whatever names a step elsewhere is held to this list by its type."""
 
@@ -313,10 +313,10 @@ class AirflowOptions:
     ready_timeout: Annotated[Seconds, Range(1, _YEAR)] = 12 * 3600.0
     max_tasks: Annotated[int, Range(1, 1024)] = 64
     """Mapped tasks a step at most; groups grow instead."""
-    match_tasks: Annotated[int, Range(1, 1024)] = 2
     deferrable: bool = True
     plan: AirflowStepOptions = AirflowStepOptions()
     ingest: AirflowStepOptions = AirflowStepOptions()
+    survey: AirflowStepOptions = AirflowStepOptions()
     embed: AirflowStepOptions = AirflowStepOptions()
     match: AirflowStepOptions = AirflowStepOptions()
     resolve: AirflowStepOptions = AirflowStepOptions()
@@ -394,6 +394,21 @@ def dataset_from_json(text: str, whose: str = "a batch") -> DatasetOptions:
     """
     options: DatasetOptions = _section(DatasetOptions, json.loads(text), "", whose)
     return options
+
+
+def settings_from_json(text: str) -> Settings:
+    """The settings that ``to_json`` wrote, in this very release."""
+    raw = json.loads(text)
+    return Settings(
+        raw["path"],
+        _section(StorageOptions, raw["storage"], "storage", raw["path"]),
+        _section(CatalogOptions, raw["catalog"], "catalog", raw["path"]),
+        {
+            name: _section(DatasetOptions, options, "", raw["path"])
+            for name, options in raw["datasets"].items()
+        },
+        raw["faulty"],
+    )
 
 
 def _section(kind: Any, raw: dict[str, Any], key: str, whose: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from sscd_ops.model import (
     EmbeddedChunk,
@@ -181,6 +181,33 @@ class GrowingIndex(Protocol):
         """As ``SearchBackend.search`` and ``HashSearch.search``, against all added so far."""
 
 
+class SearchBlock(Protocol):
+    """Some rows of a batch, descriptors or hashes, to be compared with each other in both ways.
+
+    What a search makes of them is made once and kept: hold a block as long as it is compared, and
+    no longer. Each two rows are compared once, whichever of them asks. Rows are numbered from 0 in
+    each block.
+    """
+
+    def __len__(self) -> int: ...
+
+    def across(self, other: Self, floor: float, limit: int) -> tuple[Matches, Matches]:
+        """Compare two blocks.
+
+        Args:
+            other: another block of the same search.
+            floor: least similarity of an answer.
+            limit: answers per row at most; ties go to the smaller row.
+
+        Returns:
+            For each row of this block its most similar rows of the other one, and for each row of
+            the other one its most similar rows of this.
+        """
+
+    def within(self, floor: float, limit: int) -> Matches:
+        """For each row its most similar other rows of this block; arguments as of ``across``."""
+
+
 class HashSearch(Protocol):
     """Answers "all pairs >= floor" for perceptual hashes, exactly (``core.perceptual``)."""
 
@@ -201,6 +228,9 @@ class HashSearch(Protocol):
             floor: least hash similarity of an answer.
             limit: answers per query at most; ties go to the smaller row.
         """
+
+    def block(self, hashes: NDArray[np.uint8]) -> SearchBlock:
+        """Hashes (n, 33) to be compared in both ways; may be a memory map."""
 
     def growing(self) -> GrowingIndex:
         """An empty index that rows can be added to."""
@@ -235,6 +265,12 @@ class SearchBackend(Protocol):
             kept: bool (m,); only True rows answer.
             floor: least canonical similarity of an answer.
             limit: answers per query at most; ties go to the smaller row.
+        """
+
+    def block(self, descriptors: NDArray[np.float16]) -> SearchBlock:
+        """Descriptors (n, d) to be compared in both ways; may be a memory map.
+
+        It takes a copy of them in float32, and codes: 2.5 KB a row at 512 dimensions.
         """
 
     def growing(self, dimensions: int) -> GrowingIndex:

@@ -1,4 +1,4 @@
-"""Attempts at a batch: what plan froze, and which one its tasks may write for."""
+"""Attempts at a batch: what plan and survey froze, and which one its tasks may write for."""
 
 from __future__ import annotations
 
@@ -12,24 +12,42 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import batches, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.fingerprints import detail_json, fingerprint_of
-from sscd_ops.catalog.sql import row, run, value
+from sscd_ops.catalog.sql import file_json, file_of, row, run, value
 from sscd_ops.errors import BatchNotRunnable, StaleAttempt
 from sscd_ops.model import Batch, BatchState, Fingerprint, StoredFile
 from sscd_ops.options import DatasetOptions, to_json
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """What survey froze, once all manifests were there.
+
+    ``search``: the backend for history; ``search_within``: for the night against itself.
+    ``match_tasks``: how many tasks match is split over. ``work_list``: ``core.work_list``.
+    """
+
+    search: str
+    search_within: str
+    match_tasks: int
+    work_list: StoredFile
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """What plan froze. ``config`` is the JSON text of the dataset's options."""
+    """What plan froze. ``config`` is the JSON text of the dataset's options.
+
+    ``survey`` is None until survey has run, and again when source shards are added.
+    """
 
     attempt_id: int
     config: str
     config_sha256: str
     fingerprint: Fingerprint
-    search: str
     threshold: float
     pinned_turn: int
+    pinned_generation: int
     released: bool
+    survey: Survey | None = None
 
 
 _INSERT_CONFIG = """
@@ -38,9 +56,9 @@ _INSERT_CONFIG = """
 """
 _INSERT = """
     INSERT INTO sscd_ops.attempts (batch_id, config_sha256, config, fingerprint,
-        fingerprint_detail, search, threshold, pinned_turn, pinned_generation, skipped_shards)
+        fingerprint_detail, threshold, pinned_turn, pinned_generation, skipped_shards)
     VALUES (:batch, :sha256, CAST(:config AS jsonb), :fingerprint, CAST(:detail AS jsonb),
-        :search, :threshold, :turn, :generation, :skipped) RETURNING attempt_id
+        :threshold, :turn, :generation, :skipped) RETURNING attempt_id
 """
 _BEGIN = """
     UPDATE sscd_ops.batches SET attempt_id = :a, state = :s, ready = true, waiting_set = NULL,
@@ -55,7 +73,6 @@ def insert_attempt(
     options: DatasetOptions,
     fingerprint: Fingerprint,
     *,
-    search: str,
     skipped_shards: int,
     label: str,
     night: str,
@@ -74,7 +91,6 @@ def insert_attempt(
         "config": config,
         "fingerprint": fingerprint.digest,
         "detail": detail_json(fingerprint, options.fingerprint),
-        "search": search,
         "threshold": options.duplicates.threshold,
         "turn": dataset.turn,
         "generation": dataset.generation,
@@ -101,11 +117,53 @@ def read_attempt(conn: Connection, batch: Batch) -> Attempt:
         raw["config_text"],
         raw["config_sha256"],
         fingerprint_of(raw),
-        raw["search"],
         raw["threshold"],
         raw["pinned_turn"],
+        raw["pinned_generation"],
         raw["released_at"] is not None,
+        _survey_of(raw),
     )
+
+
+def _survey_of(raw: Mapping[str, Any]) -> Survey | None:
+    work_list = file_of(raw["work_list"])
+    if work_list is None:
+        return None
+    return Survey(raw["search"], raw["search_within"], raw["match_tasks"], work_list)
+
+
+def register_survey(conn: Connection, attempt_id: int, made: Survey) -> None:
+    """Store what survey made; backends that were frozen before stay."""
+    run(
+        conn,
+        "UPDATE sscd_ops.attempts SET search = coalesce(search, :s),"
+        " search_within = coalesce(search_within, :w), match_tasks = :n,"
+        " work_list = CAST(:f AS jsonb) WHERE attempt_id = :a",
+        s=made.search,
+        w=made.search_within,
+        n=made.match_tasks,
+        f=file_json(made.work_list),
+        a=attempt_id,
+    )
+
+
+def replace_work_list(
+    conn: Connection, attempt_id: int, lost: StoredFile, file: StoredFile
+) -> None:
+    """Name the work list that was made anew for a lost one."""
+    run(
+        conn,
+        "UPDATE sscd_ops.attempts SET work_list = CAST(:f AS jsonb) WHERE attempt_id = :a"
+        " AND work_list ->> 'sha256' = :x",
+        f=file_json(file),
+        a=attempt_id,
+        x=lost.sha256,
+    )
+
+
+def forget_work_list(conn: Connection, attempt_id: int) -> None:
+    """Let survey run again: source shards were added to the attempt."""
+    run(conn, "UPDATE sscd_ops.attempts SET work_list = NULL WHERE attempt_id = :a", a=attempt_id)
 
 
 def require_attempt(conn: Connection, batch_id: int, attempt_id: int) -> None:

@@ -74,6 +74,15 @@ def batches_in_state(conn: Connection, dataset_id: int, *states: BatchState) -> 
     return select(conn, where, d=dataset_id, s=list(states))
 
 
+def has_decided(conn: Connection, dataset_id: int) -> bool:
+    """Whether some night of the dataset is decided."""
+    decided = (
+        "SELECT EXISTS (SELECT FROM sscd_ops.batches WHERE dataset_id = :d"
+        " AND decision_id IS NOT NULL AND NOT dry_run)"
+    )
+    return bool(value(conn, decided, d=dataset_id))
+
+
 def insert_batch(
     conn: Connection,
     dataset_id: int,

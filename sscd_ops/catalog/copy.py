@@ -11,8 +11,9 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -43,8 +44,8 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _INSTEAD = "\N{REPLACEMENT CHARACTER}"
 
 
-def copy_table(conn: Connection, table: str, data: pa.Table) -> int:
-    """Append an Arrow table's rows to ``sscd_ops.<table>`` by COPY.
+def copy_table(conn: Connection, table: str, data: pa.Table | Iterable[pa.Table]) -> int:
+    """Append the rows of an Arrow table, or of several, to ``sscd_ops.<table>`` by one COPY.
 
     Columns go by name; what the Arrow table lacks takes the column's default. Integers, floats,
     booleans, dates and timestamps are cast to the width of the database's column, safely. Binary
@@ -55,7 +56,7 @@ def copy_table(conn: Connection, table: str, data: pa.Table) -> int:
     Args:
         conn: an open transaction.
         table: name of a table in schema ``sscd_ops``.
-        data: the rows.
+        data: the rows; of several tables, all of the same columns, one is asked for ahead.
 
     Returns:
         How many rows were written.
@@ -65,17 +66,21 @@ def copy_table(conn: Connection, table: str, data: pa.Table) -> int:
         pyarrow.ArrowInvalid: a value does not fit its column.
     """
     types = _column_types(conn, table)
-    unknown = [name for name in data.column_names if name not in types]
+    blocks = iter([data] if isinstance(data, pa.Table) else data)
+    first = next(blocks, None)
+    if first is None:
+        return 0
+    columns = first.column_names
+    unknown = [name for name in columns if name not in types]
     if unknown:
         raise InvariantError(f"table sscd_ops.{table} has no column {unknown[0]!r}")
-    if not data.num_rows:
-        return 0
-    encoders = [_ENCODERS[types[name]] for name in data.column_names]
-    names = ", ".join(f'"{name}"' for name in data.column_names)
+    encoders = [_ENCODERS[types[name]] for name in columns]
+    names = ", ".join(f'"{name}"' for name in columns)
+    chunks = _chunks(chain([first], blocks), columns)
     cursor = conn.connection.cursor()
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="copy") as ahead:
-            stream = _Stream(_encoded(data, encoders, ahead))
+            stream = _Stream(_encoded(chunks, encoders, ahead))
             try:
                 cursor.copy_expert(
                     f'COPY sscd_ops."{table}" ({names}) FROM STDIN (FORMAT binary)',
@@ -132,20 +137,25 @@ class _Stream(io.RawIOBase):
         return taken.tobytes()
 
 
+def _chunks(blocks: Iterable[pa.Table], columns: list[str]) -> Iterator[pa.Table]:
+    for block in blocks:
+        if block.column_names != columns:
+            raise InvariantError(f"rows of columns {block.column_names} after some of {columns}")
+        for start in range(0, block.num_rows, CHUNK_ROWS):
+            yield block.slice(start, CHUNK_ROWS)
+
+
 def _encoded(
-    data: pa.Table, encoders: list[Encoder], ahead: ThreadPoolExecutor
+    chunks: Iterator[pa.Table], encoders: list[Encoder], ahead: ThreadPoolExecutor
 ) -> Iterator[memoryview]:
+    def encode() -> memoryview | None:
+        chunk = next(chunks, None)
+        return None if chunk is None else _rows(chunk, encoders)
+
+    coming = ahead.submit(encode)
     yield memoryview(_SIGNATURE)
-    starts = range(0, data.num_rows, CHUNK_ROWS)
-
-    def encode(start: int) -> memoryview:
-        return _rows(data.slice(start, CHUNK_ROWS), encoders)
-
-    coming = ahead.submit(encode, 0)
-    for start in starts:
-        block = coming.result()
-        if start + CHUNK_ROWS < data.num_rows:
-            coming = ahead.submit(encode, start + CHUNK_ROWS)
+    while (block := coming.result()) is not None:
+        coming = ahead.submit(encode)
         yield block
     yield memoryview(_TRAILER)
 

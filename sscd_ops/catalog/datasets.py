@@ -24,8 +24,9 @@ from sscd_ops.options import FingerprintOptions
 class Dataset:
     """The dataset's row: its lock, next turn, generation, snapshot and fingerprint.
 
-    ``decided_at`` and ``published_at`` are of the newest turn and snapshot. A fail-over may forget
-    the last commits; others then take the same numbers, never the same moments.
+    ``decided_at``, ``indexed_at`` and ``published_at`` are of the newest turn, generation and
+    snapshot. A fail-over may forget the last commits; others then take the same numbers, never the
+    same moments.
     """
 
     dataset_id: int
@@ -38,6 +39,7 @@ class Dataset:
     """How the model of ``fingerprint`` was configured."""
     roots: dict[str, str]
     decided_at: datetime | None
+    indexed_at: datetime | None
     published_at: datetime | None
 
     @property
@@ -58,14 +60,18 @@ def _dataset(raw: Any) -> Dataset:
         model_of(raw) if has_model else None,
         raw["roots"],
         raw["decided_at"],
+        raw["indexed_at"],
         raw["published_at"],
     )
 
 
 _OF_NAME = "FROM sscd_ops.datasets WHERE kind = 'dataset' AND name = :n"
 _ROW = (
-    "SELECT d.*, x.decided_at, s.created_at AS published_at FROM sscd_ops.datasets d"
+    "SELECT d.*, x.decided_at, g.created_at AS indexed_at, s.created_at AS published_at"
+    " FROM sscd_ops.datasets d"
     " LEFT JOIN sscd_ops.decisions x ON x.dataset_id = d.dataset_id AND x.turn = d.next_turn - 1"
+    " LEFT JOIN sscd_ops.generations g ON g.dataset_id = d.dataset_id"
+    " AND g.generation = d.generation"
     " LEFT JOIN sscd_ops.snapshots s ON s.dataset_id = d.dataset_id AND s.snapshot = d.snapshot"
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches
+from sscd_ops.catalog import batches, searches
 from sscd_ops.catalog.sql import run
 from sscd_ops.model import Batch, BatchState
 
@@ -28,9 +28,8 @@ def empty_dry_run(conn: Connection, batch_id: int) -> None:
         s=BatchState.ABANDONED,
         b=batch_id,
     )
+    searches.drop_searches(conn, batch_id)
     for statement in (
-        "DELETE FROM sscd_ops.searches WHERE attempt_id IN"
-        " (SELECT attempt_id FROM sscd_ops.attempts WHERE batch_id = :b)",
         "DELETE FROM sscd_ops.source_shards WHERE attempt_id IN"
         " (SELECT attempt_id FROM sscd_ops.attempts WHERE batch_id = :b)",
         "DELETE FROM sscd_ops.attempts WHERE batch_id = :b",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import starmap
+from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
@@ -163,30 +164,104 @@ def files_of_output(conn: Connection, output_id: int) -> Mapping[str, StoredFile
     )
 
 
-_SHARD = (
-    f"SELECT {_COLUMNS} JOIN LATERAL (SELECT min(p.slot_from) AS slot FROM sscd_ops.placements p"
-    " WHERE p.output_id = o.output_id) f ON true"
-    " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
-)
+_OF_DATASET = " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
 _IN_ORDER = " ORDER BY x.turn, f.slot, o.output_id"
 """In turn order, whatever order batches commit in; a shard stands where the one it replaces did."""
+_LISTED = (
+    "(SELECT p.output_id, min(p.slot_from) AS slot FROM sscd_ops.placements p"
+    " WHERE p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s) GROUP BY 1"
+    " UNION ALL SELECT p.output_id, min(p.slot_from) FROM sscd_ops.output_shards added"
+    " JOIN sscd_ops.placements p USING (output_id)"
+    " WHERE added.decision_id = :x AND p.snapshot_from IS NULL GROUP BY 1) f"
+)
+"""Shards of a snapshot, and those a decision adds: their numbers, and the first slot of each."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
     """The shards of all snapshots and those that wait for their commit, by turn and slot."""
-    return _shards(conn, f"{_SHARD} AND o.files IS NOT NULL{_IN_ORDER}", d=dataset_id)
-
-
-def live_shards(
-    conn: Connection, dataset_id: int, snapshot: int, adding: int | None = None
-) -> list[OutputShard]:
-    """The shards of a snapshot, by turn and slot; with those a decision adds, where asked."""
     return _shards(
         conn,
-        f"{_SHARD} AND EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
-        " AND (p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
-        f" OR p.snapshot_from IS NULL AND o.decision_id = :x)){_IN_ORDER}",
+        f"SELECT {_COLUMNS} JOIN LATERAL (SELECT min(p.slot_from) AS slot"
+        " FROM sscd_ops.placements p WHERE p.output_id = o.output_id) f ON true"
+        f"{_OF_DATASET} AND o.files IS NOT NULL{_IN_ORDER}",
+        d=dataset_id,
+    )
+
+
+def live_shards(conn: Connection, dataset_id: int, snapshot: int) -> list[OutputShard]:
+    """The shards of a snapshot, by turn and slot."""
+    return _shards(
+        conn,
+        f"SELECT {_COLUMNS} JOIN {_LISTED} USING (output_id){_OF_DATASET}{_IN_ORDER}",
+        d=dataset_id,
+        s=snapshot,
+        x=None,
+    )
+
+
+def shards_of_numbers(conn: Connection, output_ids: Sequence[int]) -> dict[int, OutputShard]:
+    """Some shards, by number."""
+    found = _shards(conn, f"SELECT {_COLUMNS} WHERE o.output_id = ANY(:o)", o=list(output_ids))
+    return {shard.output_id: shard for shard in found}
+
+
+# ---------------------------------------------------------------- what a snapshot lists
+
+
+class ListedShard(NamedTuple):
+    """What a snapshot says of a shard; ``OutputShard`` says the rest.
+
+    A tuple with no more than that: a snapshot may list 100,000 of them, every night.
+    ``sha256``, ``bytes``: of the tar, None until it is written.
+    """
+
+    output_id: int
+    decision_id: int
+    number: int
+    name: str
+    form: str
+    samples: int
+    bytes: int | None
+    sha256: str | None
+    turn: int
+    decided_turn: int
+    label: str | None
+    supplement: int | None
+
+
+def listed_shards(
+    conn: Connection, dataset_id: int, snapshot: int, adding: int | None = None
+) -> list[ListedShard]:
+    """The shards of a snapshot, by turn and slot; with those a decision adds, where asked."""
+    found = tuples(
+        conn,
+        "SELECT o.output_id, o.decision_id, o.number, o.name, o.form, o.samples,"
+        " CAST(o.files #>> '{tar,bytes}' AS bigint) AS bytes, o.files #>> '{tar,sha256}' AS sha256,"
+        " o.turn, x.turn AS decided_turn, b.label, b.supplement"
+        f" FROM {_LISTED} JOIN sscd_ops.output_shards o USING (output_id)"
+        " JOIN sscd_ops.decisions x USING (decision_id)"
+        f" LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id{_OF_DATASET}{_IN_ORDER}",
         d=dataset_id,
         s=snapshot,
         x=adding,
+    )
+    return list(starmap(ListedShard, found))
+
+
+def listed(shard: OutputShard) -> ListedShard:
+    """What a snapshot says of a written shard."""
+    tar = shard.files["tar"]
+    return ListedShard(
+        shard.output_id,
+        shard.decision_id,
+        shard.number,
+        shard.name,
+        shard.form,
+        shard.samples,
+        tar.bytes,
+        tar.sha256,
+        shard.turn,
+        shard.decided_turn,
+        shard.label,
+        shard.supplement,
     )

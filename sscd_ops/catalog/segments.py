@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -15,9 +15,10 @@ from sscd_ops.catalog.sql import (
     need_file,
     rows,
     run,
+    tuples,
     value,
 )
-from sscd_ops.model import Segment, StoredFile
+from sscd_ops.model import Segment, SegmentPart, StoredFile
 
 _LIVE = (
     "FROM sscd_ops.segments s JOIN sscd_ops.segment_masks m USING (segment_id)"
@@ -43,7 +44,6 @@ def live_segments(conn: Connection, dataset_id: int, generation: int) -> list[Se
             r["fingerprint"],
             files_of(r["files"]),
             file_of(r["mask"]),
-            r["decision_id"],
         )
         for ordinal, r in enumerate(found)
     ]
@@ -71,13 +71,14 @@ def add_segment(
     fingerprint: str,
     files: Mapping[str, StoredFile],
 ) -> int:
-    """Name a segment's files."""
+    """Name the files of a segment that holds one decision's images."""
     return int(
         value(
             conn,
-            "INSERT INTO sscd_ops.segments (dataset_id, decision_id, rows, dimensions,"
-            " fingerprint, files) VALUES (:d, :x, :r, :n, :f, CAST(:files AS jsonb))"
-            " RETURNING segment_id",
+            "WITH made AS (INSERT INTO sscd_ops.segments (dataset_id, decision_id, rows,"
+            " dimensions, fingerprint, files) VALUES (:d, :x, :r, :n, :f, CAST(:files AS jsonb))"
+            " RETURNING *) INSERT INTO sscd_ops.segment_parts (segment_id, first_row, rows,"
+            " decision_id) SELECT segment_id, 0, rows, decision_id FROM made RETURNING segment_id",
             d=dataset_id,
             x=decision_id,
             r=row_count,
@@ -86,6 +87,77 @@ def add_segment(
             files=files_json(files),
         )
     )
+
+
+def add_merged(
+    conn: Connection, merged: Sequence[int], generation: int, files: Mapping[str, StoredFile]
+) -> int:
+    """Name the files of a segment that holds the rows of others, one after another.
+
+    From a generation on it stands in their place: their masks end there. It has no mask yet.
+
+    Args:
+        conn: an open transaction, with the dataset's lock.
+        merged: the others, in turn order.
+        generation: the new one.
+        files: of the merged segment, by role.
+    """
+    segment_id = int(
+        value(
+            conn,
+            "INSERT INTO sscd_ops.segments (dataset_id, decision_id, rows, dimensions,"
+            " fingerprint, files) SELECT f.dataset_id, f.decision_id,"
+            " (SELECT CAST(sum(s.rows) AS bigint) FROM sscd_ops.segments s"
+            " WHERE s.segment_id = ANY(:m)), f.dimensions, f.fingerprint, CAST(:files AS jsonb)"
+            " FROM sscd_ops.segments f WHERE f.segment_id = :first RETURNING segment_id",
+            m=list(merged),
+            first=merged[0],
+            files=files_json(files),
+        )
+    )
+    run(
+        conn,
+        "INSERT INTO sscd_ops.segment_parts (segment_id, first_row, rows, decision_id)"
+        " SELECT :s, CAST(sum(p.rows) OVER (ORDER BY m.i, p.first_row) AS bigint) - p.rows, p.rows,"
+        " p.decision_id FROM unnest(CAST(:m AS bigint[])) WITH ORDINALITY AS m(segment_id, i)"
+        " JOIN sscd_ops.segment_parts p USING (segment_id)",
+        s=segment_id,
+        m=list(merged),
+    )
+    run(
+        conn,
+        "UPDATE sscd_ops.segment_masks SET generation_to = :g"
+        " WHERE segment_id = ANY(:m) AND generation_to IS NULL",
+        g=generation,
+        m=list(merged),
+    )
+    return segment_id
+
+
+def parts_of(conn: Connection, segment_id: int) -> list[SegmentPart]:
+    """Whose images a segment holds, in the order of its rows."""
+    found = tuples(
+        conn,
+        "SELECT p.decision_id, x.batch_id, p.first_row, p.rows FROM sscd_ops.segment_parts p"
+        " JOIN sscd_ops.decisions x USING (decision_id) WHERE p.segment_id = :s"
+        " ORDER BY p.first_row",
+        s=segment_id,
+    )
+    return [SegmentPart(*part) for part in found]
+
+
+def places_of(
+    conn: Connection, segment_ids: Sequence[int], decision_ids: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """Decision -> (segment, first row): where its images lie in some live segments."""
+    found = tuples(
+        conn,
+        "SELECT decision_id, segment_id, first_row FROM sscd_ops.segment_parts"
+        " WHERE decision_id = ANY(:x) AND segment_id = ANY(:s)",
+        x=list(decision_ids),
+        s=list(segment_ids),
+    )
+    return {decision: (segment, first) for decision, segment, first in found}
 
 
 def add_mask(
@@ -142,28 +214,22 @@ def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, Sto
 
 
 def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
-    """Every segment in turn order as `index info` prints it; ``kept`` is by its newest mask."""
+    """The live segments in turn order as `index info` prints them.
+
+    ``night`` and ``turn`` are of the first of its ``nights``.
+    """
     return rows(
         conn,
-        "SELECT s.segment_id AS segment, x.batch_id, coalesce(b.night, '') AS night, x.turn,"
+        "SELECT s.segment_id AS segment, p.nights, coalesce(b.night, '') AS night, x.turn,"
         " s.rows, m.kept, s.dimensions, f.files, f.bytes"
         " FROM sscd_ops.segments s JOIN sscd_ops.decisions x USING (decision_id)"
+        " JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id AND m.generation_to IS NULL"
+        " JOIN LATERAL (SELECT count(*) AS nights FROM sscd_ops.segment_parts p"
+        " WHERE p.segment_id = s.segment_id) p ON true"
         " JOIN LATERAL (SELECT string_agg(key, ' ' ORDER BY key COLLATE \"C\") AS files,"
         " CAST(sum(CAST(value ->> 'bytes' AS bigint)) AS bigint) AS bytes"
         " FROM jsonb_each(s.files)) f ON true"
         " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
-        " LEFT JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id"
-        " AND m.generation_to IS NULL WHERE s.dataset_id = :d ORDER BY x.turn, s.segment_id",
+        " WHERE s.dataset_id = :d ORDER BY x.turn, s.segment_id",
         d=dataset_id,
     )
-
-
-def night_of_segment(conn: Connection, segment_id: int) -> tuple[int, int]:
-    """The batch and the decision that a segment is of."""
-    found = rows(
-        conn,
-        "SELECT x.batch_id, x.decision_id FROM sscd_ops.segments s"
-        " JOIN sscd_ops.decisions x USING (decision_id) WHERE s.segment_id = :s",
-        s=segment_id,
-    )[0]
-    return found["batch_id"], found["decision_id"]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import file_json, file_of, need_file, row, rows, run, value
-from sscd_ops.model import BatchState, FoundShard, SourceShard, StoredFile
+from sscd_ops.model import UNDER_WAY, BatchState, FoundShard, SourceShard, StoredFile
 
 Role = Literal["manifest", "descriptors"]
 """A column with a file that a step writes for each source shard."""
@@ -222,12 +222,12 @@ def lost_shards(conn: Connection, dataset_id: int, batch_id: int, attempt_id: in
 class NamedFile:
     """A file that a step of a batch wrote for a later one, and what may still become of it.
 
-    ``role``: ``manifest``, ``descriptors`` or ``matches``. ``shard_id``: 0 for matches.
-    ``current``: of the batch's attempt, not of one that was given up. ``decided``: that one is in
-    force.
+    ``role``: ``manifest``, ``descriptors``, ``work list`` or ``matches``. ``shard_id``: 0 for the
+    last two. ``current``: of the batch's attempt, not of one that was given up. ``decided``: that
+    one is in force.
     """
 
-    role: Role | Literal["matches"]
+    role: Role | Literal["work list", "matches"]
     file: StoredFile
     batch_id: int
     attempt_id: int
@@ -237,7 +237,10 @@ class NamedFile:
 
 
 def named_files(conn: Connection, dataset_id: int) -> list[NamedFile]:
-    """Every manifest, descriptor and candidate file that a row of a dataset names."""
+    """Every manifest, work list, descriptor and candidate file that a row of a dataset names.
+
+    The work lists of undecided batches alone: nobody reads another one.
+    """
     found = rows(
         conn,
         "SELECT f.*, a.batch_id, b.attempt_id = f.attempt_id AND b.state <> :given_up AS current,"
@@ -246,12 +249,17 @@ def named_files(conn: Connection, dataset_id: int) -> list[NamedFile]:
         " FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
         " UNION ALL SELECT 'descriptors', descriptors, attempt_id, shard_id"
         " FROM sscd_ops.source_shards WHERE descriptors IS NOT NULL"
-        " UNION ALL SELECT 'matches', file, attempt_id, 0 FROM sscd_ops.searches) f"
+        " UNION ALL SELECT 'work list', o.work_list, o.attempt_id, 0 FROM sscd_ops.attempts o"
+        " JOIN sscd_ops.batches u ON u.attempt_id = o.attempt_id AND u.state = ANY(:under_way)"
+        " WHERE o.work_list IS NOT NULL"
+        " UNION ALL SELECT DISTINCT 'matches', file, attempt_id, CAST(0 AS bigint)"
+        " FROM sscd_ops.searches) f"
         " JOIN sscd_ops.attempts a USING (attempt_id) JOIN sscd_ops.batches b"
         " ON b.batch_id = a.batch_id WHERE b.dataset_id = :d"
         " ORDER BY a.batch_id, f.attempt_id, f.role, f.shard_id, f.file ->> 'name'",
         d=dataset_id,
         given_up=BatchState.ABANDONED,
+        under_way=[*UNDER_WAY, BatchState.HELD],
     )
     return [
         NamedFile(

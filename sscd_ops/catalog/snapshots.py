@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.sql import file_json, need_file, run, tuples
 from sscd_ops.model import StoredFile
 
@@ -77,7 +77,7 @@ def add_snapshot(
     decision_id: int,
     *,
     snapshot: int,
-    shards: Sequence[OutputShard],
+    shards: Sequence[ListedShard],
     file: StoredFile,
     turn: int,
 ) -> None:
@@ -96,7 +96,7 @@ def add_snapshot(
         t=turn,
         n=sum(shard.samples for shard in shards),
         k=len(shards),
-        z=sum(shard.files["tar"].bytes for shard in shards),
+        z=sum(shard.bytes or 0 for shard in shards),
         f=file_json(file),
     )
     run(

@@ -16,10 +16,13 @@ from sscd_ops.cli.context import (
 from sscd_ops.cli.output import print_line, print_rows, say
 from sscd_ops.cli.snapshot import dataset_option
 
+_SMALL = 250_000
+"""Rows of a segment that is not merged any more: at 512 dimensions 256 MB of descriptors."""
+
 
 @click.group(cls=CommandGroup)
 def index() -> None:
-    """The index: segments of descriptors, one a batch. A cache that can be rebuilt."""
+    """The index: segments of descriptors, one a night or several. A cache that can be rebuilt."""
 
 
 @index.command("info")
@@ -28,7 +31,7 @@ def index() -> None:
 @format_option
 @guarded
 def index_info(config: str | None, dataset: str, form: str) -> None:
-    """List the segments: rows, kept rows, files, bytes."""
+    """List the live segments: nights, the first one, its turn, rows, kept rows, files, bytes."""
     from sscd_ops.catalog import datasets, segments
 
     with open_wiring(config) as parts, parts.catalog.begin() as conn:
@@ -77,3 +80,36 @@ def index_rebuild(config: str | None, dataset: str) -> None:
     for line in done:
         print_line(line)
     say("nothing was missing" if not done else f"{len(done)} done")
+
+
+@index.command("compact")
+@config_option
+@dataset_option
+@click.option(
+    "--below",
+    type=click.IntRange(min=2),
+    default=_SMALL,
+    show_default=True,
+    metavar="ROWS",
+    help="Merge segments of fewer rows than this, to about so many.",
+)
+@guarded
+def index_compact(config: str | None, dataset: str, below: int) -> None:
+    """Merge the segments of small nights: later ones open fewer files, with equal answers.
+
+    Those that follow each other in turn order are merged; no verdict changes. Run it between
+    nights: one that has searched and is not decided searches again. The old files stay: earlier
+    generations name them.
+
+    Example: sscd-ops index compact --config curation.toml --dataset web
+    """
+    from sscd_ops.steps.compacting import compact
+
+    with open_wiring(config, progress=True) as parts:
+        done = compact(parts, dataset, below)
+    for merged in done:
+        print_line(
+            f"segment {merged.into}: {len(merged.segments)} segments merged"
+            f" ({merged.segments[0]} ... {merged.segments[-1]}), {merged.rows} rows"
+        )
+    say("nothing to merge" if not done else f"{len(done)} done")

@@ -42,10 +42,24 @@ if TYPE_CHECKING:
     help="Work everything out, decide and publish nothing; ends with 1 where the night would be"
     " held, or a URL names nothing.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Processes that do ingest, embed, match and publish side by side, with the same result;"
+    " they share the cores. 1: all in this process.",
+)
 @format_option
 @guarded
 def run(
-    config: str | None, dataset: str, day: str, supplement: bool, dry_run: bool, form: str
+    config: str | None,
+    dataset: str,
+    day: str,
+    supplement: bool,
+    dry_run: bool,
+    workers: int,
+    form: str,
 ) -> None:
     """Run one night without Airflow: the same steps, one after another.
 
@@ -54,6 +68,7 @@ def run(
 
     Example: sscd-ops run --config curation.toml --dataset web --date 2026-11-01
     """
+    from sscd_ops.cli.workers import Workers
     from sscd_ops.core.schedule import interval_of
     from sscd_ops.steps import night
 
@@ -62,7 +77,15 @@ def run(
             raise unknown_dataset(parts, dataset)
         options = parts.settings.datasets[dataset]
         interval = interval_of(options.schedule, options.timezone, day)
-        report = night.run(parts, dataset, interval, supplement=supplement, dry_run=dry_run)
+        with Workers(parts.settings, parts.database_url, workers, parts.progress) as side_by_side:
+            report = night.run(
+                parts,
+                dataset,
+                interval,
+                supplement=supplement,
+                dry_run=dry_run,
+                workers=side_by_side if workers > 1 else None,
+            )
     fields: dict[str, Any] = {
         "batch_id": report.batch_id,
         "night": report.night,

@@ -82,9 +82,11 @@ class BestMatches:
 
         ``rows`` is ascending. At most ``limit`` cells of a query go on to ``offer``.
         """
-        good = similarity >= np.maximum(
-            self.floor, self.similarity[start : start + len(similarity), -1:]
-        )
+        last = self.similarity[start : start + len(similarity), -1]
+        # a list that is full of smaller references takes no ties: equal rows cost no sorting
+        full = self.reference[start : start + len(similarity), -1] < rows[0]
+        least = np.where(full, np.nextafter(last, np.inf), last)
+        good = similarity >= np.maximum(self.floor, least)[:, None]
         over = np.flatnonzero(good.sum(axis=1) > self.limit)
         if len(over):
             good[over] &= _top_cells(similarity[over], self.limit)
@@ -97,6 +99,49 @@ class BestMatches:
         return Matches(
             query.astype(np.int64), self.reference[query, rank], self.similarity[query, rank]
         )
+
+
+class Mutual:
+    """Takes pairs for both their rows: of two blocks, or of one block among its own rows.
+
+    Stands where a ``BestMatches`` would take them for the rows of one side alone. Within one block
+    a pair counts where its query comes before its reference, and no row is its own neighbour.
+
+    Args:
+        left: of the queries' block.
+        right: of the references' block; ``left`` itself where there is one block.
+
+    Attributes:
+        within: whether there is one block.
+    """
+
+    def __init__(self, left: BestMatches, right: BestMatches) -> None:
+        self._left = left
+        self._right = right
+        self.within = left is right
+
+    def offer(
+        self,
+        query: NDArray[np.int64],
+        reference: NDArray[np.int64],
+        similarity: NDArray[np.float64],
+    ) -> None:
+        """As ``BestMatches.offer``."""
+        if self.within:
+            once = query < reference
+            query, reference, similarity = query[once], reference[once], similarity[once]
+        self._left.offer(query, reference, similarity)
+        self._right.offer(reference, query, similarity)
+
+    def offer_block(
+        self, start: int, rows: NDArray[np.int64], similarity: NDArray[np.float64]
+    ) -> None:
+        """As ``BestMatches.offer_block``; ``rows`` follow each other, ``similarity`` is changed."""
+        queries = np.arange(start, start + len(similarity))
+        if self.within and rows[0] <= queries[-1]:
+            similarity[rows <= queries[:, None]] = -np.inf
+        self._left.offer_block(start, rows, similarity)
+        self._right.offer_block(int(rows[0]), queries, similarity.T)
 
 
 def _top_cells(similarity: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
@@ -152,7 +197,7 @@ class Tile:
 
 
 def rerank(
-    best: BestMatches,
+    best: BestMatches | Mutual,
     start: int,
     queries: Tile,
     tile: Tile,
@@ -181,7 +226,7 @@ def rerank(
         best.offer(left + start, tile.rows[right], similarity)
 
 
-def rerank_all(best: BestMatches, start: int, queries: Tile, tile: Tile) -> None:
+def rerank_all(best: BestMatches | Mutual, start: int, queries: Tile, tile: Tile) -> None:
     """Offer every pair of two blocks, through exact matrix products of bounded size."""
     step = max(1, _DENSE_CELLS // max(1, len(tile)))
     for at in range(0, len(queries), step):

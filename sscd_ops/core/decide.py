@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.leader import Leader
+from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import order
 from sscd_ops.model import Fault, KnownImages, Matches
@@ -46,34 +47,66 @@ NEW, IMAGE_KEPT, IMAGE_REMOVED, IMAGE_FAULTY, PLAIN, IMAGE_WITHDRAWN, FREE = ran
 of equal bytes. FREE: described earlier, and without a verdict now."""
 
 
+FAULTS = tuple(Fault)
+"""Quarantine codes by the number that stands for each in columns; -1 is none."""
+COLUMNS = (
+    *("position", "sample_id", "image_sha256", "image_bytes", "width", "height", "caption"),
+    *("code", "message"),
+)
+"""The columns of a manifest that deciding needs."""
+
+
 @dataclass(frozen=True)
 class Samples:
-    """The batch's manifest rows in its order (source shard ordinal, position).
+    """What deciding needs of the batch's samples, in its order (source shard ordinal, position).
 
-    ``table``: manifest columns. ``shard``: int32 (n,), index into the batch's source shards.
-    ``digests``: uint8 (n, 32). ``rank``: int64 (n,), 0 is the most preferred sample.
+    The rest of their manifests is read again where rows are made of it.
+
+    ``shard``: int32 (n,), index into the batch's source shards. ``position``: int32 (n,), -1 where
+    it is no sample but a shard's own fault. ``ids``: uint8 (n, 16), zeros of shard faults.
+    ``digests``: uint8 (n, 32), of images. ``pictured``: bool (n,), which have one picture and no
+    fault but perhaps that picture's own. ``code``: int8 (n,), number in ``FAULTS`` or -1.
+    ``faulty``, ``messages``: int64 (f,), which have a code, ascending, and what is said of them.
+    ``rank``: int64 (n,), 0 is the most preferred sample.
     """
 
-    table: pa.Table
     shard: NDArray[np.int32]
+    position: NDArray[np.int32]
+    ids: NDArray[np.uint8]
     digests: NDArray[np.uint8]
+    pictured: NDArray[np.bool_]
+    code: NDArray[np.int8]
+    faulty: NDArray[np.int64]
+    messages: pa.Array
     rank: NDArray[np.int64]
-    is_shard_fault: NDArray[np.bool_]
     is_known: NDArray[np.bool_]
     """Samples that already have a verdict of an earlier turn."""
 
     def __len__(self) -> int:
         return len(self.shard)
 
+    @property
+    def is_shard_fault(self) -> NDArray[np.bool_]:
+        """Bool (n,): those that are no samples."""
+        faults: NDArray[np.bool_] = self.position < 0
+        return faults
+
+    def messages_of(self, rows: NDArray[np.int64]) -> list[str | None]:
+        """What is said of some that have a code."""
+        said: list[str | None]
+        said = self.messages.take(pa.array(np.searchsorted(self.faulty, rows))).to_pylist()
+        return said
+
     def with_known(self, known: set[bytes]) -> Samples:
         """The same samples; ``known``: sample_ids (16 bytes) that have a verdict already."""
-        mine = fixed_bytes(self.table.column("sample_id"), 16).view("V16").reshape(-1)
+        if not known:
+            return replace(self, is_known=np.zeros(len(self), bool))
         theirs = np.frombuffer(b"".join(sorted(known)), dtype="V16")
-        return replace(self, is_known=np.isin(mine, theirs))
+        return replace(self, is_known=np.isin(self.ids.view("V16").reshape(-1), theirs))
 
 
 def load_samples(
-    tables: Sequence[pa.Table],
+    tables: Iterable[pa.Table],
     shard_rank: NDArray[np.int64],
     priority: NDArray[np.int64],
     prefer: Sequence[str],
@@ -81,38 +114,69 @@ def load_samples(
     """Join a batch's manifests; of samples that are known already nothing is said yet.
 
     Args:
-        tables: one manifest for each source shard, in ordinal order.
+        tables: ``COLUMNS`` of one manifest for each source shard, in ordinal order; one is held at
+            a time.
         shard_rank: int64 (s,), arrival rank of each source shard: by source name, then URI.
         priority: int64 (s,), priority of each shard's source.
         prefer: the preference list.
     """
-    table = pa.concat_tables(tables).combine_chunks()
-    sizes = np.array([len(t) for t in tables], np.int64)
-    shard = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
-    position = table.column("position").to_numpy().astype(np.int64)
-    pixels = _int(table, "width") * _int(table, "height")
-    captions = pc.fill_null(pc.utf8_length(table.column("caption")), 0)
-    arrival = shard_rank[shard] * 2**32 + position
-    best_first = order(
-        prefer,
-        {
-            "priority": priority[shard],
-            "pixels": pixels,
-            "caption_length": captions.to_numpy().astype(np.int64),
-            "bytes": _int(table, "image_bytes"),
-        },
-        arrival,
-    )
-    rank = np.empty(len(table), np.int64)
-    rank[best_first] = np.arange(len(table))
+    pieces = [_columns(SCHEMA.empty_table()), *map(_columns, tables)]
+    sizes = [len(piece["position"]) for piece in pieces[1:]]
+    shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([piece.pop(name) for piece in pieces])
+
+    position, code = joined("position"), joined("code")
+    values = {name: joined(name) for name in ("pixels", "caption_length", "bytes")}
+    values["priority"] = priority[shard]
+    best_first = order(prefer, values, shard_rank[shard] * 2**32 + position)
+    del values
+    rank = np.empty(len(shard), np.int64)
+    rank[best_first] = np.arange(len(shard))
     return Samples(
-        table,
         shard,
-        fixed_bytes(table.column("image_sha256"), 32),
+        position,
+        joined("ids"),
+        joined("digests"),
+        joined("pictured"),
+        code,
+        np.flatnonzero(code >= 0),
+        pa.chunked_array(
+            [chunk for piece in pieces for chunk in piece["messages"].chunks], pa.large_string()
+        ).combine_chunks(),
         rank,
-        position < 0,
-        np.zeros(len(table), bool),
+        np.zeros(len(shard), bool),
     )
+
+
+_OF_PICTURE = np.array([fault.follows_bytes for fault in FAULTS] + [True])
+"""By code, the last of none: whether it leaves a picture to be decided."""
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    """What is kept of a manifest."""
+    said = table.column("code")
+    # made here, for the first array of a list imports pandas, which an answered night goes without
+    numbered = pa.array([str(fault) for fault in FAULTS], pa.string())
+    code = pc.index_in(said, value_set=numbered).fill_null(-1).to_numpy().astype(np.int8)
+    is_faulty = said.is_valid().to_numpy()
+    for text in said.filter(pa.array(is_faulty & (code < 0))).to_pylist():
+        raise ValueError(f"{text!r} is no quarantine code of this release")
+    has_picture = table.column("image_sha256").is_valid().to_numpy()
+    return {
+        "position": table.column("position").to_numpy(),
+        "ids": fixed_bytes(table.column("sample_id"), 16),
+        "digests": fixed_bytes(table.column("image_sha256"), 32),
+        "pictured": has_picture & _OF_PICTURE[code],
+        "code": code,
+        "messages": table.column("message").filter(pa.array(is_faulty)).cast(pa.large_string()),
+        "pixels": _int(table, "width") * _int(table, "height"),
+        "caption_length": pc.fill_null(pc.utf8_length(table.column("caption")), 0)
+        .cast(pa.int64())
+        .to_numpy(),
+        "bytes": _int(table, "image_bytes"),
+    }
 
 
 def _int(table: pa.Table, column: str) -> NDArray[np.int64]:
@@ -194,7 +258,7 @@ def find_images(
         query_faults: images that embed quarantined.
         plain: images that embed found nothing in to compare, and which are to be kept.
     """
-    eligible = _pictured(samples.table) & ~samples.is_known & ~samples.is_shard_fault
+    eligible = samples.pictured & ~samples.is_known & ~samples.is_shard_fault
     grouped = group_images(samples.digests, eligible, samples.rank)
     digests = samples.digests[grouped.carrier]
     standing = np.full(len(digests), NEW, np.int8)
@@ -205,7 +269,7 @@ def find_images(
         int(known.row[at]): (Fault(known.reason[at]), known.message[at] or "")
         for at in np.flatnonzero(known.verdict == "quarantined")
     }
-    for image, fault in _header_faults(samples.table, grouped.carrier).items():
+    for image, fault in _header_faults(samples, grouped.carrier).items():
         # what history says of these bytes comes first: limits may have been others then
         if standing[image] == NEW:
             standing[image] = IMAGE_FAULTY
@@ -220,24 +284,14 @@ def find_images(
     return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
 
 
-def _pictured(table: pa.Table) -> NDArray[np.bool_]:
-    """Samples with one picture and no fault but perhaps that picture's own."""
-    code = table.column("code")
-    # made here, for the first array of a list imports pandas, which an answered night goes without
-    of_picture = pa.array([str(fault) for fault in Fault if fault.follows_bytes], pa.string())
-    own = pc.or_(code.is_null(), pc.is_in(code, value_set=of_picture))
-    there: NDArray[np.bool_] = pc.and_(own, table.column("image_sha256").is_valid()).to_numpy()
-    return there
-
-
-def _header_faults(table: pa.Table, carrier: NDArray[np.int64]) -> dict[int, tuple[Fault, str]]:
+def _header_faults(samples: Samples, carrier: NDArray[np.int64]) -> dict[int, tuple[Fault, str]]:
     """Image -> what ingest found wrong with its header; equal bytes have equal headers."""
-    said = table.select(["code", "message"]).take(pa.array(carrier))
-    at = np.flatnonzero(said.column("code").is_valid().to_numpy(zero_copy_only=False))
-    faulty = said.take(pa.array(at)).to_pylist()
+    at = np.flatnonzero(samples.code[carrier] >= 0)
+    faulty = carrier[at]
+    said = zip(samples.code[faulty], samples.messages_of(faulty), strict=True)
     return {
-        int(image): (Fault(row["code"]), row["message"] or "")
-        for image, row in zip(at, faulty, strict=True)
+        int(image): (FAULTS[code], message or "")
+        for image, (code, message) in zip(at, said, strict=True)
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sscd_ops.core.measures import DESCRIPTORS, HASHES, Measure
+from sscd_ops.core.measures import DESCRIPTORS, HASHES
+from sscd_ops.core.stored_rows import StoredRows, joined
 from sscd_ops.model import Fault
 
 
@@ -35,6 +37,10 @@ class DescriptorFile:
 
 _PLAIN = "plain"
 """What a file says of a plain picture where it has the code of a fault: it has none."""
+_COLUMN_OF = {DESCRIPTORS: "descriptor"}
+"""Names of columns that are not the role's own."""
+_GROUP_ROWS = 65536
+"""Rows of a parquet row group: what is decoded at once, 64 MB of 512 float16."""
 
 
 def write_descriptors(
@@ -77,7 +83,11 @@ def write_descriptors(
     metadata = {"fingerprint": fingerprint, "dimensions": str(dimensions)}
     metadata.update({f"runtime.{name}": said for name, said in sorted(runtime.items())})
     pq.write_table(
-        table.replace_schema_metadata(metadata), stream, compression="none", use_dictionary=False
+        table.replace_schema_metadata(metadata),
+        stream,
+        compression="none",
+        use_dictionary=False,
+        row_group_size=_GROUP_ROWS,
     )
 
 
@@ -85,79 +95,138 @@ def _fixed(raw: bytes, width: int, count: int) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(width), count, [None, pa.py_buffer(raw)])
 
 
-def read_descriptors(path: Path) -> DescriptorFile:
-    """Read a descriptor file."""
-    table = pq.read_table(path)
-    dimensions = int(table.schema.metadata[b"dimensions"])
-    found = table.filter(table.column("code").is_null())
-    bare = table.filter(table.column("code").is_valid())
-    bare_rows = bare.select(["image_sha256", "code", "message"]).to_pylist()
-    return DescriptorFile(
-        fixed_bytes(found.column("image_sha256"), 32),
-        fixed_bytes(found.column("descriptor"), 2 * dimensions).view("<f2"),
-        {
-            row["image_sha256"]: (Fault(row["code"]), row["message"])
-            for row in bare_rows
-            if row["code"] != _PLAIN
-        },
-        {
-            role: fixed_bytes(found.column(role), width)
-            for role, width in HASHES.items()
-            if role in table.column_names
-        },
-        [row["image_sha256"] for row in bare_rows if row["code"] == _PLAIN],
-    )
+class DescriptorReader:
+    """A descriptor file, open: what it lists, and its rows, row group by row group.
+
+    Attributes:
+        count: rows with a descriptor.
+        dimensions: numbers of a descriptor.
+        roles: ``DESCRIPTORS``, and the hashes that it has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetFile(path)
+        metadata, schema = self._file.metadata, self._file.schema_arrow
+        self.dimensions = int(schema.metadata[b"dimensions"])
+        self.roles = {DESCRIPTORS, *(role for role in HASHES if role in schema.names)}
+        column = schema.names.index(_COLUMN_OF[DESCRIPTORS])
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        # what has none comes last
+        self._counts = [
+            group.num_rows - group.column(column).statistics.null_count
+            for group in groups
+            if group.num_rows
+        ]
+        self.count = sum(self._counts)
+        self._last: dict[str, tuple[int, NDArray[Any]]] = {}
+
+    def listed(self) -> Listed:
+        """The images that have a descriptor, in order, and those that have none."""
+        table = self._file.read(columns=["image_sha256", "code", "message"])
+        bare = table.slice(self.count).to_pylist()
+        return Listed(
+            fixed_bytes(table.column("image_sha256").slice(0, self.count), 32),
+            {
+                row["image_sha256"]: (Fault(row["code"]), row["message"])
+                for row in bare
+                if row["code"] != _PLAIN
+            },
+            [row["image_sha256"] for row in bare if row["code"] == _PLAIN],
+        )
+
+    def rows(self, role: str) -> StoredRows:
+        """The descriptors or hashes: float16 (n, d), uint8 (n, w)."""
+        blank = np.empty((0, self.dimensions), np.float16)
+        if role in HASHES:
+            blank = np.empty((0, HASHES[role]), np.uint8)
+        numbered = enumerate(self._counts)
+        return StoredRows([_Group(self, role, number, n) for number, n in numbered], blank)
+
+    def group(self, role: str, number: int) -> NDArray[Any]:
+        """A row group's rows, decoded; the last one asked for is kept."""
+        held, rows = self._last.get(role, (-1, np.empty(0)))
+        if held != number:
+            name = _COLUMN_OF.get(role, role)
+            column = self._file.read_row_group(number, columns=[name]).column(0)
+            raw = fixed_bytes(column.slice(0, self._counts[number]), column.type.byte_width)
+            rows = raw if role in HASHES else raw.view("<f2")
+            self._last[role] = number, rows
+        return rows
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group of a descriptor file as a piece of ``StoredRows``."""
+
+    reader: DescriptorReader
+    role: str
+    number: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
+        return self.reader.group(self.role, self.number)[key]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What descriptor files say of images, beside their descriptors.
+
+    ``ids``: uint8 (n, 32), those that have one. ``faults``: sha256 -> (code, message), pictures
+    that got none. ``plain``: sha256 of pictures with nothing in them to compare, which have none.
+    """
+
+    ids: NDArray[np.uint8]
+    faults: dict[bytes, tuple[Fault, str]] = field(default_factory=dict)
+    plain: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Queries:
     """Every descriptor of a batch, in manifest order: its descriptor files, one after another.
 
-    ``ids``: uint8 (n, 32). ``rows``: role of a measure -> (n, ...): descriptors float16 (n, d),
-    hashes uint8 (n, w). ``faults``: sha256 -> (code, message). ``plain``: sha256 of pictures with
-    nothing in them to compare, which have no descriptor. ``digest`` names the list: it changes when
-    source shards are appended.
+    ``rows``: role of a measure -> (n, ...): descriptors float16 (n, d), hashes uint8 (n, w).
+    ``digest`` names the list: it changes when source shards are appended. ``read_listed`` reads
+    what ``listed`` answers: once, where it is asked for.
     """
 
-    ids: NDArray[np.uint8]
-    rows: dict[str, NDArray[Any]]
-    faults: dict[bytes, tuple[Fault, str]]
-    plain: list[bytes]
+    rows: dict[str, StoredRows]
     digest: str
+    read_listed: Callable[[], Listed]
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
 
     @property
-    def descriptors(self) -> NDArray[np.float16]:
+    def descriptors(self) -> StoredRows:
         """float16 (n, d)."""
-        rows: NDArray[np.float16] = self.rows[DESCRIPTORS]
-        return rows
+        return self.rows[DESCRIPTORS]
+
+    @cached_property
+    def listed(self) -> Listed:
+        """The images' digests, and which pictures have no descriptor."""
+        return self.read_listed()
+
+    @property
+    def ids(self) -> NDArray[np.uint8]:
+        """uint8 (n, 32), the images' sha256."""
+        return self.listed.ids
+
+    def with_rows(self, rows: dict[str, StoredRows]) -> Queries:
+        """The same, with rows that lie elsewhere."""
+        return Queries(rows, self.digest, lambda: self.listed)
 
     def with_more(self, more: Queries) -> Queries:
         """These and, numbered on, some more by the same measures."""
-        if not len(more.ids):
+        if not len(more):
             return self
-        return replace(
-            self,
-            ids=np.concatenate([self.ids, more.ids]),
-            rows={
-                role: np.concatenate([rows, more.rows[role]]) for role, rows in self.rows.items()
-            },
+        return Queries(
+            {role: joined([rows, more.rows[role]]) for role, rows in self.rows.items()},
+            self.digest,
+            lambda: replace(self.listed, ids=np.concatenate([self.ids, more.ids])),
         )
-
-
-def join_files(
-    files: Sequence[DescriptorFile], measures: Sequence[Measure], dimensions: int, digest: str
-) -> Queries:
-    """A batch's descriptor files as one. Each has the rows of all its measures."""
-    blank = {by.role: by.blank(0, dimensions) for by in measures}
-    rows: list[dict[str, NDArray[Any]]] = [blank]
-    rows += ({DESCRIPTORS: file.descriptors, **file.hashes} for file in files)
-    return Queries(
-        np.concatenate([np.empty((0, 32), np.uint8), *(file.ids for file in files)]),
-        {role: np.concatenate([each[role] for each in rows]) for role in blank},
-        {sha256: fault for file in files for sha256, fault in file.faults.items()},
-        [sha256 for file in files for sha256 in file.plain],
-        digest,
-    )
 
 
 def fixed_bytes(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:

@@ -54,3 +54,26 @@ def group_images(
     # the last write wins: go from the least to the most preferred
     carrier[image_of[ranked[::-1]]] = ranked[::-1]
     return Grouped(carrier, image_of, first_of_group[place])
+
+
+_AT_ONCE = 1 << 18
+"""Digests that are compared at once: bounds memory."""
+
+
+def first_places(digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether each digest is the first of its value: bool (n,).
+
+    Of ``group_images`` the part that survey needs, in 25 bytes a digest beside them.
+
+    Args:
+        digests: uint8 (n, 32).
+    """
+    words = digests.view("<u8")
+    # stable: equal digests stay in the order of their places
+    by = np.lexsort(words.T)
+    first = np.ones(len(digests), bool)
+    for start in range(0, len(by) - 1, _AT_ONCE):
+        here, after = by[start : start + _AT_ONCE], by[start + 1 : start + _AT_ONCE + 1]
+        again = (words[here[: len(after)]] == words[after]).all(axis=1)
+        first[after[again]] = False
+    return first

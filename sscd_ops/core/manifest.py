@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -167,8 +168,25 @@ class ManifestBuilder:
         )
 
 
-def read_manifest(file: Path | str | BinaryIO, columns: list[str] | None = None) -> pa.Table:
+def read_manifest(file: Path | str | BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a manifest, or some of its columns."""
     # not pq.read_table, which imports pyarrow.dataset: 0.1 s of every process
     with pq.ParquetFile(file) as opened:
-        return opened.read(columns).select(columns or SCHEMA.names)
+        wanted = SCHEMA.names if columns is None else list(columns)
+        return opened.read(wanted).select(wanted)
+
+
+def manifest_blocks(files: Iterable[Path], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Some columns of several manifests, one after another, about so many rows at a time."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for file in files:
+        with pq.ParquetFile(file) as manifest:
+            for batch in manifest.iter_batches(rows, columns=list(columns)):
+                waiting.append(batch)
+                count += len(batch)
+                if count >= rows:
+                    yield pa.Table.from_batches(waiting)
+                    waiting, count = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)

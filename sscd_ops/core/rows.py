@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -30,7 +30,6 @@ from sscd_ops.core.decide import (
     Images,
     Samples,
 )
-from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS
 from sscd_ops.core.tally import faults_of
@@ -81,12 +80,54 @@ class Rows:
     decision_id: int = 0
 
 
-def sample_rows(given: Rows) -> pa.Table:
-    """Rows of ``samples``: one for each sample without an earlier verdict, and shard faults."""
+ROWS = 40_000
+"""Rows made at once: their texts are some 20 MB, and COPY encodes half of them at a time."""
+FROM_MANIFEST = (
+    *("sample_id", "position", "key", "width", "height", "format", "image_bytes"),
+    *("caption", "meta"),
+)
+"""The columns of manifests that go into rows of ``samples``."""
+
+
+def sample_rows(given: Rows, manifests: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Rows of ``samples``: one for each sample without an earlier verdict, and shard faults.
+
+    Args:
+        given: the decision.
+        manifests: ``FROM_MANIFEST`` of all samples in the batch's order, block by block.
+
+    Yields:
+        The rows of each block.
+    """
+    images = given.images
+    lasting = np.zeros(len(images.carrier) + 1, bool)  # -1, no image: the last
+    for number, (fault, _) in images.faults.items():
+        lasting[number] = fault.follows_bytes
+    said = np.full(len(images.carrier), None, object)
+    said[images.known.row] = images.known.reason
+    start = 0
+    for table in manifests:
+        yield _sample_rows(given, start, table, lasting, said)
+        start += len(table)
+
+
+def _sample_rows(
+    given: Rows,
+    start: int,
+    table: pa.Table,
+    lasting: NDArray[np.bool_],
+    said: NDArray[np.object_],
+) -> pa.Table:
+    """The rows of a block of samples; ``said``: what history says of images that are known.
+
+    ``lasting``: the images with a fault of their bytes. A sample quarantined for another follows
+    no image.
+    """
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
-    rows = np.flatnonzero(decided.outcome != KNOWN)
+    here = np.flatnonzero(decided.outcome[start : start + len(table)] != KNOWN)
+    table = table.take(pa.array(here))
+    rows = here + start
     outcome = decided.outcome[rows]
-    table = samples.table.take(pa.array(rows))
     image = images.image_of[rows]
     removed = np.isin(outcome, list(_REMOVED))
     witnessed = witness.valid[image] & (removed | (outcome == WITHDRAWN))
@@ -97,10 +138,10 @@ def sample_rows(given: Rows) -> pa.Table:
         | (outcome == WITHDRAWN)
         | table.column("width").is_valid().to_numpy(zero_copy_only=False)
     )
-    code, message = _reasons(table, images, outcome, image)
+    code, message = _reasons(given, rows, said)
     slots = given.slot[rows]
     plain = outcome == KEPT_PLAIN
-    own_fault = _own_faults(images, outcome, image)
+    own_fault = np.isin(outcome, (QUARANTINED, SHARD_FAULT)) & ~lasting[image]
     return pa.table(
         {
             "month": _constant(days(given.month), len(rows), pa.date32()),
@@ -144,29 +185,17 @@ def _carriers(
     }
 
 
-def _own_faults(
-    images: Images, outcome: NDArray[np.int8], image: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Quarantined for what is not a fault of the image's bytes: it does not follow its image."""
-    follows = np.zeros(len(images.carrier) + 1, bool)
-    for number, (fault, _) in images.faults.items():
-        follows[number] = fault.follows_bytes
-    quarantined: NDArray[np.bool_] = np.isin(outcome, (QUARANTINED, SHARD_FAULT))
-    return quarantined & ~follows[image]  # -1, no image: the last
-
-
 def _reasons(
-    table: pa.Table, images: Images, outcome: NDArray[np.int8], image: NDArray[np.int64]
+    given: Rows, rows: NDArray[np.int64], said: NDArray[np.object_]
 ) -> tuple[pa.Array, pa.Array]:
+    outcome = given.decided.outcome[rows]
     code = np.full(len(outcome), None, object)
     message = np.full(len(outcome), None, object)
     for removed, reason in _REMOVED.items():
         code[outcome == removed] = reason
-    said = np.full(len(images.carrier), None, object)
-    said[images.known.row] = images.known.reason
     withdrawn = outcome == WITHDRAWN
-    code[withdrawn] = said[image[withdrawn]]
-    bad, codes, messages = faults_of(table, images, outcome, image)
+    code[withdrawn] = said[given.images.image_of[rows[withdrawn]]]
+    bad, codes, messages = faults_of(given.samples, given.images, given.decided.outcome, rows)
     code[bad], message[bad] = codes, messages
     return pa.array(code, pa.string()), pa.array(message, pa.string())
 
@@ -185,14 +214,24 @@ def _floats(values: NDArray[np.float64]) -> pa.Array:
     return pa.array(values, pa.float64(), mask=np.isnan(values))
 
 
-def image_rows(given: Rows) -> pa.Table:
-    """Rows of ``images``: one for each image this decision is the first to give a standing to."""
-    samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
+def image_rows(given: Rows) -> Iterator[pa.Table]:
+    """Rows of ``images``: one for each image this decision is the first to give a standing to.
+
+    Yields:
+        Some of them at a time.
+    """
+    images = given.images
     lasting = np.zeros(len(images.carrier), bool)
     for image, (fault, _) in images.faults.items():
         lasting[image] = fault.follows_bytes
     lasting[images.known.row] = False
     rows = np.flatnonzero(np.isin(images.standing, (NEW, PLAIN)) | lasting)
+    for start in range(0, len(rows), ROWS):
+        yield _image_rows(given, rows[start : start + ROWS])
+
+
+def _image_rows(given: Rows, rows: NDArray[np.int64]) -> pa.Table:
+    samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
     near = ~kept & ~faulty
@@ -203,7 +242,6 @@ def image_rows(given: Rows) -> pa.Table:
     for at in np.flatnonzero(faulty):
         fault, why = images.faults[int(rows[at])]
         reason[at], message[at] = str(fault), why
-    ids = fixed_bytes(samples.table.column("sample_id"), 16)
     carrier = images.carrier[rows]
     slots = np.where(kept, given.slot[carrier], -1)
     query = images.query[rows]
@@ -216,9 +254,9 @@ def image_rows(given: Rows) -> pa.Table:
             "verdict": _verdicts(outcome),
             "reason": pa.array(reason, pa.string()),
             "message": pa.array(message, pa.string()),
-            "sample_id": fixed(ids[carrier]),
+            "sample_id": fixed(samples.ids[carrier]),
             "shard_id": given.shard_ids[samples.shard[carrier]],
-            "position": samples.table.column("position").take(pa.array(carrier)),
+            "position": samples.position[carrier],
             "rank": samples.rank[carrier],
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "segment_row": pa.array(query, pa.int64(), mask=query < 0),
@@ -236,10 +274,8 @@ def change_rows(given: Rows) -> pa.Table:
     rows = np.flatnonzero(images.standing == FREE)
     gone = ~decided.kept[rows]
     carrier = images.carrier[rows]
-    ids = fixed_bytes(samples.table.column("sample_id"), 16)
     reason = np.full(len(rows), None, object)
     reason[gone] = decided.each(rows[gone], [m.reason for m in decided.measures])
-    position = samples.table.column("position").to_numpy()[carrier]
 
     def of_kept(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind, mask=gone)
@@ -255,10 +291,10 @@ def change_rows(given: Rows) -> pa.Table:
             "witness_sha256": fixed(witness.sha256[rows], gone),
             "similarity": _floats(np.where(gone, witness.similarity[rows], np.nan)),
             "threshold": _floats(np.where(gone, witness.threshold[rows], np.nan)),
-            "carrier_id": fixed(ids[carrier], ~gone),
+            "carrier_id": fixed(samples.ids[carrier], ~gone),
             "carrier_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
             "carrier_shard": of_kept(given.shard_ids[samples.shard[carrier]], pa.int64()),
-            "carrier_position": of_kept(position, pa.int32()),
+            "carrier_position": of_kept(samples.position[carrier], pa.int32()),
             "slot": of_kept(given.slot[carrier], pa.int32()),
             "slot_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
         }
@@ -269,33 +305,49 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
 """Images of the batch (k,), digests (k, 32) of kept images of history, and their similarities."""
 
 
-def match_rows(given: Rows, history: Sequence[Pairs], limit: int) -> pa.Table:
+def match_rows(given: Rows, history: Sequence[Pairs], limit: int) -> Iterator[pa.Table]:
     """Rows of ``matches``: each new image's most similar kept images at or above the floor.
 
     Args:
         given: the decision.
         history: by each of its measures, pairs with images of history.
         limit: rows of an image at most, by each.
+
+    Yields:
+        Some of them at a time.
     """
     decided = given.decided
-    return pa.concat_tables(
-        _matches(given, measure, inside, earlier, limit)
-        for measure, inside, earlier in zip(decided.measures, decided.matches, history, strict=True)
-    )
+    for measure, inside, earlier in zip(decided.measures, decided.matches, history, strict=True):
+        yield from _matches(given, measure, inside, earlier, limit)
 
 
 def _matches(
     given: Rows, measure: Measure, inside: Matches, history: Pairs, limit: int
-) -> pa.Table:
-    digests = given.images.digests
+) -> Iterator[pa.Table]:
     image = np.concatenate([history[0], inside.query])
-    earlier = np.concatenate([history[1], digests[inside.reference]])
     similarity = np.concatenate([history[2], inside.similarity])
     by = np.lexsort((np.arange(len(image)), -similarity, image))
-    image, earlier, similarity = image[by], earlier[by], similarity[by]
+    image = image[by]
     first = np.searchsorted(image, image, side="left")
-    few = np.arange(len(image)) - first < limit
-    image, earlier, similarity = image[few], earlier[few], similarity[few]
+    by = by[np.arange(len(image)) - first < limit]
+    for start in range(0, len(by), ROWS):
+        part = by[start : start + ROWS]
+        yield _match_rows(given, measure, inside, history, part)
+
+
+def _match_rows(
+    given: Rows, measure: Measure, inside: Matches, history: Pairs, pairs: NDArray[np.int64]
+) -> pa.Table:
+    """Of pairs numbered through: those with history, then those inside the batch."""
+    digests, count = given.images.digests, len(history[0])
+    is_history = pairs < count
+    old, new = pairs[is_history], pairs[~is_history] - count
+    image = np.empty(len(pairs), np.int64)
+    image[is_history], image[~is_history] = history[0][old], inside.query[new]
+    similarity = np.empty(len(pairs))
+    similarity[is_history], similarity[~is_history] = history[2][old], inside.similarity[new]
+    earlier = np.empty((len(pairs), 32), np.uint8)
+    earlier[is_history], earlier[~is_history] = history[1][old], digests[inside.reference[new]]
     distance = np.full(len(image), np.nan)
     if measure.by_hash:
         distance = np.rint((1.0 - similarity) * BITS)

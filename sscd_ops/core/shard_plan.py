@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS
+from sscd_ops.core.stored_rows import Rows
 
 WRITER_VERSION = 1
 """Part of the plan's digest: whoever changes the bytes that ``steps.publish`` writes raises it."""
@@ -105,7 +106,7 @@ def plan_digest(
     columns: Sequence[str],
     shards: Sequence[ShardSlice],
     sample_ids: NDArray[np.uint8],
-    member_digests: NDArray[np.uint8],
+    member_digests: Rows,
     member_ends: NDArray[np.int64],
 ) -> str:
     """8 hex digits that name a publish plan: equal decisions give equal names and bytes.

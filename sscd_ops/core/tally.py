@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from sscd_ops.core.decide import (
+    FAULTS,
     KEPT,
     KEPT_PLAIN,
     KNOWN,
@@ -27,17 +27,29 @@ from sscd_ops.model import Counts
 
 
 def faults_of(
-    table: pa.Table, images: Images, outcome: NDArray[np.int8], image: NDArray[np.int64]
+    samples: Samples, images: Images, outcome: NDArray[np.int8], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.object_], NDArray[np.object_]]:
-    """The rows with a fault, and its code and message: that of the image, else the row's own."""
-    bad = np.flatnonzero((outcome == QUARANTINED) | (outcome == SHARD_FAULT))
-    subset = table.select(["code", "message"]).take(pa.array(bad))
+    """Which of some samples have a fault, and its code and message: the image's, else their own.
+
+    Args:
+        samples: the batch.
+        images: its images.
+        outcome: int8 (n,).
+        rows: int64 (k,), the samples that are asked about.
+
+    Returns:
+        int64 (f,), places in ``rows``; object (f,) each.
+    """
+    bad = np.flatnonzero(np.isin(outcome[rows], (QUARANTINED, SHARD_FAULT)))
+    faulty = rows[bad]
+    image = images.image_of[faulty]
     codes, messages = np.empty(len(bad), object), np.empty(len(bad), object)
-    codes[:] = subset.column("code").to_pylist()
-    messages[:] = subset.column("message").to_pylist()
-    for at in np.flatnonzero(image[bad] >= 0):
-        fault, messages[at] = images.faults[int(image[bad[at]])]
+    for at in np.flatnonzero(image >= 0):
+        fault, messages[at] = images.faults[int(image[at])]
         codes[at] = str(fault)
+    own = np.flatnonzero((image < 0) & (samples.code[faulty] >= 0))
+    codes[own] = [str(FAULTS[code]) for code in samples.code[faulty[own]]]
+    messages[own] = samples.messages_of(faulty[own])
     return bad, codes, messages
 
 
@@ -46,11 +58,15 @@ class FaultTally:
     """What a batch, or one of its sources, quarantines.
 
     ``codes``: how many samples by code, and how many source shards by the code of their own fault.
-    ``examples``: code -> index of the source shard, key (None: the shard's own fault), message.
+    ``examples``: code -> the first sample (or fault of a whole shard) that has it, message.
     """
 
     codes: dict[str, int]
-    examples: dict[str, tuple[int, str | None, str]]
+    examples: dict[str, tuple[int, str]]
+
+
+_AT_ONCE = 100_000
+"""Samples whose messages are texts of Python at once."""
 
 
 def tally_faults(
@@ -66,13 +82,15 @@ def tally_faults(
         count: how many sources there are.
     """
     answer = [FaultTally({}, {}) for _ in range(count)]
-    bad, codes, messages = faults_of(samples.table, images, decided.outcome, images.image_of)
-    for row, code, message in zip(bad, codes, messages, strict=True):
-        tally = answer[source_of[row]]
-        tally.codes[code] = tally.codes.get(code, 0) + 1
-        if code not in tally.examples:
-            key = samples.table.column("key")[int(row)].as_py()
-            tally.examples[code] = int(samples.shard[row]), key, message or ""
+    faulty = np.flatnonzero(np.isin(decided.outcome, (QUARANTINED, SHARD_FAULT)))
+    for start in range(0, len(faulty), _AT_ONCE):
+        rows = faulty[start : start + _AT_ONCE]
+        _, codes, messages = faults_of(samples, images, decided.outcome, rows)
+        for row, code, message in zip(rows, codes, messages, strict=True):
+            tally = answer[source_of[row]]
+            tally.codes[code] = tally.codes.get(code, 0) + 1
+            if code not in tally.examples:
+                tally.examples[code] = int(row), message or ""
     return answer
 
 

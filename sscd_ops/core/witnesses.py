@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.core.decide import IMAGE_KEPT, Decided, Images, Samples
-from sscd_ops.core.descriptor_file import fixed_bytes
 
 THIS_DECISION = 0
 """In place of a decision's number that is not known yet."""
@@ -71,7 +70,7 @@ def find_witnesses(
         earlier: the history's images that some were removed for.
     """
     count = len(images.carrier)
-    ids = fixed_bytes(samples.table.column("sample_id"), 16)
+    ids = samples.ids
     answer = Witnesses(
         np.zeros((count + 1, 32), np.uint8),
         np.zeros((count + 1, 16), np.uint8),

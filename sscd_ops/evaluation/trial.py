@@ -17,6 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sscd_ops.core.decide import (
+    COLUMNS,
+    FAULTS,
     Decided,
     Images,
     Samples,
@@ -169,7 +171,7 @@ def run(rooms: Rooms, trial: Trial, options: FingerprintOptions) -> TrialReport:
     ingested = clock()
     threshold = contender.model.threshold_for(trial.threshold)
     samples = load_samples(
-        read.tables,
+        (table.select(COLUMNS) for table in read.tables),
         arrival_rank([s.source for s in read.shards], [s.relative_uri for s in read.shards]),
         np.zeros(len(read.tables), np.int64),
         DuplicatesOptions().prefer,
@@ -271,10 +273,10 @@ def _pictures(given: Given, read: _Read, samples: Samples) -> tuple[SourceSet, N
         The pictures, and their sha256, uint8 (m, 32).
     """
     pictures = SourceSet(given)
-    fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
+    fine = samples.code < 0
     grouped = group_images(samples.digests, fine, np.arange(len(samples)))
     columns = ["key", "image_member", "image_offset", "image_bytes", "image_sha256"]
-    firsts = samples.table.select(columns).take(pa.array(grouped.first)).to_pylist()
+    firsts = pa.concat_tables(read.tables).select(columns).take(pa.array(grouped.first)).to_pylist()
     for place, row in zip(grouped.first, firsts, strict=True):
         pictures.add(
             read.shards[samples.shard[place]],
@@ -287,7 +289,7 @@ def _pictures(given: Given, read: _Read, samples: Samples) -> tuple[SourceSet, N
 
 
 def _nothing(samples: Samples, shard_faults: Sequence[str]) -> str:
-    codes = Counter(samples.table.column("code").to_pylist())
+    codes = Counter(str(FAULTS[code]) if code >= 0 else None for code in samples.code)
     said = ", ".join([*(f"{code} {n}" for code, n in codes.most_common()), *shard_faults[:3]])
     hint = ""
     if codes[str(Fault.MISSING_CAPTION)]:
@@ -320,14 +322,9 @@ def _decide(
 
 
 def _quarantined(samples: Samples, images: Images) -> dict[str, int]:
-    codes = Counter(
-        code
-        for code, shard_fault in zip(
-            samples.table.column("code").to_pylist(), samples.is_shard_fault, strict=True
-        )
-        if code is not None and not shard_fault
-    )
-    good = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
+    own = samples.code[~samples.is_shard_fault & (samples.code >= 0)]
+    codes = Counter(str(FAULTS[code]) for code in own)
+    good = samples.code < 0
     for image, (fault, _) in images.faults.items():
         codes[str(fault)] += int((good & (images.image_of == image)).sum())
     return dict(codes.most_common())

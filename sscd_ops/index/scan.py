@@ -8,11 +8,14 @@ hold every pair at or above the floor.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import isqrt
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sscd_ops.core.best import BestMatches, Tile, rerank, rerank_all
+from sscd_ops.core.best import BestMatches, Mutual, Tile, rerank, rerank_all
+from sscd_ops.core.canonical import widen
 from sscd_ops.model import Matches
 
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ def scan(
 
 
 @dataclass(frozen=True)
-class Block:
+class QueryBlock:
     """Some queries, and what the method made of them."""
 
     first: int
@@ -112,17 +115,17 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.descriptors)
 
-    def groups(self) -> Iterator[list[Block]]:
+    def groups(self) -> Iterator[list[QueryBlock]]:
         """The blocks, in groups that are walked over the rows together."""
         for start in range(0, len(self._ready), _GROUP):
             stop = min(start + _GROUP, len(self._ready))
             yield self._held[start:stop] if self._held else list(self._blocks(range(start, stop)))
 
-    def _blocks(self, numbers: range) -> Iterator[Block]:
+    def _blocks(self, numbers: range) -> Iterator[QueryBlock]:
         for number in numbers:
             at = number * self._step
             part = np.ascontiguousarray(self.descriptors[at : at + self._step])
-            yield Block(at, Tile(np.arange(at, at + len(part)), part), self._ready[number])
+            yield QueryBlock(at, Tile(np.arange(at, at + len(part)), part), self._ready[number])
 
 
 def _tiles(method: Method, part: Part) -> Iterator[tuple[Tile, Codes]]:
@@ -140,6 +143,78 @@ def _tiles(method: Method, part: Part) -> Iterator[tuple[Tile, Codes]]:
         else:
             codes = method.codes(descriptors)
         yield Tile(numbers + part.first, descriptors), codes
+
+
+class Block:
+    """A ``ports.SearchBlock`` around a method: float32 and codes are made once, when first needed.
+
+    A block's tiles are squares of the cells that one of the method's has, so that each pair of
+    tiles is compared once and serves both.
+    """
+
+    def __init__(self, method: Method, descriptors: NDArray[np.float16]) -> None:
+        self._method = method
+        self._rows = len(descriptors)
+        self._side = isqrt(method.tile_rows * method.tile_queries)
+        self._descriptors = descriptors
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @cached_property
+    def _tiles(self) -> list[Tile]:
+        descriptors = np.ascontiguousarray(self._descriptors)
+        wide = widen(descriptors)
+        return [
+            Tile(np.arange(at, end), descriptors[at:end], wide[at:end])
+            for at, end in self._ranges()
+        ]
+
+    @cached_property
+    def _queries(self) -> list[dict[str, Any]]:
+        return [self._method.prepare(tile.descriptors) for tile in self._tiles]
+
+    @cached_property
+    def _codes(self) -> list[Codes]:
+        return [self._method.codes(tile.descriptors) for tile in self._tiles]
+
+    def _ranges(self) -> Iterator[tuple[int, int]]:
+        for at in range(0, self._rows, self._side):
+            yield at, min(at + self._side, self._rows)
+
+    def across(self, other: Block, floor: float, limit: int) -> tuple[Matches, Matches]:
+        """The most similar rows of ``other`` for each row, and the reverse (ports)."""
+        mine, theirs = (BestMatches(len(block), floor, limit) for block in (self, other))
+        both = Mutual(mine, theirs)
+        for number in range(len(other._tiles)):
+            for own in range(len(self._tiles)):
+                self._compare(both, own, other, number, floor)
+        return mine.matches(), theirs.matches()
+
+    def within(self, floor: float, limit: int) -> Matches:
+        """The most similar other rows of the block for each row (ports)."""
+        best = BestMatches(len(self), floor, limit)
+        both = Mutual(best, best)
+        for number in range(len(self._tiles)):
+            for own in range(number + 1):
+                self._compare(both, own, self, number, floor)
+        return best.matches()
+
+    def _compare(self, both: Mutual, own: int, other: Block, number: int, floor: float) -> None:
+        queries, tile = self._tiles[own], other._tiles[number]
+        found = self._method.candidates(
+            queries, self._queries[own], tile, other._codes[number], floor
+        )
+        first = int(queries.rows[0])
+        if found is None:
+            rerank_all(both, first, queries, tile)
+            return
+        query, reference = found
+        if both.within and own == number:  # not a row itself, and of two rows one pair
+            once = query < reference
+            query, reference = query[once], reference[once]
+        if len(query):
+            rerank(both, first, queries, tile, query, reference)
 
 
 class Backend:
@@ -175,6 +250,10 @@ class Backend:
         if self._queries is None or self._queries.descriptors is not queries:
             self._queries = Prepared(self.method, queries)
         return scan(self.method, self._queries, [Part(0, descriptors, codes, kept)], floor, limit)
+
+    def block(self, descriptors: NDArray[np.float16]) -> Block:
+        """Rows (n, d) to be compared with each other and with other blocks (ports)."""
+        return Block(self.method, descriptors)
 
     def growing(self, dimensions: int) -> Growing:
         """An empty index that rows can be added to."""

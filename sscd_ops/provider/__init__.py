@@ -15,6 +15,7 @@ _WHERE = {
     "SscdOpsHook": "sscd_ops.provider.hooks",
     "SscdPlanOperator": "sscd_ops.provider.operators",
     "SscdIngestOperator": "sscd_ops.provider.operators",
+    "SscdSurveyOperator": "sscd_ops.provider.operators",
     "SscdEmbedOperator": "sscd_ops.provider.operators",
     "SscdMatchOperator": "sscd_ops.provider.operators",
     "SscdResolveOperator": "sscd_ops.provider.operators",

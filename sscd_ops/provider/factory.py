@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OPERATORS: dict[str, type[BaseOperator]] = {
     "plan": ours.SscdPlanOperator,
     "ingest": ours.SscdIngestOperator,
+    "survey": ours.SscdSurveyOperator,
     "embed": ours.SscdEmbedOperator,
     "match": ours.SscdMatchOperator,
     "resolve": ours.SscdResolveOperator,
@@ -28,8 +29,8 @@ OPERATORS: dict[str, type[BaseOperator]] = {
     "commit": ours.SscdCommitOperator,
 }
 MAPPED = ("ingest", "embed", "match", "publish")
-# Match, resolve and commit run on an empty night too, though what is before them has no task.
-_TRIGGER_RULES = {"match": "none_failed", "resolve": "none_failed", "commit": "none_failed"}
+# These run on an empty night too, though what is before them has no task.
+_TRIGGER_RULES = dict.fromkeys(("survey", "match", "resolve", "commit"), "none_failed")
 
 _RETRIES = 3
 _RETRY_DELAY = timedelta(minutes=1)
@@ -37,6 +38,7 @@ _MAX_RETRY_DELAY = timedelta(hours=1)
 _TIMEOUTS = {
     "plan": timedelta(hours=2),
     "ingest": timedelta(hours=6),
+    "survey": timedelta(hours=2),
     "embed": timedelta(hours=12),
     "match": timedelta(hours=6),
     "resolve": timedelta(hours=6),
@@ -130,15 +132,13 @@ def _steps(
     plan = classes["plan"](**args["plan"])
     groups = plan.output
     ingest = classes["ingest"].partial(**args["ingest"]).expand(group=groups)
+    survey = classes["survey"](**args["survey"])
     embed = classes["embed"].partial(**args["embed"]).expand(group=groups)
-    parts = options.airflow.match_tasks
-    match = (
-        classes["match"].partial(**args["match"], parts_total=parts).expand(part=[*range(parts)])
-    )
+    match = classes["match"].partial(**args["match"]).expand(part=survey.output)
     resolve = classes["resolve"](**args["resolve"])
     publish = classes["publish"].partial(**args["publish"]).expand(group=resolve.output)
     commit = classes["commit"](**args["commit"])
-    plan >> ingest >> embed >> match >> resolve >> publish >> commit
+    plan >> ingest >> survey >> embed >> match >> resolve >> publish >> commit
 
 
 def _common(settings: Settings, options: DatasetOptions, step: str) -> dict[str, Any]:

@@ -30,6 +30,13 @@ def _label(first: str, count: int) -> str:
     return f"{first} ({count} shards)" if count > 1 else first
 
 
+def of_match(parts: Wiring, batch_id: int, part: int) -> str:
+    """E.g. ``part 3 of 8``."""
+    from sscd_ops.steps.parts import load_work
+
+    return f"part {part + 1} of {load_work(parts, batch_id).survey.match_tasks}"
+
+
 def of_output_shards(parts: Wiring, batch_id: int, group: int) -> str:
     """E.g. ``00008.tar (8 shards)``."""
     from sscd_ops.catalog.decisions import of_batch

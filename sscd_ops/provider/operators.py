@@ -1,7 +1,7 @@
 """One operator per step. Each is: hook -> wiring -> step -> report.
 
-What a task answers through XCom is small: group numbers to map over (plan, resolve) and, under the
-key ``report``, ids, counts and seconds. Everything else stands in the catalog.
+What a task answers through XCom is small: numbers to map over (plan, survey, resolve) and, under
+the key ``report``, ids, counts and seconds. Everything else stands in the catalog.
 """
 
 from __future__ import annotations
@@ -222,6 +222,19 @@ class SscdIngestOperator(IngestLineage, _GroupOperator):
         self.finish(context, report)
 
 
+class SscdSurveyOperator(_BatchOperator):
+    """Finds the night's new images; answers with the parts that match is split into."""
+
+    def execute(self, context: Context) -> list[int]:
+        """Survey the night."""
+        from sscd_ops.steps import survey
+
+        with self.parts() as parts:
+            report = survey.run(parts, int(self.batch_id))
+        self.finish(context, report)
+        return report.parts
+
+
 class SscdEmbedOperator(_GroupOperator):
     """Computes the descriptors of a group's new images."""
 
@@ -238,27 +251,26 @@ class SscdEmbedOperator(_GroupOperator):
 
 
 class SscdMatchOperator(_BatchOperator):
-    """Compares the batch with a share of the history.
+    """Compares a part of the batch with what it has to be compared with.
 
     Args:
-        part: which share, from 0.
-        parts_total: how many shares.
+        part: a number that survey answered.
     """
 
-    template_fields: Sequence[str] = (*_BatchOperator.template_fields, "part", "parts_total")
+    template_fields: Sequence[str] = (*_BatchOperator.template_fields, "part")
 
-    def __init__(self, *, part: int, parts_total: int, **kwargs: Any) -> None:
+    def __init__(self, *, part: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.part = part
-        self.parts_total = parts_total
 
     def execute(self, context: Context) -> None:
-        """Match against a share of the segments."""
+        """Match a part."""
+        from sscd_ops.provider import labels
         from sscd_ops.steps import match
 
-        _set_label(context, f"history {self.part + 1} of {self.parts_total}")
         with self.parts() as parts:
-            report = match.run(parts, int(self.batch_id), self.part, self.parts_total)
+            _set_label(context, labels.of_match(parts, int(self.batch_id), self.part))
+            report = match.run(parts, int(self.batch_id), self.part)
         self.finish(context, report)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import attempts, batches, datasets, shards, waiting
+from sscd_ops.core.groups import balanced_groups
 from sscd_ops.model import Batch, BatchState, FoundShard, SourceShard
 from sscd_ops.options import DatasetOptions
 from sscd_ops.ports import Source
@@ -130,6 +131,7 @@ def claim(
         free = [s for s in free if (s.source, s.relative_uri, s.version) not in mine]
         if free:
             attempts.require_attempt(conn, batch.batch_id, attempt_id)
+            attempts.forget_work_list(conn, attempt_id)
             batches.set_back(conn, batch.batch_id)
     else:
         if model is None or model.of != dataset.fingerprint:
@@ -172,8 +174,12 @@ def _gives_back(parts: Parts, conn: Connection, owner: Batch) -> bool:
 def _place(
     free: Sequence[FoundShard], registered: Sequence[SourceShard], max_tasks: int
 ) -> list[tuple[FoundShard, int, int]]:
-    """Give new shards groups and ordinals after those already registered."""
+    """Give new shards groups, by their bytes, and ordinals after those already registered."""
     first = max((shard.group for shard in registered), default=-1) + 1
     ordinal = max((shard.ordinal for shard in registered), default=-1) + 1
     groups = min(len(free), max(1, max_tasks - first))
-    return [(shard, first + i * groups // len(free), ordinal + i) for i, shard in enumerate(free)]
+    placed = balanced_groups([shard.size for shard in free], groups)
+    return [
+        (shard, first + group, ordinal + i)
+        for i, (shard, group) in enumerate(zip(free, placed, strict=True))
+    ]

@@ -17,9 +17,10 @@ from sscd_ops.catalog import (
     output_shards,
     placements,
     published,
+    searches,
     snapshots,
 )
-from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.errors import BatchNotRunnable, InvariantError
 from sscd_ops.model import BatchState, StoredFile
 from sscd_ops.options import Step
@@ -114,7 +115,7 @@ def mark_announced(parts: Parts, batch_id: int) -> None:
 class _Listed:
     """What the next snapshot holds, and its file; None where it would hold what this one does."""
 
-    shards: Sequence[OutputShard]
+    shards: Sequence[ListedShard]
     added: int
     replaced: Sequence[Replaced]
     file: StoredFile | None
@@ -136,14 +137,15 @@ class _Snapshot:
         batch, dataset = self._work.batch, seen.dataset
         with self._parts.catalog.begin() as conn:
             decision = decisions.of_batch(conn, batch.batch_id)
-            listed = output_shards.live_shards(
+            listed = output_shards.listed_shards(
                 conn, self.dataset_id, dataset.snapshot, decision.decision_id
             )
             lost = placements.lost_slots_in(
                 conn, self.dataset_id, dataset.snapshot, decision.decision_id, dataset.turn
             )
+            affected = output_shards.shards_of_numbers(conn, list(lost))
         mine = [shard for shard in listed if shard.decision_id == decision.decision_id]
-        unwritten = [shard.number for shard in mine if not shard.files]
+        unwritten = [shard.number for shard in mine if shard.sha256 is None]
         if unwritten:
             raise BatchNotRunnable(
                 f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
@@ -151,8 +153,12 @@ class _Snapshot:
             )
         if decision.is_published or not (mine or lost):
             return _Listed(listed, 0, [], None)
-        replaced = without_slots(self._parts, batch.dataset, dataset.turn, listed, lost)
-        instead = {each.output_id: each.shard for each in replaced}
+        in_order = [affected[each.output_id] for each in listed if each.output_id in lost]
+        replaced = without_slots(self._parts, batch.dataset, dataset.turn, in_order, lost)
+        instead = {
+            each.output_id: None if each.shard is None else output_shards.listed(each.shard)
+            for each in replaced
+        }
         listed = [
             shard for each in listed if (shard := instead.get(each.output_id, each)) is not None
         ]
@@ -194,6 +200,7 @@ class _Snapshot:
                 )
             published.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
         published.mark_published(conn, decision.decision_id, snapshot)
+        searches.drop_searches(conn, batch.batch_id)
         events.add_event(
             conn,
             batch.dataset_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +12,7 @@ from sscd_ops.catalog import lookups, segments
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
-from sscd_ops.model import Segment, StoredFile
+from sscd_ops.model import Segment, SegmentPart, StoredFile
 from sscd_ops.steps.parts import Parts, Work, load_work
 
 
@@ -60,23 +60,34 @@ def both_damaged(segment: Segment, batch_id: int) -> str:
     )
 
 
-def night_of(parts: Parts, segment: Segment) -> tuple[Work, int]:
-    """The batch and the decision that a segment is of."""
+def nights_of(parts: Parts, segment: Segment) -> list[tuple[Work, SegmentPart]]:
+    """The nights whose images a segment holds, in turn order, each with its rows there."""
     with parts.catalog.begin() as conn:
-        batch_id, decision_id = segments.night_of_segment(conn, segment.segment_id)
-    return load_work(parts, batch_id), decision_id
+        found = segments.parts_of(conn, segment.segment_id)
+    return [(load_work(parts, part.batch_id), part) for part in found]
+
+
+def newest_night(parts: Parts, live: Sequence[Segment]) -> Work:
+    """The night whose images come last in the index."""
+    with parts.catalog.begin() as conn:
+        newest = segments.parts_of(conn, live[-1].segment_id)[-1]
+    return load_work(parts, newest.batch_id)
 
 
 def kept_rows(
-    parts: Parts, dataset: Dataset, decision_id: int, ids: NDArray[np.uint8]
+    parts: Parts, dataset: Dataset, segment: Segment, ids: NDArray[np.uint8]
 ) -> NDArray[np.bool_]:
     """Which rows of a segment hold a kept image, by the catalog's verdicts as of the row's turn.
 
     Of later turns masks are others than those that were listed with that row.
     """
     with parts.catalog.begin() as conn:
+        first_row = {
+            part.decision_id: part.first_row for part in segments.parts_of(conn, segment.segment_id)
+        }
         known = lookups.known_images(conn, dataset.dataset_id, ids, dataset.turn)
     kept = np.zeros(len(ids), bool)
-    mine = (known.verdict == "kept") & (known.decision_id == decision_id)
-    kept[known.segment_row[mine]] = True
+    mine = known.take((known.verdict == "kept") & np.isin(known.decision_id, list(first_row)))
+    first = np.array([first_row[decision] for decision in mine.decision_id.tolist()], np.int64)
+    kept[first + mine.segment_row] = True
     return kept

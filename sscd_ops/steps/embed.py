@@ -11,11 +11,11 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import attempts, lookups, shards
+from sscd_ops.catalog import attempts, shards
 from sscd_ops.core.descriptor_file import DescriptorFile, fixed_bytes, write_descriptors
-from sscd_ops.core.exact import group_images
 from sscd_ops.core.manifest import read_manifest
 from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.errors import (
@@ -28,6 +28,7 @@ from sscd_ops.errors import (
 from sscd_ops.model import Fault, MemberRef, SourceShard
 from sscd_ops.options import Preprocessing
 from sscd_ops.ports import Embedder
+from sscd_ops.steps import survey
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import (
     Parts,
@@ -41,20 +42,18 @@ from sscd_ops.steps.reports import StepReport
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = ["position", "image_sha256", "image_member", "image_offset", "image_bytes", "code"]
+_COLUMNS = ["position", "image_sha256", "image_member", "image_offset", "image_bytes"]
 
 
 @with_abandon
 def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     """Write the descriptors of the work list of a group, or of several.
 
-    The work list of a source shard is a function of the batch's manifests and the turn pinned at
-    plan: its readable images without a verdict as of that turn, each at its first place in the
-    batch's (source shard, position) order. A descriptor file that was lost or damaged since is
-    written anew.
+    A descriptor file that was lost or damaged since is written anew. Each is registered as soon as
+    it is written: who is killed loses the work on one source shard.
 
     Raises:
-        BatchNotRunnable: a manifest of the batch is missing: ingest first.
+        BatchNotRunnable: the batch was not surveyed yet.
         SourceChanged: an image's bytes are no longer those of the manifest.
         FingerprintMismatch: the model found now is not the one frozen with the batch.
     """
@@ -69,14 +68,14 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
     todo = [shard for shard in asked_for if shard.descriptors is None]
     if work.batch.state.is_decided or not todo:
         return StepReport("embed", batch_id, {}, watch.seconds, answered=True)
-    lists = _work_lists(parts, work, registered, todo)
+    lists = survey.work_lists(parts, work, todo)
     total = {"shards": len(todo), "images": 0, "embedded": 0, "quarantined": 0, "plain": 0}
-    parts.progress.start(f"embed {work.batch.dataset}", sum(len(rows) for rows in lists.values()))
+    parts.progress.start(f"embed {work.batch.dataset}", sum(map(len, lists.values())))
     embedder: Embedder | None = None
     with ExitStack() as opened:
         opened.callback(parts.progress.done)
         for shard in todo:
-            wanted = lists[shard.shard_id]
+            wanted = _wanted(parts, work, shard, lists[shard.shard_id])
             if len(wanted) and embedder is None:
                 embedder = opened.enter_context(_open(parts, work))
             content = _embed(parts, work, shard, wanted, embedder)
@@ -120,47 +119,10 @@ def _open(parts: Parts, work: Work) -> Embedder:
     return embedder
 
 
-def _work_lists(
-    parts: Parts, work: Work, registered: list[SourceShard], todo: list[SourceShard]
-) -> dict[int, pa.Table]:
-    """Shard number -> manifest rows to embed, in manifest order."""
-    wanted = {shard.shard_id for shard in todo}
-    last = max(shard.ordinal for shard in todo)
-    before = [shard for shard in registered if shard.ordinal <= last]
-    read = [_readable(parts, work, shard) for shard in before]
-    digests = np.concatenate([fixed_bytes(table.column("image_sha256"), 32) for table in read])
-    everything = np.arange(len(digests))
-    first = np.zeros(len(digests), bool)
-    first[group_images(digests, np.ones(len(digests), bool), everything).first] = True
-    ends = np.cumsum([len(table) for table in read])
-    tables = {
-        shard.shard_id: table.filter(pa.array(first[end - len(table) : end]))
-        for shard, table, end in zip(before, read, ends, strict=True)
-        if shard.shard_id in wanted
-    }
-    return _without_known(parts, work, tables)
-
-
-def _readable(parts: Parts, work: Work, shard: SourceShard) -> pa.Table:
-    """The samples of a shard's manifest that carry a picture to be embedded."""
+def _wanted(parts: Parts, work: Work, shard: SourceShard, positions: NDArray[np.int32]) -> pa.Table:
+    """The rows of a shard's manifest that its work list names, in manifest order."""
     table = read_manifest(manifest_of(parts, work, shard), columns=_COLUMNS)
-    return table.filter(table.column("code").is_null())
-
-
-def _without_known(parts: Parts, work: Work, tables: dict[int, pa.Table]) -> dict[int, pa.Table]:
-    """Leave out images with a verdict as of the pinned turn."""
-    answer = {}
-    for shard_id, table in tables.items():
-        digests = fixed_bytes(table.column("image_sha256"), 32)
-        # one transaction each: a large look-up makes a table, whose locks stay until its end
-        with parts.catalog.begin() as conn:
-            known = lookups.known_images(
-                conn, work.batch.dataset_id, digests, work.attempt.pinned_turn
-            )
-        new = np.ones(len(digests), bool)
-        new[known.row] = False
-        answer[shard_id] = table.filter(pa.array(new))
-    return answer
+    return table.filter(pc.is_in(table.column("position"), pa.array(positions)))
 
 
 def _embed(

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sscd_ops.catalog import segments
 from sscd_ops.core.decide import Images
-from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.descriptor_file import Listed, Queries
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.core.segment_file import open_segment, read_mask
+from sscd_ops.core.stored_rows import in_memory
 from sscd_ops.errors import InvariantError
-from sscd_ops.model import Segment
+from sscd_ops.model import KnownImages, Segment
 from sscd_ops.steps.parts import Parts, Work
 
 
@@ -60,8 +62,7 @@ def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment
     known = images.known
     free = known.take((known.verdict == "free") & (known.segment_row >= 0))
     free = free.take(np.argsort(free.row))
-    ordinal_of = {segment.decision_id: segment.ordinal for segment in live}
-    segment = np.array([ordinal_of[int(decision)] for decision in free.decision_id], np.int64)
+    segment, row = _places(parts, free, live)
     # of a segment without hashes they stay blank, which match nothing
     dimensions = work.attempt.fingerprint.dimensions
     rows = {by.role: by.blank(len(free), dimensions) for by in work.measures}
@@ -70,7 +71,24 @@ def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment
         opened = open_segment(parts.store, live[int(ordinal)], HASHES.keys() & rows.keys())
         stored = {DESCRIPTORS: opened.descriptors, **opened.codes}
         for role in rows.keys() & stored.keys():
-            rows[role][here] = stored[role][free.segment_row[here]]
+            rows[role][here] = stored[role][row[here]]
     ids = images.digests[free.row]
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
-    return Free(free.row, segment, free.segment_row, Queries(ids, rows, {}, [], digest))
+    own = {role: in_memory(values) for role, values in rows.items()}
+    queries = Queries(own, digest, lambda: Listed(ids))
+    return Free(free.row, segment, row, queries)
+
+
+def _places(
+    parts: Parts, images: KnownImages, live: Sequence[Segment]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ordinal of the live segment that each image lies in, and its row there."""
+    if not len(images):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    ordinal_of = {segment.segment_id: segment.ordinal for segment in live}
+    decisions = np.unique(images.decision_id).tolist()
+    with parts.catalog.begin() as conn:
+        found = segments.places_of(conn, list(ordinal_of), decisions)
+    places = np.array([found[decision] for decision in images.decision_id.tolist()], np.int64)
+    ordinal = np.array([ordinal_of[segment_id] for segment_id in places[:, 0].tolist()], np.int64)
+    return ordinal, places[:, 1] + images.segment_row

@@ -1,4 +1,4 @@
-"""What plan freezes with an attempt: the effective configuration, the model and the search backend.
+"""What plan freezes with an attempt: the effective configuration, the model and the threshold.
 
 Later steps read it back (``parts.load_work``), so an edited file never changes a batch under way.
 """
@@ -12,7 +12,7 @@ from typing import cast
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import attempts, datasets, segments, shards
+from sscd_ops.catalog import attempts, datasets, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
@@ -64,7 +64,8 @@ def open_attempt(
         skipped: how many source shards were left to other batches.
 
     Raises:
-        ConfigError: a source's root changed, or a threshold has to be chosen.
+        ConfigError: a source's root changed, a threshold has to be chosen, or the search backend
+            cannot serve it.
         FingerprintMismatch: the model is not the dataset's.
     """
     options = _with_roots(parts, conn, dataset, batch, options)
@@ -79,7 +80,8 @@ def open_attempt(
         )
     known = parts.model(fingerprint.model)
     threshold = known.threshold_for(threshold)
-    history = segments.history_rows(conn, dataset.dataset_id, dataset.generation)
+    # survey chooses; what it would refuse must not be frozen
+    parts.choose_search(options.duplicates.search, 0, threshold)
     perceptual = known.perceptual_for(options.duplicates.perceptual)
     preset = cast("Preprocessing", fingerprint.preprocessing)
     options = dataclasses.replace(
@@ -95,7 +97,6 @@ def open_attempt(
         batch,
         options,
         fingerprint,
-        search=parts.choose_search(options.duplicates.search, history, threshold),
         skipped_shards=skipped,
         label=interval_label(batch.interval, options.timezone),
         night=date_of(options.schedule, options.timezone, batch.interval),

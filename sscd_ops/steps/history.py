@@ -1,14 +1,12 @@
 """What a decision is compared with: the kept images of earlier turns, origin by origin.
 
-An origin is the dataset's own index, or a bank's beside it. Each (queries, segment, mask) is
-searched once: the answer is a candidate file that a row names. Where a mask changed since, only
-what changed is searched.
+An origin is the dataset's own index, or a bank's beside it. Their segments are searched cell by
+cell (``steps.searching``), as the batch itself is; here is what was found in them.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,22 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import attempts, lookups, searches, segments
+from sscd_ops.catalog import lookups, segments
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.decide import Decided, Images
 from sscd_ops.core.descriptor_file import Queries
-from sscd_ops.core.masks import SearchRows, follow_mask
-from sscd_ops.core.match_file import no_matches, read_matches, write_matches
-from sscd_ops.core.measures import HASHES, Measure
+from sscd_ops.core.found import Answer
 from sscd_ops.core.rows import Pairs
-from sscd_ops.core.segment_file import open_segment, read_ids, read_mask
+from sscd_ops.core.segment_file import read_ids
 from sscd_ops.core.witnesses import Earlier
-from sscd_ops.errors import FileMismatch, InvariantError
-from sscd_ops.model import KnownImages, Matches, Segment, StoredFile
-from sscd_ops.ports import SearchBackend
+from sscd_ops.errors import InvariantError
+from sscd_ops.model import KnownImages, Matches, Segment
 from sscd_ops.steps.parts import Parts, Work
-
-log = logging.getLogger(__name__)
+from sscd_ops.steps.queries import Backends
+from sscd_ops.steps.searching import LISTED, Searcher, answered, read, sort_out
 
 
 @dataclass(frozen=True)
@@ -60,154 +55,6 @@ def live_of(origins: Sequence[Origin]) -> list[Segment]:
     return [replace(segment, ordinal=ordinal) for ordinal, segment in enumerate(everything)]
 
 
-# ---------------------------------------------------------------- searching
-
-
-Answered = dict[int, dict[str, StoredFile]]
-"""Segment -> sha256 of the mask it was searched under -> candidate file."""
-
-
-def answered(parts: Parts, work: Work, queries: Queries) -> Answered:
-    """What was searched for these queries so far; lost and damaged files are forgotten."""
-    with parts.catalog.begin() as conn:
-        done = searches.searched(conn, work.attempt.attempt_id, queries.digest)
-    sound: Answered = {}
-    for (segment_id, mask), file in done.items():
-        try:
-            parts.store.local(file)
-        except FileMismatch as damage:
-            log.warning("searching again segment=%d damage=%s", segment_id, damage)
-            with parts.catalog.begin() as conn:
-                searches.forget_search(conn, work.attempt.attempt_id, file)
-        else:
-            sound.setdefault(segment_id, {})[mask] = file
-    return sound
-
-
-def search_segment(
-    parts: Parts,
-    work: Work,
-    backend: SearchBackend,
-    queries: Queries,
-    segment: Segment,
-    done: Answered,
-) -> StoredFile:
-    """The candidate file for a segment under its mask: the one there is, else a new one."""
-    if segment.mask is None:
-        raise InvariantError(f"segment {segment.segment_id} is in no generation")
-    earlier = done.get(segment.segment_id, {})
-    if segment.mask.sha256 in earlier:
-        return earlier[segment.mask.sha256]
-    kept = read_mask(parts.store, segment.mask, segment.rows)
-    search = _Search(parts, work, backend, queries, segment)
-    found = None
-    if earlier:
-        found = _follow(parts, work, search, segment, kept, earlier)
-    if found is None:
-        everything = np.arange(len(queries.ids))
-        found = [search.by(measure)(everything, kept) for measure in work.measures]
-    answer = found
-    file = parts.store.put(
-        f"{work.folder}/matches",
-        ".parquet",
-        lambda stream: write_matches(stream, answer, segment.segment_id),
-    )
-    with parts.catalog.begin() as conn:
-        attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
-        searches.register_search(
-            conn,
-            work.attempt.attempt_id,
-            segment.segment_id,
-            segment.mask.sha256,
-            queries.digest,
-            file,
-        )
-    return file
-
-
-class _Search:
-    """A segment, opened, and the queries that are compared with it by every measure."""
-
-    def __init__(
-        self, parts: Parts, work: Work, backend: SearchBackend, queries: Queries, segment: Segment
-    ) -> None:
-        self._parts = parts
-        self._backend = backend
-        self._limit = work.options.duplicates.keep_matches
-        self.queries = queries
-        hashes = HASHES.keys() & queries.rows.keys()
-        self._opened = open_segment(parts.store, segment, [*backend.roles(), *hashes])
-        lacking = [role for role in backend.roles() if role not in self._opened.codes]
-        if lacking:
-            log.info(
-                "segment %d has no %s: made anew at each search; `sscd-ops index rebuild --dataset"
-                " %s` stores them",
-                segment.segment_id,
-                ", ".join(lacking),
-                work.batch.dataset,
-            )
-        for role in hashes - self._opened.codes.keys():
-            log.info(
-                "segment %d was decided without perceptual hashes (%s): its kept images are"
-                " compared by descriptor alone",
-                segment.segment_id,
-                role,
-            )
-
-    def by(self, measure: Measure) -> SearchRows:
-        """The best kept rows of some queries by a measure; none where the segment has no such."""
-        everything = self.queries.rows[measure.role]
-
-        def search(rows: NDArray[np.int64], kept: NDArray[np.bool_]) -> Matches:
-            # all are asked as one array, which a backend prepares once for segment after segment
-            queries = everything if len(rows) == len(everything) else everything[rows]
-            if not measure.by_hash:
-                stored, codes = self._opened.descriptors, self._opened.codes
-                return self._backend.search(
-                    queries, stored, codes, kept, measure.floor, self._limit
-                )
-            if measure.role not in self._opened.codes:
-                return no_matches()
-            hashes = self._opened.codes[measure.role]
-            return self._parts.hash_search().search(
-                queries, hashes, kept, measure.floor, self._limit
-            )
-
-        return search
-
-
-def _follow(
-    parts: Parts,
-    work: Work,
-    search: _Search,
-    segment: Segment,
-    kept: NDArray[np.bool_],
-    earlier: Mapping[str, StoredFile],
-) -> list[Matches] | None:
-    """An answer under another mask brought up to this one; None where that mask is lost."""
-    with parts.catalog.begin() as conn:
-        masks = segments.earlier_masks(conn, segment.segment_id)
-    limit = work.options.duplicates.keep_matches
-    for sha256, file in earlier.items():
-        try:
-            old = read_mask(parts.store, masks[sha256], segment.rows)
-        except (KeyError, FileMismatch):
-            continue
-        log.info(
-            "the kept rows of a segment changed, searching those segment=%d set=%d cleared=%d",
-            segment.segment_id,
-            int((kept & ~old).sum()),
-            int((old & ~kept).sum()),
-        )
-        found = read_matches(parts.store.local(file), len(work.measures))
-        count = len(search.queries.ids)
-        return [
-            follow_mask(matches, count, old, kept, limit, search.by(measure))
-            for measure, matches in zip(work.measures, found, strict=True)
-        ]
-    return None
-
-
 # ---------------------------------------------------------------- what was found
 
 
@@ -226,47 +73,75 @@ class Best:
     pair_segment: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a batch's queries were found near to.
+
+    ``best``: by each of its measures, in history. ``own``: cell by cell, by each measure, each
+    query's nearest others of the batch.
+    """
+
+    best: list[Best]
+    own: list[list[Answer]]
+
+
 def search(
     parts: Parts,
     work: Work,
-    backend: SearchBackend,
-    asked: Sequence[Queries],
+    backends: Backends,
+    queries: Queries,
+    free: Queries,
     live: Sequence[Segment],
-) -> list[Best]:
+) -> Found:
     """Gather match's answers; search what it has no answer for, or an outdated one.
 
     Args:
         parts: the real parts.
         work: the batch.
-        backend: of its search.
-        asked: queries, each list with answers of its own; numbered through in what is answered.
+        backends: of its search.
+        queries: the batch's.
+        free: further ones, of images that were described earlier; numbered on.
         live: the segments, as ``live_of`` answers them.
-
-    Returns:
-        The best by each of the batch's measures.
     """
-    found: list[list[tuple[int, Matches]]] = [[] for _ in work.measures]
+    found: list[list[tuple[NDArray[np.int64], Matches]]] = [[] for _ in work.measures]
+    own: list[list[Answer]] = []
     before = 0
-    for queries in asked:
-        if len(queries.ids):
-            done = answered(parts, work, queries)
-            for segment in live:
-                file = search_segment(parts, work, backend, queries, segment, done)
-                read = read_matches(parts.store.local(file), len(found))
-                for mine, matches in zip(found, read, strict=True):
-                    mine.append((segment.ordinal, replace(matches, query=matches.query + before)))
-        before += len(queries.ids)
-    return [_best(before, mine) for mine in found]
+    for asked in (queries, free):
+        if not len(asked):
+            continue
+        searcher = Searcher(parts, work, asked, backends)
+        stands, todo = sort_out(answered(parts, work, asked), len(asked), live)
+        for cell, each, answers in read(parts, work, stands + searcher.search(todo)):
+            if cell.own is not None:
+                own.append([Answer(before, before, matches, each.listed) for matches in answers])
+                continue
+            for mine, matches in zip(found, answers, strict=True):
+                matches = replace(matches, query=matches.query + before)
+                mine.append(_placed(matches, cell.segments))
+        before += len(asked)
+    if len(queries) and len(free):
+        beside = Searcher(parts, work, queries, backends).beside(free)
+        own += ([Answer(0, 0, matches, LISTED) for matches in cell] for cell in beside)
+    return Found([_best(before, mine) for mine in found], own)
 
 
-def _best(count: int, found: Sequence[tuple[int, Matches]]) -> Best:
-    """The best of what was found for so many queries, segment by segment."""
+def _placed(matches: Matches, group: Sequence[Segment]) -> tuple[NDArray[np.int64], Matches]:
+    """Matches with a group of segments, whose rows are numbered through: segment and row there."""
+    ends = np.cumsum([segment.rows for segment in group])
+    at = np.searchsorted(ends, matches.reference, side="right")
+    first = ends - [segment.rows for segment in group]
+    ordinals = np.array([segment.ordinal for segment in group], np.int64)
+    return ordinals[at], replace(matches, reference=matches.reference - first[at])
+
+
+def _best(count: int, found: Sequence[tuple[NDArray[np.int64], Matches]]) -> Best:
+    """The best of what was found for so many queries, each match with its segment's ordinal."""
     pairs = Matches(
         _join([m.query for _, m in found], np.int64),
         _join([m.reference for _, m in found], np.int64),
         _join([m.similarity for _, m in found], np.float64),
     )
-    where = _join([np.full(len(m.query), ordinal) for ordinal, m in found], np.int64)
+    where = _join([ordinal for ordinal, _ in found], np.int64)
     # best first; ties to the earlier segment, then the smaller row
     by = np.lexsort((pairs.reference, where, -pairs.similarity, pairs.query))
     pairs = Matches(pairs.query[by], pairs.reference[by], pairs.similarity[by])

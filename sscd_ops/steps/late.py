@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sscd_ops.catalog import batches, shards
 from sscd_ops.core.schedule import date_of, intervals_before
-from sscd_ops.model import DECIDED, Batch, FoundShard
+from sscd_ops.model import Batch, FoundShard
 from sscd_ops.options import DatasetOptions
 from sscd_ops.ports import Source
 from sscd_ops.steps.parts import Parts
@@ -41,7 +41,7 @@ def find_late(
         found: what the night itself reads.
     """
     with parts.catalog.begin() as conn:
-        if not batches.batches_in_state(conn, batch.dataset_id, *DECIDED):
+        if not batches.has_decided(conn, batch.dataset_id):
             return []  # of a dataset that begins, everything earlier would be late
     cron = (options.schedule, options.timezone)
     dated = {s.name for s in options.sources if any("{" in url for url in s.urls)}

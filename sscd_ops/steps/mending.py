@@ -13,21 +13,25 @@ from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.measures import HASHES
 from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import FileMismatch
-from sscd_ops.model import Segment, SourceShard
+from sscd_ops.model import Segment, SegmentPart, SourceShard
+from sscd_ops.steps import survey
 from sscd_ops.steps.damage import both_damaged, damage, noting
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work
 
 
 def mend_steps(
-    parts: Parts, dataset: Dataset, live: Mapping[int, Segment], left: list[str]
+    parts: Parts,
+    dataset: Dataset,
+    live: Mapping[int, tuple[Segment, SegmentPart]],
+    left: list[str],
 ) -> list[str]:
-    """Mend the manifests, descriptor and candidate files of all batches; what was done.
+    """Mend manifests, work lists, descriptor and candidate files of all batches; what was done.
 
     Args:
         parts: the real parts.
         dataset: whose.
-        live: batch -> its segment.
+        live: batch -> the segment that holds its rows, and which.
         left: told what could not be mended.
     """
     with parts.catalog.begin() as conn:
@@ -40,11 +44,14 @@ def mend_steps(
     return done
 
 
-def _mend(parts: Parts, found: NamedFile, live: Mapping[int, Segment]) -> str:
+def _mend(parts: Parts, found: NamedFile, live: Mapping[int, tuple[Segment, SegmentPart]]) -> str:
     if found.role == "matches":
         with parts.catalog.begin() as conn:
             searches.forget_search(conn, found.attempt_id, found.file)
         return f"forgot {found.file.name}, what needs it searches again"
+    if found.role == "work list":
+        survey.run(parts, found.batch_id)
+        return f"wrote the work list of batch {found.batch_id} anew"
     if not found.current or (found.role == "descriptors" and not found.decided):
         with parts.catalog.begin() as conn:
             batches.lock_batch(conn, found.batch_id)  # a decision of it takes it too
@@ -70,12 +77,12 @@ def _descriptors_from_segment(
     work: Work,
     registered: Sequence[SourceShard],
     found: NamedFile,
-    segment: Segment | None,
+    place: tuple[Segment, SegmentPart] | None,
 ) -> None:
     """Write a decided batch's descriptor file anew, without what the decision took from it.
 
     That is the reasons of undecodable pictures and which ones are plain: they are in the catalog by
-    now. A segment is its batch's descriptor files one after another.
+    now. Its rows of a segment are its descriptor files one after another.
     """
     with parts.catalog.begin() as conn:
         counts = shards.shard_counts(conn, found.attempt_id)
@@ -84,12 +91,15 @@ def _descriptors_from_segment(
     rows = slice(int(ends[at - 1]) if at else 0, int(ends[at]))
     dimensions = work.attempt.fingerprint.dimensions
     content = DescriptorFile(np.empty((0, 32), np.uint8), np.empty((0, dimensions), np.float16), {})
-    if segment is not None:
-        if segment.rows != ends[-1]:
+    if place is not None:
+        segment, part = place
+        if part.rows != ends[-1]:
             raise FileMismatch(
-                f"segment {segment.segment_id} has {segment.rows} rows, batch {found.batch_id}"
-                f" embedded {ends[-1]}: the catalog was changed by hand, restore it from a backup"
+                f"segment {segment.segment_id} has {part.rows} rows of batch {found.batch_id},"
+                f" which embedded {ends[-1]}: the catalog was changed by hand, restore it from a"
+                " backup"
             )
+        rows = slice(part.first_row + rows.start, part.first_row + rows.stop)
         try:
             opened = open_segment(parts.store, segment, HASHES)
         except FileMismatch as error:

@@ -7,15 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from sscd_ops.catalog import batches, dry_runs, shards
 from sscd_ops.catalog.locks import CLI_LOCK, LockSession
-from sscd_ops.errors import BatchNotRunnable, DataError, SscdOpsError
+from sscd_ops.errors import BatchNotRunnable, DataError, InvariantError, SscdOpsError
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.options import Step
-from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve, survey
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch, load_work
 from sscd_ops.steps.sources import Absent, nothing_at
@@ -80,6 +79,29 @@ class _Timed:
         return answer
 
 
+class Workers(Protocol):
+    """Does a mapped step for several groups, in processes beside this one."""
+
+    def __call__(self, step: Step, batch_id: int, numbers: Sequence[int]) -> None:
+        """Return when all is done, or raise what a process raised."""
+
+
+def work_on(parts: Parts, step: Step, batch_id: int, numbers: Sequence[int]) -> None:
+    """Do a mapped step for some of its groups here, one after another."""
+    # one call for all groups where that is possible: models and decoders start once
+    if step == "ingest":
+        ingest.run(parts, batch_id, numbers)
+    elif step == "embed":
+        embed.run(parts, batch_id, numbers)
+    elif step == "match":
+        match.run(parts, batch_id, numbers)
+    elif step == "publish":
+        for number in numbers:
+            publish.run(parts, batch_id, number)
+    else:
+        raise InvariantError(f"{step} is not mapped")
+
+
 def run(
     parts: Parts,
     dataset: str,
@@ -87,9 +109,10 @@ def run(
     *,
     supplement: bool = False,
     dry_run: bool = False,
+    workers: Workers | None = None,
     poll_seconds: float = 2.0,
 ) -> NightReport:
-    """Run every step of a night in this process.
+    """Run every step of a night: in this process, and mapped ones by workers, where there are some.
 
     Raises:
         SscdOpsError: whatever a step raises; ``DataError`` where the night must wait for a person.
@@ -120,26 +143,52 @@ def run(
                 " missing. Run it again when that is there, or correct the source's `ready`"
             )
         try:
-            return _steps(parts, planned, timed, dry_run=dry_run, poll=poll_seconds)
+            steps = _Mapped(parts, planned, timed, workers)
+            return _steps(parts, planned, timed, steps, dry_run=dry_run, poll=poll_seconds)
         except SscdOpsError as error:
             if not (dry_run or isinstance(error, _Overtaken)):
                 _note(parts, batch_id, str(error))
             raise
 
 
+class _Mapped:
+    """Does a step for all of its groups, where that is quickest."""
+
+    def __init__(
+        self, parts: Parts, planned: plan.PlanReport, timed: _Timed, workers: Workers | None
+    ) -> None:
+        self._parts = parts
+        self._batch_id = planned.batch_id
+        self._timed = timed
+        # of a published night there is nothing to do: no process need start for it
+        self._workers = None if planned.state is BatchState.PUBLISHED else workers
+
+    def __call__(self, step: Step, numbers: Sequence[int]) -> None:
+        workers = self._workers
+        if workers is None or len(numbers) < 2:
+            self._timed(step, lambda: work_on(self._parts, step, self._batch_id, numbers))
+        else:
+            self._timed(step, lambda: workers(step, self._batch_id, numbers))
+
+
 def _steps(
-    parts: Parts, planned: plan.PlanReport, timed: _Timed, *, dry_run: bool, poll: float
+    parts: Parts,
+    planned: plan.PlanReport,
+    timed: _Timed,
+    mapped: _Mapped,
+    *,
+    dry_run: bool,
+    poll: float,
 ) -> NightReport:
     batch_id = planned.batch_id
     if not planned.answered:
-        # one call for all groups: models and decoders start once
-        timed("ingest", lambda: ingest.run(parts, batch_id, planned.groups))
-        timed("embed", lambda: embed.run(parts, batch_id, planned.groups))
-        timed("match", lambda: match.run(parts, batch_id, 0, 1))
+        mapped("ingest", planned.groups)
+        surveyed = timed("survey", lambda: survey.run(parts, batch_id))
+        mapped("embed", planned.groups)
+        mapped("match", surveyed.parts)
         timed("wait", lambda: wait_for_turn(parts, batch_id, poll, timed.keep))
     decided = timed("resolve", lambda: resolve.run(parts, batch_id))
-    for group in decided.groups:
-        timed("publish", partial(publish.run, parts, batch_id, group))
+    mapped("publish", decided.groups)
     with parts.catalog.begin() as conn:
         faulty = shards.faulty_shards(conn, batches.read_batch(conn, batch_id).attempt_id)
     absent = _absent(parts, batch_id) if dry_run else []  # commit drops a dry run

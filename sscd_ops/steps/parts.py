@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sscd_ops.catalog.attempts import Attempt, read_attempt
+from sscd_ops.catalog.attempts import Attempt, Survey, read_attempt
 from sscd_ops.catalog.batches import read_batch
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.core import measures
@@ -17,6 +17,7 @@ from sscd_ops.core.identities import batch_label, interval_label
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS, similarity_at
 from sscd_ops.errors import (
+    BatchNotRunnable,
     ConfigError,
     FileMismatch,
     FingerprintMismatch,
@@ -56,6 +57,20 @@ class Work:
     batch: Batch
     attempt: Attempt
     options: DatasetOptions
+
+    @property
+    def survey(self) -> Survey:
+        """What survey froze.
+
+        Raises:
+            BatchNotRunnable: it has not run since the batch's source shards were registered.
+        """
+        if self.attempt.survey is None:
+            raise BatchNotRunnable(
+                f"batch {self.batch.batch_id} ({self.batch.name}) was not surveyed yet: run survey"
+                " first, when all ingest is done"
+            )
+        return self.attempt.survey
 
     @property
     def meta_columns(self) -> list[str]:

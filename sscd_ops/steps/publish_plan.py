@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from sscd_ops.catalog.output_shards import PlannedShard
 from sscd_ops.core.decide import Samples
 from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards
+from sscd_ops.core.stored_rows import StoredRows
 from sscd_ops.steps.parts import Work
 
 _SEPARATOR = "\x1f"
@@ -28,44 +30,42 @@ class PublishPlan:
     slot: NDArray[np.int32]
 
 
-def plan_publish(work: Work, samples: Samples, kept: NDArray[np.bool_]) -> PublishPlan:
+def plan_publish(
+    work: Work, samples: Samples, kept: NDArray[np.bool_], manifests: Iterable[pa.Table]
+) -> PublishPlan:
     """Cut the kept samples into shards and name them.
 
     Args:
         work: the batch; its label and publish settings.
         samples: the batch's samples, in (source shard, position) order.
         kept: bool (n,).
+        manifests: the members of all samples in that order, block by block.
     """
     slot = np.full(len(samples), -1, np.int32)
     rows = np.flatnonzero(kept)
     if not len(rows):
         return PublishPlan("", [], slot)
-    members = samples.table.column("members").combine_chunks()
-    ends = members.offsets.to_numpy()[1:].astype(np.int64) - members.offsets[0].as_py()
-    flat = members.flatten()
-    spread = pa.ListArray.from_arrays(members.offsets, members.values.field("extension"))
-    joined = pc.binary_join(spread, _SEPARATOR).take(pa.array(rows)).dictionary_encode()
-    forms = [form_of(text.split(_SEPARATOR)) for text in joined.dictionary.to_pylist()]
-    distinct = sorted(set(forms))
-    codes = np.array([distinct.index(form) for form in forms])[joined.indices.to_numpy()]
-    sizes = np.concatenate([[0], np.cumsum(flat.field("size").to_numpy() + _HEADER)])
-    starts = np.concatenate([[0], ends[:-1]])
+    members = _members(kept, manifests)
+    distinct = sorted(set(members.forms))
+    numbers = np.array([distinct.index(form) for form in members.forms])
     settings = work.options.publish
     shards = plan_shards(
         rows,
-        codes,
+        numbers[members.form],
         distinct,
-        (sizes[ends] - sizes[starts])[rows],
+        members.sizes,
         max_samples=settings.max_samples,
         max_bytes=settings.max_bytes,
     )
+    counts = np.zeros(len(samples), np.int64)
+    counts[rows] = members.counts
     digest = plan_digest(
         (settings.max_samples, settings.max_bytes),
         work.meta_columns,
         shards,
-        fixed_bytes(samples.table.column("sample_id"), 16),
-        fixed_bytes(pa.chunked_array([flat.field("sha256")]), 32),
-        ends,
+        samples.ids,
+        members.digests,
+        np.cumsum(counts),
     )
     folder = f"{work.folder}/shards/{work.label}-{digest}"
     named = []
@@ -77,6 +77,54 @@ def plan_publish(work: Work, samples: Samples, kept: NDArray[np.bool_]) -> Publi
         named.append(PlannedShard(shard.number, shard.form, count, name, start))
         start += count
     return PublishPlan(digest, named, slot)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The members of the kept samples.
+
+    ``forms``: forms as they are met. ``form``: int64 (k,), which of them each sample has.
+    ``sizes``, ``counts``: int64 (k,), bytes in a tar and number of each sample's members.
+    ``digests``: uint8 (m, 32), their sha256, sample by sample.
+    """
+
+    forms: list[str]
+    form: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    digests: StoredRows
+
+
+def _members(kept: NDArray[np.bool_], manifests: Iterable[pa.Table]) -> _Members:
+    known: dict[str, int] = {}
+    forms: list[NDArray[np.int64]] = []
+    sizes: list[NDArray[np.int64]] = []
+    counts: list[NDArray[np.int64]] = []
+    digests: list[NDArray[np.uint8]] = []
+    start = 0
+    for table in manifests:
+        mine = table.filter(pa.array(kept[start : start + len(table)]))
+        start += len(table)
+        if not len(mine):
+            continue
+        members = mine.column("members").combine_chunks()
+        flat = members.flatten()
+        ends = members.offsets.to_numpy().astype(np.int64) - members.offsets[0].as_py()
+        spread = pa.ListArray.from_arrays(members.offsets, members.values.field("extension"))
+        joined = pc.binary_join(spread, _SEPARATOR).dictionary_encode()
+        numbers = [known.setdefault(text, len(known)) for text in joined.dictionary.to_pylist()]
+        forms.append(np.array(numbers, np.int64)[joined.indices.to_numpy()])
+        total = np.concatenate([[0], np.cumsum(flat.field("size").to_numpy() + _HEADER)])
+        sizes.append(np.diff(total[ends]))
+        counts.append(np.diff(ends))
+        digests.append(fixed_bytes(pa.chunked_array([flat.field("sha256")]), 32))
+    return _Members(
+        [form_of(text.split(_SEPARATOR)) for text in known],
+        np.concatenate(forms),
+        np.concatenate(sizes),
+        np.concatenate(counts),
+        StoredRows(digests, np.empty((0, 32), np.uint8)),
+    )
 
 
 def groups_of(shard_count: int, max_tasks: int) -> list[int]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core import segment_file
+from sscd_ops.core.descriptor_file import Queries
 from sscd_ops.core.measures import HASHES
+from sscd_ops.core.stored_rows import joined
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment
 from sscd_ops.steps.damage import (
@@ -14,13 +18,14 @@ from sscd_ops.steps.damage import (
     damage,
     damaged_roles,
     kept_rows,
-    night_of,
+    newest_night,
+    nights_of,
     noting,
 )
 from sscd_ops.steps.mending import mend_steps
-from sscd_ops.steps.parts import Parts, load_work
+from sscd_ops.steps.parts import Parts, Work, load_work
 from sscd_ops.steps.publish import write_again
-from sscd_ops.steps.queries import codes_of, load_queries, open_backend
+from sscd_ops.steps.queries import load_queries, open_backend
 from sscd_ops.steps.snapshots import read_snapshot_file, repair_latest
 
 # ---------------------------------------------------------------- index
@@ -29,7 +34,7 @@ from sscd_ops.steps.snapshots import read_snapshot_file, repair_latest
 def rebuild_index(parts: Parts, name: str) -> list[str]:
     """Write missing or damaged segments and masks anew; what was done.
 
-    A segment is built from the descriptor files of its batch, which embed wrote, and these from
+    A segment is built from the descriptor files of its batches, which embed wrote, and these from
     it; a mask from the verdicts in the catalog; a manifest from its source shard. Segments and
     masks come out with the sha256 they had, save for search codes of another release, which are
     registered anew. Then segments get the codes of the backend that the last batch searched with,
@@ -43,7 +48,8 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
     left: list[str] = []
-    done = mend_steps(parts, dataset, {night_of(parts, s)[0].batch.batch_id: s for s in live}, left)
+    place = {part.batch_id: (s, part) for s in live for _, part in nights_of(parts, s)}
+    done = mend_steps(parts, dataset, place, left)
     for segment in live:
         with noting(left):
             if damaged := damaged_roles(parts, segment.files):
@@ -64,8 +70,7 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
     if not live:
         return []
-    work, _ = night_of(parts, live[-1])
-    backend = open_backend(parts, work)
+    backend = open_backend(parts, newest_night(parts, live))
     done = []
     for segment in live:
         lacking = sorted(set(backend.roles()) - segment.files.keys())
@@ -80,7 +85,33 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
 
 
 def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
-    work, _ = night_of(parts, segment)
+    nights = [work for work, _ in nights_of(parts, segment)]
+    loaded = [_queries_of(parts, segment, work) for work in nights]
+    # those of a segment that was decided without hashes stay out: later nights would be compared
+    # otherwise
+    hashed = [role for role in HASHES.keys() & segment.files if all(role in q.rows for q in loaded)]
+    descriptors = joined([queries.descriptors for queries in loaded])
+    files = segment_file.write_segment(
+        parts.store,
+        f"{name}/index/segments",
+        descriptors,
+        np.concatenate([queries.ids for queries in loaded]),
+        segment_file.coded(open_backend(parts, nights[-1]), descriptors)
+        | {role: joined([queries.rows[role] for queries in loaded]) for role in hashed},
+    )
+    for role in segment.files.keys() & OF_DESCRIPTORS:
+        if role not in files or files[role].sha256 != segment.files[role].sha256:
+            named = ", ".join(str(work.batch.batch_id) for work in nights)
+            raise FileMismatch(
+                f"segment {segment.segment_id}: the descriptor files of batch {named} give other"
+                f" {role} than were decided with: restore {segment.files[role].name} from a backup"
+            )
+    with parts.catalog.begin() as conn:
+        segments.replace_segment_files(conn, segment.segment_id, files)
+
+
+def _queries_of(parts: Parts, segment: Segment, work: Work) -> Queries:
+    """What embed wrote for a night of a damaged segment."""
     with parts.catalog.begin() as conn:
         registered = shards.shards_of(conn, work.attempt.attempt_id)
     lost = [
@@ -92,28 +123,12 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         raise FileMismatch(
             f"{both_damaged(segment, work.batch.batch_id)} ({lost[0].partition(';')[0]})"
         )
-    queries = load_queries(parts, work, registered)
-    codes = codes_of(open_backend(parts, work), queries)
-    for role in HASHES.keys() - segment.files.keys():
-        codes.pop(role, None)  # it was decided without: later nights would be compared otherwise
-    files = segment_file.write_segment(
-        parts.store, f"{name}/index/segments", queries.descriptors, queries.ids, codes
-    )
-    for role in segment.files.keys() & OF_DESCRIPTORS:
-        if role not in files or files[role].sha256 != segment.files[role].sha256:
-            raise FileMismatch(
-                f"segment {segment.segment_id}: the descriptor files of batch"
-                f" {work.batch.batch_id} give other {role} than were decided with: restore"
-                f" {segment.files[role].name} from a backup"
-            )
-    with parts.catalog.begin() as conn:
-        segments.replace_segment_files(conn, segment.segment_id, files)
+    return load_queries(parts, work, registered)
 
 
 def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
-    _, decision_id = night_of(parts, segment)
     ids = segment_file.read_ids(parts.store, segment)
-    kept = kept_rows(parts, dataset, decision_id, ids)
+    kept = kept_rows(parts, dataset, segment, ids)
     file = segment_file.write_mask(parts.store, f"{dataset.name}/index/masks", kept)
     if segment.mask is not None and file.sha256 != segment.mask.sha256:
         raise FileMismatch(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
-import pyarrow as pa
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import (
@@ -30,7 +29,7 @@ from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
 from sscd_ops.steps.publish_plan import groups_of
 from sscd_ops.steps.reports import Report
 from sscd_ops.steps.sources import nothing_at, require_sources
-from sscd_ops.steps.turns import Record, Seen
+from sscd_ops.steps.turns import Made, Record, Seen
 from sscd_ops.steps.working import Worked, work_out
 
 _PATIENCE = 900.0
@@ -170,7 +169,7 @@ class Night:
         output_shards.add_plan(conn, decision_id, worked.made.turn, plan.digest, plan.shards)
         return decision_id
 
-    def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
+    def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, Made]]:
         """Those of its samples and images."""
         return worked.rows(decision_id)
 

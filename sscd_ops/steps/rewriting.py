@@ -40,22 +40,21 @@ def without_slots(
     parts: Parts,
     dataset: str,
     turn: int,
-    shards: Sequence[OutputShard],
+    affected: Sequence[OutputShard],
     lost: Mapping[int, set[Slot]],
 ) -> list[Replaced]:
-    """Write those shards again that hold a slot which lost its sample, without it.
+    """Write shards again that hold slots which lost their sample, without these.
 
     Args:
         parts: the real parts.
         dataset: its name.
         turn: as of which they are lost.
-        shards: in published order, all written.
+        affected: in published order, all written.
         lost: output shard -> its slots that lost their sample.
 
     Raises:
         FileMismatch: a shard is lost or damaged, or holds another number of samples.
     """
-    affected = [shard for shard in shards if shard.output_id in lost]
     slots = {shard.output_id: _slots_of(parts, shard.output_id) for shard in affected}
     digest = hashlib.sha256(repr(WRITER_VERSION).encode())
     for shard in affected:

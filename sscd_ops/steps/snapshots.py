@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sscd_ops.catalog import datasets, output_shards, snapshots
-from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
 from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 _TRIES = 3
+_text = json.dumps
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def document(
     parent: int,
     batch: str,
     fingerprint: str,
-    shards: Sequence[OutputShard],
+    shards: Sequence[ListedShard],
 ) -> bytes:
     """The bytes of a snapshot file: wids-shard-index-v1 plus digests. URLs are relative to it.
 
@@ -43,23 +44,7 @@ def document(
         fingerprint: the dataset's.
         shards: in published order, all written.
     """
-    listed: list[dict[str, Any]] = []
-    for shard in shards:
-        tar = shard.files["tar"]
-        listed.append(
-            {
-                "url": "../" + tar.name.split("/", 1)[1],
-                "nsamples": shard.samples,
-                "filesize": tar.bytes,
-                "sha256": tar.sha256,
-                "form": shard.form,
-                "batch": _made_by(shard)
-                if shard.turn == shard.decided_turn
-                # it took the place of one that held what is kept no longer
-                else turn_label(shard.turn),
-            }
-        )
-    body = {
+    nothing_listed: dict[str, Any] = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
         "name": dataset,
@@ -67,20 +52,37 @@ def document(
         "parent": parent,
         "batch": batch,
         "fingerprint": fingerprint,
-        "samples": sum(item["nsamples"] for item in listed),
-        "shardlist": listed,
+        "samples": sum(shard.samples for shard in shards),
+        "shardlist": [],
     }
-    return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+    head, mark, tail = json.dumps(nothing_listed, indent=1, sort_keys=True).partition(
+        '"shardlist": []'
+    )
+    if shards:
+        mark = '"shardlist": [\n' + ",\n".join(map(_entry, shards)) + "\n ]"
+    return f"{head}{mark}{tail}\n".encode()
 
 
-def _made_by(made: OutputShard | Snapshot) -> str:
+def _entry(shard: ListedShard) -> str:
+    """A shard as ``json.dumps`` indents it there, which takes ten times as long for many."""
+    # a shard that took the place of one that held what is kept no longer bears that turn
+    made_by = _made_by(shard) if shard.turn == shard.decided_turn else turn_label(shard.turn)
+    url = "../" + shard.name.partition("/")[2]
+    return (
+        f'  {{\n   "batch": {_text(made_by)},\n   "filesize": {shard.bytes},\n'
+        f'   "form": {_text(shard.form)},\n   "nsamples": {shard.samples},\n'
+        f'   "sha256": {_text(shard.sha256 or "")},\n   "url": {_text(url)}\n  }}'
+    )
+
+
+def _made_by(made: ListedShard | Snapshot) -> str:
     """Who made it, in published names: a batch, or another decision."""
     if made.label is None:
         return turn_label(made.decided_turn)
     return batch_label(made.label, made.supplement or 0)
 
 
-def made_from_catalog(dataset: str, snapshot: Snapshot, shards: Sequence[OutputShard]) -> bytes:
+def made_from_catalog(dataset: str, snapshot: Snapshot, shards: Sequence[ListedShard]) -> bytes:
     """What the file of a registered snapshot holds, of a dataset's name and its live shards."""
     return document(
         dataset,
@@ -102,8 +104,8 @@ def read_snapshot_file(parts: Parts, conn: Connection, dataset: str, snapshot: S
         return parts.store.local(snapshot.file).read_bytes()
     except FileMismatch as damage:
         log.warning("making snapshot %d anew: %s", snapshot.number, damage)
-    live = output_shards.live_shards(conn, snapshot.dataset_id, snapshot.number)
-    body = made_from_catalog(dataset, snapshot, live)
+    listed = output_shards.listed_shards(conn, snapshot.dataset_id, snapshot.number)
+    body = made_from_catalog(dataset, snapshot, listed)
     restore(parts, snapshot.file, lambda stream: write_bytes(stream, body))
     return body
 
@@ -182,5 +184,5 @@ def shard_names(parts: Parts, dataset: str, snapshot: int | None, form: str) -> 
         if row is None:
             return []
         number = row.snapshot if snapshot is None else snapshot
-        live = output_shards.live_shards(conn, row.dataset_id, number)
-    return [parts.store.url(shard.files["tar"].name) for shard in live if form in ("", shard.form)]
+        listed = output_shards.listed_shards(conn, row.dataset_id, number)
+    return [parts.store.url(shard.name) for shard in listed if form in ("", shard.form)]

@@ -1,4 +1,4 @@
-"""Turns: the one way to change verdicts, and to make a snapshot.
+"""Turns: the one way to change verdicts, to make a snapshot, and to store the index otherwise.
 
 Whatever changes a dataset is worked out without the lock, for the dataset's numbers as they were
 read, and its rows are written under a decision number that nothing names. Then one short
@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
 from sqlalchemy.engine import Connection
@@ -44,6 +44,8 @@ _WRITERS = 2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds before the second try; doubled for each further one, up to the longest."""
 
+Made: TypeAlias = pa.Table | Iterable[pa.Table]
+"""Rows, or blocks of them, each of which is made when the one before it is being written."""
 W = TypeVar("W")
 R = TypeVar("R")
 
@@ -62,9 +64,17 @@ class Seen:
             mine.next_turn,
             mine.decided_at,
             mine.generation,
+            mine.indexed_at,
             mine.fingerprint,
             self.origins,
-        ) == (its.next_turn, its.decided_at, its.generation, its.fingerprint, now.origins)
+        ) == (
+            its.next_turn,
+            its.decided_at,
+            its.generation,
+            its.indexed_at,
+            its.fingerprint,
+            now.origins,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class Decider(Protocol[W]):
     def open(self, conn: Connection, worked: W) -> int:
         """A new decision number, with the rows that are few."""
 
-    def rows(self, worked: W, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
+    def rows(self, worked: W, decision_id: int) -> Iterator[tuple[str, Made]]:
         """(table, rows) to COPY."""
 
     def give_up(self, conn: Connection) -> None:
@@ -223,7 +233,7 @@ def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> _Written | _Los
 
     at_work: set[Any] = set()
 
-    def write(table: str, rows: pa.Table) -> bool:
+    def write(table: str, rows: Made) -> bool:
         with parts.catalog.begin() as conn:
             at_work.add(own := conn.connection.dbapi_connection)
             try:
@@ -243,7 +253,7 @@ def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> _Written | _Los
         running: set[Future[bool]] = set()
         for table, rows in decider.rows(worked, decision_id):
             running.add(pool.submit(write, table, rows))
-            if len(running) == _WRITERS:  # the next rows are not made before they can be written
+            if len(running) == _WRITERS:  # no more are asked for than can be written
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 stood += [future.result() for future in done]
         stood += [future.result() for future in running]
@@ -347,7 +357,7 @@ def _put_in_force(
     )
 
 
-# ---------------------------------------------------------------- snapshots
+# ---------------------------------------------------------------- without a turn
 
 
 class SnapshotMaker(Protocol[W]):
@@ -370,31 +380,81 @@ def make_snapshot(parts: Parts, maker: SnapshotMaker[W]) -> None:
         CommitConflict: others were quicker many times over (retried).
     """
 
+    def put(conn: Connection, seen: Seen, now: Seen, worked: W) -> Dataset | _Lost:
+        before, newest = seen.dataset, now.dataset
+        if (before.snapshot, before.published_at) != (newest.snapshot, newest.published_at):
+            return LOST
+        return replace(newest, snapshot=maker.put(conn, now, worked))
+
+    _change_without_turn(parts, maker.dataset_id, maker.work_out, put)
+
+
+class GenerationMaker(Protocol[W]):
+    """What stores the index in another way, by which every kept image stays kept."""
+
+    dataset_id: int
+
+    def work_out(self, seen: Seen) -> W:
+        """Write what the next generation lists, without any lock."""
+
+    def put(self, conn: Connection, worked: W, generation: int) -> bool:
+        """Name it from ``generation`` on, under the lock; whether there is anything."""
+
+
+def make_generation(parts: Parts, maker: GenerationMaker[W]) -> None:
+    """Make the dataset's next generation, without a turn: no verdict changes.
+
+    Who worked for the generation before loses its swap, and works it out for this one.
+
+    Raises:
+        SscdOpsError: what the maker raises.
+        CommitConflict: others were quicker many times over (retried).
+    """
+
+    def put(conn: Connection, seen: Seen, now: Seen, worked: W) -> Dataset | _Lost:
+        following = now.dataset.generation + 1
+        if not maker.put(conn, worked, following):
+            return now.dataset
+        return replace(now.dataset, generation=following)
+
+    _change_without_turn(parts, maker.dataset_id, maker.work_out, put)
+
+
+def _change_without_turn(
+    parts: Parts,
+    dataset_id: int,
+    work_out: Callable[[Seen], W],
+    put: Callable[[Connection, Seen, Seen, W], Dataset | _Lost],
+) -> None:
+    """Work it out without the lock; under it write it, if nothing moved that it rests on.
+
+    ``put`` is told what was seen and what is so now, and answers with the dataset's numbers then.
+    """
+
     def attempt(is_first: bool) -> _Lost | None:
         with parts.catalog.begin() as conn:
-            seen = Seen(datasets.of_number(conn, maker.dataset_id))
-        worked = maker.work_out(seen)
+            seen = Seen(datasets.of_number(conn, dataset_id))
+        worked = work_out(seen)
 
         def under_lock(conn: Connection) -> _Lost | None:
-            now = Seen(datasets.lock(conn, maker.dataset_id))
-            before, newest = seen.dataset, now.dataset
-            if (before.snapshot, before.published_at) != (newest.snapshot, newest.published_at):
-                return LOST
+            now = Seen(datasets.lock(conn, dataset_id))
             if not seen.is_as(now):
                 return LOST
-            snapshot = maker.put(conn, now, worked)
+            following = put(conn, seen, now, worked)
+            if isinstance(following, _Lost):
+                return LOST
             datasets.advance(
                 conn,
-                maker.dataset_id,
-                next_turn=now.dataset.next_turn,
-                generation=now.dataset.generation,
-                snapshot=snapshot,
+                dataset_id,
+                next_turn=following.next_turn,
+                generation=following.generation,
+                snapshot=following.snapshot,
             )
             return None
 
-        return _in_line(parts, maker.dataset_id, under_lock, is_first)
+        return _in_line(parts, dataset_id, under_lock, is_first)
 
-    _until_not_lost(parts, maker.dataset_id, attempt, lambda: None)
+    _until_not_lost(parts, dataset_id, attempt, lambda: None)
 
 
 # ---------------------------------------------------------------- losing, and waiting in line

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from sscd_ops.catalog import datasets, output_shards, placements, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.output_shards import ListedShard, OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core import segment_file
 from sscd_ops.errors import SscdOpsError
@@ -19,7 +19,7 @@ from sscd_ops.steps.damage import (
     damage,
     damaged_roles,
     kept_rows,
-    night_of,
+    nights_of,
 )
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.snapshots import made_from_catalog
@@ -43,15 +43,19 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         if snapshot is not None and not chosen:
             return [f"there is no snapshot {snapshot} of {name}"]
         newest = chosen[-1] if chosen else None
-        live: list[OutputShard] = []
+        listed: list[ListedShard] = []
         if newest is not None:
-            live = output_shards.live_shards(conn, dataset.dataset_id, newest.number)
-        written = live if snapshot else output_shards.written_shards(conn, dataset.dataset_id)
+            listed = output_shards.listed_shards(conn, dataset.dataset_id, newest.number)
+        written = (
+            output_shards.live_shards(conn, dataset.dataset_id, snapshot)
+            if snapshot
+            else output_shards.written_shards(conn, dataset.dataset_id)
+        )
     problems = [p for each in chosen[:-1] for p in _check(parts, each.file)]
     if newest is not None:
         found = _check(parts, newest.file)
         if not found:
-            found = _compare_document(parts, name, newest, live)
+            found = _compare_document(parts, name, newest, listed)
             found += _compare_pointer(parts, name, newest) if newest is made[-1] else []
         problems += found
     parts.progress.start(f"verify snapshots of {name}", len(written))
@@ -61,12 +65,12 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         parts.progress.advance()
     parts.progress.done()
     turn = 0 if newest is None else newest.turn
-    deciding = sorted({shard.decision_id for shard in live})
+    deciding = sorted({shard.decision_id for shard in listed})
     with parts.catalog.begin() as conn:
         kept = placements.count_kept(conn, dataset.dataset_id, deciding, turn)
-    listed = sum(shard.samples for shard in live)
-    if kept != listed:
-        problems.append(f"the catalog keeps {kept} samples, the snapshot lists {listed}")
+    samples = sum(shard.samples for shard in listed)
+    if kept != samples:
+        problems.append(f"the catalog keeps {kept} samples, the snapshot lists {samples}")
     return problems
 
 
@@ -110,10 +114,10 @@ def _check(parts: Parts, file: StoredFile) -> list[str]:
 
 
 def _compare_document(
-    parts: Parts, name: str, snapshot: Snapshot, live: list[OutputShard]
+    parts: Parts, name: str, snapshot: Snapshot, listed: list[ListedShard]
 ) -> list[str]:
     body = parts.store.local(snapshot.file).read_bytes()
-    if body == made_from_catalog(name, snapshot, live):
+    if body == made_from_catalog(name, snapshot, listed):
         return []
     return [
         f"snapshot {snapshot.number} lists other shards than the catalog: that was changed by hand,"
@@ -157,39 +161,41 @@ def verify_index(parts: Parts, name: str) -> list[str]:
             problems += said
         parts.progress.advance()
     for segment in live:
-        work, decision_id = night_of(parts, segment)
-        batch_id = work.batch.batch_id
+        nights = nights_of(parts, segment)
         said = [p for file in segment.files.values() for p in _check(parts, file)]
-        if batch_id in lost and OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files)):
+        both = [part.batch_id for _, part in nights if part.batch_id in lost]
+        if both and OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files)):
             # what is said of each holds where the other is sound
-            said = [p.partition("; ")[0] for p in (*lost.pop(batch_id), *said)]
-            hopeless.append(both_damaged(segment, batch_id))
+            said += [p for batch_id in both for p in lost.pop(batch_id)]
+            said = [p.partition("; ")[0] for p in said]
+            hopeless += [both_damaged(segment, batch_id) for batch_id in both]
         if segment.mask is not None:
             said += _check(parts, segment.mask)
-        problems += said or _compare_segment(parts, segment, dataset, work, decision_id)
-        for role in {by.role for by in work.measures if by.by_hash} - segment.files.keys():
-            problems.append(
-                f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
-                f" {batch_id} was to be decided by them: a worker of another release"
-                " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it"
-                " so"
-            )
+        problems += said or _compare_segment(parts, segment, dataset)
+        problems += [p for work, _ in nights for p in _hashes_lacking(segment, work)]
         parts.progress.advance()
     parts.progress.done()
     problems += [p for said in lost.values() for p in said]
     return problems + hopeless
 
 
-def _compare_segment(
-    parts: Parts, segment: Segment, dataset: Dataset, work: Work, decision_id: int
-) -> list[str]:
-    """Whether a segment's rows and kept mask are what the catalog says of its batch."""
+def _hashes_lacking(segment: Segment, work: Work) -> list[str]:
+    return [
+        f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
+        f" {work.batch.batch_id} was to be decided by them: a worker of another release"
+        " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it so"
+        for role in {by.role for by in work.measures if by.by_hash} - segment.files.keys()
+    ]
+
+
+def _compare_segment(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
+    """Whether a segment's rows and kept mask are what the catalog says of its nights."""
     by_hand = "the catalog was changed by hand, restore it from a backup"
     try:
         ids = segment_file.open_segment(parts.store, segment).ids
         if segment.mask is not None:
             mask = segment_file.read_mask(parts.store, segment.mask, segment.rows)
-            kept = kept_rows(parts, dataset, decision_id, ids)
+            kept = kept_rows(parts, dataset, segment, ids)
             if (mask != kept).any():
                 return [
                     f"segment {segment.segment_id}: its mask keeps {int(mask.sum())} images, the"

@@ -20,6 +20,7 @@ from sscd_ops.catalog.shards import ShardCounts
 from sscd_ops.core import rows as core_rows
 from sscd_ops.core import tally
 from sscd_ops.core.decide import (
+    COLUMNS,
     FREE,
     NEW,
     Decided,
@@ -30,23 +31,23 @@ from sscd_ops.core.decide import (
     load_samples,
 )
 from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.found import gather
 from sscd_ops.core.leader import Compared, Leader, lead
-from sscd_ops.core.manifest import SCHEMA, read_manifest
+from sscd_ops.core.manifest import manifest_blocks, read_manifest
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import Pairs, Rows
-from sscd_ops.core.segment_file import write_mask, write_segment
+from sscd_ops.core.segment_file import rows_of, set_aside, write_mask, write_segment
 from sscd_ops.core.witnesses import find_witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
 from sscd_ops.model import Counts, Fault, KnownImages, SourceShard, StoredFile
 from sscd_ops.ports import GrowingIndex, SearchBackend
 from sscd_ops.steps import history
 from sscd_ops.steps.free_images import free_images
-from sscd_ops.steps.history import Best
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
-from sscd_ops.steps.queries import codes_of, load_queries, open_backend
+from sscd_ops.steps.queries import Backends, codes_of, load_queries, open_backends
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Worked:
 
     made: Rows
     """Before it has a number."""
+    manifests: Manifests
     history: list[Pairs]
     """By each measure."""
     publish: PublishPlan
@@ -85,13 +87,41 @@ class Worked:
             "sources": {source: counts.plain() for source, counts in self.by_source.items()},
         }
 
-    def rows(self, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
-        """(table, rows) to COPY."""
+    def rows(self, decision_id: int) -> Iterator[tuple[str, Iterator[pa.Table]]]:
+        """(table, its rows, block by block) to COPY."""
         given = replace(self.made, decision_id=decision_id)
-        yield "samples", core_rows.sample_rows(given)
+        manifests = self.manifests.blocks(core_rows.FROM_MANIFEST)
+        yield "samples", core_rows.sample_rows(given, manifests)
         yield "images", core_rows.image_rows(given)
         yield "changes", core_rows.change_rows(given)
         yield "matches", core_rows.match_rows(given, self.history, self.keep_matches)
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """The manifests of a batch: of them is held what deciding needs, the rest is read again."""
+
+    parts: Parts
+    work: Work
+    registered: Sequence[SourceShard]
+
+    def each(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns, a table for each source shard."""
+        for shard in self.registered:
+            yield read_manifest(manifest_of(self.parts, self.work, shard), columns)
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns, samples of several source shards at a time."""
+        files = (manifest_of(self.parts, self.work, shard) for shard in self.registered)
+        return manifest_blocks(files, columns, core_rows.ROWS)
+
+    def key(self, samples: Samples, row: int) -> str | None:
+        """The key of a sample; None where it is a shard's own fault."""
+        shard = samples.shard[row]
+        table = read_manifest(manifest_of(self.parts, self.work, self.registered[shard]), ["key"])
+        key: str | None
+        key = table.column("key")[row - int(np.searchsorted(samples.shard, shard))].as_py()
+        return key
 
 
 def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None = None) -> Worked:
@@ -121,30 +151,33 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         origins = history.origins_of(conn, work, dataset)
     live = history.live_of(origins)
     again = before if before is not None and before.files == files else None
-    samples = again.made.samples if again else _samples(parts, work, registered)
+    manifests = Manifests(parts, work, registered)
+    samples = again.made.samples if again else _samples(manifests)
     _need_distinct(work, samples)
     samples = samples.with_known(known)
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
     _need_descriptors(work, registered, samples, images)
+    backends = open_backends(parts, work)
+    segment_files = (
+        again.segment_files if again else _write_segment(parts, work, backends.history, queries)
+    )
+    queries = _as_one(parts, queries, segment_files)
     free = free_images(parts, work, images, live)
     images.query[images.standing == FREE] = -1
-    images.query[free.images] = len(queries.ids) + np.arange(len(free.images))
-    backend = open_backend(parts, work)
-    best = history.search(parts, work, backend, [queries, free.queries], live)
+    images.query[free.images] = len(queries) + np.arange(len(free.images))
+    found = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
     decided = decide(
         samples,
         images,
-        lambda rows: _lead(parts, work, backend, everything, rows, best),
+        lambda rows: _lead(parts, work, backends, everything, rows, found),
     )
-    earlier = history.witnesses(parts, origins, images, decided, best, live)
-    counts, by_source, examples = _counts(work, samples, images, decided, registered, counted)
-    kept = np.zeros(len(queries.ids), bool)
+    earlier = history.witnesses(parts, origins, images, decided, found.best, live)
+    counts, by_source, examples = _counts(manifests, samples, images, decided, counted)
+    kept = np.zeros(len(queries), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
-    written = again.segment_files if again else None
-    segment_files, mask = _write_segment(parts, work, backend, queries, kept, written)
-    publish = plan_publish(work, samples, decided.keeps)
+    publish = plan_publish(work, samples, decided.keeps, manifests.blocks(["members"]))
     made = Rows(
         samples,
         images,
@@ -158,14 +191,15 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     )
     return Worked(
         made=made,
-        history=[history.matches(parts, images, found, live) for found in best],
+        manifests=manifests,
+        history=[history.matches(parts, images, best, live) for best in found.best],
         publish=publish,
         counts=counts,
         by_source=by_source,
         examples=examples,
         segment_files=segment_files,
-        segment_rows=len(queries.ids),
-        mask=mask,
+        segment_rows=len(queries),
+        mask=_write_mask(parts, work, kept),
         kept_rows=int(kept.sum()),
         masks={
             segment.segment_id: (_write_mask(parts, work, changed), int(changed.sum()))
@@ -176,23 +210,20 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     )
 
 
-def _samples(parts: Parts, work: Work, registered: Sequence[SourceShard]) -> Samples:
-    tables = [read_manifest(manifest_of(parts, work, shard)) for shard in registered]
-    if not tables:
-        tables.append(SCHEMA.empty_table())
-        registered = ()
+def _samples(manifests: Manifests) -> Samples:
+    registered, options = manifests.registered, manifests.work.options
     return load_samples(
-        tables,
+        manifests.each(COLUMNS),
         arrival_rank([s.source for s in registered], [s.relative_uri for s in registered]),
-        np.array([work.options.source(s.source).priority for s in registered], np.int64),
-        work.options.duplicates.prefer,
+        np.array([options.source(s.source).priority for s in registered], np.int64),
+        options.duplicates.prefer,
     )
 
 
 def _need_distinct(work: Work, samples: Samples) -> None:
     """Refuse a batch that holds a sample twice: it would be its own witness."""
-    ids = samples.table.column("sample_id")
-    twice = pc.count(ids).as_py() - pc.count_distinct(ids, mode="only_valid").as_py()
+    ids = samples.ids[~samples.is_shard_fault]
+    twice = len(ids) - pc.count_distinct(core_rows.fixed(ids)).as_py()
     if twice:
         raise InvariantError(
             f"{twice} samples of batch {work.batch.batch_id} are in it twice: its source shards"
@@ -210,10 +241,11 @@ def _images(parts: Parts, work: Work, samples: Samples, queries: Queries, turn: 
         with parts.catalog.begin() as conn:
             return lookups.known_images(conn, work.batch.dataset_id, digests, turn)
 
+    listed = queries.listed
     if work.options.duplicates.plain == "keep":
-        return find_images(samples, lookup, queries.ids, queries.faults, queries.plain)
-    refused = dict.fromkeys(queries.plain, (Fault.TOO_PLAIN, _TOO_PLAIN))
-    return find_images(samples, lookup, queries.ids, queries.faults | refused)
+        return find_images(samples, lookup, listed.ids, listed.faults, listed.plain)
+    refused = dict.fromkeys(listed.plain, (Fault.TOO_PLAIN, _TOO_PLAIN))
+    return find_images(samples, lookup, listed.ids, listed.faults | refused)
 
 
 def _need_descriptors(
@@ -235,48 +267,41 @@ def _need_descriptors(
 def _lead(
     parts: Parts,
     work: Work,
-    backend: SearchBackend,
+    backends: Backends,
     queries: Queries,
     rows: NDArray[np.int64],
-    best: Sequence[Best],
+    found: history.Found,
 ) -> Leader:
     def growing(measure: Measure) -> GrowingIndex:
         if measure.by_hash:
             return parts.hash_search().growing()
-        among = _among_themselves(parts, work, backend, len(rows))
-        return among.growing(work.attempt.fingerprint.dimensions)
+        return backends.own.growing(work.attempt.fingerprint.dimensions)
 
+    place = np.full(len(queries), -1, np.int32)
+    place[rows] = np.arange(len(rows), dtype=np.int32)
     batch = [
-        Compared(by, queries.rows[by.role][rows], found.similarity[rows], growing(by))
-        for by, found in zip(work.measures, best, strict=True)
+        Compared(
+            by,
+            queries.rows[by.role].at(rows),
+            best.similarity[rows],
+            growing(by),
+            gather((cell[number] for cell in found.own), place, len(rows)),
+        )
+        for number, (by, best) in enumerate(zip(work.measures, found.best, strict=True))
     ]
     return lead(batch, work.options.duplicates.keep_matches, progress=parts.progress)
 
 
-def _among_themselves(parts: Parts, work: Work, backend: SearchBackend, rows: int) -> SearchBackend:
-    """The backend for a night against itself: ``auto`` follows the night's own size.
-
-    History's would be ``flat`` for a first night of a million, and ``sketch``, which may miss a
-    copy, for a small night beside a large history.
-    """
-    wanted = work.options.duplicates.search
-    name = parts.choose_search(wanted, rows, work.attempt.threshold)
-    if name == work.attempt.search:
-        return backend
-    log.info("night against itself batch=%s images=%s search=%s", work.batch.batch_id, rows, name)
-    return open_backend(parts, work, name)
-
-
 def _counts(
-    work: Work,
+    manifests: Manifests,
     samples: Samples,
     images: Images,
     decided: Decided,
-    registered: Sequence[SourceShard],
     counted: Mapping[int, ShardCounts],
 ) -> tuple[Counts, dict[str, Counts], dict[str, dict[str, str]]]:
     """The batch's counts, those of each source, and an example of every fault."""
-    names = sorted(source.name for source in work.options.sources)
+    registered = manifests.registered
+    names = sorted(source.name for source in manifests.work.options.sources)
     of_shard = np.array([names.index(s.source) for s in registered], np.int64)
     of_sample = of_shard[samples.shard] if len(registered) else np.empty(0, np.int64)
     tallies = tally.tally_faults(samples, images, decided, of_sample, len(names))
@@ -290,8 +315,10 @@ def _counts(
             codes=found.codes,
         )
         examples[name] = {
-            code: _example(registered[shard].relative_uri, key, message)
-            for code, (shard, key, message) in found.examples.items()
+            code: _example(
+                registered[samples.shard[row]].relative_uri, manifests.key(samples, row), message
+            )
+            for code, (row, message) in found.examples.items()
         }
     together = tally.count(
         decided.outcome, sum(counts.not_delivered for counts in by_source.values())
@@ -310,27 +337,28 @@ def _example(shard: str, key: str | None, message: str) -> str:
 
 
 def _write_segment(
-    parts: Parts,
-    work: Work,
-    backend: SearchBackend,
-    queries: Queries,
-    kept: NDArray[np.bool_],
-    written: Mapping[str, StoredFile] | None,
-) -> tuple[Mapping[str, StoredFile], StoredFile]:
-    """The batch's segment, unless it was written before, and its kept mask."""
-    if not len(queries.ids) or work.batch.dry_run:
-        return {}, StoredFile("", "", 0)
-    files = written or write_segment(
-        parts.store,
-        f"{work.folder}/index/segments",
-        queries.descriptors,
-        queries.ids,
-        codes_of(backend, queries),
-    )
-    return files, _write_mask(parts, work, kept)
+    parts: Parts, work: Work, backend: SearchBackend, queries: Queries
+) -> Mapping[str, StoredFile]:
+    """The batch's segment; none for a dry run."""
+    if not len(queries) or work.batch.dry_run:
+        return {}
+    folder = f"{work.folder}/index/segments"
+    codes = codes_of(backend, queries)
+    return write_segment(parts.store, folder, queries.descriptors, queries.ids, codes)
+
+
+def _as_one(parts: Parts, queries: Queries, files: Mapping[str, StoredFile]) -> Queries:
+    """The same rows in one file each, those of the segment: leader looks at some here and there."""
+    if not len(queries):
+        return queries
+    rows = {
+        role: rows_of(parts.store, files[role]) if files else set_aside(stored)
+        for role, stored in queries.rows.items()
+    }
+    return queries.with_rows(rows)
 
 
 def _write_mask(parts: Parts, work: Work, kept: NDArray[np.bool_]) -> StoredFile:
-    if work.batch.dry_run:
+    if work.batch.dry_run or not len(kept):
         return StoredFile("", "", 0)
     return write_mask(parts.store, f"{work.folder}/index/masks", kept)

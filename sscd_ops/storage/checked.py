@@ -24,6 +24,7 @@ _SNAPSHOT = "`sscd-ops snapshot verify --dataset {dataset} --repair` writes it a
 _REMEDIES = {
     "index": _INDEX,
     "manifests": f"{_INDEX}, from its source shard",
+    "worklists": f"{_INDEX}, from the manifests",
     "descriptors": f"{_INDEX}; of a batch that is not decided yet clear embed and what follows, or"
     " run its night again",
     "matches": "`sscd-ops index rebuild --dataset {dataset}` forgets it, and a night that needs it"

@@ -30,7 +30,6 @@ CONFIG = """
     [datasets.web.airflow]
     max_active_runs = 3
     run_timeout = "20h"
-    match_tasks = 4
     [datasets.web.airflow.embed]
     pool = "embed"
     queue = "gpu"
@@ -101,7 +100,8 @@ def test_a_night_is_this_graph(bag):
 
     assert graph == {
         "plan": (["embed", "ingest"], "all_success", False),
-        "ingest": (["embed"], "all_success", True),
+        "ingest": (["survey"], "all_success", True),
+        "survey": (["embed", "match"], "none_failed", False),
         "embed": (["match"], "all_success", True),
         "match": (["resolve"], "none_failed", True),
         "resolve": (["publish"], "none_failed", False),

@@ -49,7 +49,6 @@ search = "flat"
 [datasets.{name}.guard]
 first_nights_max = 1.0
 [datasets.{name}.airflow]
-match_tasks = 1
 {airflow}
 """
 
@@ -333,7 +332,8 @@ def own_dag(site: Site, names: dict[str, str], datasets: tuple[str, ...] = ("dem
     from sscd_ops import provider
 
     def common(step: str) -> dict[str, Any]:
-        rule = "none_failed" if step in ("match", "resolve", "commit") else "all_success"
+        after_mapped = step in ("survey", "match", "resolve", "commit")
+        rule = "none_failed" if after_mapped else "all_success"
         return {"task_id": names.get(step, step), "config": str(site.config), "trigger_rule": rule}
 
     with DAG("curate_demo", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
@@ -346,13 +346,15 @@ def own_dag(site: Site, names: dict[str, str], datasets: tuple[str, ...] = ("dem
                 groups = plan.output
                 ingest = provider.SscdIngestOperator.partial(**common("ingest"))
                 embed = provider.SscdEmbedOperator.partial(**common("embed"))
-                match = provider.SscdMatchOperator(part=0, parts_total=1, **common("match"))
+                survey = provider.SscdSurveyOperator(**common("survey"))
+                match = provider.SscdMatchOperator.partial(**common("match"))
                 resolve = provider.SscdResolveOperator(**common("resolve"))
                 publish = provider.SscdPublishOperator.partial(**common("publish"))
                 commit = provider.SscdCommitOperator(dataset=dataset, **common("commit"))
                 ingested, embedded = ingest.expand(group=groups), embed.expand(group=groups)
+                matched = match.expand(part=survey.output)
                 published = publish.expand(group=resolve.output)
-                plan >> ingested >> embedded >> match >> resolve >> published >> commit
+                plan >> ingested >> survey >> embedded >> matched >> resolve >> published >> commit
             if before is not None:
                 before >> group
             before = group
@@ -402,8 +404,8 @@ def test_a_step_without_a_plan_above_says_what_to_do():
     from sscd_ops.provider import SscdMatchOperator, SscdPlanOperator
 
     with DAG("alone", schedule=None):
-        alone = SscdMatchOperator(task_id="match", part=0, parts_total=1)
-        two = SscdMatchOperator(task_id="two", part=0, parts_total=1)
+        alone = SscdMatchOperator(task_id="match", part=0)
+        two = SscdMatchOperator(task_id="two", part=0)
         [SscdPlanOperator(task_id=name, dataset=name) for name in ("a", "b")] >> two
 
     with pytest.raises(AirflowFailException, match=r"match: no SscdPlanOperator is.*`batch_id`"):

@@ -52,6 +52,8 @@ SHOWN = (
     "snapshot list --dataset web",
     "snapshot show --dataset web",
     "snapshot verify --dataset web",
+    "index compact --dataset web",
+    "index info --dataset web",
 )
 """What the page shows, each under its command."""
 LEFT_OUT = {

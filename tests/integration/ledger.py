@@ -85,7 +85,6 @@ class Ledger:
             config="{}",
             fingerprint="f" * 64,
             fingerprint_detail='{"name": "dct-ffffffff"}',
-            search="flat",
             threshold=0.9,
             pinned_turn=0,
             pinned_generation=0,

@@ -86,8 +86,11 @@ class Order:
             digests = np.array([list(bytes(s["image_sha256"])) for s in samples], np.uint8)
             known = lookups.known_images(conn, self.dataset_id, digests, dataset.turn)
             live = segments.live_segments(conn, self.dataset_id, dataset.generation)
+            place = segments.places_of(
+                conn, [s.segment_id for s in live], known.decision_id.tolist()
+            )
         changed: dict[int, np.ndarray] = {}
-        by_decision = {segment.decision_id: segment for segment in live}
+        by_number = {segment.segment_id: segment for segment in live}
         rows: list[dict[str, Any]] = []
         for at in np.argsort(known.row):
             sample = samples[known.row[at]]
@@ -95,12 +98,13 @@ class Order:
             rows += self._rows_of(verdict, sample, len(rows))
             if known.segment_row[at] < 0:
                 continue
-            segment = by_decision[int(known.decision_id[at])]
+            number, first = place[int(known.decision_id[at])]
+            segment = by_number[number]
             assert segment.mask is not None
             if segment.segment_id not in changed:
                 mask = read_mask(self.parts.store, segment.mask, segment.rows)
                 changed[segment.segment_id] = mask
-            changed[segment.segment_id][known.segment_row[at]] = verdict in ("kept", "again")
+            changed[number][first + known.segment_row[at]] = verdict in ("kept", "again")
         masks = {
             number: (
                 write_mask(self.parts.store, f"{DATASET}/index/masks", mask),

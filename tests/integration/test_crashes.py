@@ -88,8 +88,9 @@ class Killed(BaseException):
 
 POINTS = {
     "ingest": ("ingest.attempts.register_file",),
+    "survey": ("survey.attempts.register_survey",),
     "embed": ("embed.attempts.register_file",),
-    "match": ("history.searches.register_search",),
+    "match": ("searching.searches.register_searches",),
     "resolve": ("turns.forget_tries",),
     "resolve's rows": (
         "turns.copy_table",

@@ -24,7 +24,7 @@ from sscd_ops.catalog.sql import need_file
 from sscd_ops.errors import FileMismatch, SourceChanged
 from sscd_ops.model import Runner, StoredFile
 from sscd_ops.options import StorageOptions
-from sscd_ops.steps import commit, embed, ingest, manage, match, plan, publish, resolve
+from sscd_ops.steps import commit, embed, ingest, manage, match, plan, publish, resolve, survey
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
 from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import COPIES, picture, plant
@@ -166,6 +166,7 @@ def _column(sql: str) -> Callable[[World], list[Any]]:
 KINDS: dict[str, Callable[[World], list[Any]]] = {
     "manifest": _of_shards("manifest"),
     "descriptors": _of_shards("descriptors"),
+    "work list": _column("SELECT work_list AS file FROM sscd_ops.attempts ORDER BY attempt_id"),
     "matches": _column("SELECT file FROM sscd_ops.searches ORDER BY attempt_id"),
     "segment": _of_segments("descriptors"),
     "ids": _of_segments("ids"),
@@ -186,7 +187,16 @@ def files(world: World, kind: str) -> list[StoredFile]:
 # ---------------------------------------------------------------- a night and its remedies
 
 
-MOMENTS = ("planned", "ingested", "embedded", "matched", "decided", "written", "published")
+MOMENTS = (
+    "planned",
+    "ingested",
+    "surveyed",
+    "embedded",
+    "matched",
+    "decided",
+    "written",
+    "published",
+)
 
 
 class Night:
@@ -196,6 +206,7 @@ class Night:
         self.world = world
         self.batch_id = 0
         self.groups: list[int] = []
+        self.parts: list[int] = []
 
     def run(self, first: str = MOMENTS[0], last: str = MOMENTS[-1]) -> None:
         for moment in MOMENTS[MOMENTS.index(first) : MOMENTS.index(last) + 1]:
@@ -210,11 +221,14 @@ class Night:
     def ingested(self, parts: Wiring) -> None:
         ingest.run(parts, self.batch_id, self.groups)
 
+    def surveyed(self, parts: Wiring) -> None:
+        self.parts = survey.run(parts, self.batch_id).parts
+
     def embedded(self, parts: Wiring) -> None:
         embed.run(parts, self.batch_id, self.groups)
 
     def matched(self, parts: Wiring) -> None:
-        match.run(parts, self.batch_id, 0, 1)
+        match.run(parts, self.batch_id, self.parts)
 
     def decided(self, parts: Wiring) -> None:
         self.decision = resolve.run(parts, self.batch_id)
@@ -265,6 +279,8 @@ class Case:
 INDEX = ("segment", "ids", "codes", "hashes", "mask")
 CASES = [
     *(Case("manifest", moment, False) for moment in MOMENTS[1:]),
+    Case("work list", "surveyed", False),
+    Case("work list", "matched", False),
     *(Case(kind, "planned", stops=True) for kind in INDEX),
     # match has read all, and ids are read again for witnesses
     *(Case(kind, "matched", stops=kind == "ids") for kind in ("segment", "ids", "mask")),
@@ -274,7 +290,7 @@ CASES = [
     Case("descriptors", "decided", False),
     Case("descriptors", "published", False),
     Case("matches", "matched", False),
-    Case("matches", "published", False),
+    Case("matches", "decided", False),
     Case("snapshot", "planned", False),
     Case("snapshot", "written", False),
     Case("snapshot", "published", False),

@@ -10,7 +10,7 @@ import pytest
 from sscd_ops.errors import ConfigError, FingerprintMismatch, SscdOpsError, WeightsUnavailable
 from sscd_ops.model import Runner
 from sscd_ops.sources.webdataset import WebDatasetSource
-from sscd_ops.steps import embed, ingest, manage, match, plan, resolve
+from sscd_ops.steps import embed, ingest, manage, match, plan, resolve, survey
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.integration.world import DATASET, World, interval, pair
@@ -66,6 +66,7 @@ def test_weights_that_went_after_plan(
     with world.parts() as parts:
         plan.run(parts, DATASET, interval(DAY), runner=Runner("cli"))
         ingest.run(parts, 1, 0)
+        survey.run(parts, 1)
         spoil(weights)
         with pytest.raises((error, ConfigError)) as raised:
             embed.run(parts, 1, 0)
@@ -124,7 +125,7 @@ def test_the_catalog_s_own_settings_are_not_frozen(world: World) -> None:
     world.url = world.url.rpartition("/")[0] + "/nowhere"
 
     with world.parts() as parts, pytest.raises(SscdOpsError) as raised:
-        match.run(parts, batch, 0, 1)
+        match.run(parts, batch, 0)
 
     assert "abandon" not in str(raised.value)
 

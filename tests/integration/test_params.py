@@ -6,7 +6,7 @@ import pytest
 
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Runner
-from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve
+from sscd_ops.steps import commit, embed, ingest, match, plan, publish, resolve, survey
 from sscd_ops.steps.awaiting import arrive
 from sscd_ops.wiring import Wiring
 from tests.integration.test_nights import DAYS, clouds
@@ -23,8 +23,9 @@ def whole(parts: Wiring, day: str = DAYS[0], runner: Runner = RUN, **asked: bool
     """All tasks of the run; its batch."""
     report = plan.run(parts, DATASET, interval(day), runner=runner, **asked)
     ingest.run(parts, report.batch_id, report.groups)
+    surveyed = survey.run(parts, report.batch_id)
     embed.run(parts, report.batch_id, report.groups)
-    match.run(parts, report.batch_id, 0, 1)
+    match.run(parts, report.batch_id, surveyed.parts)
     for group in resolve.run(parts, report.batch_id).groups:
         publish.run(parts, report.batch_id, group)
     commit.run(parts, report.batch_id)

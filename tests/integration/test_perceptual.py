@@ -19,7 +19,7 @@ from sscd_ops.cli.main import main
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.images.preprocess import PRESETS, prepare
 from sscd_ops.model import Runner
-from sscd_ops.steps import embed, ingest, manage, match, plan
+from sscd_ops.steps import embed, ingest, manage, match, plan, survey
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_index
 from sscd_ops.testing import Sample, encode, picture, plant
@@ -286,6 +286,7 @@ def test_descriptors_of_a_release_without_hashes_are_refused_with_a_way_on(world
     with world.parts() as parts:
         planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
         ingest.run(parts, planned.batch_id, planned.groups)
+        survey.run(parts, planned.batch_id)
         embed.run(parts, planned.batch_id, planned.groups)
         with parts.catalog.begin() as conn:
             sql.run(
@@ -295,7 +296,7 @@ def test_descriptors_of_a_release_without_hashes_are_refused_with_a_way_on(world
             )
 
         with pytest.raises(BatchNotRunnable, match=r"no perceptual hashes.*batch abandon 1"):
-            match.run(parts, planned.batch_id, 0, 1)
+            match.run(parts, planned.batch_id, 0)
 
         manage.abandon(parts, planned.batch_id, actor="ann", why="one worker was old")
     world.change(duplicates=BOTH)

@@ -20,7 +20,7 @@ from sscd_ops.evaluation.empty import EMPTY
 from sscd_ops.index import int8
 from sscd_ops.model import Runner
 from sscd_ops.options import FingerprintOptions
-from sscd_ops.steps import embed, ingest, plan
+from sscd_ops.steps import embed, ingest, plan, survey
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_index
 from sscd_ops.testing import encode, picture, plant
@@ -321,4 +321,5 @@ def test_a_batch_planned_by_an_earlier_release_is_embedded_as_it_was_planned(wor
                 " SET config = jsonb_set(config, '{fingerprint,preprocessing}', '\"\"')"
             )
         ingest.run(parts, planned.batch_id, 0)
+        survey.run(parts, planned.batch_id)
         assert embed.run(parts, planned.batch_id, 0).counts["embedded"] == 1

@@ -39,6 +39,7 @@ from sscd_ops.steps import (
     plan,
     publish,
     resolve,
+    survey,
     turns,
 )
 from sscd_ops.steps.night import NightReport
@@ -174,7 +175,8 @@ LOSE_COMMANDS = LOSE_SESSIONS.replace("23761", str(CLI_LOCK))
 
 
 @pytest.mark.parametrize(
-    "step", sweep([ingest, embed, match, resolve, publish, commit], [embed, resolve, commit])
+    "step",
+    sweep([ingest, survey, embed, match, resolve, publish, commit], [embed, resolve, commit]),
 )
 def test_a_command_that_lost_its_session_takes_the_batch_again_before_the_next_step(
     world: World, monkeypatch: pytest.MonkeyPatch, step: Any, caplog: pytest.LogCaptureFixture
@@ -690,6 +692,7 @@ def test_two_match_tasks_of_one_host_do_not_trim_each_others_copies(
     world.put(DAYS[2], "a.tar", clouds(range(40, 45)))
     with monkeypatch.context() as patch, world.parts() as parts:
         patch.setattr(match, "run", lambda *given: None)
+        patch.setattr(survey, "PAIRS_A_TASK", 1)
         batch = world.until_match(parts, DAYS[2])
     both = threading.Barrier(2)
     waited: set[str] = set()
@@ -705,7 +708,7 @@ def test_two_match_tasks_of_one_host_do_not_trim_each_others_copies(
 
     monkeypatch.setattr(FileCache, "get", get)
     said = side_by_side(
-        world, [lambda parts, part=part: match.run(parts, batch, part, 2) for part in range(2)]
+        world, [lambda parts, part=part: match.run(parts, batch, part) for part in range(2)]
     )
 
     assert [type(answer) for answer in said] == [StepReport] * 2, said

@@ -83,14 +83,14 @@ def test_two_rebuilds_of_damaged_files_at_once_leave_a_sound_index(
 ) -> None:
     shutil.rmtree(world.base / "root" / DATASET / "index")
     both = threading.Barrier(2)
-    real = rebuilding.night_of
+    real = rebuilding.nights_of
 
     def work_of(*given: Any) -> Any:
         with contextlib.suppress(threading.BrokenBarrierError):
             both.wait(0.5)
         return real(*given)
 
-    monkeypatch.setattr(rebuilding, "night_of", work_of)
+    monkeypatch.setattr(rebuilding, "nights_of", work_of)
     said = side_by_side(world, [lambda parts: rebuild_index(parts, DATASET)] * 2)
 
     assert [type(answer) for answer in said] == [list] * 2, said

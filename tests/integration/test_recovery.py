@@ -18,7 +18,7 @@ from sscd_ops.catalog.database import Catalog
 from sscd_ops.errors import BatchHeld, SourceChanged, StoreUnavailable
 from sscd_ops.model import Runner
 from sscd_ops.sources.webdataset import WebDatasetSource
-from sscd_ops.steps import commit, embed, ingest, manage, plan, resolve
+from sscd_ops.steps import commit, ingest, manage, plan, resolve, survey
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import picture
@@ -268,7 +268,7 @@ def test_what_embed_asks_of_history_is_let_go_shard_by_shard(
         planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
         ingest.run(parts, planned.batch_id, planned.groups)
         monkeypatch.setattr(Catalog, "begin", begin)
-        embed.run(parts, planned.batch_id, planned.groups)
+        survey.run(parts, planned.batch_id)
 
     assert 0 < max(made) <= 4
 

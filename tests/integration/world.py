@@ -34,7 +34,7 @@ from sscd_ops.options import (
     SourceOptions,
     StorageOptions,
 )
-from sscd_ops.steps import commit, embed, ingest, match, night, plan, publish, resolve
+from sscd_ops.steps import commit, embed, ingest, match, night, plan, publish, resolve, survey
 from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import Sample, make_tar
 from sscd_ops.wiring import Wiring
@@ -118,9 +118,11 @@ class World:
         planned = plan.run(parts, DATASET, interval(day), runner=runner)
         for group in planned.groups:
             ingest.run(parts, planned.batch_id, group)
+        surveyed = survey.run(parts, planned.batch_id)
         for group in planned.groups:
             embed.run(parts, planned.batch_id, group)
-        match.run(parts, planned.batch_id, 0, 1)
+        for part in surveyed.parts:
+            match.run(parts, planned.batch_id, part)
         return planned.batch_id
 
     def from_resolve(self, parts: Wiring, batch_id: int) -> resolve.ResolveReport:

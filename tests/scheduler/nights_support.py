@@ -63,7 +63,6 @@ search = "flat"
 [datasets.{name}.publish]
 max_samples = {max_samples}
 [datasets.{name}.airflow]
-match_tasks = {match_tasks}
 max_active_runs = 16
 """
 
@@ -181,7 +180,7 @@ def crossing_night(folder: Path, number: int) -> None:
 
 
 def dataset(nights: Nights, name: str, folder: str, **rest: Any) -> str:
-    values = {"source": "", "guard": "", "max_samples": 1000, "match_tasks": 1, **rest}
+    values = {"source": "", "guard": "", "max_samples": 1000, **rest}
     return DATASET.format(name=name, incoming=nights.incoming, folder=folder, **values)
 
 

@@ -356,7 +356,7 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "[datasets.web.airflow]\nmax_tasks = 1025",
             "datasets.web.airflow.max_tasks: expected 1 to 1024, not 1025",
         ),
-        ("rest", "[datasets.web.airflow]\nmatch_tasks = 0", "expected 1 to 1024, not 0"),
+        ("rest", "[datasets.web.airflow]\nmax_tasks = 0", "expected 1 to 1024, not 0"),
         (
             "rest",
             "[datasets.web.airflow.embed]\nretries = -1",

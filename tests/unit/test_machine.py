@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from sscd_ops.images.pool import default_workers
-from sscd_ops.machine import Read, cores, cpu_quota, limit_threads, memory_limit
+from sscd_ops.machine import Read, cores, cpu_quota, limit_threads, memory_limit, share_cores
 
 TWO = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 ONE = (
@@ -164,6 +164,18 @@ def test_where_no_affinity_is_known_the_machine_counts(monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
 
     assert cores(two()).number == 6
+
+
+def test_processes_of_a_command_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sscd_ops.machine._sharing", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(10)))
+    none = files("", "", {})
+
+    share_cores(4)
+    assert cores(none).number == 2
+    assert "shared by 4 processes" in cores(none).why
+    share_cores(30)
+    assert cores(none).number == 1
 
 
 def test_decoders_are_as_many_as_cores_and_at_most_16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ COMMENT ON COLUMN curation.runs.started_at IS 'When it was registered';
 COMMENT ON COLUMN curation.runs.finished_at IS 'When it was published or abandoned';
 COMMENT ON COLUMN curation.runs.seconds IS 'From start to finish';
 COMMENT ON COLUMN curation.runs.fingerprint IS 'Model of the descriptors and 8 digits of the fingerprint''s digest';
-COMMENT ON COLUMN curation.runs.search IS 'Search backend, as resolved at plan';
+COMMENT ON COLUMN curation.runs.search IS 'Search backend for history, as survey resolved it; null before';
 COMMENT ON COLUMN curation.runs.threshold IS 'Least similarity of a copy';
 COMMENT ON COLUMN curation.runs.config_sha256 IS 'Its frozen configuration, see configs';
 COMMENT ON COLUMN curation.runs.message IS 'What a person should know';

@@ -204,8 +204,9 @@ class Product:
     )
 
     def night(self, shards: Night) -> dict[bytes, Verdict]:
+        manifests = [manifest(shard) for shard in shards]
         samples = load_samples(
-            [manifest(shard) for shard in shards] or [SCHEMA.empty_table()],
+            manifests,
             arrival_rank([s[0].source for s in shards], [s[0].uri for s in shards]),
             np.array([PRIORITY[s[0].source] for s in shards], np.int64),
             self.rules.prefer,
@@ -243,7 +244,9 @@ class Product:
         kept = np.zeros(len(ids), bool)
         kept[images.query[decided.kept & (images.query >= 0)]] = True
         self.segments.append((queries, hashes, [row.tobytes() for row in ids], kept))
-        table = core_rows.sample_rows(given)
+        whole = pa.concat_tables([SCHEMA.empty_table(), *manifests])
+        blocks = [whole.slice(start, 3) for start in range(0, len(whole) + 1, 3)]
+        table = pa.concat_tables(core_rows.sample_rows(given, blocks))
         said = {row["sample_id"]: verdict(row) for row in table.to_pylist()}
         for row in table.to_pylist():
             if row["verdict"] == "removed":
@@ -264,7 +267,7 @@ class Product:
         self, samples: Any, pictures: dict[bytes, Picture]
     ) -> tuple[np.ndarray, Any, list[bytes]]:
         """The work list in first-place order, without pictures that history knows."""
-        fine = samples.table.column("code").is_null().to_numpy(zero_copy_only=False)
+        fine = samples.code < 0
         first = group_images(samples.digests, fine, np.arange(len(samples))).first
         new = [row.tobytes() for row in samples.digests[np.sort(first)]]
         new = [digest for digest in new if digest not in self.images]
@@ -365,7 +368,7 @@ class Product:
         )
 
     def register(self, given: core_rows.Rows) -> None:
-        for row in core_rows.image_rows(given).to_pylist():
+        for row in (row for some in core_rows.image_rows(given) for row in some.to_pylist()):
             assert row["sha256"] not in self.images
             self.images[row["sha256"]] = row
         assert not len(core_rows.change_rows(given))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sscd_ops.core.descriptor_file import DescriptorFile, read_descriptors, write_descriptors
+from sscd_ops.core.descriptor_file import DescriptorFile, DescriptorReader, write_descriptors
 from sscd_ops.model import Fault
 
 
@@ -36,15 +36,18 @@ def some(count: int, *, hashed: bool) -> DescriptorFile:
 def test_a_descriptor_file_reads_back(tmp_path: Path, count: int, hashed: bool) -> None:
     content = some(count, hashed=hashed)
 
-    read = read_descriptors(written(tmp_path / "a.parquet", content))
+    read = DescriptorReader(written(tmp_path / "a.parquet", content))
 
-    np.testing.assert_array_equal(read.ids, content.ids)
-    np.testing.assert_array_equal(read.descriptors, content.descriptors)
-    assert read.faults == content.faults
-    assert read.plain == content.plain
-    assert read.hashes.keys() == content.hashes.keys()
-    for role, hashes in content.hashes.items():
-        np.testing.assert_array_equal(read.hashes[role], hashes)
+    listed = read.listed()
+    np.testing.assert_array_equal(listed.ids, content.ids)
+    assert listed.faults == content.faults
+    assert listed.plain == content.plain
+    assert (read.count, read.dimensions) == (count, 5)
+    assert read.roles == {"descriptors", *content.hashes}
+    for role, rows in {"descriptors": content.descriptors, **content.hashes}.items():
+        stored = read.rows(role)
+        assert (stored.shape, stored.dtype) == (rows.shape, rows.dtype)
+        np.testing.assert_array_equal(stored[:], rows)
 
 
 def test_hashes_of_another_making_are_not_taken_for_ours(tmp_path: Path) -> None:
@@ -54,4 +57,4 @@ def test_hashes_of_another_making_are_not_taken_for_ours(tmp_path: Path) -> None
     renamed = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
     pq.write_table(renamed, path)
 
-    assert read_descriptors(path).hashes == {}
+    assert DescriptorReader(path).roles == {"descriptors"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,13 +13,15 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sscd_ops.core import leader
 from sscd_ops.core.best import BestMatches
 from sscd_ops.core.canonical import block_similarities
+from sscd_ops.core.found import Answer, Found, gather
 from sscd_ops.core.leader import Compared, lead
 from sscd_ops.core.measures import near, perceptual
 from sscd_ops.errors import UsageError
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.hamming import Hamming
+from sscd_ops.model import Matches
 from tests.memory import at_most
-from tests.soak import examples
+from tests.soak import examples, sweep
 
 BACKENDS = ("flat", "exact", "sketch", "torch")
 
@@ -66,6 +70,44 @@ def hash_similarity(one: np.ndarray, other: np.ndarray) -> float:
 def by_hash(rows, history, farthest=31, margin=8):  # type: ignore[no-untyped-def]
     measure = perceptual(1 - farthest / 256, 1 - (farthest + margin) / 256)
     return Compared(measure, rows, history, Hamming().growing())
+
+
+def found_in_blocks(make, rows, floor, limit, place, splits) -> Found:  # type: ignore[no-untyped-def]
+    """Pairs as tasks find them: rows in some other order (``place``), cut into blocks."""
+    stored = np.empty_like(rows, shape=(len(place), rows.shape[1]))
+    stored[place >= 0] = rows[place[place >= 0]]
+    stored[place < 0] = rows[: (place < 0).sum()]  # copies that take no part
+    firsts = [0, *splits]
+    blocks = [make(part) for part in np.split(stored, splits)]
+
+    def answers():  # type: ignore[no-untyped-def]
+        for at, block in enumerate(blocks):
+            yield Answer(firsts[at], firsts[at], block.within(floor, limit), limit)
+            for to in range(at):
+                forth, back = block.across(blocks[to], floor, limit)
+                yield Answer(firsts[at], firsts[to], forth, limit)
+                yield Answer(firsts[to], firsts[at], back, limit)
+
+    return gather(answers(), place, len(rows))
+
+
+@st.composite
+def layouts(draw, count):  # type: ignore[no-untyped-def]
+    """How rows were stored (with some that take no part), and where blocks end."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    idle = draw(st.sampled_from([0, 0, 3]))
+    place = np.concatenate([np.arange(count), np.full(min(idle, count), -1)]).astype(np.int32)
+    place = random.permutation(place)
+    cuts = random.integers(0, len(place) + 1, draw(st.integers(0, 4)))
+    return place, sorted(cuts.tolist())
+
+
+def same(found, expected) -> None:  # type: ignore[no-untyped-def]
+    for name in ("kept", "witness", "similarity", "measure"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+    for own, other in zip(found.matches, expected.matches, strict=True):
+        for name in ("query", "reference", "similarity"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(other, name), name)
 
 
 def check(rows, history, threshold, floor, limit, block, index, *hashed) -> None:  # type: ignore[no-untyped-def]
@@ -288,6 +330,7 @@ def test_arguments_without_meaning_are_refused() -> None:
         ([own(history=1)], "history"),
         ([own(floor=0.8)], "floor"),
         ([own(), by_hash(np.zeros((3, 33), np.uint8), np.empty(2))], "3 rows of pdq"),
+        ([replace(own(), found=Found.nothing(3))], "pairs of 3 rows"),
         ([own(), by_hash(np.zeros((2, 33), np.uint8), np.empty(2), margin=-1)], "floor"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -320,6 +363,132 @@ def test_the_best_matches_depend_on_no_order_of_offering(seed, limit, as_blocks)
         order = sorted((-s, k) for k, s in enumerate(similarity[row]) if s >= 0.7)[:limit]
         held = expected.reference[row]
         assert held[held < 40].tolist() == [k for _, k in order]
+
+
+@settings(max_examples=examples(40))
+@given(
+    st.data(),
+    batches(),
+    st.sampled_from([0.5, 0.75, 0.9]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from([1, 7, 4096]),
+)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_pairs_found_in_blocks_decide_as_comparing_everything(  # type: ignore[no-untyped-def]
+    name, data, batch, threshold, limit, listed, block
+) -> None:
+    rows, history = batch
+    hashes = data.draw(second_measures(len(rows)))
+    # below the threshold sketch promises nothing
+    by = near(threshold, threshold - (0 if name == "sketch" else 0.05))
+    backend = open_backend(name, fingerprint_digest="ab" * 32, dimensions=16, threshold=threshold)
+    expected = lead([Compared(by, rows, history, growing("flat", 16)), hashes], limit)
+
+    own = found_in_blocks(backend.block, rows, by.floor, listed, *data.draw(layouts(len(rows))))
+    theirs = found_in_blocks(
+        Hamming().block, hashes.rows, hashes.measure.floor, listed, *data.draw(layouts(len(rows)))
+    )
+    found = lead(
+        [
+            Compared(by, rows, history, backend.growing(16), own),
+            replace(hashes, index=Hamming().growing(), found=theirs),
+        ],
+        limit,
+        block,
+    )
+
+    same(found, expected)
+
+
+@pytest.mark.parametrize("block", [300, 4096])
+def test_cut_rows_leave_no_seam_between_strips_and_blocks(block: int) -> None:
+    random = np.random.default_rng(3)
+    centres = random.standard_normal((150, 32))
+    rows = unit(centres[random.integers(0, 150, 1200)] + 0.7 * random.standard_normal((1200, 32)))
+    none, by = np.full(1200, -np.inf), near(0.75, 0.7)
+    hashes = by_hash(hashes_like(7, 1200, 60), none)
+    backend = open_backend("flat", fingerprint_digest="ab" * 32, dimensions=32, threshold=0.75)
+    expected = lead([Compared(by, rows, none, growing("flat", 32)), hashes], 8)
+    place, splits = random.permutation(1200).astype(np.int32), [400, 900]
+
+    own = found_in_blocks(backend.block, rows, by.floor, 3, place, splits)
+    theirs = found_in_blocks(Hamming().block, hashes.rows, hashes.measure.floor, 150, place, splits)
+    again = replace(hashes, index=Hamming().growing(), found=theirs)
+    found = lead([Compared(by, rows, none, growing("flat", 32), own), again], 8, block)
+
+    cut = (own.cut | theirs.cut).sum()
+    assert 300 < cut < 1100
+    same(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    sweep([("flat", 5_000), *((name, 20_000) for name in BACKENDS)], [("flat", 5_000)]),
+)
+def test_thousands_of_placeholders_in_blocks_stay_within_bounded_rows(  # type: ignore[no-untyped-def]
+    name, count
+) -> None:
+    random = np.random.default_rng(0)
+    rows = unit(random.standard_normal(64) + 0.02 * random.standard_normal((count, 64)))
+    backend = open_backend(name, fingerprint_digest="ab" * 32, dimensions=64, threshold=0.75)
+    place = random.permutation(count).astype(np.int32)
+    by, none = near(0.75, 0.7), np.full(count, -np.inf)
+
+    with at_most(megabytes=400):
+        pairs = found_in_blocks(backend.block, rows, by.floor, 8, place, [count // 2])
+        found = lead([Compared(by, rows, none, backend.growing(64), pairs)], 8)
+
+    assert pairs.cut.all()
+    assert len(pairs.row) <= 8 * count * 2
+    same(found, lead([Compared.first(by, rows, growing("flat", 64))], 8))
+
+
+def test_only_rows_that_lists_may_fail_are_read() -> None:
+    """A night's descriptors stay on disk but for those."""
+
+    class OnDemand:
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+            read.extend(numbers.tolist())
+            return rows[numbers]
+
+    rows = unit(np.random.default_rng(1).standard_normal((300, 16)))
+    rows[100:110] = rows[0]
+    backend = open_backend("flat", fingerprint_digest="ab" * 32, dimensions=16, threshold=0.9)
+    by, read = near(0.9, 0.9), []
+    pairs = found_in_blocks(backend.block, rows, 0.9, 8, np.arange(300, dtype=np.int32), [150])
+
+    same_rows = [0, *range(100, 110)]
+    for compared in (pairs, replace(pairs, cut=np.isin(np.arange(300), same_rows))):
+        read.clear()
+        none = np.full(300, -np.inf)
+        found = lead([Compared(by, OnDemand(), none, growing("flat", 16), compared)], 8)
+        assert read == same_rows
+        same(found, lead([Compared.first(by, rows, growing("flat", 16))], 8))
+
+
+def test_answers_are_gathered_in_preference_order() -> None:
+    """Rows 5 to 7 are one block and 8 to 9 another; row 6 takes no part."""
+    place = np.array([-1, -1, -1, -1, -1, 3, -1, 0, 2, 1], np.int32)
+    forth = Matches(np.array([0, 0, 1, 2]), np.array([0, 1, 0, 1]), np.array([0.9, 0.8, 0.9, 0.7]))
+    back = Matches(np.array([0, 1]), np.array([0, 2]), np.array([0.9, 0.7]))
+
+    def pairs(limit):  # type: ignore[no-untyped-def]
+        found = gather([Answer(5, 8, forth, limit), Answer(8, 5, back, limit)], place, 4)
+        listed = zip(found.row.tolist(), found.other.tolist(), found.similarity, strict=True)
+        return list(listed), np.flatnonzero(found.cut).tolist()
+
+    assert pairs(3) == (
+        [(3, 2, 0.9), (3, 1, 0.8), (0, 1, 0.7), (2, 3, 0.9), (1, 0, 0.7)],
+        [],
+    )
+    # row 5's list is full: only what the others list of it is of use, and it still is
+    assert pairs(2)[1] == [3]
+    # all are cut, and pairs of cut rows are dropped as soon as both are known to be
+    assert pairs(1) == ([(3, 2, 0.9), (3, 1, 0.8), (0, 1, 0.7)], [0, 1, 2, 3])
 
 
 def test_strips_do_not_wake_threads(monkeypatch: pytest.MonkeyPatch) -> None:

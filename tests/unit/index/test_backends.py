@@ -174,6 +174,97 @@ def test_a_growing_index_grows_beyond_its_first_chunk(name: str, monkeypatch) ->
     assert listed(found) == brute(queries, rows, np.ones(333, bool), 0.75, 4)
 
 
+def among(rows, floor, limit) -> list[tuple[int, int, float]]:  # type: ignore[no-untyped-def]
+    """Brute force, but that no row finds itself."""
+    held: dict[int, list[tuple[int, int, float]]] = {}
+    for pair in brute(rows, rows, np.ones(len(rows), bool), floor, len(rows)):
+        if pair[0] != pair[1]:
+            held.setdefault(pair[0], []).append(pair)
+    return [pair for pairs in held.values() for pair in pairs[:limit]]
+
+
+@settings(max_examples=examples(15))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(-1.0, 1.0),
+    st.sampled_from([0.0, 0.2, 1.0, 5.0]),
+    st.integers(1, 9),
+    st.sampled_from([10, 1024]),
+)
+@pytest.mark.parametrize("name", ["flat", "exact", "torch", "torch in float16"])
+def test_blocks_find_in_both_ways_what_brute_force_finds(  # type: ignore[no-untyped-def]
+    name, seed, floor, spread, limit, side
+) -> None:
+    rows = clustered(seed, 60, 16, spread)
+    rows[::7] = rows[0]
+    under_test = backend(name, 16)
+    under_test.method.tile_rows = under_test.method.tile_queries = side
+    one, other = under_test.block(rows[:25]), under_test.block(rows[25:])
+
+    forth, back = one.across(other, floor, limit)
+
+    every = np.ones(60, bool)
+    assert listed(forth) == brute(rows[:25], rows[25:], every[25:], floor, limit)
+    assert listed(back) == brute(rows[25:], rows[:25], every[:25], floor, limit)
+    for block, mine in ((one, rows[:25]), (other, rows[25:])):
+        assert listed(block.within(floor, limit)) == among(mine, floor, limit)
+
+
+@pytest.mark.parametrize("dimensions", [24, 512])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_serves_many_others(name: str, dimensions: int) -> None:
+    rows = clustered(1, 700, dimensions)
+    under_test = backend(name, dimensions)
+    parts = np.split(rows, [300, 301, 301])
+    blocks = [under_test.block(part) for part in parts]
+
+    for own, mine in zip(blocks, parts, strict=True):
+        assert len(own) == len(mine)
+        assert listed(own.within(0.75, 4)) == among(mine, 0.75, 4)
+        for block, theirs in zip(blocks, parts, strict=True):
+            forth, back = own.across(block, 0.75, 4)
+            assert listed(forth) == brute(mine, theirs, np.ones(len(theirs), bool), 0.75, 4)
+            assert listed(back) == brute(theirs, mine, np.ones(len(mine), bool), 0.75, 4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_leave_no_seam_between_tiles(name: str) -> None:
+    rows = clustered(1, 2500, 16, 0.3)
+    similarity = block_similarities(rows, rows)
+    np.fill_diagonal(similarity, -1)
+    under_test = backend(name, 16, 0.95)
+
+    found = under_test.block(rows).within(0.95, 3)
+
+    top = np.argsort(-similarity, axis=1, kind="stable")[:, :3]
+    expected = [
+        (q, int(k), float(similarity[q, k]))
+        for q in range(len(rows))
+        for k in top[q]
+        if similarity[q, k] >= 0.95
+    ]
+    assert listed(found) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_thousands_of_placeholders_in_blocks_cost_a_few_rows_each(name: str) -> None:
+    random = np.random.default_rng(0)
+    rows = unit(random.standard_normal(512) + 0.02 * random.standard_normal((3000, 512)))
+    rows[1500:] = rows[0]
+    under_test = backend(name, 512)
+
+    with at_most(megabytes=300):
+        one, other = under_test.block(rows[:1500]), under_test.block(rows[1500:])
+        forth, back = one.across(other, 0.7, 8)
+        inside = other.within(0.7, 8)
+
+    assert len(forth.query) == len(back.query) == len(inside.query) == 8 * 1500
+    assert forth.reference.tolist() == [*range(8)] * 1500
+    assert back.reference[:8].tolist() == back.reference[-8:].tolist()
+    assert inside.reference[:8].tolist() == [*range(1, 9)]
+    assert inside.reference[-8:].tolist() == [*range(8)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_to_search_is_no_trouble(name: str) -> None:
     rows, none = clustered(1, 5, 32), np.empty((0, 32), np.float16)

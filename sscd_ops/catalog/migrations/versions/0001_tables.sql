@@ -44,13 +44,17 @@ CREATE TABLE sscd_ops.attempts (
     config          jsonb NOT NULL,                 -- the dataset's options, frozen
     fingerprint     text NOT NULL,
     fingerprint_detail jsonb NOT NULL,
-    search          text NOT NULL,                  -- the resolved backend
     threshold       double precision NOT NULL,
     pinned_turn     bigint NOT NULL,                -- verdicts of turns <= this one count as known
     pinned_generation bigint NOT NULL,
     released_at     timestamptz,                    -- a release lets this attempt pass the guard
     skipped_shards  integer NOT NULL DEFAULT 0,
-    planned_at      timestamptz NOT NULL DEFAULT now()
+    planned_at      timestamptz NOT NULL DEFAULT now(),
+    -- null until survey: the two backends stay once they are set
+    search          text,                           -- the resolved backend, for history
+    search_within   text,                           -- likewise, for the night against itself
+    match_tasks     integer,                        -- how many tasks match is split over
+    work_list       jsonb                           -- the images to embed; null again with more shards
 );
 CREATE INDEX attempts_by_batch ON sscd_ops.attempts (batch_id);
 
@@ -84,15 +88,24 @@ CREATE TABLE sscd_ops.shard_owners (
 );
 CREATE INDEX shard_owners_by_batch ON sscd_ops.shard_owners (batch_id);
 
--- Which (segment, mask) a batch's queries were compared with, and the candidates found.
+-- What a batch's queries were compared with, and the candidate file that says what was found: rows
+-- first_query .. end_query - 1 with segments under masks, or with rows first_row .. end_row - 1 of
+-- the batch itself. Deleted once the batch is published.
 CREATE TABLE sscd_ops.searches (
+    search_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     attempt_id      bigint NOT NULL REFERENCES sscd_ops.attempts,
-    segment_id      bigint NOT NULL,
-    mask_sha256     text NOT NULL,
     queries         text NOT NULL,                  -- digest of the batch's descriptor files
+    first_query     bigint NOT NULL,
+    end_query       bigint NOT NULL,
+    segments        bigint[] NOT NULL,              -- in turn order; none where within the batch
+    masks           text[] NOT NULL,                -- sha256 of each one's kept mask
+    first_row       bigint,                         -- null where of history
+    end_row         bigint,
+    listed          int NOT NULL,                   -- matches asked for a query: a full list may lack some
     file            jsonb NOT NULL,
-    PRIMARY KEY (attempt_id, segment_id, mask_sha256, queries)
+    number          int NOT NULL                    -- of the search in its file
 );
+CREATE INDEX searches_by_attempt ON sscd_ops.searches (attempt_id, queries);
 
 -- What takes a turn. The row is made before: rows below carry its number and count once it has a
 -- turn. A try that loses is marked, and its rows are deleted.
@@ -129,14 +142,24 @@ CREATE INDEX decisions_by_batch ON sscd_ops.decisions (batch_id);
 CREATE TABLE sscd_ops.segments (
     segment_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
-    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions, -- the first: it stands at its turn
     rows            bigint NOT NULL,
     dimensions      integer NOT NULL,
     fingerprint     text NOT NULL,
     files           jsonb NOT NULL,                 -- role -> {"name","sha256","bytes"}
     created_at      timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX segments_by_decision ON sscd_ops.segments (decision_id);
+
+-- Whose images a segment holds, in turn order: one decision's, or several nights' merged into one.
+-- An image's segment_row counts from first_row of its decision.
+CREATE TABLE sscd_ops.segment_parts (
+    segment_id      bigint NOT NULL REFERENCES sscd_ops.segments,
+    first_row       bigint NOT NULL,
+    rows            bigint NOT NULL,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    PRIMARY KEY (segment_id, first_row)
+);
+CREATE INDEX segment_parts_by_decision ON sscd_ops.segment_parts (decision_id);
 
 -- Generations as ranges: generation g holds the masks with from <= g < coalesce(to, infinity).
 CREATE TABLE sscd_ops.segment_masks (
@@ -170,7 +193,7 @@ CREATE TABLE sscd_ops.images (
     position        integer NOT NULL,
     rank            integer NOT NULL,               -- 0: the most preferred of the decision
     slot            integer,                        -- kept: its number in the decision
-    segment_row     bigint,                         -- in the decision's segment; null: no descriptor (kept: plain)
+    segment_row     bigint,                         -- of the decision's in its segment; null: no descriptor (kept: plain)
     witness_sha256  bytea,                          -- removed: the kept image because of which
     witness_id      uuid,                           -- the sample that carried that one then,
     witness_decision bigint,                        -- and the decision that has the sample's row
