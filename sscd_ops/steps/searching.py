@@ -368,7 +368,7 @@ class _Group:
         self._parts, self._backend = parts, backend
         hashes = {measure.role for measure in work.measures if measure.by_hash}
         wanted = {DESCRIPTORS, *backend.roles(), *hashes}
-        # the same of all, save where they were searched before and `index rebuild` added codes since
+        # the same of all, save where `index rebuild` added codes since they were searched together
         there = wanted.intersection(*(segment.files for segment in group))
         self._say_what_lacks(work, group, wanted - there, hashes)
 
