@@ -13,6 +13,7 @@ from sscd_ops.core import cells
 from sscd_ops.core.match_file import MatchFile
 from sscd_ops.model import Runner
 from sscd_ops.steps import embed, ingest, match, plan, resolve, searching, survey
+from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.testing import picture, plant
 from sscd_ops.wiring import Wiring
@@ -20,7 +21,15 @@ from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
 from tests.integration.test_turns import Standby
-from tests.integration.world import DATASET, World, assert_promises, interval, pair
+from tests.integration.world import (
+    ASIDE,
+    DATASET,
+    World,
+    assert_no_kept_copies,
+    assert_promises,
+    interval,
+    pair,
+)
 
 
 @pytest.fixture
@@ -221,3 +230,48 @@ def test_segments_searched_together_may_come_to_differ_in_codes(
 
     assert world.verdicts() == other_world.verdicts()
     assert world.witnesses() == other_world.witnesses()
+
+
+@pytest.mark.parametrize("listed", [1, 3])
+def test_free_images_are_compared_in_cells_too(
+    world: World, other_world: World, small: Callable[[int], None], listed: int
+) -> None:
+    """Masks change twice between match and resolve, segments are merged in between."""
+    nights = {day: clouds(range(n * 6, n * 6 + 6)) for n, day in enumerate(DAYS[:3])}
+    again = [pair(f"again{n:02d}", picture(n)) for n in range(0, 18, 2)]
+    copies = [
+        pair(f"copy{n:02d}{q}", plant(picture(n), q))
+        for n in range(18)
+        for q in ("jpeg_40", "half_size")
+    ]
+    nights[DAYS[3]] = [*copies[::2], *again, *copies[1::2], *clouds(range(30, 34))]
+    fill(world, nights, shards=3)
+    free = {f"c{n:04d}": "free" for n in range(0, 18, 2)}
+    for each in (world, other_world):
+        each.change(duplicates=BOTH)
+        for day in DAYS[:3]:
+            each.night(day)
+        with each.parts() as parts:
+            lead_by(parts, free)
+            if each is other_world:
+                lead_by(parts, {"c0001": "free", "c0000": "again"}, {"c0003": "free"})
+                each.from_resolve(parts, each.until_match(parts, DAYS[3]))
+                continue
+            small(listed)
+            each.change(airflow={"max_tasks": 5})
+            batch_id = matched(parts, DAYS[3])
+            lead_by(parts, {"c0001": "free", "c0000": "again"})
+            match.run(parts, batch_id, range(5))
+            compact(parts, DATASET, 10)
+            lead_by(parts, {"c0003": "free"})
+            each.from_resolve(parts, batch_id)
+
+    found = (
+        "SELECT image_sha256, earlier_sha256, similarity, distance FROM sscd_ops.matches"
+        " ORDER BY 1, 2, 3, 4"
+    )
+    assert world.ask(found) == other_world.ask(found)
+    aside = ASIDE | {"generation"}
+    assert world.views(aside) == other_world.views(aside)
+    assert world.published() == other_world.published()
+    assert_no_kept_copies(world)
