@@ -54,10 +54,11 @@ if TYPE_CHECKING:
 
 PARTS = ("leader", "memory", "match", "resolve", "ingest", "publish")
 STATE = ROOT / "build" / "bench-large.json"
+_TWO = r"\s+([\d.]+)\s+([\d.]+)"
 PRINTED = {
-    "resolve": r"resolve, rows included\s+([\d.]+).*peak memory\s+([\d.]+)",
-    "ingest_read": r"ingest: ([\d,]+) samples.*ingest, manifest included\s+([\d.]+)\s+([\d.]+)",
-    "publish_copy": r"publish: ([\d,]+) samples of 60,000.*?parquet included\s+([\d.]+)\s+([\d.]+)",
+    "resolve": r"samples +kept.*GiB\n.*\s([\d.]+)\s+[\d.]+\s+([\d.]+)\n",
+    "ingest_read": rf"ingest: ([\d,]+) samples(?s:.*)ingest, manifest included{_TWO}",
+    "publish_copy": rf"publish: ([\d,]+) samples of 60,000(?s:.*?)parquet included{_TWO}",
 }
 """Of benchmarks: seconds and GiB; samples, wall and processor seconds, twice."""
 MEMORY_NIGHT = 5_000_000
@@ -193,11 +194,11 @@ def answers(backend: Any, rows: NDArray[np.float16], cells: list[Cell]) -> Itera
         for key in {(a, b), (c, d)} - set(held):
             held[key] = backend.block(rows[slice(*key)])
         if a == c:
-            yield Answer(a, a, held[a, b].within(FLOOR, LISTED))
+            yield Answer(a, a, held[a, b].within(FLOOR, LISTED), LISTED)
         else:
             left, right = held[a, b].across(held[c, d], FLOOR, LISTED)
-            yield Answer(a, c, left)
-            yield Answer(c, a, right)
+            yield Answer(a, c, left, LISTED)
+            yield Answer(c, a, right, LISTED)
 
 
 def single_pass(backend: Any, rows: NDArray[np.float16], count: int, clock: Clock) -> int:
@@ -209,7 +210,7 @@ def over_pairs(backend: Any, rows: NDArray[np.float16], count: int, clock: Clock
     """The same rows decided over what cells found; the time is without those; kept rows."""
     found = list(answers(backend, rows, cells_of(count)))
     clock.start()
-    pairs = gather(found, LISTED, np.arange(count, dtype=np.int32), count)
+    pairs = gather(found, np.arange(count, dtype=np.int32), count)
     return _kept(backend, rows[:count], pairs, clock)
 
 
@@ -363,16 +364,16 @@ def numbers(name: str, printed: str) -> list[float]:
     Raises:
         RuntimeError: it is not there.
     """
-    found = re.search(PRINTED[name], printed, re.DOTALL)
+    found = re.search(PRINTED[name], printed)
     if not found:
         raise RuntimeError(f"benchmarks.{name} prints no {PRINTED[name]!r}:\n{printed}")
     return [float(each.replace(",", "")) for each in found.groups()]
 
 
 def resolve(state: State, samples: list[int]) -> None:
-    """Seconds and GiB at each number of samples; leader is given its answer."""
+    """Seconds and GiB at each number of samples; one by one, so that a cut run goes on."""
     for count in samples:
-        state.once(("resolve", str(count)), lambda n=count: another("resolve", "--samples", str(n)))
+        state.once(("resolve", str(count)), lambda n=count: another("resolve", "--rows", str(n)))
 
 
 def main() -> int:

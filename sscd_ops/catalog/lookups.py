@@ -101,11 +101,11 @@ def _copy_digests(conn: Connection, digests: NDArray[np.uint8]) -> str:
     name = "pg_temp.looked_up"
     run(conn, f"DROP TABLE IF EXISTS {name}")  # of an earlier look-up in this transaction
     run(conn, f"CREATE TABLE {name} (i bigint, sha256 bytea) ON COMMIT DROP")
-    lines = io.StringIO(
-        "".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in enumerate(digests, 1))
-    )
     cursor = conn.connection.cursor()
-    cursor.copy_expert(f"COPY {name} FROM STDIN", lines)
+    for start in range(0, len(digests), _AT_ONCE):
+        numbered = enumerate(digests[start : start + _AT_ONCE], start + 1)
+        lines = "".join(f"{i}\t\\\\x{row.tobytes().hex()}\n" for i, row in numbered)
+        cursor.copy_expert(f"COPY {name} FROM STDIN", io.StringIO(lines))
     run(conn, f"ANALYZE {name}")
     return name
 

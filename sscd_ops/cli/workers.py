@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sscd_ops.ports import Progress
 
 
+_PATIENCE = 10.0
+"""Seconds in which a process that has nothing to do ends."""
+
+
 class Workers:
     """So many processes, started when there is work for them. A context manager: leaving ends them.
 
@@ -45,8 +49,8 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._end()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._end(at_once=kind is not None)
 
     def __call__(self, step: Step, batch_id: int, numbers: Sequence[int]) -> None:
         """Do a step for groups: each process takes every so-manieth of them, in one call.
@@ -62,7 +66,7 @@ class Workers:
         try:
             self._do(step, batch_id, shares)
         except BaseException:
-            self._end()
+            self._end(at_once=True)
             raise
         finally:
             self._progress.done()
@@ -100,9 +104,9 @@ class Workers:
             logging.getLogger(name).log(level, "%s", text)
         return bool(kind == "done")
 
-    def _end(self) -> None:
-        """End the processes at once: files appear whole, and rows come after them."""
-        for process in self._processes:
+    def _end(self, *, at_once: bool) -> None:
+        """End the processes; at once also at work: files appear whole, and rows come after them."""
+        for process in self._processes if at_once else ():
             process.kill()
         for process in self._processes:
             process.end()
@@ -134,8 +138,12 @@ class _Process:
         self._process.kill()
 
     def end(self) -> str:
-        """Wait for its end; how it ended."""
-        for pipe in (self._stdin, self.stdout):
-            pipe.close()
-        code = self._process.wait()
+        """Let it end, at the end of its stdin; how it ended."""
+        self._stdin.close()
+        try:
+            code = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._process.wait()
+        self.stdout.close()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

@@ -16,15 +16,17 @@ _LEAST = 4 * _STEP
 """A block's rows at least, where there are so many: below that, what is made of a block for a
 search (its codes, its float32 copy) costs more than comparing it."""
 _BLOCKS = 32
-"""Blocks at most: 528 cells within the night, a few for each of many tasks; at 5,000,000 rows of
-512 dimensions a block has 160 MB."""
+"""Blocks of a night, as long as they stay within the bounds: 528 cells within it, a few for each of
+many tasks."""
+_MOST = 32 * _STEP
+"""A block's rows at most: a task holds two, of 3.5 KB a row at 512 dimensions."""
 _GROUP = 65_536
 """Rows of small segments that are searched as one: 64 MB at 512 dimensions."""
 
 
 def blocks(count: int) -> list[range]:
     """The blocks of so many queries: equal ones, but for the last."""
-    size = max(_LEAST, -(-count // (_BLOCKS * _STEP)) * _STEP)
+    size = min(_MOST, max(_LEAST, -(-count // (_BLOCKS * _STEP)) * _STEP))
     return [range(at, min(at + size, count)) for at in range(0, count, size)]
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
-from sscd_ops.core.stored_rows import StoredRows
+from sscd_ops.core.stored_rows import StoredRows, joined
 from sscd_ops.model import Fault
 
 
@@ -223,7 +223,7 @@ class Queries:
         if not len(more):
             return self
         return Queries(
-            {role: rows.followed_by(more.rows[role]) for role, rows in self.rows.items()},
+            {role: joined([rows, more.rows[role]]) for role, rows in self.rows.items()},
             self.digest,
             lambda: replace(self.listed, ids=np.concatenate([self.ids, more.ids])),
         )

@@ -15,7 +15,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from sscd_ops.core.formats import CANONICAL, IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
@@ -96,6 +96,38 @@ class _Form:
     """Where the caption is looked for, in order: a path in the json member, or a member."""
     others: tuple[int, ...]
     """Beside the image and JSON."""
+    declared: str
+    """The format of the image by its extension; empty without an image."""
+    too_long: str
+    """The first published extension that is too long for a name; empty where none is."""
+
+
+def _form_of(source: SourceOptions, extensions: tuple[str, ...]) -> _Form:
+    lower = [extension.lower() for extension in extensions]
+    images = [at for at, extension in enumerate(lower) if is_image_extension(extension)]
+    chosen = images
+    if source.image and len(images) > 1:
+        wanted = source.image.lower()
+        chosen = [at for at in images if lower[at] == wanted]
+    image = chosen[0] if len(chosen) == 1 else None
+    documents = {extension: lower.index(extension) for extension in lower if is_json(extension)}
+    captions: list[str | int] = []
+    for place in source.caption:
+        kind, _, path = place.partition(":")
+        if kind in ("json", "column") and path:
+            captions.append(path)
+        elif place.lower() in lower:
+            captions.append(lower.index(place.lower()))
+    others = [at for at, ext in enumerate(lower) if at != image and not is_json(ext)]
+    return _Form(
+        tuple(images),
+        image,
+        tuple(documents.items()),
+        tuple(captions),
+        tuple(others),
+        "" if image is None else _format_of(lower[image]),
+        _too_long(extensions),
+    )
 
 
 class Interpreter:
@@ -125,7 +157,7 @@ class Interpreter:
         self._json_needed = bool(source.columns) or any(
             place.startswith(("json:", "column:")) for place in source.caption
         )
-        self._form = lru_cache(maxsize=1024)(self._form_of)
+        self._form = lru_cache(maxsize=1024)(partial(_form_of, source))
 
     def row(self, raw: RawSample) -> ManifestRow:
         """The manifest row of a raw sample; never raises for what is in it."""
@@ -163,33 +195,8 @@ class Interpreter:
             row.image_member or "",
             row.image_sha256 or b"",
             row.caption_sha256 or b"",
-        ).bytes
-        return row
-
-    def _form_of(self, extensions: tuple[str, ...]) -> _Form:
-        lower = [extension.lower() for extension in extensions]
-        images = [at for at, extension in enumerate(lower) if is_image_extension(extension)]
-        chosen = images
-        if self._source.image and len(images) > 1:
-            wanted = self._source.image.lower()
-            chosen = [at for at in images if lower[at] == wanted]
-        image = chosen[0] if len(chosen) == 1 else None
-        documents = {extension: lower.index(extension) for extension in lower if is_json(extension)}
-        captions: list[str | int] = []
-        for place in self._source.caption:
-            kind, _, path = place.partition(":")
-            if kind in ("json", "column") and path:
-                captions.append(path)
-            elif place.lower() in lower:
-                captions.append(lower.index(place.lower()))
-        others = [at for at, ext in enumerate(lower) if at != image and not is_json(ext)]
-        return _Form(
-            tuple(images),
-            image,
-            tuple(documents.items()),
-            tuple(captions),
-            tuple(others),
         )
+        return row
 
     # ------------------------------------------------------------ the checks
 
@@ -198,11 +205,11 @@ class Interpreter:
             raise _Quarantine(*raw.fault)
         if row.key != raw.key:
             raise _Quarantine(Fault.BAD_KEY, f"the key is not plain UTF-8: {row.key}")
-        self._check_members(row, raw)
+        self._check_members(row, raw, form)
         if form.image is None:
             self._refuse_images(raw, form)
         else:
-            self._check_image(row, raw.members[form.image])
+            self._check_image(row, raw.members[form.image].data, form.declared)
         self._check_texts(row, raw, form)
         for at in form.others:
             self._check_member(raw.members[at])
@@ -214,7 +221,7 @@ class Interpreter:
         self._check_documents(documents)
         self._put_meta(row, document)
 
-    def _check_members(self, row: ManifestRow, raw: RawSample) -> None:
+    def _check_members(self, row: ManifestRow, raw: RawSample, form: _Form) -> None:
         limits = self._limits
         if len(raw.members) > limits.max_members:
             raise _Quarantine(
@@ -230,11 +237,10 @@ class Interpreter:
             if listed.name != member.name:
                 raise _Quarantine(Fault.BAD_KEY, f"the name is not plain UTF-8: {listed.name}")
         # all names, also of what publish makes: a decided batch could not be published any more
-        extension = _too_long(tuple([member.extension for member in raw.members]))
-        if extension:
+        if form.too_long:
             raise _Quarantine(
                 Fault.BAD_KEY,
-                f"extension {extension!r} has {len(extension.encode())} bytes, at most"
+                f"extension {form.too_long!r} has {len(form.too_long.encode())} bytes, at most"
                 f" {LONGEST_EXTENSION} (it begins at the first dot of a name)",
             )
 
@@ -253,15 +259,13 @@ class Interpreter:
             " which one",
         )
 
-    def _check_image(self, row: ManifestRow, image: Member) -> None:
-        found = self._inspect(image.data)
+    def _check_image(self, row: ManifestRow, data: bytes, declared: str) -> None:
+        found = self._inspect(data)
         if not isinstance(found, ImageHeader):
             raise _Quarantine(*found)
         row.width, row.height, row.format = found.width, found.height, found.format
-        by_name = image.extension.rpartition(".")[2].lower()
-        by_name = CANONICAL.get(by_name, by_name)
-        if by_name != found.format:
-            row.declared = by_name
+        if declared != found.format:
+            row.declared = declared
         if found.fault is not None:
             raise _Quarantine(*found.fault)
 
@@ -419,11 +423,19 @@ def _read_json(member: Member) -> _Document:
     return _Document(member.name, json.loads(text), is_odd)
 
 
-@lru_cache(maxsize=1024)
+def _format_of(extension: str) -> str:
+    """The format that an extension in lower case names."""
+    last = extension.rpartition(".")[2]
+    return CANONICAL.get(last, last)
+
+
 def _too_long(extensions: tuple[str, ...]) -> str:
     """The first published extension that is too long for a name; empty where none is."""
-    names = published_extensions(extensions)
-    return next((name for name in names if len(name.encode()) > LONGEST_EXTENSION), "")
+    for name in published_extensions(extensions):
+        # halves of pairs are refused as names, not for their length
+        if len(name.encode("utf-8", "surrogatepass")) > LONGEST_EXTENSION:
+            return name
+    return ""
 
 
 # made once: json.dumps makes one for each call where it is given a form

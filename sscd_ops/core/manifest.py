@@ -95,8 +95,8 @@ class ManifestRow:
 class ManifestBuilder:
     """Writes a manifest row by row; equal rows give equal bytes. A context manager.
 
-    Rows are taken apart at once: thousands of them, kept as objects, cost garbage collection a
-    tenth of the time that ingest takes.
+    Rows are kept as tuples of plain values, which garbage collection leaves alone: as objects,
+    thousands of them cost it a tenth of the time that ingest takes.
 
     Args:
         stream: where the parquet file goes.
@@ -109,8 +109,8 @@ class ManifestBuilder:
 
     def _clear(self) -> None:
         self._positions: list[int] = []
-        self._columns: list[list[Any]] = [[] for _ in _COLUMNS]
-        self._members: list[list[Any]] = [[] for _ in _MEMBER]
+        self._rows: list[tuple[Any, ...]] = []
+        self._members: list[tuple[Any, ...]] = []
         self._ends = [0]
 
     def add(self, row: ManifestRow) -> None:
@@ -122,12 +122,9 @@ class ManifestBuilder:
 
     def _append(self, position: int, row: ManifestRow) -> None:
         self._positions.append(position)
-        for column, value in zip(self._columns, _values(row), strict=True):
-            column.append(value)
-        for member in row.members:
-            for column, value in zip(self._members, _member_values(member), strict=True):
-                column.append(value)
-        self._ends.append(self._ends[-1] + len(row.members))
+        self._rows.append(_values(row))
+        self._members += map(_member_values, row.members)
+        self._ends.append(len(self._members))
 
     def add_shard_fault(self, code: Fault, message: str) -> None:
         """Append the fault of the whole shard, after its last sample."""
@@ -153,7 +150,7 @@ class ManifestBuilder:
             "position": pa.array(self._positions, pa.int32()),
             "members": self._member_lists(),
         }
-        for name, values in zip(_COLUMNS, self._columns, strict=True):
+        for name, values in zip(_COLUMNS, zip(*self._rows, strict=True), strict=True):
             columns[name] = pa.array(values, SCHEMA.field(name).type)
         arrays = [columns[name] for name in SCHEMA.names]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
@@ -161,9 +158,9 @@ class ManifestBuilder:
 
     def _member_lists(self) -> pa.Array:
         """Members of all rows as one list array, built column by column (5x faster than by row)."""
+        columns = list(zip(*self._members, strict=True)) or [()] * _MEMBER.num_fields
         arrays = [
-            pa.array(values, field.type)
-            for values, field in zip(self._members, _MEMBER, strict=True)
+            pa.array(values, field.type) for values, field in zip(columns, _MEMBER, strict=True)
         ]
         structs = pa.StructArray.from_arrays(arrays, fields=list(_MEMBER))
         return pa.ListArray.from_arrays(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
-from sscd_ops.core.stored_rows import BLOCK, StoredRows
+from sscd_ops.core.stored_rows import StoredRows
 from sscd_ops.errors import FileMismatch
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ _BY_HAND = (
 )
 _AT_ONCE = 4
 """Files of a segment that are compared, or fetched, side by side."""
-_COPY = 16 * 2**20
-"""Bytes of a memory map written at once."""
+_COPY = 4 * 2**20
+"""Bytes written at once; a store has some such pieces waiting."""
+_ROWS = 16384
+"""Rows written at once at most: codes are small, and made of what is large."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def rows_of(store: Store, file: StoredFile) -> StoredRows:
     path = store.local(file)
     mapped = _map(path, file.name)
     offset = mapped.offset if isinstance(mapped, np.memmap) else 0
-    return StoredRows([_OnDisk(path, offset, mapped.dtype, mapped.shape)], mapped[:0])
+    # open from now on: a copy of a remote file may give way to others
+    return _on_disk(path.open("rb"), offset, mapped)
 
 
 def set_aside(rows: StoredRows) -> StoredRows:
@@ -118,9 +121,13 @@ def set_aside(rows: StoredRows) -> StoredRows:
     file = cast("BinaryIO", tempfile.TemporaryFile(prefix="sscd-ops-"))  # noqa: SIM115 - kept open
     _save(file, rows)
     file.flush()
-    piece = _OnDisk(file, len(_header(rows)), rows.dtype, rows.shape)
+    return _on_disk(file, len(_header(rows)), rows)
+
+
+def _on_disk(file: BinaryIO, offset: int, like: Rows) -> StoredRows:
+    piece = _OnDisk(file, offset, like.dtype, like.shape)
     weakref.finalize(piece, file.close)
-    return StoredRows([piece], rows[:0])
+    return StoredRows([piece], like[:0])
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class _OnDisk:
     Of a map that is kept every page that was looked at counts as memory of the process.
     """
 
-    file: Path | BinaryIO
+    file: BinaryIO
     offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -183,8 +190,8 @@ class _Part:
 
     def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
         if self.role in self.segment.files:
-            return _read_arrays(self.store, self.segment, [self.role])[self.role][key]
-        descriptors = _read_arrays(self.store, self.segment, [DESCRIPTORS])[DESCRIPTORS]
+            return read_roles(self.store, self.segment, [self.role])[self.role][key]
+        descriptors = read_roles(self.store, self.segment, [DESCRIPTORS])[DESCRIPTORS]
         return self.backend.codes(np.asarray(descriptors[key]))[self.role]
 
 
@@ -293,7 +300,7 @@ def _write(target: BinaryIO, data: bytes) -> None:
 def _save(target: BinaryIO, values: Rows) -> None:
     """``np.save`` without its use of file descriptors, so that any target is the same bytes."""
     target.write(_header(values))
-    step = min(max(1, _COPY // max(1, values[:1].nbytes)), BLOCK)
+    step = min(max(1, _COPY // max(1, values[:1].nbytes)), _ROWS)
     for start in range(0, len(values), step):  # noqa: FURB122 - a store's stream has only write
         target.write(np.ascontiguousarray(values[start : start + step]).tobytes())
 

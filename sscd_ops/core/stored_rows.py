@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BLOCK = 65536
-"""Rows read at once by who goes over all of them: 64 MB of 512 float16."""
-
 
 class Piece(Protocol):
     """Some rows: an array, a memory map, or what reads them from a file."""
@@ -77,10 +74,6 @@ class StoredRows:
             answer[part] = self._pieces[which][numbers[part] - self._starts[which]]
         return answer
 
-    def followed_by(self, more: StoredRows) -> StoredRows:
-        """These and some more, numbered on."""
-        return StoredRows([self, more], self._blank)
-
     def at(self, numbers: NDArray[np.int64]) -> StoredRows:
         """The rows of these numbers, int64 (k,), in their order; read where they are asked for."""
         return StoredRows([_Picked(self, numbers)], self._blank)
@@ -98,6 +91,11 @@ class _Picked:
 
     def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
         return self._rows[self._numbers[key]]
+
+
+def joined(rows: Sequence[StoredRows]) -> StoredRows:
+    """Rows one after another, numbered through; at least one, all of one kind."""
+    return StoredRows(rows, rows[0][:0])
 
 
 def in_memory(rows: NDArray[Any]) -> StoredRows:

@@ -8,8 +8,8 @@ from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshot
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core import segment_file
 from sscd_ops.core.descriptor_file import Queries
-from sscd_ops.core.measures import DESCRIPTORS, HASHES
-from sscd_ops.core.stored_rows import StoredRows
+from sscd_ops.core.measures import HASHES
+from sscd_ops.core.stored_rows import joined
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment
 from sscd_ops.steps.damage import (
@@ -90,19 +90,14 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
     # those of a segment that was decided without hashes stay out: later nights would be compared
     # otherwise
     hashed = [role for role in HASHES.keys() & segment.files if all(role in q.rows for q in loaded)]
-
-    def joined(role: str) -> StoredRows:
-        rows = [queries.rows[role] for queries in loaded]
-        return StoredRows(rows, rows[0][:0])
-
-    descriptors = joined(DESCRIPTORS)
+    descriptors = joined([queries.descriptors for queries in loaded])
     files = segment_file.write_segment(
         parts.store,
         f"{name}/index/segments",
         descriptors,
         np.concatenate([queries.ids for queries in loaded]),
         segment_file.coded(open_backend(parts, nights[-1]), descriptors)
-        | {role: joined(role) for role in hashed},
+        | {role: joined([queries.rows[role] for queries in loaded]) for role in hashed},
     )
     for role in segment.files.keys() & OF_DESCRIPTORS:
         if role not in files or files[role].sha256 != segment.files[role].sha256:

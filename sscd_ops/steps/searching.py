@@ -378,9 +378,12 @@ class _Group:
             return arrays if len(group) == 1 else {r: np.array(rows) for r, rows in arrays.items()}
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            read = list(threads.map(rows_of, group))
+            list(threads.map(parts.store.local, [s.files[role] for s in group for role in there]))
             masks = threads.map(lambda s: read_mask(parts.store, mask_of(s), s.rows), group)
             self.kept = np.concatenate(list(masks))
+        # one after another: numpy parses a file's header with `ast`, which fails where threads of
+        # Python 3.11 do so at once ("recursion depth mismatch", python/cpython#106905)
+        read = [rows_of(segment) for segment in group]
         self._arrays = {
             # one large segment stays a memory map
             role: read[0][role] if len(read) == 1 else np.concatenate([each[role] for each in read])

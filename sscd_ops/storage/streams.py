@@ -55,6 +55,10 @@ class Window:
         Raises:
             Truncated: the stream ended before, and it may not.
         """
+        if self._start + size <= self._end:
+            self._start += size
+            self.offset += size
+            return
         while size:
             if self._start == self._end:
                 self._fill(1)

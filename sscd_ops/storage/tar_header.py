@@ -45,6 +45,13 @@ def _signed_checksum(block: bytes) -> int:
 
 
 def _number(field: bytes) -> int:
+    try:
+        return int(field.rstrip(b"\0 "), 8)
+    except ValueError:
+        return _odd_number(field)
+
+
+def _odd_number(field: bytes) -> int:
     if field[0] in (0x80, 0xFF):
         value = int.from_bytes(field[1:], "big")
         return value if field[0] == 0x80 else value - 256 ** (len(field) - 1)

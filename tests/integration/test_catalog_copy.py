@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from sscd_ops.catalog.copy import CHUNK_ROWS, copy_table
 from sscd_ops.catalog.database import Catalog
-from sscd_ops.errors import InvariantError
+from sscd_ops.errors import FileMismatch, InvariantError
 from tests.soak import examples
 
 STORABLE = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
@@ -262,6 +262,51 @@ def test_a_fault_in_the_last_chunk_writes_nothing_at_all(table: Catalog) -> None
 
     with pytest.raises(pa.ArrowInvalid), table.begin() as conn:
         copy_table(conn, "anything", pa.table({"an_int": values}))
+
+    with table.read() as conn:
+        assert conn.execute(text("SELECT count(*) FROM sscd_ops.anything")).scalar() == 0
+
+
+def test_blocks_go_into_one_table_and_are_asked_for_as_they_are_taken(table: Catalog) -> None:
+    made: list[int] = []
+
+    def blocks() -> Iterator[pa.Table]:
+        for number in range(5):
+            yield pa.table({"an_int": np.full(number % 2 * (CHUNK_ROWS + 1), number, np.int64)})
+            made.append(number)
+
+    with table.begin() as conn:
+        conn.execute(text("TRUNCATE sscd_ops.anything"))
+        asked = blocks()
+        next(asked)
+        assert made == []
+        assert copy_table(conn, "anything", asked) == 2 * (CHUNK_ROWS + 1)
+        found = conn.execute(
+            text("SELECT an_int, count(*) FROM sscd_ops.anything GROUP BY 1 ORDER BY 1")
+        )
+        assert [tuple(each) for each in found] == [(1, CHUNK_ROWS + 1), (3, CHUNK_ROWS + 1)]
+        assert copy_table(conn, "anything", iter(())) == 0
+
+    assert made == [0, 1, 2, 3, 4]
+
+
+def test_an_error_while_a_block_is_made_is_told_as_it_is_and_nothing_is_written(
+    table: Catalog,
+) -> None:
+    def blocks() -> Iterator[pa.Table]:
+        yield pa.table({"an_int": np.arange(3)})
+        raise FileMismatch("a manifest is damaged")
+
+    def mixed() -> Iterator[pa.Table]:
+        yield pa.table({"an_int": np.arange(3)})
+        yield pa.table({"a_small": np.arange(3)})
+
+    with table.begin() as conn:
+        conn.execute(text("TRUNCATE sscd_ops.anything"))
+    with pytest.raises(FileMismatch, match="is damaged"), table.begin() as conn:
+        copy_table(conn, "anything", blocks())
+    with pytest.raises(InvariantError, match="a_small"), table.begin() as conn:
+        copy_table(conn, "anything", mixed())
 
     with table.read() as conn:
         assert conn.execute(text("SELECT count(*) FROM sscd_ops.anything")).scalar() == 0

@@ -88,6 +88,7 @@ class Killed(BaseException):
 
 POINTS = {
     "ingest": ("ingest.attempts.register_file",),
+    "survey": ("survey.attempts.register_survey",),
     "embed": ("embed.attempts.register_file",),
     "match": ("searching.searches.register_searches",),
     "resolve": ("turns.forget_tries",),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import large, large_page
+from sscd_ops.index.backends import open_backend
 
 TASK = {"wall": 10.0, "cpu": 10.0, "searched": 9.0, "gib": 1.0, "found": 5}
 
@@ -40,12 +42,32 @@ def test_cells_compare_each_two_rows_once(rows: int) -> None:
     assert sum(map(large.pairs_of, large.cells_of(rows))) == pytest.approx(rows**2 / 2)
 
 
-@pytest.mark.parametrize("name", sorted(large.PRINTED))
+@pytest.mark.parametrize("name", ["ingest_read", "publish_copy"])
 def test_what_another_benchmark_prints_is_found(name: str) -> None:
     page = large_page.PAGE.read_text(encoding="utf-8")
     printed = page.partition(f"### {name}\n")[2].partition("\n### ")[0]
 
     assert all(number > 0 for number in large.numbers(name, printed))
+
+
+def test_what_resolve_prints_is_found() -> None:
+    printed = """\
+   samples       kept      near shards  seconds   cpu s    GiB
+ 1,000,000    650,000   350,000     65    30.25   41.50   0.87
+a million, rows included      30.25 s    target 60
+"""
+    assert large.numbers("resolve", printed) == [30.25, 0.87]
+
+
+def test_tasks_do_what_the_product_does(tmp_path: Path) -> None:
+    large.write_night(tmp_path / "night.npy", 40_000)
+    rows = np.load(tmp_path / "night.npy", mmap_mode="r")[32_000:34_000]
+    backend = open_backend("flat", fingerprint_digest="5e" * 32, dimensions=512, threshold=0.75)
+
+    kept = large.single_pass(backend, rows, 2000, large.Clock())
+
+    assert kept == large.over_pairs(backend, rows, 2000, large.Clock())
+    assert large.match_rows(backend, rows, [1000, 1000], large.Clock()) >= 0
 
 
 def test_hours_follow_the_formulas() -> None:
@@ -71,6 +93,8 @@ def test_what_is_not_measured_has_no_nights() -> None:
     del some["ingest"]
 
     assert "Not measured yet: ingest." in large_page.section(some)[0]
+    one = figures(resolve={"1000000": [36.0, 1.0]})
+    assert "Not measured yet: resolve at a second size." in large_page.section(one)[0]
 
 
 def test_a_section_takes_the_place_of_the_last(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from sscd_ops.core import segment_file
 from sscd_ops.core.measures import near
 from sscd_ops.core.segment_file import join_segments, write_mask, write_segment
 from sscd_ops.errors import FileMismatch
@@ -98,3 +101,22 @@ def test_many_segments_hold_no_files_open(store: Store) -> None:
 
     assert len(group.kept) == 200
     assert len(list(Path("/proc/self/fd").iterdir())) < before + 20
+
+
+def test_headers_are_parsed_by_one_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 fails now and then where threads parse at once (python/cpython#106905)."""
+    many = [segment(store, number, 2)[0] for number in range(8)]
+    work = SimpleNamespace(measures=[near(0.75, 0.7)], batch=SimpleNamespace(dataset="web"))
+    real = segment_file._map
+    parsing: set[threading.Thread] = set()
+
+    def mapped(*given: Any) -> Any:
+        parsing.add(threading.current_thread())
+        return real(*given)
+
+    monkeypatch.setattr(segment_file, "_map", mapped)
+    _Group(SimpleNamespace(store=store), work, backend("flat"), many)  # type: ignore[arg-type]
+    for each in many:
+        segment_file.open_segment(store, each)
+
+    assert parsing == {threading.main_thread()}

@@ -14,7 +14,8 @@ from sscd_ops.core.cells import blocks, groups, share
 def test_blocks_hold_every_query_once(count: int) -> None:
     found = blocks(count)
 
-    assert len(found) <= 32
+    assert len(found) <= max(32, -(-count // 131_072))
+    assert all(len(block) <= 131_072 for block in found)
     assert [block.start for block in found[1:]] == [block.stop for block in found[:-1]]
     assert sum(len(block) for block in found) == count
     if found:

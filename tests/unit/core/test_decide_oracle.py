@@ -70,7 +70,7 @@ class Sample(NamedTuple):
     def id(self) -> bytes:
         caption = self.caption.encode()
         where = (self.source, self.uri, f"k{self.position}")
-        return sample_id("web", *where, 0, "jpg", self.picture.digest, caption).bytes
+        return sample_id("web", *where, 0, "jpg", self.picture.digest, caption)
 
 
 Shard = list[Sample]

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -456,3 +457,15 @@ def test_other_places_give_other_samples(one: tuple[str, int], other: tuple[str,
     )
 
     assert (first == second) == (one == other)
+
+
+def test_an_interpreter_ends_with_its_last_use() -> None:
+    """What looks at pictures ends its decoder with it, and waits for no garbage collection."""
+    inspector = Inspector(LIMITS)
+    ended = weakref.ref(inspector)
+    reader = Interpreter("web", SOURCE, LIMITS, "a.tar", inspector)
+    reader.row(raw(jpg=GOOD, txt=b"x"))
+
+    del inspector, reader
+
+    assert ended() is None

@@ -477,7 +477,7 @@ def test_answers_are_gathered_in_preference_order() -> None:
     back = Matches(np.array([0, 1]), np.array([0, 2]), np.array([0.9, 0.7]))
 
     def pairs(limit):  # type: ignore[no-untyped-def]
-        found = gather([Answer(5, 8, forth), Answer(8, 5, back)], limit, place, 4)
+        found = gather([Answer(5, 8, forth, limit), Answer(8, 5, back, limit)], place, 4)
         listed = zip(found.row.tolist(), found.other.tolist(), found.similarity, strict=True)
         return list(listed), np.flatnonzero(found.cut).tolist()
 

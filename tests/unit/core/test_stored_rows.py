@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sscd_ops.core.segment_file import set_aside
-from sscd_ops.core.stored_rows import StoredRows, in_memory
+from sscd_ops.core.stored_rows import StoredRows, in_memory, joined
 
 
 @given(st.lists(st.integers(0, 5), max_size=6), st.data())
@@ -28,13 +28,13 @@ def test_any_indexing_is_that_of_the_array(sizes: list[int], data: st.DataObject
             stored,
             set_aside(stored),
             in_memory(rows),
-            stored.followed_by(in_memory(rows[:0])),
+            joined([stored, in_memory(rows[:0])]),
         ):
             assert (told.shape, told.dtype, len(told)) == (rows.shape, rows.dtype, len(rows))
             np.testing.assert_array_equal(told[part], rows[part])
             np.testing.assert_array_equal(told[picked], rows[picked])
         # and of some of them in another order, and followed by some more
-        stored, rows = stored.at(order).followed_by(stored), np.concatenate([rows[order], rows])
+        stored, rows = joined([stored.at(order), stored]), np.concatenate([rows[order], rows])
 
 
 def test_a_piece_is_asked_once_and_only_where_it_holds_a_row_that_is_wanted() -> None:
