@@ -5,7 +5,7 @@ They are needed until the batch is published; then they are deleted (``drop_sear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -35,7 +35,7 @@ class Searched:
 
 
 def register_searches(
-    conn: Connection, attempt_id: int, queries: str, made: Sequence[Searched]
+    conn: Connection, attempt_id: int, queries: str, made: Iterable[Searched]
 ) -> None:
     """Record what the queries of a digest were compared with."""
     statement = text(

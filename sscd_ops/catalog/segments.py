@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -158,6 +158,18 @@ def places_of(
         s=list(segment_ids),
     )
     return {decision: (segment, first) for decision, segment, first in found}
+
+
+def digests_of(conn: Connection, segment_ids: Collection[int], role: str) -> dict[int, str]:
+    """Segment -> sha256 of its file of a role, for those of some that there are."""
+    found = tuples(
+        conn,
+        "SELECT segment_id, files -> :r ->> 'sha256' FROM sscd_ops.segments"
+        " WHERE segment_id = ANY(:s)",
+        s=list(segment_ids),
+        r=role,
+    )
+    return dict(found)
 
 
 def add_mask(

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import attempts, searches, segments
+from sscd_ops.catalog import attempts, batches, searches, segments
 from sscd_ops.catalog.searches import Searched
 from sscd_ops.core import cells
 from sscd_ops.core.descriptor_file import Queries
 from sscd_ops.core.masks import SearchRows, follow_mask
 from sscd_ops.core.match_file import MatchFile, no_matches, write_matches
 from sscd_ops.core.measures import DESCRIPTORS, Measure
-from sscd_ops.core.segment_file import read_mask, read_roles
+from sscd_ops.core.segment_file import IDS, read_mask, read_roles
 from sscd_ops.errors import FileMismatch, InvariantError
 from sscd_ops.model import Matches, Segment, StoredFile
 from sscd_ops.ports import SearchBackend, SearchBlock
@@ -268,9 +269,26 @@ class Searcher:
         with self._parts.catalog.begin() as conn:
             attempts.require_attempt(conn, work.batch.batch_id, work.attempt.attempt_id)
             searches.register_searches(
-                conn, work.attempt.attempt_id, self._queries.digest, [each for _, each in made]
+                conn, work.attempt.attempt_id, self._queries.digest, self._lasting(conn, made)
             )
         return made
+
+    def _lasting(
+        self, conn: Connection, made: Sequence[tuple[Cell, Searched]]
+    ) -> Iterator[Searched]:
+        """What others may take over.
+
+        Of a batch that was decided meanwhile nothing: publishing may have deleted its searches.
+        Nor what was compared with segments that a fail-over forgot: others have their numbers.
+        """
+        if batches.read_batch(conn, self._work.batch.batch_id).state.is_decided:
+            return
+        asked = {segment.segment_id: segment for cell, _ in made for segment in cell.segments}
+        now = segments.digests_of(conn, asked.keys(), IDS)
+        other = {n for n, segment in asked.items() if now.get(n) != segment.files[IDS].sha256}
+        for _, each in made:
+            if other.isdisjoint(each.segments):
+                yield each
 
     def _compare(self, cell: Cell) -> list[Matches]:
         """The matches by each of the batch's measures; queries and own rows by their numbers."""
@@ -350,7 +368,8 @@ class _Group:
         self._parts, self._backend = parts, backend
         hashes = {measure.role for measure in work.measures if measure.by_hash}
         wanted = {DESCRIPTORS, *backend.roles(), *hashes}
-        there = wanted & group[0].files.keys()  # the same of all
+        # the same of all, save where `index rebuild` added codes since they were searched together
+        there = wanted.intersection(*(segment.files for segment in group))
         self._say_what_lacks(work, group, wanted - there, hashes)
 
         def rows_of(segment: Segment) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -234,6 +235,7 @@ def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> _Written | _Los
     at_work: set[Any] = set()
 
     def write(table: str, rows: Made) -> bool:
+        rows = _begun(rows)
         with parts.catalog.begin() as conn:
             at_work.add(own := conn.connection.dbapi_connection)
             try:
@@ -263,6 +265,17 @@ def _write_rows(parts: Parts, decider: Decider[W], worked: W) -> _Written | _Los
     with parts.catalog.begin() as conn:
         written = decisions.mark_written(conn, decision_id, opened)
     return LOST if written is None else _Written(decision_id, written)
+
+
+def _begun(rows: Made) -> Made:
+    """Rows of which the first are made: that may take longer than a transaction may stand idle.
+
+    The further ones are made while COPY waits for them, and there the server is patient.
+    """
+    if isinstance(rows, pa.Table):
+        return rows
+    blocks = iter(rows)
+    return chain(list(islice(blocks, 1)), blocks)
 
 
 @contextmanager

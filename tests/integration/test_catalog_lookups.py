@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import text
 
 from sscd_ops.catalog import lookups
@@ -63,3 +67,22 @@ def test_two_large_look_ups_in_one_transaction_do_not_mix(history: Catalog) -> N
         second = lookups.known_images(conn, 1, digests(list(range(5001, 10001))), 9)
 
     assert len(first) == len(second) == 1000
+
+
+def test_a_large_look_up_may_take_longer_than_a_transaction_may_stand_idle(
+    history: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose answers are many: what else would be asked in vain, again and again."""
+    first, *rest = lookups._ARRAYS
+
+    def slow(values: Sequence[Any]) -> NDArray[Any]:
+        time.sleep(0.8)
+        return first(values)
+
+    monkeypatch.setattr(lookups, "_ARRAYS", (slow, *rest))
+    impatient = Catalog(history.url, idle_timeout=1.0)
+    with impatient.begin() as conn:
+        assert len(lookups.known_images(conn, 1, digests(list(range(1, 5001))), 9)) == 1000
+    with impatient.begin() as conn:
+        said = conn.execute(text("SHOW idle_in_transaction_session_timeout")).scalar()
+    assert said == "1s", "the next transaction is as short as any"

@@ -7,15 +7,29 @@ from typing import Any
 
 import pytest
 
+from sscd_ops.catalog import segments
 from sscd_ops.catalog.sql import run
 from sscd_ops.core import cells
 from sscd_ops.core.match_file import MatchFile
 from sscd_ops.model import Runner
 from sscd_ops.steps import embed, ingest, match, plan, resolve, searching, survey
-from sscd_ops.testing import picture
+from sscd_ops.steps.compacting import compact
+from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.testing import picture, plant
 from sscd_ops.wiring import Wiring
+from tests.integration.orders import lead_by
+from tests.integration.test_crashes import Killed
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
-from tests.integration.world import DATASET, World, assert_promises, interval, pair
+from tests.integration.test_turns import Standby
+from tests.integration.world import (
+    ASIDE,
+    DATASET,
+    World,
+    assert_no_kept_copies,
+    assert_promises,
+    interval,
+    pair,
+)
 
 
 @pytest.fixture
@@ -32,15 +46,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return make
 
 
-def matched(parts: Wiring, day: str) -> int:
-    """Run a night up to match, the last of its tasks first."""
+def ready_to_match(parts: Wiring, day: str) -> int:
+    """Run a night up to embed; its batch."""
     planned = plan.run(parts, DATASET, interval(day), runner=Runner("airflow", "curate_web", day))
     ingest.run(parts, planned.batch_id, planned.groups)
-    surveyed = survey.run(parts, planned.batch_id)
+    survey.run(parts, planned.batch_id)
     embed.run(parts, planned.batch_id, planned.groups)
-    for part in reversed(surveyed.parts):
-        match.run(parts, planned.batch_id, part)
     return planned.batch_id
+
+
+def matched(parts: Wiring, day: str) -> int:
+    """Run a night up to match, the last of its tasks first."""
+    batch_id = ready_to_match(parts, day)
+    for part in reversed(survey.run(parts, batch_id).parts):
+        match.run(parts, batch_id, part)
+    return batch_id
 
 
 def searches(world: World) -> list[dict[str, Any]]:
@@ -118,3 +138,140 @@ def test_equal_pictures_by_the_thousand_are_listed_a_few_times_each(
         world.from_resolve(parts, batch_id)
 
     assert_promises(world)
+
+
+def test_a_match_that_ends_after_its_night_was_published_leaves_no_search(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What publishing deletes nobody deletes later."""
+    fill(world, planted_nights(), shards=2)
+    real = searching.Searcher._record
+
+    def late(*given: Any) -> Any:
+        monkeypatch.setattr(searching.Searcher, "_record", real)
+        with world.parts() as other:
+            world.from_resolve(other, 1)
+        return real(*given)
+
+    monkeypatch.setattr(searching.Searcher, "_record", late)
+    with world.parts() as parts:
+        world.until_match(parts, DAYS[0])
+
+    assert searches(world) == []
+    assert_promises(world)
+
+
+def test_a_search_of_a_segment_that_a_fail_over_forgot_is_not_taken_for_one_of_its_number(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another night has the number, as many rows and, all of them kept, the same mask."""
+    for start, day in ((0, DAYS[0]), (10, DAYS[1]), (20, DAYS[3])):
+        world.put(day, "a.tar", clouds(range(start, start + 5)))
+    copies = [pair(f"copy{n}", plant(picture(n), "jpeg_40")) for n in (22, 23)]
+    world.put(DAYS[2], "a.tar", copies)
+    world.night(DAYS[0])
+    with world.parts() as parts:
+        later = [ready_to_match(parts, DAYS[n]) for n in (1, 2, 3)]
+    standby = Standby(world)
+    with world.parts() as parts:
+        world.from_resolve(parts, later[0])
+    real = searching.Searcher._record
+
+    def late(*given: Any) -> Any:
+        monkeypatch.setattr(searching.Searcher, "_record", real)
+        standby.take_over()
+        with world.parts() as other:
+            world.from_resolve(other, later[2])
+        return real(*given)
+
+    monkeypatch.setattr(searching.Searcher, "_record", late)
+    with world.parts() as parts:
+        match.run(parts, later[1], 0)
+        world.from_resolve(parts, later[1])
+        world.from_resolve(parts, later[0])
+
+    assert world.witnesses() == {"copy22": "c0022", "copy23": "c0023"}
+    assert_promises(world)
+
+
+def test_segments_searched_together_may_come_to_differ_in_codes(
+    world: World, other_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`index rebuild` was killed on its way through them, and a mask changed since match."""
+    for each in (world, other_world):
+        for start, day in ((0, DAYS[0]), (5, DAYS[1]), (20, DAYS[3])):
+            each.put(day, "a.tar", clouds(range(start, start + 5)))
+        each.put(DAYS[2], "a.tar", clouds(range(3, 12), "again"))
+        for day in DAYS[:2]:
+            each.night(day)
+        each.change(duplicates={"search": "exact"})
+    with world.parts() as parts:
+        batch = world.until_match(parts, DAYS[2])
+        world.from_resolve(parts, world.until_match(parts, DAYS[3]))
+        lead_by(parts, {"c0002": "free"})
+        real = segments.add_segment_files
+
+        added: list[object] = []
+
+        def killed(*given: Any) -> None:
+            added.append(given)
+            if len(added) == 2:
+                raise Killed("index rebuild")
+            real(*given)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(segments, "add_segment_files", killed)
+            rebuild_index(parts, DATASET)
+        world.from_resolve(parts, batch)
+    with other_world.parts() as parts:
+        other_world.from_resolve(parts, other_world.until_match(parts, DAYS[3]))
+        lead_by(parts, {"c0002": "free"})
+        other_world.from_resolve(parts, other_world.until_match(parts, DAYS[2]))
+
+    assert world.verdicts() == other_world.verdicts()
+    assert world.witnesses() == other_world.witnesses()
+
+
+@pytest.mark.parametrize("listed", [1, 3])
+def test_free_images_are_compared_in_cells_too(
+    world: World, other_world: World, small: Callable[[int], None], listed: int
+) -> None:
+    """Masks change twice between match and resolve, segments are merged in between."""
+    nights = {day: clouds(range(n * 6, n * 6 + 6)) for n, day in enumerate(DAYS[:3])}
+    again = [pair(f"again{n:02d}", picture(n)) for n in range(0, 18, 2)]
+    copies = [
+        pair(f"copy{n:02d}{q}", plant(picture(n), q))
+        for n in range(18)
+        for q in ("jpeg_40", "half_size")
+    ]
+    nights[DAYS[3]] = [*copies[::2], *again, *copies[1::2], *clouds(range(30, 34))]
+    fill(world, nights, shards=3)
+    free = {f"c{n:04d}": "free" for n in range(0, 18, 2)}
+    for each in (world, other_world):
+        each.change(duplicates=BOTH)
+        for day in DAYS[:3]:
+            each.night(day)
+        with each.parts() as parts:
+            lead_by(parts, free)
+            if each is other_world:
+                lead_by(parts, {"c0001": "free", "c0000": "again"}, {"c0003": "free"})
+                each.from_resolve(parts, each.until_match(parts, DAYS[3]))
+                continue
+            small(listed)
+            each.change(airflow={"max_tasks": 5})
+            batch_id = matched(parts, DAYS[3])
+            lead_by(parts, {"c0001": "free", "c0000": "again"})
+            match.run(parts, batch_id, range(5))
+            compact(parts, DATASET, 10)
+            lead_by(parts, {"c0003": "free"})
+            each.from_resolve(parts, batch_id)
+
+    found = (
+        "SELECT image_sha256, earlier_sha256, similarity, distance FROM sscd_ops.matches"
+        " ORDER BY 1, 2, 3, 4"
+    )
+    assert world.ask(found) == other_world.ask(found)
+    aside = ASIDE | {"generation"}
+    assert world.views(aside) == other_world.views(aside)
+    assert world.published() == other_world.published()
+    assert_no_kept_copies(world)

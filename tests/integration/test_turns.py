@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -155,6 +155,28 @@ def test_rows_of_a_try_that_was_given_up_while_they_were_written_do_not_stay(
     assert given_up.is_set()
     assert decision.turn == 2
     assert order_turns(decided) == [1, 2]
+    assert in_force(decided)["changes"] == 2
+
+
+def test_rows_that_take_longer_to_make_than_a_transaction_may_stand_idle_are_written(
+    decided: World,
+) -> None:
+    """Millions of matches are sorted before the first of them is known."""
+
+    def late(rows: Any) -> Iterator[Any]:
+        time.sleep(1.5)
+        yield rows
+        time.sleep(1.5)
+        yield rows.slice(0, 0)
+
+    class Slow(Order):
+        def rows(self, *given: Any) -> Iterator[tuple[str, Any]]:
+            return ((table, late(rows)) for table, rows in super().rows(*given))
+
+    with decided.parts() as parts:
+        parts.catalog = Catalog(decided.url, idle_timeout=1.0)
+        assert apply(Slow(parts, "slow", {"c0001": "free"})).turn == 2
+
     assert in_force(decided)["changes"] == 2
 
 
