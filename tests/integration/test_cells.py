@@ -12,7 +12,7 @@ from sscd_ops.catalog.sql import run
 from sscd_ops.core import cells
 from sscd_ops.core.match_file import MatchFile
 from sscd_ops.model import Runner
-from sscd_ops.steps import embed, ingest, match, plan, resolve, searching, survey
+from sscd_ops.steps import embed, history, ingest, manage, match, plan, resolve, searching, survey
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.testing import picture, plant
@@ -41,7 +41,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(cells, "_STEP", 2)
         monkeypatch.setattr(cells, "_LEAST", 4)
         monkeypatch.setattr(cells, "_GROUP", 12)
-        monkeypatch.setattr(searching, "LISTED", listed)
+        for module in (searching, history):
+            monkeypatch.setattr(module, "LISTED", listed)
 
     return make
 
@@ -158,6 +159,19 @@ def test_a_match_that_ends_after_its_night_was_published_leaves_no_search(
         world.until_match(parts, DAYS[0])
 
     assert searches(world) == []
+    assert_promises(world)
+
+
+def test_searches_of_an_abandoned_night_go(world: World) -> None:
+    """It may never be run again."""
+    fill(world, planted_nights(), shards=2)
+    with world.parts() as parts:
+        batch_id = world.until_match(parts, DAYS[0])
+        assert searches(world)
+        manage.abandon(parts, batch_id, actor="ann", why="a test")
+
+    assert searches(world) == []
+    world.night(DAYS[0])
     assert_promises(world)
 
 
