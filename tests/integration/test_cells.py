@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sscd_ops.catalog import segments
 from sscd_ops.catalog.sql import run
 from sscd_ops.core import cells
 from sscd_ops.core.match_file import MatchFile
-from sscd_ops.model import Runner
+from sscd_ops.model import Runner, StoredFile
 from sscd_ops.steps import embed, history, ingest, manage, match, plan, resolve, searching, survey
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index
@@ -289,3 +290,37 @@ def test_free_images_are_compared_in_cells_too(
     assert world.views(aside) == other_world.views(aside)
     assert world.published() == other_world.published()
     assert_no_kept_copies(world)
+
+
+def test_a_match_task_looks_at_its_own_candidate_files_alone(
+    world: World, small: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a night's other tasks, fetched by each, would be the square of them."""
+    fill(world, planted_nights(), shards=2)
+    small(2)
+    world.change(airflow={"max_tasks": 4})
+    with world.parts() as parts:
+        batch_id = ready_to_match(parts, DAYS[0])
+        read: list[str] = []
+        real = parts.store.local
+
+        def local(file: StoredFile) -> Path:
+            if "/matches/" in file.name:
+                read.append(file.name)
+            return real(file)
+
+        monkeypatch.setattr(parts.store, "local", local)
+        for part in range(4):
+            match.run(parts, batch_id, part)
+        assert read == []
+        names = list(dict.fromkeys(row["file"]["name"] for row in searches(world)))
+        assert len(names) == 4
+        (world.base / "root" / names[0]).unlink()
+        (world.base / "root" / names[3]).unlink()
+        match.run(parts, batch_id, 0)
+        assert set(read) == {names[0]}
+        again = list(dict.fromkeys(row["file"]["name"] for row in searches(world)))
+        assert again == [*names[1:], names[0]]
+        world.from_resolve(parts, batch_id)
+
+    assert_promises(world)
