@@ -14,7 +14,7 @@ import numpy as np
 
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.core.stored_rows import StoredRows
-from sscd_ops.errors import FileMismatch
+from sscd_ops.errors import FileMismatch, InvariantError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -274,6 +274,22 @@ def read_mask(store: Store, file: StoredFile, rows: int) -> NDArray[np.bool_]:
             f" {rows} rows; {_BY_HAND}"
         )
     return np.unpackbits(packed, count=rows).astype(np.bool_)
+
+
+def mask_of(segment: Segment) -> StoredFile:
+    """The kept mask of a live segment."""
+    if segment.mask is None:
+        raise InvariantError(f"segment {segment.segment_id} is in no generation")
+    return segment.mask
+
+
+def read_kept(store: Store, segment: Segment) -> NDArray[np.bool_]:
+    """Which rows of a live segment are kept: bool (rows,).
+
+    Raises:
+        FileMismatch: as ``read_mask``.
+    """
+    return read_mask(store, mask_of(segment), segment.rows)
 
 
 def _write_arrays(store: Store, folder: str, arrays: Mapping[str, Rows]) -> dict[str, StoredFile]:

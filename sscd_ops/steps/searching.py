@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from sscd_ops.core.descriptor_file import Queries
 from sscd_ops.core.masks import SearchRows, follow_mask
 from sscd_ops.core.match_file import MatchFile, no_matches, write_matches
 from sscd_ops.core.measures import DESCRIPTORS, Measure
-from sscd_ops.core.segment_file import IDS, read_mask, read_roles
-from sscd_ops.errors import FileMismatch, InvariantError
-from sscd_ops.model import Matches, Segment, StoredFile
+from sscd_ops.core.segment_file import IDS, mask_of, read_kept, read_mask, read_roles
+from sscd_ops.errors import FileMismatch
+from sscd_ops.model import Matches, Segment
 from sscd_ops.ports import SearchBackend, SearchBlock
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import Backends
@@ -72,13 +73,6 @@ class Cell:
     def masks(self) -> tuple[str, ...]:
         """The sha256 of each segment's mask."""
         return tuple(mask_of(segment).sha256 for segment in self.segments)
-
-
-def mask_of(segment: Segment) -> StoredFile:
-    """The kept mask of a live segment."""
-    if segment.mask is None:
-        raise InvariantError(f"segment {segment.segment_id} is in no generation")
-    return segment.mask
 
 
 # ---------------------------------------------------------------- which cells
@@ -379,7 +373,7 @@ class _Group:
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(parts.store.local, [s.files[role] for s in group for role in there]))
-            masks = threads.map(lambda s: read_mask(parts.store, mask_of(s), s.rows), group)
+            masks = threads.map(partial(read_kept, parts.store), group)
             self.kept = np.concatenate(list(masks))
         # one after another: numpy parses a file's header with `ast`, which fails where threads of
         # Python 3.11 do so at once ("recursion depth mismatch", python/cpython#106905)
