@@ -167,7 +167,7 @@ def join_segments(
     roles = sorted({DESCRIPTORS, IDS, *common, *backend.roles()})
     arrays = {}
     for role in roles:
-        pieces = [_Part(store, segment, role, backend) for segment in segments]
+        pieces = [_SegmentRole(store, segment, role, backend) for segment in segments]
         blanks = [piece[:0] for piece in pieces]
         for blank in blanks:
             if (blank.dtype, blank.shape) != (blanks[0].dtype, blanks[0].shape):
@@ -177,7 +177,7 @@ def join_segments(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SegmentRole:
     """A segment's role as a piece of ``StoredRows``: read, or made, where it is asked for."""
 
     store: Store

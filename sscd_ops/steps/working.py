@@ -36,7 +36,7 @@ from sscd_ops.core.leader import Compared, Leader, lead
 from sscd_ops.core.manifest import manifest_blocks, read_manifest
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import arrival_rank
-from sscd_ops.core.rows import Pairs, Rows
+from sscd_ops.core.rows import DecisionRows, Pairs
 from sscd_ops.core.segment_file import rows_of, set_aside, write_mask, write_segment
 from sscd_ops.core.witnesses import find_witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
@@ -60,7 +60,7 @@ _LONGEST_EXAMPLE = 500
 class Worked:
     """A decision worked out for one turn and generation."""
 
-    made: Rows
+    made: DecisionRows
     """Before it has a number."""
     manifests: Manifests
     history: list[Pairs]
@@ -178,7 +178,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     kept = np.zeros(len(queries), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
     publish = plan_publish(work, samples, decided.keeps, manifests.blocks(["members"]))
-    made = Rows(
+    made = DecisionRows(
         samples,
         images,
         decided,
