@@ -98,18 +98,18 @@ def _groups(live: Sequence[Segment]) -> list[tuple[Segment, ...]]:
 
 
 def share_of(
-    count: int, live: Sequence[Segment], asked: Iterable[int], parts: int
+    count: int, live: Sequence[Segment], asked: Iterable[int], tasks: int
 ) -> set[tuple[range, range | int]]:
-    """The keys of the cells that some tasks of many see to.
+    """The keys of the cells in some parts of the night, which has as many parts as match has tasks.
 
-    Every cell is in one share. What one task finds recorded by another changes no share; and where
+    Every cell is in one part. What one task finds recorded by another changes no part; and where
     history grows meanwhile, those within the night stay as they are.
     """
     mine = set()
     for everything in (within(count), against(count, live)):
         costs = [cell.cost for cell in everything]
         for part in asked:
-            mine |= {everything[at].key for at in cells.share(costs, part, parts)}
+            mine |= {everything[at].key for at in cells.share(costs, part, tasks)}
     return mine
 
 

@@ -166,14 +166,14 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     free = free_images(parts, work, images, live)
     images.query[images.standing == FREE] = -1
     images.query[free.images] = len(queries) + np.arange(len(free.images))
-    found = history.search(parts, work, backends, queries, free.queries, live)
+    near = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
     decided = decide(
         samples,
         images,
-        lambda rows: _lead(parts, work, backends, everything, rows, found),
+        lambda rows: _lead(parts, work, backends, everything, rows, near),
     )
-    earlier = history.witnesses(parts, origins, images, decided, found.best, live)
+    earlier = history.witnesses(parts, origins, images, decided, near.best, live)
     counts, by_source, examples = _counts(manifests, samples, images, decided, counted)
     kept = np.zeros(len(queries), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
@@ -192,7 +192,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     return Worked(
         made=made,
         manifests=manifests,
-        history=[history.matches(parts, images, best, live) for best in found.best],
+        history=[history.matches(parts, images, best, live) for best in near.best],
         publish=publish,
         counts=counts,
         by_source=by_source,
@@ -270,7 +270,7 @@ def _lead(
     backends: Backends,
     queries: Queries,
     rows: NDArray[np.int64],
-    found: history.Found,
+    near: history.Near,
 ) -> Leader:
     def growing(measure: Measure) -> GrowingIndex:
         if measure.by_hash:
@@ -285,9 +285,9 @@ def _lead(
             queries.rows[by.role].at(rows),
             best.similarity[rows],
             growing(by),
-            gather((cell[number] for cell in found.own), place, len(rows)),
+            gather((cell[number] for cell in near.own), place, len(rows)),
         )
-        for number, (by, best) in enumerate(zip(work.measures, found.best, strict=True))
+        for number, (by, best) in enumerate(zip(work.measures, near.best, strict=True))
     ]
     return lead(batch, work.options.duplicates.keep_matches, progress=parts.progress)
 
