@@ -49,16 +49,16 @@ def groups(rows: Sequence[int], kinds: Sequence[Hashable]) -> list[range]:
     return answer
 
 
-def share(costs: Sequence[int], part: int, parts: int) -> range:
-    """The cells of one task of many: neighbours, of about equal cost together.
+def share(costs: Sequence[int], part: int, tasks: int) -> range:
+    """The cells of one part, as many parts as tasks: neighbours, of about equal cost together.
 
-    Every cell is in exactly one share; neighbours have a block in common, which is loaded once.
+    Every cell is in exactly one part; neighbours have a block in common, which is loaded once.
     """
     ends = list(accumulate(costs))
     if not ends:
         return range(0)
     middles = [end - cost / 2 for end, cost in zip(ends, costs, strict=True)]
-    first = bisect_left(middles, ends[-1] * part / parts)
-    # the last share takes what is left, so that cells without cost are in one too
-    end = len(costs) if part == parts - 1 else bisect_left(middles, ends[-1] * (part + 1) / parts)
+    first = bisect_left(middles, ends[-1] * part / tasks)
+    # the last part takes what is left, so that cells without cost are in one too
+    end = len(costs) if part == tasks - 1 else bisect_left(middles, ends[-1] * (part + 1) / tasks)
     return range(first, end)

@@ -140,7 +140,7 @@ class DescriptorReader:
         if role in HASHES:
             blank = np.empty((0, HASHES[role]), np.uint8)
         numbered = enumerate(self._counts)
-        return StoredRows([_Group(self, role, number, n) for number, n in numbered], blank)
+        return StoredRows([_RowGroup(self, role, number, n) for number, n in numbered], blank)
 
     def group(self, role: str, number: int) -> NDArray[Any]:
         """A row group's rows, decoded; the last one asked for is kept."""
@@ -155,7 +155,7 @@ class DescriptorReader:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _RowGroup:
     """A row group of a descriptor file as a piece of ``StoredRows``."""
 
     reader: DescriptorReader

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -49,20 +49,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sscd_ops.core.measures import Measure
+    from sscd_ops.core.stored_rows import Rows
     from sscd_ops.ports import GrowingIndex, Progress
 
 _STRIP = 256
 """Rows decided one by one from one exact similarity matrix (0.5 MB)."""
 _CONTESTED = 4096
 """Contested rows whose pairs are turned into lists at once."""
-
-
-class Rows(Protocol):
-    """An array's first dimension, or something that reads rows when they are asked for."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, numbers: NDArray[np.int64], /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> 
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A decision whose rows are made; ``decision_id`` is known last of all.
+class DecisionRows:
+    """A decision, of which rows are made; ``decision_id`` is known last of all.
 
     ``shard_ids``: int64 (s,), catalog number of each source shard. ``slot``: int32 (n,), number of
     each sample in published order, -1 where not kept. ``month``: the partition.
@@ -89,7 +89,7 @@ FROM_MANIFEST = (
 """The columns of manifests that go into rows of ``samples``."""
 
 
-def sample_rows(given: Rows, manifests: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def sample_rows(given: DecisionRows, manifests: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Rows of ``samples``: one for each sample without an earlier verdict, and shard faults.
 
     Args:
@@ -112,7 +112,7 @@ def sample_rows(given: Rows, manifests: Iterable[pa.Table]) -> Iterator[pa.Table
 
 
 def _sample_rows(
-    given: Rows,
+    given: DecisionRows,
     start: int,
     table: pa.Table,
     lasting: NDArray[np.bool_],
@@ -173,7 +173,7 @@ def _sample_rows(
 
 
 def _carriers(
-    given: Rows, image: NDArray[np.int64], valid: NDArray[np.bool_]
+    given: DecisionRows, image: NDArray[np.int64], valid: NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
     """The samples that carry the witnesses of some images, as two columns."""
     decision = given.witness.decision[image]
@@ -186,7 +186,7 @@ def _carriers(
 
 
 def _reasons(
-    given: Rows, rows: NDArray[np.int64], said: NDArray[np.object_]
+    given: DecisionRows, rows: NDArray[np.int64], said: NDArray[np.object_]
 ) -> tuple[pa.Array, pa.Array]:
     outcome = given.decided.outcome[rows]
     code = np.full(len(outcome), None, object)
@@ -214,7 +214,7 @@ def _floats(values: NDArray[np.float64]) -> pa.Array:
     return pa.array(values, pa.float64(), mask=np.isnan(values))
 
 
-def image_rows(given: Rows) -> Iterator[pa.Table]:
+def image_rows(given: DecisionRows) -> Iterator[pa.Table]:
     """Rows of ``images``: one for each image this decision is the first to give a standing to.
 
     Yields:
@@ -230,7 +230,7 @@ def image_rows(given: Rows) -> Iterator[pa.Table]:
         yield _image_rows(given, rows[start : start + ROWS])
 
 
-def _image_rows(given: Rows, rows: NDArray[np.int64]) -> pa.Table:
+def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
@@ -268,7 +268,7 @@ def _image_rows(given: Rows, rows: NDArray[np.int64]) -> pa.Table:
     )
 
 
-def change_rows(given: Rows) -> pa.Table:
+def change_rows(given: DecisionRows) -> pa.Table:
     """Rows of ``changes``: one for each image that was free, and is decided again."""
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     rows = np.flatnonzero(images.standing == FREE)
@@ -305,7 +305,7 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]
 """Images of the batch (k,), digests (k, 32) of kept images of history, and their similarities."""
 
 
-def match_rows(given: Rows, history: Sequence[Pairs], limit: int) -> Iterator[pa.Table]:
+def match_rows(given: DecisionRows, history: Sequence[Pairs], limit: int) -> Iterator[pa.Table]:
     """Rows of ``matches``: each new image's most similar kept images at or above the floor.
 
     Args:
@@ -322,7 +322,7 @@ def match_rows(given: Rows, history: Sequence[Pairs], limit: int) -> Iterator[pa
 
 
 def _matches(
-    given: Rows, measure: Measure, inside: Matches, history: Pairs, limit: int
+    given: DecisionRows, measure: Measure, inside: Matches, history: Pairs, limit: int
 ) -> Iterator[pa.Table]:
     image = np.concatenate([history[0], inside.query])
     similarity = np.concatenate([history[2], inside.similarity])
@@ -336,7 +336,7 @@ def _matches(
 
 
 def _match_rows(
-    given: Rows, measure: Measure, inside: Matches, history: Pairs, pairs: NDArray[np.int64]
+    given: DecisionRows, measure: Measure, inside: Matches, history: Pairs, pairs: NDArray[np.int64]
 ) -> pa.Table:
     """Of pairs numbered through: those with history, then those inside the batch."""
     digests, count = given.images.digests, len(history[0])

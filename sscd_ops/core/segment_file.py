@@ -14,7 +14,7 @@ import numpy as np
 
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.core.stored_rows import StoredRows
-from sscd_ops.errors import FileMismatch
+from sscd_ops.errors import FileMismatch, InvariantError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -167,7 +167,7 @@ def join_segments(
     roles = sorted({DESCRIPTORS, IDS, *common, *backend.roles()})
     arrays = {}
     for role in roles:
-        pieces = [_Part(store, segment, role, backend) for segment in segments]
+        pieces = [_SegmentRole(store, segment, role, backend) for segment in segments]
         blanks = [piece[:0] for piece in pieces]
         for blank in blanks:
             if (blank.dtype, blank.shape) != (blanks[0].dtype, blanks[0].shape):
@@ -177,7 +177,7 @@ def join_segments(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SegmentRole:
     """A segment's role as a piece of ``StoredRows``: read, or made, where it is asked for."""
 
     store: Store
@@ -274,6 +274,22 @@ def read_mask(store: Store, file: StoredFile, rows: int) -> NDArray[np.bool_]:
             f" {rows} rows; {_BY_HAND}"
         )
     return np.unpackbits(packed, count=rows).astype(np.bool_)
+
+
+def mask_of(segment: Segment) -> StoredFile:
+    """The kept mask of a live segment."""
+    if segment.mask is None:
+        raise InvariantError(f"segment {segment.segment_id} is in no generation")
+    return segment.mask
+
+
+def read_kept(store: Store, segment: Segment) -> NDArray[np.bool_]:
+    """Which rows of a live segment are kept: bool (rows,).
+
+    Raises:
+        FileMismatch: as ``read_mask``.
+    """
+    return read_mask(store, mask_of(segment), segment.rows)
 
 
 def _write_arrays(store: Store, folder: str, arrays: Mapping[str, Rows]) -> dict[str, StoredFile]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sscd_ops.model import Matches
 
-    Rows = tuple[int, NDArray[np.uint8]]
+    NumberedRows = tuple[int, NDArray[np.uint8]]
     """The number of the first row, and rows (m, 33)."""
 
 _QUERIES, _TILE = 4096, 4096
@@ -157,7 +157,7 @@ class Growing:
             _compare(best, queries, rows, np.arange(first, first + len(rows)))
         return best.matches()
 
-    def _tiles(self) -> Iterable[Rows]:
+    def _tiles(self) -> Iterable[NumberedRows]:
         for number, chunk in enumerate(self._chunks):
             held = min(self._rows - number * _CHUNK, _CHUNK)
             for at in range(0, held, _TILE):

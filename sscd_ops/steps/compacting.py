@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import datasets, events, segments
 from sscd_ops.core.measures import HASHES
-from sscd_ops.core.segment_file import join_segments, read_mask, write_mask
-from sscd_ops.errors import InvariantError
+from sscd_ops.core.segment_file import join_segments, read_kept, write_mask
 from sscd_ops.model import Segment, StoredFile
 from sscd_ops.steps import turns
 from sscd_ops.steps.damage import newest_night
@@ -113,7 +111,7 @@ class _Merger:
         run = run_of(live, self._below)
         if not run:
             return None
-        kept = np.concatenate([self._kept(segment) for segment in run])
+        kept = np.concatenate([read_kept(self._parts.store, segment) for segment in run])
         before = self._before
         if before is not None and _files(before.run) == _files(run):
             files = before.files
@@ -123,11 +121,6 @@ class _Merger:
         mask = write_mask(self._parts.store, f"{self._name}/index/masks", kept)
         self._before = _Joined(run, files, mask, int(kept.sum()))
         return self._before
-
-    def _kept(self, segment: Segment) -> NDArray[np.bool_]:
-        if segment.mask is None:
-            raise InvariantError(f"segment {segment.segment_id} is in no generation")
-        return read_mask(self._parts.store, segment.mask, segment.rows)
 
     def put(self, conn: Connection, worked: _Joined | None, generation: int) -> bool:
         """Name the segment and its mask; those that it was merged of end."""

@@ -17,9 +17,8 @@ from sscd_ops.catalog import segments
 from sscd_ops.core.decide import Images
 from sscd_ops.core.descriptor_file import Listed, Queries
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
-from sscd_ops.core.segment_file import open_segment, read_mask
+from sscd_ops.core.segment_file import open_segment, read_kept
 from sscd_ops.core.stored_rows import in_memory
-from sscd_ops.errors import InvariantError
 from sscd_ops.model import KnownImages, Segment
 from sscd_ops.steps.parts import Parts, Work
 
@@ -50,9 +49,7 @@ class Free:
         again = kept[self.images]
         for ordinal in np.unique(self.segment[again]):
             segment = live[int(ordinal)]
-            if segment.mask is None:
-                raise InvariantError(f"segment {segment.segment_id} is in no generation")
-            mask = read_mask(parts.store, segment.mask, segment.rows)
+            mask = read_kept(parts.store, segment)
             mask[self.row[again & (self.segment == ordinal)]] = True
             yield segment, mask
 

@@ -74,7 +74,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Found:
+class Near:
     """What a batch's queries were found near to.
 
     ``best``: by each of its measures, in history. ``own``: cell by cell, by each measure, each
@@ -92,7 +92,7 @@ def search(
     queries: Queries,
     free: Queries,
     live: Sequence[Segment],
-) -> Found:
+) -> Near:
     """Gather match's answers; search what it has no answer for, or an outdated one.
 
     Args:
@@ -122,7 +122,7 @@ def search(
     if len(queries) and len(free):
         beside = Searcher(parts, work, queries, backends).beside(free)
         own += ([Answer(0, 0, matches, LISTED) for matches in cell] for cell in beside)
-    return Found([_best(before, mine) for mine in found], own)
+    return Near([_best(before, mine) for mine in found], own)
 
 
 def _placed(matches: Matches, group: Sequence[Segment]) -> tuple[NDArray[np.int64], Matches]:

@@ -52,7 +52,7 @@ def load_queries(parts: Parts, work: Work, registered: Sequence[SourceShard]) ->
     return Queries(
         {
             measure.role: StoredRows(
-                [_Rows(files, number, measure.role) for number in range(len(registered))],
+                [_FileRows(files, number, measure.role) for number in range(len(registered))],
                 measure.blank(0, dimensions),
             )
             for measure in work.measures
@@ -111,7 +111,7 @@ class _Files:
         return Listed(np.concatenate(ids), answer.faults, answer.plain)
 
 
-class _Rows:
+class _FileRows:
     """The rows of a descriptor file as a piece of ``StoredRows``."""
 
     def __init__(self, files: _Files, number: int, role: str) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,9 +25,9 @@ from sscd_ops.core.descriptor_file import Queries
 from sscd_ops.core.masks import SearchRows, follow_mask
 from sscd_ops.core.match_file import MatchFile, no_matches, write_matches
 from sscd_ops.core.measures import DESCRIPTORS, Measure
-from sscd_ops.core.segment_file import IDS, read_mask, read_roles
-from sscd_ops.errors import FileMismatch, InvariantError
-from sscd_ops.model import Matches, Segment, StoredFile
+from sscd_ops.core.segment_file import IDS, mask_of, read_kept, read_mask, read_roles
+from sscd_ops.errors import FileMismatch
+from sscd_ops.model import Matches, Segment
 from sscd_ops.ports import SearchBackend, SearchBlock
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import Backends
@@ -82,13 +83,6 @@ def _key_of(searched: Searched) -> Key:
     return searched.block, searched.segments[0] if own is None else own
 
 
-def mask_of(segment: Segment) -> StoredFile:
-    """The kept mask of a live segment."""
-    if segment.mask is None:
-        raise InvariantError(f"segment {segment.segment_id} is in no generation")
-    return segment.mask
-
-
 # ---------------------------------------------------------------- which cells
 
 
@@ -111,17 +105,17 @@ def _groups(live: Sequence[Segment]) -> list[tuple[Segment, ...]]:
     ]
 
 
-def share_of(count: int, live: Sequence[Segment], asked: Iterable[int], parts: int) -> set[Key]:
-    """The keys of the cells that some tasks of many see to.
+def share_of(count: int, live: Sequence[Segment], asked: Iterable[int], tasks: int) -> set[Key]:
+    """The keys of the cells in some parts of the night, which has as many parts as match has tasks.
 
-    Every cell is in one share. What one task finds recorded by another changes no share; and where
+    Every cell is in one part. What one task finds recorded by another changes no part; and where
     history grows meanwhile, those within the night stay as they are.
     """
     mine = set()
     for everything in (within(count), against(count, live)):
         costs = [cell.cost for cell in everything]
         for part in asked:
-            mine |= {everything[at].key for at in cells.share(costs, part, parts)}
+            mine |= {everything[at].key for at in cells.share(costs, part, tasks)}
     return mine
 
 
@@ -396,7 +390,7 @@ class _Group:
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(parts.store.local, [s.files[role] for s in group for role in there]))
-            masks = threads.map(lambda s: read_mask(parts.store, mask_of(s), s.rows), group)
+            masks = threads.map(partial(read_kept, parts.store), group)
             self.kept = np.concatenate(list(masks))
         # one after another: numpy parses a file's header with `ast`, which fails where threads of
         # Python 3.11 do so at once ("recursion depth mismatch", python/cpython#106905)

@@ -36,7 +36,7 @@ from sscd_ops.core.leader import Compared, Leader, lead
 from sscd_ops.core.manifest import manifest_blocks, read_manifest
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import arrival_rank
-from sscd_ops.core.rows import Pairs, Rows
+from sscd_ops.core.rows import DecisionRows, Pairs
 from sscd_ops.core.segment_file import rows_of, set_aside, write_mask, write_segment
 from sscd_ops.core.witnesses import find_witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
@@ -60,7 +60,7 @@ _LONGEST_EXAMPLE = 500
 class Worked:
     """A decision worked out for one turn and generation."""
 
-    made: Rows
+    made: DecisionRows
     """Before it has a number."""
     manifests: Manifests
     history: list[Pairs]
@@ -166,19 +166,19 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     free = free_images(parts, work, images, live)
     images.query[images.standing == FREE] = -1
     images.query[free.images] = len(queries) + np.arange(len(free.images))
-    found = history.search(parts, work, backends, queries, free.queries, live)
+    near = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
     decided = decide(
         samples,
         images,
-        lambda rows: _lead(parts, work, backends, everything, rows, found),
+        lambda rows: _lead(parts, work, backends, everything, rows, near),
     )
-    earlier = history.witnesses(parts, origins, images, decided, found.best, live)
+    earlier = history.witnesses(parts, origins, images, decided, near.best, live)
     counts, by_source, examples = _counts(manifests, samples, images, decided, counted)
     kept = np.zeros(len(queries), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
     publish = plan_publish(work, samples, decided.keeps, manifests.blocks(["members"]))
-    made = Rows(
+    made = DecisionRows(
         samples,
         images,
         decided,
@@ -192,7 +192,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     return Worked(
         made=made,
         manifests=manifests,
-        history=[history.matches(parts, images, best, live) for best in found.best],
+        history=[history.matches(parts, images, best, live) for best in near.best],
         publish=publish,
         counts=counts,
         by_source=by_source,
@@ -270,7 +270,7 @@ def _lead(
     backends: Backends,
     queries: Queries,
     rows: NDArray[np.int64],
-    found: history.Found,
+    near: history.Near,
 ) -> Leader:
     def growing(measure: Measure) -> GrowingIndex:
         if measure.by_hash:
@@ -285,9 +285,9 @@ def _lead(
             queries.rows[by.role].at(rows),
             best.similarity[rows],
             growing(by),
-            gather((cell[number] for cell in found.own), place, len(rows)),
+            gather((cell[number] for cell in near.own), place, len(rows)),
         )
-        for number, (by, best) in enumerate(zip(work.measures, found.best, strict=True))
+        for number, (by, best) in enumerate(zip(work.measures, near.best, strict=True))
     ]
     return lead(batch, work.options.duplicates.keep_matches, progress=parts.progress)
 

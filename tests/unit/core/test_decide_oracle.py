@@ -228,7 +228,7 @@ class Product:
         found = [where, hash_where]
         earlier = self.kept(gone, [found[decided.measure[i]][images.query[i]] for i in gone])
         witness = find_witnesses(samples, images, decided, earlier)
-        given = core_rows.Rows(
+        given = core_rows.DecisionRows(
             samples,
             images,
             decided,
@@ -367,7 +367,7 @@ class Product:
             np.array([row["decision_id"] for row in rows], np.int64),
         )
 
-    def register(self, given: core_rows.Rows) -> None:
+    def register(self, given: core_rows.DecisionRows) -> None:
         for row in (row for some in core_rows.image_rows(given) for row in some.to_pylist()):
             assert row["sha256"] not in self.images
             self.images[row["sha256"]] = row

@@ -108,7 +108,7 @@ def test_samples_hold_nothing_of_captions_and_rows_are_made_block_by_block(tmp_p
         )
         none = np.empty(0, np.int64)
         earlier = Earlier(none, np.empty((0, 32), np.uint8), np.empty((0, 16), np.uint8), none)
-        given = core_rows.Rows(
+        given = core_rows.DecisionRows(
             samples,
             images,
             decided,
