@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, shards
+from sscd_ops.catalog import batches, searches, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.fingerprints import detail_json, fingerprint_of
 from sscd_ops.catalog.sql import file_json, file_of, row, run, value
@@ -225,7 +225,8 @@ def release(conn: Connection, batch: Batch) -> None:
 
 
 def abandon(conn: Connection, batch: Batch) -> None:
-    """End the current attempt and give its source shards back."""
+    """End the current attempt, give its source shards back, and forget what was searched for it."""
     end = "UPDATE sscd_ops.batches SET state = :s, finished_at = now() WHERE batch_id = :b"
     run(conn, end, s=BatchState.ABANDONED, b=batch.batch_id)
     shards.give_back(conn, batch.batch_id)
+    searches.drop_searches(conn, batch.batch_id)

@@ -1,6 +1,7 @@
 """Searches: what a batch's queries were compared with, and where the answers are.
 
-They are needed until the batch is published; then they are deleted (``drop_searches``).
+They are needed until the batch is published or abandoned; then they are deleted
+(``drop_searches``).
 """
 
 from __future__ import annotations

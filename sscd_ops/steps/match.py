@@ -33,8 +33,8 @@ def run(parts: Parts, batch_id: int, part: int | Sequence[int]) -> StepReport:
     count = len(queries)
     todo: list[Cell] = []
     if count:
-        _, missing = sort_out(answered(parts, work, queries), count, live)
         mine = share_of(count, live, asked, tasks)
+        _, missing = sort_out(answered(parts, work, queries, mine), count, live)
         todo = [cell for cell in missing if cell.key in mine]
     if todo:
         Searcher(parts, work, queries, open_backends(parts, work)).search(todo)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,9 @@ _AT_ONCE = 4
 _LONGEST = 60.0
 """Seconds of searching that a kill may cost: what was found by then is written."""
 
+Key: TypeAlias = tuple[range, range | int]
+"""Of a cell: its block, and the block of the batch or the first segment it is compared with."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -65,7 +68,7 @@ class Cell:
         return pairs // 2 if self.own == self.block else pairs
 
     @property
-    def key(self) -> tuple[range, range | int]:
+    def key(self) -> Key:
         """What tells it from the others of a night; it stays while masks change."""
         return self.block, self.segments[0].segment_id if self.own is None else self.own
 
@@ -73,6 +76,11 @@ class Cell:
     def masks(self) -> tuple[str, ...]:
         """The sha256 of each segment's mask."""
         return tuple(mask_of(segment).sha256 for segment in self.segments)
+
+
+def _key_of(searched: Searched) -> Key:
+    own = searched.own
+    return searched.block, searched.segments[0] if own is None else own
 
 
 # ---------------------------------------------------------------- which cells
@@ -97,9 +105,7 @@ def _groups(live: Sequence[Segment]) -> list[tuple[Segment, ...]]:
     ]
 
 
-def share_of(
-    count: int, live: Sequence[Segment], asked: Iterable[int], tasks: int
-) -> set[tuple[range, range | int]]:
+def share_of(count: int, live: Sequence[Segment], asked: Iterable[int], tasks: int) -> set[Key]:
     """The keys of the cells in some parts of the night, which has as many parts as match has tasks.
 
     Every cell is in one part. What one task finds recorded by another changes no part; and where
@@ -168,12 +174,23 @@ def read(
 # ---------------------------------------------------------------- searching
 
 
-def answered(parts: Parts, work: Work, queries: Queries) -> list[Searched]:
-    """What was searched for these queries so far; lost and damaged files are forgotten."""
+def answered(
+    parts: Parts, work: Work, queries: Queries, asked: Collection[Key] | None = None
+) -> list[Searched]:
+    """What was searched for these queries so far; lost and damaged files are forgotten.
+
+    Args:
+        parts: the real parts.
+        work: the batch.
+        queries: of the batch.
+        asked: the keys of cells; files with answers of other cells alone are not looked at, which
+            other tasks wrote. None: all are.
+    """
     with parts.catalog.begin() as conn:
         done = searches.searched(conn, work.attempt.attempt_id, queries.digest)
     damaged = set()
-    for file in {each.file.name: each.file for each in done}.values():
+    looked_at = done if asked is None else [each for each in done if _key_of(each) in asked]
+    for file in {each.file.name: each.file for each in looked_at}.values():
         try:
             parts.store.local(file)
         except FileMismatch as damage:

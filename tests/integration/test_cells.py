@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from sscd_ops.catalog import segments
 from sscd_ops.catalog.sql import run
 from sscd_ops.core import cells
 from sscd_ops.core.match_file import MatchFile
-from sscd_ops.model import Runner
-from sscd_ops.steps import embed, ingest, match, plan, resolve, searching, survey
+from sscd_ops.model import Runner, StoredFile
+from sscd_ops.steps import embed, history, ingest, manage, match, plan, resolve, searching, survey
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.testing import picture, plant
@@ -42,7 +43,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(cells, "_STEP", 2)
         monkeypatch.setattr(cells, "_LEAST", 4)
         monkeypatch.setattr(cells, "_GROUP", 12)
-        monkeypatch.setattr(searching, "LISTED", listed)
+        for module in (searching, history):
+            monkeypatch.setattr(module, "LISTED", listed)
 
     return make
 
@@ -160,6 +162,19 @@ def test_a_match_that_ends_after_its_night_was_published_leaves_no_search(
     assert_promises(world)
 
 
+def test_searches_of_an_abandoned_night_go(world: World) -> None:
+    """It may never be run again."""
+    fill(world, planted_nights(), shards=2)
+    with world.parts() as parts:
+        batch_id = world.until_match(parts, DAYS[0])
+        assert searches(world)
+        manage.abandon(parts, batch_id, actor="ann", why="a test")
+
+    assert searches(world) == []
+    world.night(DAYS[0])
+    assert_promises(world)
+
+
 def test_a_search_of_a_segment_that_a_fail_over_forgot_is_not_taken_for_one_of_its_number(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,3 +289,37 @@ def test_free_images_are_compared_in_cells_too(
     assert world.views(aside) == other_world.views(aside)
     assert world.published() == other_world.published()
     assert_no_kept_copies(world)
+
+
+def test_a_match_task_looks_at_its_own_candidate_files_alone(
+    world: World, small: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a night's other tasks, fetched by each, would be the square of them."""
+    fill(world, planted_nights(), shards=2)
+    small(2)
+    world.change(airflow={"max_tasks": 4})
+    with world.parts() as parts:
+        batch_id = ready_to_match(parts, DAYS[0])
+        read: list[str] = []
+        real = parts.store.local
+
+        def local(file: StoredFile) -> Path:
+            if "/matches/" in file.name:
+                read.append(file.name)
+            return real(file)
+
+        monkeypatch.setattr(parts.store, "local", local)
+        for part in range(4):
+            match.run(parts, batch_id, part)
+        assert read == []
+        names = list(dict.fromkeys(row["file"]["name"] for row in searches(world)))
+        assert len(names) == 4
+        (world.base / "root" / names[0]).unlink()
+        (world.base / "root" / names[3]).unlink()
+        match.run(parts, batch_id, 0)
+        assert set(read) == {names[0]}
+        again = list(dict.fromkeys(row["file"]["name"] for row in searches(world)))
+        assert again == [*names[1:], names[0]]
+        world.from_resolve(parts, batch_id)
+
+    assert_promises(world)
