@@ -26,7 +26,7 @@ from sscd_ops.errors import InvariantError
 from sscd_ops.model import KnownImages, Matches, Segment
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import Backends
-from sscd_ops.steps.searching import LISTED, Searcher, answered, read, sort_out
+from sscd_ops.steps.searching import Searcher, answered, read, sort_out
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,7 @@ def search(
                 mine.append(_placed(matches, cell.segments))
         before += len(asked)
     if len(queries) and len(free):
-        beside = Searcher(parts, work, queries, backends).beside(free)
-        own += ([Answer(0, 0, matches, LISTED) for matches in cell] for cell in beside)
+        own += Searcher(parts, work, queries, backends).beside(free)
     return Near([_best(before, mine) for mine in found], own)
 
 

@@ -22,6 +22,7 @@ from sscd_ops.catalog import attempts, batches, searches, segments
 from sscd_ops.catalog.searches import Searched
 from sscd_ops.core import cells
 from sscd_ops.core.descriptor_file import Queries
+from sscd_ops.core.found import Answer
 from sscd_ops.core.masks import SearchRows, follow_mask
 from sscd_ops.core.match_file import MatchFile, no_matches, write_matches
 from sscd_ops.core.measures import DESCRIPTORS, Measure
@@ -234,7 +235,7 @@ class Searcher:
         self._parts.progress.done()
         return made
 
-    def beside(self, others: Queries) -> Iterator[list[Matches]]:
+    def beside(self, others: Queries) -> Iterator[list[Answer]]:
         """Block by block of the queries, what is near in others, numbered after them; by measure.
 
         They are few, and are searched anew each time.
@@ -247,12 +248,10 @@ class Searcher:
                 right = self._made(others.rows[measure.role][:], measure)
                 left = self._block(block, measure)
                 mine, its = left.across(right, measure.floor, LISTED)
-                answers.append(
-                    _both(
-                        _shifted(mine, block.start, own.start),
-                        _shifted(its, own.start, block.start),
-                    )
+                near = _both(
+                    _shifted(mine, block.start, own.start), _shifted(its, own.start, block.start)
                 )
+                answers.append(Answer(0, 0, near, LISTED))
             yield answers
 
     def _record(self, found: Sequence[tuple[Cell, list[Matches]]]) -> list[tuple[Cell, Searched]]:

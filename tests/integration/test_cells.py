@@ -13,7 +13,7 @@ from sscd_ops.catalog.sql import run
 from sscd_ops.core import cells
 from sscd_ops.core.match_file import MatchFile
 from sscd_ops.model import Runner, StoredFile
-from sscd_ops.steps import embed, history, ingest, manage, match, plan, resolve, searching, survey
+from sscd_ops.steps import embed, ingest, manage, match, plan, resolve, searching, survey
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.testing import picture, plant
@@ -43,8 +43,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(cells, "_STEP", 2)
         monkeypatch.setattr(cells, "_LEAST", 4)
         monkeypatch.setattr(cells, "_GROUP", 12)
-        for module in (searching, history):
-            monkeypatch.setattr(module, "LISTED", listed)
+        monkeypatch.setattr(searching, "LISTED", listed)
 
     return make
 
