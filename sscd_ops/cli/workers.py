@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from sscd_ops.cli.worker import error_of, read_message, write_message
@@ -54,7 +55,9 @@ class Workers:
         self._end(at_once=kind is not None)
 
     def __call__(self, step: Step, batch_id: int, numbers: Sequence[int]) -> None:
-        """Do a step for groups: each process takes every so-manieth of them, in one call.
+        """Do a step for groups: each process takes neighbours of equal number, in one call.
+
+        Neighbouring parts of match have blocks in common.
 
         Where one fails all are ended: what they had not written yet the next run does again.
 
@@ -62,7 +65,8 @@ class Workers:
             SscdOpsError: what a process raised first.
             TransientError: a process was killed.
         """
-        shares = [share for k in range(self._count) if (share := numbers[k :: self._count])]
+        ends = [k * len(numbers) // self._count for k in range(self._count + 1)]
+        shares = [numbers[start:end] for start, end in pairwise(ends) if start < end]
         self._progress.start(f"{step} by {len(shares)} workers", None)
         try:
             self._do(step, batch_id, shares)
