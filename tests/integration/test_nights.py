@@ -805,7 +805,7 @@ def test_a_rebuild_adds_the_codes_of_the_backend_in_use(
     world.change(duplicates={"search": "flat"})
     world.night(DAYS[0])
     world.change(duplicates={"search": "exact"})
-    with caplog.at_level("INFO", logger="sscd_ops.steps.history"):
+    with caplog.at_level("INFO", logger="sscd_ops.steps.searching"):
         world.night(DAYS[1])
     with world.parts() as parts:
         done = rebuild_index(parts, DATASET)
