@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sscd_ops.options import Settings, Step
     from sscd_ops.ports import Progress
 
+log = logging.getLogger(__name__)
 
 _PATIENCE = 10.0
 """Seconds in which a process that has nothing to do ends."""
@@ -63,6 +64,7 @@ class Workers:
             TransientError: a process was killed.
         """
         shares = [share for k in range(self._count) if (share := numbers[k :: self._count])]
+        log.info("%s by workers=%d", step, len(shares))
         self._progress.start(f"{step} by {len(shares)} workers", None)
         try:
             self._do(step, batch_id, shares)
