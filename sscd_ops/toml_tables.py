@@ -34,6 +34,13 @@ _BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+_FORMER = {
+    "airflow.match_tasks": (
+        "is no setting any more: the step survey works out how many tasks match has, up to"
+        " max_tasks. Take the line out"
+    )
+}
+"""Keys that there were once: what is nearest by name to one is not what it was."""
 
 
 class Wrong(Exception):
@@ -64,9 +71,10 @@ def check_keys(raw: Mapping[str, Any], names: set[str], key: str) -> None:
     """
     for name in raw:
         if name not in names:
+            former = _FORMER.get(f"{key.rpartition('.')[2]}.{name}")
             raise Wrong(
                 f"{key}.{name}" if key else name,
-                f"unknown key; {did_you_mean(name, sorted(names))}",
+                former or f"unknown key; {did_you_mean(name, sorted(names))}",
             )
 
 

@@ -104,7 +104,9 @@ def need(conn: Connection, name: str) -> Dataset:
     """
     dataset = read(conn, name)
     if dataset is None:
-        raise UsageError(f"dataset {name!r} has no batch yet")
+        raise UsageError(
+            f"dataset {name!r} has no batch yet: `sscd-ops batch list` shows those that have"
+        )
     return dataset
 
 

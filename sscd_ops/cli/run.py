@@ -72,20 +72,29 @@ def run(
     from sscd_ops.core.schedule import interval_of
     from sscd_ops.steps import night
 
-    with open_wiring(config, progress=True) as parts:
-        if dataset not in parts.settings.datasets:
-            raise unknown_dataset(parts, dataset)
-        options = parts.settings.datasets[dataset]
-        interval = interval_of(options.schedule, options.timezone, day)
-        with Workers(parts.settings, parts.database_url, workers, parts.progress) as side_by_side:
-            report = night.run(
-                parts,
-                dataset,
-                interval,
-                supplement=supplement,
-                dry_run=dry_run,
-                workers=side_by_side if workers > 1 else None,
-            )
+    try:
+        with open_wiring(config, progress=True) as parts:
+            if dataset not in parts.settings.datasets:
+                raise unknown_dataset(parts, dataset)
+            options = parts.settings.datasets[dataset]
+            interval = interval_of(options.schedule, options.timezone, day)
+            with Workers(parts.settings, parts.database_url, workers, parts.progress) as beside:
+                report = night.run(
+                    parts,
+                    dataset,
+                    interval,
+                    supplement=supplement,
+                    dry_run=dry_run,
+                    workers=beside if workers > 1 else None,
+                )
+    except KeyboardInterrupt:
+        left = (
+            "the dry run left nothing"
+            if dry_run
+            else "run the night again, it goes on where it was"
+        )
+        say(f"interrupted: {left}")
+        raise
     fields: dict[str, Any] = {
         "batch_id": report.batch_id,
         "night": report.night,

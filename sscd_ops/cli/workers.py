@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sscd_ops.options import Settings, Step
     from sscd_ops.ports import Progress
 
+log = logging.getLogger(__name__)
 
 _PATIENCE = 10.0
 """Seconds in which a process that has nothing to do ends."""
@@ -67,6 +68,7 @@ class Workers:
         """
         ends = [k * len(numbers) // self._count for k in range(self._count + 1)]
         shares = [numbers[start:end] for start, end in pairwise(ends) if start < end]
+        log.info("%s by workers=%d", step, len(shares))
         self._progress.start(f"{step} by {len(shares)} workers", None)
         try:
             self._do(step, batch_id, shares)

@@ -131,6 +131,14 @@ def _drop_dead_dry_runs(parts: Parts, conn: Connection, dataset_id: int, runner:
             dry_runs.drop_dry_run(conn, batch.batch_id)
 
 
+def run_by_another(batch_id: int) -> BatchNotRunnable:
+    """What a command says of a batch that another live one works on."""
+    return BatchNotRunnable(
+        f"another command runs batch {batch_id} right now: wait for its end, then run this one"
+        " again"
+    )
+
+
 def _take_over(parts: Parts, batch: Batch, runner: Runner) -> None:
     """Refuse to work on a batch that another live run works on."""
     same_run = runner.kind == "airflow" and batch.runner == runner
@@ -141,6 +149,8 @@ def _take_over(parts: Parts, batch: Batch, runner: Runner) -> None:
     alive = parts.is_alive(batch)
     if alive is False:
         return
+    if batch.runner.kind == "cli":
+        raise run_by_another(batch.batch_id)
     doubt = "" if alive else " (it cannot be asked from here, so it counts as alive)"
     raise BatchNotRunnable(
         f"batch {batch.batch_id} belongs to {batch.runner}, which is still running{doubt}:"

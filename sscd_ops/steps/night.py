@@ -15,6 +15,7 @@ from sscd_ops.errors import BatchNotRunnable, DataError, InvariantError, SscdOps
 from sscd_ops.model import BatchState, Counts, Interval, Runner
 from sscd_ops.options import Step
 from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish, resolve, survey
+from sscd_ops.steps.choosing import run_by_another
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch, load_work
 from sscd_ops.steps.sources import Absent, nothing_at
@@ -71,8 +72,11 @@ class _Timed:
                 " since: this one stops. Wait for the other's end, then run the night again"
             )
 
-    def __call__(self, step: Step | Literal["wait"], work: Callable[[], T]) -> T:
+    def __call__(
+        self, step: Step | Literal["wait"], work: Callable[[], T], groups: int | None = None
+    ) -> T:
         self.keep()
+        log.info("%s%s", step, "" if groups is None else f" groups={groups}")
         watch = Stopwatch()
         answer = work()
         self.seconds[step] = self.seconds.get(step, 0.0) + watch.seconds
@@ -123,10 +127,7 @@ def run(
 
         def hold(batch_id: int) -> None:
             if not locks.take(CLI_LOCK, batch_id):
-                raise BatchNotRunnable(
-                    f"another command runs batch {batch_id} right now: wait for its end, then run"
-                    " this one again"
-                )
+                raise run_by_another(batch_id)
             if dry_run:
                 dry.append(batch_id)
 
@@ -166,9 +167,10 @@ class _Mapped:
     def __call__(self, step: Step, numbers: Sequence[int]) -> None:
         workers = self._workers
         if workers is None or len(numbers) < 2:
-            self._timed(step, lambda: work_on(self._parts, step, self._batch_id, numbers))
+            parts, batch_id = self._parts, self._batch_id
+            self._timed(step, lambda: work_on(parts, step, batch_id, numbers), len(numbers))
         else:
-            self._timed(step, lambda: workers(step, self._batch_id, numbers))
+            self._timed(step, lambda: workers(step, self._batch_id, numbers), len(numbers))
 
 
 def _steps(

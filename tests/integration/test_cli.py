@@ -1011,7 +1011,7 @@ def test_an_unknown_dataset_is_wrong_use(site: Site, command: str) -> None:
         ("snapshot urls --dataset web --form png", r"no shard of form 'png'; it has: jpg\+txt\+js"),
         ("snapshot verify --dataset web --snapshot 9", "no snapshot 9 of 'web'"),
         (f"snapshot verify --dataset web --snapshot {10**25}", "no snapshot 1000"),
-        ("index info --dataset other", "'other' has no batch yet"),
+        ("index info --dataset other", "'other' has no batch yet: `sscd-ops batch list`"),
         ("batches", "No such command 'batches'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import random
 import re
 import shutil
@@ -17,6 +18,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from sscd_ops.catalog import sql
+from sscd_ops.catalog.locks import CLI_LOCK
 from sscd_ops.catalog.sql import files_of
 from sscd_ops.core.schedule import interval_of
 from sscd_ops.errors import (
@@ -721,6 +723,33 @@ def test_a_batch_of_another_live_run_is_refused_by_name(world: World) -> None:
 
     with pytest.raises(BatchNotRunnable, match=r"airflow:curate_web/run-2026-11-01"):
         world.night(DAYS[0])
+
+
+def test_a_batch_of_another_live_command_is_one_to_wait_for(world: World) -> None:
+    fill(world, planted_nights())
+    with world.parts() as parts, world.parts() as other:
+        planned = plan.run(parts, DATASET, interval(DAYS[0]), runner=Runner("cli"))
+        with other.catalog.locks() as locks:
+            assert locks.take(CLI_LOCK, planned.batch_id)
+            with pytest.raises(BatchNotRunnable) as refused:
+                world.night(DAYS[0])
+
+    assert str(refused.value) == (
+        "another command runs batch 1 right now: wait for its end, then run this one again"
+    )
+
+
+def test_steps_are_told_to_who_asks_what_is_being_done(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(world, planted_nights(), shards=2)
+
+    with caplog.at_level(logging.INFO, "sscd_ops.steps.night"):
+        world.night(DAYS[0])
+
+    steps = ["plan", "ingest", "survey", "embed", "match", "wait", "resolve", "publish", "commit"]
+    assert [record.getMessage().split()[0] for record in caplog.records] == steps
+    assert caplog.records[1].getMessage() == "ingest groups=2"
 
 
 def test_the_shards_of_a_dead_run_are_taken_over(world: World) -> None:

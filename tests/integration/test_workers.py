@@ -181,5 +181,7 @@ def test_workers_end_with_the_command(world: World, end: signal.Signals) -> None
     wait_for("their end", 10, lambda: not any(map(is_running, mine)))
     assert started.returncode != 0
     assert b"Traceback" not in said
+    if end is signal.SIGINT:
+        assert said.startswith(b"interrupted: run the night again, it goes on where it was\n")
     assert not [line for line in mine.values() if "postgresql" in line or str(world.base) in line]
     assert side_by_side(world, DAYS[0], 3).state == "published"

@@ -279,6 +279,13 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "[datasets.web.airflow.embedd]\nqueue = 'gpu'",
             "datasets.web.airflow.embedd: unknown key; did you mean 'embed'?",
         ),
+        # a key that there was once
+        (
+            "rest",
+            "[datasets.web.airflow]\nmatch_tasks = 4",
+            "datasets.web.airflow.match_tasks: is no setting any more: the step survey works out"
+            " how many tasks match has, up to max_tasks. Take the line out",
+        ),
         ("rest", "[x]\nlevel = ''", "x: unknown key; there are catalog, datasets, storage"),
         ("dataset", "name = 'web'", "datasets.web.name: unknown key"),
         # the wrong kind of value
