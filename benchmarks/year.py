@@ -355,6 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nights", type=int, default=1000, help="earlier nights at the end")
     parser.add_argument("--pictures", type=int, default=30, help="of a night")
     asked = parser.parse_args(arguments)
+    if asked.nights < 30 or asked.pictures < 1:  # real nights at the points are among them
+        parser.error("--nights is 30 or more, --pictures 1 or more")
     base = Path(tempfile.mkdtemp(prefix="bench-year-"))
     base.chmod(0o755)
     try:

@@ -22,6 +22,7 @@ from sscd_ops.steps import turns
 from sscd_ops.steps.damage import newest_night
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.queries import open_backend
+from sscd_ops.steps.snapshots import check_root
 from sscd_ops.steps.turns import Seen
 
 
@@ -45,9 +46,11 @@ def compact(parts: Parts, name: str, below: int) -> list[Merged]:
         UsageError: there is no such dataset.
         FileMismatch: a file of the index is lost or damaged.
         CommitConflict: others were quicker many times over (retried).
+        StoreRefused: the root is not mounted.
     """
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
+        check_root(parts, conn, dataset)
     done: list[Merged] = []
     parts.progress.start(f"compact {name}", None)
     while True:

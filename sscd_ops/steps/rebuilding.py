@@ -26,7 +26,7 @@ from sscd_ops.steps.mending import mend_steps
 from sscd_ops.steps.parts import Parts, Work, load_work
 from sscd_ops.steps.publish import write_again
 from sscd_ops.steps.queries import load_queries, open_backend
-from sscd_ops.steps.snapshots import read_snapshot_file, repair_latest
+from sscd_ops.steps.snapshots import check_root, read_snapshot_file, repair_latest
 
 # ---------------------------------------------------------------- index
 
@@ -43,9 +43,11 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
 
     Raises:
         FileMismatch: what a file follows from is lost too. All else was mended.
+        StoreRefused: the root is not mounted.
     """
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
+        check_root(parts, conn, dataset)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
     left: list[str] = []
     place = {part.batch_id: (s, part) for s in live for _, part in nights_of(parts, s)}

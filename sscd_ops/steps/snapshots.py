@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sscd_ops.catalog import datasets, output_shards, snapshots
+from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
@@ -131,7 +132,7 @@ def repair_latest(parts: Parts, dataset: str) -> None:
 
 
 def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
-    name = f"{dataset}/snapshots/latest.json"
+    name = _latest(dataset)
     with parts.catalog.begin() as conn:
         row = datasets.read(conn, dataset)
         if row is None or row.snapshot == 0:
@@ -151,6 +152,21 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
             datasets.read(conn, dataset)  # fails where the lock is no longer ours
 
 
+def check_root(parts: Parts, conn: Connection, dataset: Dataset) -> None:
+    """Refuse a root that is not mounted, before anything is written there.
+
+    Raises:
+        StoreRefused: nothing of the newest snapshot is there.
+    """
+    newest = snapshots.read_snapshot(conn, dataset.dataset_id)
+    if newest is not None and parts.store.read_small(_latest(dataset.name)) is None:
+        _check_mounted(parts, conn, newest)
+
+
+def _latest(dataset: str) -> str:
+    return f"{dataset}/snapshots/latest.json"
+
+
 def _check_mounted(parts: Parts, conn: Connection, newest: Snapshot) -> None:
     """Refuse a root without any of the newest snapshot's files: an empty mount point is no dataset.
 
@@ -167,7 +183,7 @@ def _check_mounted(parts: Parts, conn: Connection, newest: Snapshot) -> None:
         raise StoreRefused(
             f"{parts.store.url(named[-1].name)} and all other files looked for of snapshot"
             f" {newest.number} are missing: is the disk of storage.root mounted, and storage.root"
-            " right? Mount it or mend that, then run the night again; if the files are lost,"
+            " right? Mount it or mend that, then run this again; if the files are lost,"
             " restore the last backup (docs/operations.md)"
         )
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sscd_ops.errors import StoreRefused
+from sscd_ops.steps.compacting import compact
+from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.testing import picture
-from tests.integration.world import World, assert_promises, pair
+from sscd_ops.wiring import Wiring
+from tests.integration.world import DATASET, World, assert_promises, pair
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03")
 
@@ -39,6 +44,29 @@ def test_a_root_that_is_not_mounted_is_told_and_nothing_is_written_there(
     for day in DAYS:
         world.night(day)
     assert_promises(world, read=5)
+
+
+@pytest.mark.parametrize("command", [rebuild_index, lambda *given: compact(*given, 100)])
+def test_the_index_is_not_made_anew_on_a_root_that_is_not_mounted(
+    world: World, command: Callable[[Wiring, str], object]
+) -> None:
+    for number, day in enumerate(DAYS):
+        samples = [pair(f"{number}-{n}", picture(3 * number + n)) for n in range(3)]
+        world.put(day, "a.tar", samples)
+        world.night(day)
+    root, aside = Path(world.storage.root), world.base / "aside"
+    root.rename(aside)
+    root.mkdir()
+
+    with world.parts() as parts, pytest.raises(StoreRefused, match=r"storage\.root mounted"):
+        command(parts, DATASET)
+
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+    shutil.rmtree(root)
+    aside.rename(root)
+    with world.parts() as parts:
+        command(parts, DATASET)
+    assert_promises(world, read=9)
 
 
 def test_a_snapshot_and_its_pointer_that_are_lost_beside_its_shards_are_made_again(
