@@ -35,7 +35,7 @@ def test_a_table_is_what_was_written(
 
     assert found.why == ""
     assert found.names == [name for name, _ in rows]
-    missing = {"nan", "NaN", "<NA>", "NaT", "None", "null", "NULL", "\\N"}
+    missing = {"nan", "NaN", "NA", "<NA>", "#N/A", "NaT", "None", "null", "NULL", "\\N"}
     assert [found.made(n, "txt") for n in range(1, len(rows) + 1)] == [
         None if caption in missing else caption.encode() for _, caption in rows
     ]
