@@ -69,7 +69,7 @@ def searches(world: World) -> list[dict[str, Any]]:
     return world.ask("SELECT * FROM sscd_ops.searches ORDER BY search_id")
 
 
-@pytest.mark.parametrize(("listed", "tasks"), [(1, 3), (3, 7)])
+@pytest.mark.parametrize(("listed", "tasks"), sweep([(1, 3), (3, 7)], [(1, 3)]))
 def test_cells_lists_and_tasks_never_matter(
     world: World, other_world: World, small: Callable[[int], None], listed: int, tasks: int
 ) -> None:
