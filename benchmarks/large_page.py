@@ -128,7 +128,7 @@ def _memory_of_a_task(out: _Lines, found: Figures) -> None:
     if found["rows"] == size:
         out.held(f"{line} (a night of 5,000,000)", found["gib"], TARGET_TASK)
         most = found["gib"] * len(blocks(20_000_000)[0]) / size
-        out.say(f"  at 20,000,000 its blocks are as much larger: at most {most:.1f} GiB")
+        out.say(f"  at 20,000,000, by the size of a block there: at most {most:.1f} GiB")
     else:
         out.say(line)
 
