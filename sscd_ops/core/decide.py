@@ -21,6 +21,7 @@ from sscd_ops.core.leader import Leader
 from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import order
+from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Fault, KnownImages, Matches
 
 KEPT, REMOVED_EXACT, REMOVED_NEAR, QUARANTINED, KNOWN, SHARD_FAULT, REMOVED_PERCEPTUAL = range(7)
@@ -162,7 +163,11 @@ def _columns(table: pa.Table) -> dict[str, Any]:
     code = pc.index_in(said, value_set=numbered).fill_null(-1).to_numpy().astype(np.int8)
     is_faulty = said.is_valid().to_numpy()
     for text in said.filter(pa.array(is_faulty & (code < 0))).to_pylist():
-        raise ValueError(f"{text!r} is no quarantine code of this release")
+        raise BatchNotRunnable(
+            f"a manifest has the quarantine code {text!r}, which this release does not know: a"
+            " newer one ingested it. Give all workers one release, abandon the batch (sscd-ops"
+            " batch abandon) and run the night again"
+        )
     has_picture = table.column("image_sha256").is_valid().to_numpy()
     return {
         "position": table.column("position").to_numpy(),

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from sscd_ops.core import rows as core_rows
 from sscd_ops.core import tally
 from sscd_ops.core.canonical import block_similarities
-from sscd_ops.core.decide import NEW, decide, find_images, load_samples
+from sscd_ops.core.decide import COLUMNS, NEW, decide, find_images, load_samples
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.identities import sample_id
 from sscd_ops.core.leader import Compared, lead
@@ -31,6 +31,7 @@ from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.measures import near, perceptual
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.witnesses import Earlier, find_witnesses
+from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.index.backends import open_backend
 from sscd_ops.index.hamming import Hamming
 from sscd_ops.model import Fault, KnownImages
@@ -624,3 +625,12 @@ def test_descriptors_speak_before_hashes_and_ties_by_hash_go_to_the_earlier() ->
     # whoever has the same bytes later goes with it, by the same measure
     again = [tied[0]._replace(uri="9.tar")]
     assert product.night([again])[again[0].id] == by_hash
+
+
+def test_a_code_of_a_newer_release_is_told_with_a_way_on() -> None:
+    row = dict.fromkeys(SCHEMA.names) | {"position": 0, "sample_id": b"i" * 16, "members": []}
+    table = pa.Table.from_pylist([row | {"code": "of_tomorrow", "message": "?"}], schema=SCHEMA)
+    nothing = np.zeros(1, np.int64)
+
+    with pytest.raises(BatchNotRunnable, match=r"'of_tomorrow'.*batch abandon"):
+        load_samples([table.select(COLUMNS)], nothing, nothing, ())
