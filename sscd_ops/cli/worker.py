@@ -8,6 +8,7 @@ terminal.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -77,8 +78,10 @@ def error_of(kind: str, said: str, where: str) -> Exception:
     """A worker's error, as the command raises it: of its class where that is one of ours."""
     known = getattr(errors, kind, None)
     error: Exception = RuntimeError(f"{kind}: {said}")
+    # one that is made of more than a message (a tar's fault) ends in its step
     if isinstance(known, type) and issubclass(known, errors.SscdOpsError):
-        error = known(said)
+        with contextlib.suppress(TypeError):
+            error = known(said)
     error.add_note("in a worker process:\n" + where)
     return error
 

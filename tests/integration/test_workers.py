@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sscd_ops.cli import workers
+from sscd_ops.cli.worker import error_of
 from sscd_ops.cli.workers import Workers
 from sscd_ops.errors import SourceChanged, TransientError
 from sscd_ops.steps import night, survey
@@ -55,6 +56,14 @@ def test_a_night_by_two_workers_is_the_one_by_none(
     assert world.views(ASIDE) == other_world.views(ASIDE)
     assert world.published() == other_world.published()
     assert_promises(world)
+
+
+@pytest.mark.parametrize("kind", ["BrokenShard", "KeyError", "Path"])
+def test_an_error_that_a_message_does_not_make_is_told_all_the_same(kind: str) -> None:
+    error = error_of(kind, "what it said", "where it was")
+
+    assert (type(error), str(error)) == (RuntimeError, f"{kind}: what it said")
+    assert error.__notes__ == ["in a worker process:\nwhere it was"]
 
 
 def test_a_worker_s_error_is_the_one_of_a_night_without(
