@@ -222,6 +222,8 @@ class Searcher:
         """Search cells and record them: one file and one transaction for what a minute found."""
         made: list[tuple[Cell, Searched]] = []
         found: list[tuple[Cell, list[Matches]]] = []
+        if not todo:  # resolve, as a rule: no bar for it
+            return made
         self._parts.progress.start(f"match {self._work.batch.dataset}", len(todo))
         began = time.monotonic()
         for cell in todo:
@@ -304,17 +306,19 @@ class Searcher:
         group = _Group(self._parts, self._work, self._history, cell.segments)
         limit = self._work.options.duplicates.keep_matches
         old = None if cell.earlier is None else self._old_mask(cell, cell.earlier)
+        before: list[Matches] = []
+        if cell.earlier is not None and old is not None:
+            file = MatchFile(self._parts.store.local(cell.earlier.file))
+            before = file.matches(cell.earlier.number, len(measures))
         answers = []
         for number, measure in enumerate(measures):
             rows = self._rows(cell.block, measure)
             search = group.by(measure, rows, limit)
-            if cell.earlier is None or old is None:
+            if old is None:
                 matches = search(np.arange(len(rows)), group.kept)
             else:
-                file = MatchFile(self._parts.store.local(cell.earlier.file))
-                before = file.matches(cell.earlier.number, len(measures))[number]
-                before = _shifted(before, -cell.block.start, 0)
-                matches = follow_mask(before, len(rows), old, group.kept, limit, search)
+                earlier = _shifted(before[number], -cell.block.start, 0)
+                matches = follow_mask(earlier, len(rows), old, group.kept, limit, search)
             answers.append(_shifted(matches, cell.block.start, 0))
         return answers
 
