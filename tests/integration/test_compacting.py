@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_index
 from sscd_ops.testing import picture, plant
 from tests.integration.orders import lead_by
-from tests.integration.test_crashes import Killed
+from tests.integration.test_crashes import Killed, die_at
 from tests.integration.test_nights import BOTH, DAYS, clouds, fill, planted_nights
 from tests.integration.test_turns import Standby
 from tests.integration.world import (
@@ -145,13 +144,19 @@ def test_a_night_that_searched_before_a_compaction_is_decided_after_it(
     assert_promises(world, read=read)
 
 
+def two_nights(*worlds: World) -> int:
+    """Run two of three nights in each; how many samples all three have."""
+    read = fill(worlds[0], planted_nights())
+    for world in worlds:
+        for day in DAYS[:2]:
+            world.night(day)
+    return read
+
+
 def test_a_night_that_a_compaction_overtook_is_worked_out_again(
     world: World, other_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = fill(world, planted_nights())
-    for each in (world, other_world):
-        each.night(DAYS[0])
-        each.night(DAYS[1])
+    read = two_nights(world, other_world)
     other_world.night(DAYS[2])
     real = resolve.work_out
     tries = []
@@ -173,10 +178,7 @@ def test_a_compaction_that_a_night_overtook_merges_what_is_live_then(
     world: World, other_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A night adds a segment while the earlier ones are merged."""
-    read = fill(world, planted_nights())
-    for each in (world, other_world):
-        each.night(DAYS[0])
-        each.night(DAYS[1])
+    read = two_nights(world, other_world)
     other_world.night(DAYS[2])
     real = compacting.join_segments
     joined: list[list[int]] = []
@@ -298,18 +300,7 @@ def test_a_death_at_any_write_leaves_the_index_as_it_was_or_merged(
         for day in DAYS[:3]:
             each.night(day)
     compacted(other_world, below=12)
-    module, _, name = point.rpartition(".")
-    target: Any = importlib.import_module("sscd_ops.steps." + module.split(".")[0])
-    for step in module.split(".")[1:]:
-        target = getattr(target, step)
-    real = getattr(target, name)
-
-    def dies(*arguments: Any, **named: Any) -> Any:
-        if when == "after":
-            real(*arguments, **named)
-        raise Killed(point)
-
-    monkeypatch.setattr(target, name, dies)
+    die_at(monkeypatch, when, point)
     with pytest.raises(Killed):
         compacted(world, below=12)
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -86,6 +87,22 @@ class Killed(BaseException):
     """Stands for kill -9: nothing in the product catches it."""
 
 
+def die_at(monkeypatch: pytest.MonkeyPatch, when: str, point: str) -> None:
+    """Have a call die, before or after it; ``point``: its place below ``sscd_ops.steps``."""
+    module, *steps, name = point.split(".")
+    target: Any = importlib.import_module(f"sscd_ops.steps.{module}")
+    for step in steps:
+        target = getattr(target, step)
+    real = getattr(target, name)
+
+    def dies(*arguments: Any, **named: Any) -> Any:
+        if when == "after":
+            real(*arguments, **named)
+        raise Killed(point)
+
+    monkeypatch.setattr(target, name, dies)
+
+
 POINTS = {
     "ingest": ("ingest.attempts.register_file",),
     "survey": ("survey.attempts.register_survey",),
@@ -145,18 +162,7 @@ def test_a_death_at_any_write_to_the_catalog_changes_nothing_in_the_end(
     for each in (world, other_world):
         each.night(DAYS[0])
     other_world.night(DAYS[1])
-    module, _, name = point.rpartition(".")
-    target: Any = __import__("importlib").import_module("sscd_ops.steps." + module.split(".")[2])
-    for step in module.split(".")[3:]:
-        target = getattr(target, step)
-    real = getattr(target, name)
-
-    def dies(*arguments: Any, **named: Any) -> Any:
-        if when == "after":
-            real(*arguments, **named)
-        raise Killed(point)
-
-    monkeypatch.setattr(target, name, dies)
+    die_at(monkeypatch, when, point.removeprefix("sscd_ops.steps."))
     with pytest.raises(Killed):
         world.night(DAYS[1])
     monkeypatch.undo()
