@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import files_json, files_of, run, tuples, value
+from sscd_ops.catalog.naming import files_json
+from sscd_ops.catalog.sql import files_of, run, tuples, value
 from sscd_ops.model import StoredFile
 
 
@@ -103,7 +104,7 @@ def replace_shard(
         o=output_id,
     )
     if shard is not None:
-        _add(conn, shard, slots, snapshot, files=files_json(shard.files))
+        _add(conn, shard, slots, snapshot, files=files_json(conn, shard.files))
 
 
 def _add(
@@ -152,7 +153,7 @@ def register_output(conn: Connection, output_id: int, files: Mapping[str, Stored
         conn,
         "UPDATE sscd_ops.output_shards SET files = CAST(:f AS jsonb)"
         " WHERE output_id = :o AND files IS NULL",
-        f=files_json(files),
+        f=files_json(conn, files),
         o=output_id,
     )
 
@@ -177,13 +178,28 @@ _LISTED = (
 """Shards of a snapshot, and those a decision adds: their numbers, and the first slot of each."""
 
 
+READABLE = (
+    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
+    " AND (p.snapshot_to IS NULL OR EXISTS (SELECT FROM sscd_ops.snapshots s"
+    " WHERE s.dataset_id = x.dataset_id AND s.expired_at IS NULL"
+    " AND s.snapshot >= p.snapshot_from AND s.snapshot < p.snapshot_to)))"
+)
+"""Whether shard ``o`` of decision ``x`` may still be read.
+
+It waits for its commit, or is in the newest snapshot or another that was not expired.
+"""
+
+
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
-    """The shards of all snapshots and those that wait for their commit, by turn and slot."""
+    """The shards that may be read: of snapshots that were not expired, or waiting for commit.
+
+    By turn and slot.
+    """
     return _shards(
         conn,
         f"SELECT {_COLUMNS} JOIN LATERAL (SELECT min(p.slot_from) AS slot"
         " FROM sscd_ops.placements p WHERE p.output_id = o.output_id) f ON true"
-        f"{_OF_DATASET} AND o.files IS NOT NULL{_IN_ORDER}",
+        f"{_OF_DATASET} AND o.files IS NOT NULL AND {READABLE}{_IN_ORDER}",
         d=dataset_id,
     )
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.naming import file_json
 from sscd_ops.catalog.output_shards import ListedShard
-from sscd_ops.catalog.sql import file_json, need_file, run, tuples
+from sscd_ops.catalog.sql import need_file, run, tuples
 from sscd_ops.model import StoredFile
 
 
@@ -97,7 +98,7 @@ def add_snapshot(
         n=sum(shard.samples for shard in shards),
         k=len(shards),
         z=sum(shard.bytes or 0 for shard in shards),
-        f=file_json(file),
+        f=file_json(conn, file),
     )
     run(
         conn,

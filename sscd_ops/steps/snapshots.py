@@ -132,7 +132,7 @@ def repair_latest(parts: Parts, dataset: str) -> None:
 
 
 def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
-    name = _latest(dataset)
+    name = latest_name(dataset)
     with parts.catalog.begin() as conn:
         row = datasets.read(conn, dataset)
         if row is None or row.snapshot == 0:
@@ -159,11 +159,12 @@ def check_root(parts: Parts, conn: Connection, dataset: Dataset) -> None:
         StoreRefused: nothing of the newest snapshot is there.
     """
     newest = snapshots.read_snapshot(conn, dataset.dataset_id)
-    if newest is not None and parts.store.read_small(_latest(dataset.name)) is None:
+    if newest is not None and parts.store.read_small(latest_name(dataset.name)) is None:
         _check_mounted(parts, conn, newest)
 
 
-def _latest(dataset: str) -> str:
+def latest_name(dataset: str) -> str:
+    """Name of the pointer to the newest snapshot, relative to the root."""
     return f"{dataset}/snapshots/latest.json"
 
 

@@ -6,7 +6,14 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 
-from sscd_ops.catalog import datasets, output_shards, placements, segments, shards, snapshots
+from sscd_ops.catalog import (
+    datasets,
+    named_files,
+    output_shards,
+    placements,
+    segments,
+    snapshots,
+)
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard, OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
@@ -148,7 +155,7 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-        named = shards.named_files(conn, dataset.dataset_id)
+        named = named_files.step_files(conn, dataset.dataset_id)
     problems: list[str] = []
     hopeless: list[str] = []
     parts.progress.start(f"verify index of {name}", len(live) + len(named))
