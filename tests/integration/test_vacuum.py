@@ -20,7 +20,7 @@ from sscd_ops.catalog import condemned, naming, searches
 from sscd_ops.errors import FileRemoved, StoreRefused, UsageError
 from sscd_ops.model import StoredFile
 from sscd_ops.options import StorageOptions, to_json
-from sscd_ops.steps import manage, resolve
+from sscd_ops.steps import manage
 from sscd_ops.steps import vacuum as steps
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
@@ -30,6 +30,7 @@ from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import ROOT, Killed
+from tests.integration.test_damage import copy_of
 from tests.integration.test_nights import DAYS, clouds, fill, planted_nights
 from tests.integration.world import DATASET, World, assert_promises, pair
 
@@ -78,11 +79,13 @@ def named(world: World) -> set[str]:
         names += [row["mask"]["name"], *(file["name"] for file in row["files"].values())]
     for row in ask("SELECT * FROM sscd_ops.snapshots WHERE expired_at IS NULL"):
         names.append(row["file"]["name"])
-    live = {row["snapshot"] for row in ask("SELECT * FROM sscd_ops.snapshots WHERE expired_at IS"
-                                           " NULL")}  # fmt: skip
-    for row in ask(
-        "SELECT * FROM sscd_ops.output_shards JOIN sscd_ops.placements USING (output_id)"
-    ):
+    live = {row["snapshot"] for row in ask("SELECT * FROM sscd_ops.snapshots")}
+    live -= {
+        row["snapshot"]
+        for row in ask("SELECT * FROM sscd_ops.snapshots WHERE expired_at IS NOT NULL")
+    }
+    placed = "sscd_ops.output_shards JOIN sscd_ops.placements USING (output_id)"
+    for row in ask(f"SELECT * FROM {placed}"):
         until = row["snapshot_to"] or 10**6
         waits = row["snapshot_from"] is None and row["snapshot_to"] is None
         if waits or live & set(range(row["snapshot_from"] or until, min(until, 1000))):
@@ -91,7 +94,7 @@ def named(world: World) -> set[str]:
 
 
 def plant_leftovers(world: World, mark: str = "") -> set[str]:
-    """What killed writers leave: one whole file of each kind that no row names, and a hidden one."""
+    """What killed writers leave: whole files of each kind that no row names, and hidden ones."""
     digest = f"{mark}{'0123456789abcdef' * 4}"[:64]
     left = [
         *(f"{kind}/{digest}.parquet" for kind in ("manifests", "worklists", "descriptors")),
@@ -127,14 +130,29 @@ def age(world: World, hours: float) -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def begun(
+    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
+) -> Iterator[World]:
+    """What ``used`` is a copy of."""
+    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
+        yield use(World(tmp_path_factory.mktemp("begun"), url))
+
+
 @pytest.fixture
-def used(world: World) -> World:
+def used(begun: World, tmp_path: Path, postgres_home: Path) -> Iterator[World]:
     """Three nights, a shard written again, an abandoned attempt, a dry run, merged segments."""
+    yield from copy_of(begun, tmp_path, postgres_home)
+
+
+def use(world: World) -> World:
     fill(world, planted_nights(), shards=2)
     world.night(DAYS[0])
     world.night(DAYS[1])
+    wrong = world.put(DAYS[2], "wrong.tar", clouds(range(200, 203)))
     with world.parts() as parts:
         batch = world.until_match(parts, DAYS[2])
+        wrong.unlink()
         manage.abandon(parts, batch, actor="ann", why="a test")
         world.night(DAYS[2], dry_run=True)
         lead_by(parts, {"c0001": "withdrawn"})
@@ -200,7 +218,6 @@ def test_what_no_row_names_goes_and_all_else_stays(used: World) -> None:
 def assert_promises_of_replaced(world: World) -> None:
     from tests.integration import world as promises
 
-    promises.assert_one_verdict_each(world, None)
     promises.assert_no_kept_copies(world)
     promises.assert_published_bytes(world, replaced=True)
     promises.assert_catalog_and_files_agree(world)
@@ -241,7 +258,8 @@ def test_a_snapshot_is_read_as_before_until_it_is_expired(used: World) -> None:
         row["shard"]
         for row in used.ask("SELECT * FROM curation.shards WHERE snapshot_to IS NOT NULL")
     }
-    assert mine and mine < files(used).keys()
+    assert mine
+    assert mine < files(used).keys()
 
     with used.parts() as parts, parts.catalog.begin() as conn:
         conn.execute(
@@ -342,9 +360,8 @@ def test_a_night_loses_a_file_before_each_registration_and_ends_as_an_undisturbe
             try:
                 world.night(DAYS[1])
                 break
-            except FileRemoved as error:
+            except FileRemoved:
                 refused += 1
-                assert "Run the night or command again" in str(error)
 
     assert hit == EVERY_FOLDER - {"index/masks"}  # named together with their segments
     assert refused == len(hit)
@@ -368,14 +385,12 @@ def test_a_zombie_names_what_is_condemned_and_it_stays(
         if folder_of(file.name) != "descriptors":
             return
         age(world, 2)
-        with monkeypatch.context() as patch:
-            patch.setattr(condemned, "lock_deleting", die)
-            with pytest.raises(Killed):
+        assert file.name in clean(world, HOUR).condemned
+        if state == "deleting":
+            age(world, 2)
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(condemned, "lock_deleting", die)
                 clean(world, HOUR)
-                if state == "deleting":
-                    age(world, 2)
-                    clean(world, HOUR)
-                raise Killed
         seen.extend(world.ask("SELECT * FROM sscd_ops.condemned WHERE name = :n", n=file.name))
 
     with monkeypatch.context() as patch:
@@ -506,7 +521,8 @@ from sscd_ops.options import Settings, StorageOptions, dataset_from_json
 from sscd_ops.wiring import Wiring
 from sscd_ops.steps.vacuum import vacuum
 url, root, options = sys.argv[1:]
-settings = Settings("t.toml", StorageOptions(root=root), datasets={"web": dataset_from_json(options)})
+datasets = {"web": dataset_from_json(options)}
+settings = Settings("t.toml", StorageOptions(root=root), datasets=datasets)
 with Wiring(settings, database_url=url) as parts:
     real, left = parts.store.delete, [7]
     def delete(name):
