@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.naming import files_json
 from sscd_ops.catalog.placements import Span
 from sscd_ops.catalog.sql import files_of, run, tuples, value
 from sscd_ops.model import StoredFile
