@@ -97,7 +97,7 @@ def forget_search(conn: Connection, attempt_id: int, file: StoredFile) -> None:
 
 
 def drop_searches(conn: Connection, batch_id: int) -> None:
-    """Forget all searches of a batch: nobody asks for them any more. Their files stay."""
+    """Forget all searches of a batch: nobody asks for them any more. `vacuum` takes the files."""
     run(
         conn,
         "DELETE FROM sscd_ops.searches WHERE attempt_id IN"

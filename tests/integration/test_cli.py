@@ -976,6 +976,7 @@ def test_every_command_says_that_the_database_does_not_answer(site: Site, comman
         "index verify",
         "index rebuild",
         "index compact",
+        "vacuum",
         f"explain {FIRST}/crawl.tar#one",
     ],
 )
