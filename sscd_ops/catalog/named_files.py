@@ -51,7 +51,7 @@ _OF_INDEX = (
     " ON b.attempt_id = a.attempt_id WHERE b.dataset_id = :d AND b.state = ANY(:under_way)))"
 )
 _ALL = (
-    f"WITH steps AS MATERIALIZED ({_OF_STEPS}), index AS MATERIALIZED ({_OF_INDEX})"
+    f"WITH steps AS ({_OF_STEPS}), index AS ({_OF_INDEX})"
     " SELECT file ->> 'name' FROM steps"
     " UNION ALL SELECT mask ->> 'name' FROM index"
     " UNION ALL SELECT value ->> 'name' FROM index, jsonb_each(files)"

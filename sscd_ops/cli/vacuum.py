@@ -71,9 +71,13 @@ def vacuum(config: str | None, dataset: str | None, grace: float, dry_run: bool,
 def _files(done: Vacuumed) -> list[dict[str, Any]]:
     """What would be done to which file."""
     return [
-        {"dataset": done.dataset, "would": what, "bytes": size, "file": name}
-        for what, files in (("condemn", done.condemned), ("remove", done.removed))
-        for name, size in sorted(files.items())
+        {
+            "dataset": done.dataset,
+            "would": "remove" if name in done.removed else "condemn",
+            "bytes": size,
+            "file": name,
+        }
+        for name, size in sorted({**done.condemned, **done.removed}.items())
     ]
 
 
