@@ -49,7 +49,7 @@ def name_files(conn: Connection, files: Iterable[StoredFile]) -> None:
     """Say that rows of this transaction name these files: who condemned one may not remove it.
 
     Whoever removes a file has its row of ``condemned`` locked, which is waited for here; what is
-    still there then stays. The shared lock is what ``catalog.condemned.wait_for_namers`` waits
+    still there then stays. (All are looked at, since a fail-over may forget which was marked.) The shared lock is what ``catalog.condemned.wait_for_namers`` waits
     for. Both in one round trip, but two statements: the second has to see what was committed
     before the lock was granted.
 
@@ -62,12 +62,12 @@ def name_files(conn: Connection, files: Iterable[StoredFile]) -> None:
     ended = tuples(
         conn,
         "SELECT pg_advisory_xact_lock_shared(:k, 0); DELETE FROM sscd_ops.condemned"
-        " WHERE name = ANY(CAST(:n AS text[])) RETURNING name, deleting",
+        " WHERE name = ANY(CAST(:n AS text[])) RETURNING name",
         k=VACUUM_LOCK,
         n=names,
     )
     has_file: Callable[[str], bool] | None = conn.get_execution_options().get(HAS_FILE)
-    for name in [name for name, deleting in ended if deleting]:
+    for (name,) in ended:
         if has_file is None or not has_file(name):
             raise FileRemoved(
                 f"{name} was removed by `sscd-ops vacuum` before its row was written: it was older"
