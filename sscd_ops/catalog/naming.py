@@ -49,9 +49,10 @@ def name_files(conn: Connection, files: Iterable[StoredFile]) -> None:
     """Say that rows of this transaction name these files: who condemned one may not remove it.
 
     Whoever removes a file has its row of ``condemned`` locked, which is waited for here; what is
-    still there then stays. (All are looked at, since a fail-over may forget which was marked.) The shared lock is what ``catalog.condemned.wait_for_namers`` waits
-    for. Both in one round trip, but two statements: the second has to see what was committed
-    before the lock was granted.
+    still there then stays. All are looked at: a fail-over may forget which one was being removed.
+
+    The shared lock is what ``catalog.condemned.wait_for_namers`` waits for. Both in one round trip,
+    but two statements: the second has to see what was committed before the lock was granted.
 
     Raises:
         FileRemoved: `vacuum` removed one of them before this (retried: who wrote it writes anew).
