@@ -139,7 +139,7 @@ def test_wids_gives_ranks_as_many_and_goes_on_where_it_was(folder: Path) -> None
 
     for ranks in epochs:
         assert [len(found) for found in ranks] == [4, 4, 4]
-        assert len(set(list(chain(*ranks)))) == 12
+        assert len(set(chain(*ranks))) == 12
     assert epochs[0] != epochs[1]
     samplers[1].done = 3
     assert list(samplers[1]) == epochs[1][1][3:]
