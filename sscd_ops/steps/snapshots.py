@@ -1,4 +1,4 @@
-"""Snapshot files: a shard index that `wids` reads, and the pointer to the newest one."""
+"""Snapshot files: a shard index that `wids` reads, and what points at the newest one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.snapshots import Label, Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
 from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
+from sscd_ops.steps.dataset_card import card, card_name, is_ours
 from sscd_ops.steps.parts import Parts, restore, write_bytes
 
 if TYPE_CHECKING:
@@ -114,11 +115,11 @@ def read_snapshot_file(parts: Parts, conn: Connection, dataset: str, snapshot: S
 def repair_latest(parts: Parts, dataset: str) -> None:
     """Make ``latest.json`` a copy of the newest snapshot's file, where it is not; never back.
 
-    The pointer is derived from the catalog; a command that died between the two leaves it one
-    behind, and the next command calls this.
+    Likewise the dataset card. Both are derived from the catalog; a command that died before them
+    leaves them one behind, and the next command calls this.
 
     Raises:
-        CatalogUnavailable: the lock was lost again and again while the pointer was written.
+        CatalogUnavailable: the lock was lost again and again while they were written.
     """
     for left in reversed(range(_TRIES)):
         wrote: list[bool] = []
@@ -146,10 +147,25 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
         if latest is None:
             _check_mounted(parts, conn, newest)
         wanted = read_snapshot_file(parts, conn, dataset, newest)
-        if latest != wanted:
+        stale = {name: wanted} if latest != wanted else {}
+        stale |= stale_card(parts, dataset, wanted)
+        for name, body in stale.items():
             wrote.append(True)
-            parts.store.replace(name, wanted)
+            parts.store.replace(name, body)
+        if stale:
             datasets.read(conn, dataset)  # fails where the lock is no longer ours
+
+
+def stale_card(parts: Parts, dataset: str, document: bytes) -> dict[str, bytes]:
+    """The dataset card, by its name, where it is not that of the newest snapshot's file.
+
+    None where a person's README is in its place.
+    """
+    name, wanted = card_name(dataset), card(document)
+    written = parts.store.read_small(name)
+    if written is not None and (written == wanted or not is_ours(written)):
+        return {}
+    return {name: wanted}
 
 
 def check_root(parts: Parts, conn: Connection, dataset: Dataset) -> None:

@@ -22,7 +22,7 @@ from sscd_ops.steps.damage import (
     nights_of,
 )
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.snapshots import made_from_catalog
+from sscd_ops.steps.snapshots import made_from_catalog, stale_card
 
 # ---------------------------------------------------------------- snapshots
 
@@ -131,11 +131,11 @@ def _compare_document(
 def _compare_pointer(parts: Parts, name: str, newest: Snapshot) -> list[str]:
     pointer = f"{name}/snapshots/latest.json"
     wanted = parts.store.local(newest.file).read_bytes()
-    if parts.store.read_small(pointer) == wanted:
-        return []
+    stale = [pointer] if parts.store.read_small(pointer) != wanted else []
     return [
-        f"{parts.store.url(pointer)} is not snapshot {newest.number}, the newest:"
+        f"{parts.store.url(each)} is not that of snapshot {newest.number}, the newest:"
         f" `sscd-ops snapshot verify --dataset {name} --repair` writes it anew"
+        for each in (*stale, *stale_card(parts, name, wanted))
     ]
 
 
