@@ -98,7 +98,7 @@ def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
 # ---------------------------------------------------------------- kept no longer
 
 
-_LOST = (
+LOST = (
     "WITH changed AS ("
     " SELECT c.* FROM sscd_ops.changes c JOIN sscd_ops.decisions x"
     " ON x.decision_id = c.decision_id AND x.turn = c.turn"
@@ -130,7 +130,7 @@ def lost_slots_in(
     """
     found = tuples(
         conn,
-        f"{_LOST} SELECT p.output_id, l.decision_id, l.slot FROM lost l"
+        f"{LOST} SELECT p.output_id, l.decision_id, l.slot FROM lost l"
         " JOIN sscd_ops.placements p ON p.decision_id = l.decision_id"
         " AND p.slot_from <= l.slot AND p.slot_to > l.slot"
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
@@ -169,7 +169,7 @@ def count_kept(conn: Connection, dataset_id: int, decisions: Sequence[int], turn
     )
     lost = value(
         conn,
-        f"{_LOST} SELECT count(*) FROM lost WHERE decision_id = ANY(:x)",
+        f"{LOST} SELECT count(*) FROM lost WHERE decision_id = ANY(:x)",
         d=dataset_id,
         t=turn,
         x=list(decisions),

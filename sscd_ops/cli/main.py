@@ -25,7 +25,18 @@ def main(verbose: bool, debug: bool) -> None:
 
 
 def _add_commands() -> None:
-    from sscd_ops.cli import audit, batch, db, doctor, evaluate, index, snapshot, train, try_
+    from sscd_ops.cli import (
+        audit,
+        batch,
+        catalog,
+        db,
+        doctor,
+        evaluate,
+        index,
+        snapshot,
+        train,
+        try_,
+    )
 
     main.add_command(run)
     main.add_command(db.db)
@@ -34,6 +45,7 @@ def _add_commands() -> None:
     main.add_command(batch.batch)
     main.add_command(snapshot.snapshot)
     main.add_command(index.index)
+    main.add_command(catalog.catalog)
     main.add_command(evaluate.evaluate)
     main.add_command(try_.try_)
     main.add_command(train.train)

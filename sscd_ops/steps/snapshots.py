@@ -202,13 +202,18 @@ def check_pointer(parts: Parts, conn: Connection, dataset: str) -> bytes | None:
         CatalogBehind: there are snapshots that the catalog does not have.
     """
     # in this order: the pointer follows the row
-    latest = parts.store.read_small(_latest(dataset))
+    latest = read_latest(parts, dataset)
     row = datasets.read(conn, dataset)
     newest = None if row is None else snapshots.read_snapshot(conn, row.dataset_id)
     ahead = snapshot_ahead(latest, newest)
     if ahead is not None:
         raise _behind(parts, dataset, ahead, newest)
     return latest
+
+
+def read_latest(parts: Parts, dataset: str) -> bytes | None:
+    """The content of ``latest.json``; None where there is none."""
+    return parts.store.read_small(_latest(dataset))
 
 
 def snapshot_ahead(latest: bytes | None, newest: Snapshot | None) -> int | None:
@@ -238,9 +243,9 @@ def _behind(parts: Parts, dataset: str, ahead: int, newest: Snapshot | None) -> 
     return CatalogBehind(
         f"{parts.store.url(_latest(dataset))} names snapshot {ahead} and the catalog has {has}: the"
         " catalog is older than the files, as where an older dump was restored; restore a newer one"
-        " (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is: `sscd-ops"
-        f" snapshot verify --dataset {dataset} --repair` sets latest.json back, and the nights since"
-        " are run again"
+        " (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run the"
+        f" nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
+        " latest.json back"
     )
 
 

@@ -451,7 +451,6 @@ def _change_without_turn(
 
     ``put`` is told what was seen and what is so now, and answers with the dataset's numbers then.
     """
-
     _check_root(parts, dataset_id)
 
     def attempt(is_first: bool) -> _Lost | None:

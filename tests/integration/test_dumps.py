@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from sscd_ops.catalog.dumps import DUMP_FLAGS, dump, restore
+from sscd_ops.catalog.dumps import dump, restore
 from sscd_ops.catalog.migrate import upgrade
-from sscd_ops.errors import UsageError
 from tests.integration.test_nights import DAYS, clouds
 from tests.integration.world import World, assert_promises
 
