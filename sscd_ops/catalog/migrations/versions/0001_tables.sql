@@ -317,6 +317,7 @@ CREATE TABLE sscd_ops.output_shards (
     name            text NOT NULL,                  -- of the tar, relative to the root
     turn            bigint NOT NULL,                -- what is not kept at it is not in the shard
     files           jsonb,                          -- tar, parquet, stats: {"name","sha256","bytes"}
+    replaces        boolean NOT NULL DEFAULT false, -- it took the place of others
     UNIQUE (decision_id, plan, number)
 );
 
@@ -327,6 +328,7 @@ CREATE TABLE sscd_ops.placements (
     decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
     slot_from       integer NOT NULL,
     slot_to         integer NOT NULL,               -- exclusive
+    position        integer NOT NULL,               -- of the first one's sample in the shard
     snapshot_from   integer,
     snapshot_to     integer,                        -- exclusive; null: still in
     PRIMARY KEY (decision_id, slot_from, output_id)
@@ -350,6 +352,9 @@ CREATE TABLE sscd_ops.snapshots (
     expired_at      timestamptz,                    -- from then on nobody reads its file and shards
     PRIMARY KEY (dataset_id, snapshot)
 );
+
+CREATE INDEX snapshots_readable ON sscd_ops.snapshots (dataset_id, snapshot)
+    WHERE expired_at IS NULL;
 
 -- Names that people gave snapshots. A tag keeps its snapshot from being expired.
 CREATE TABLE sscd_ops.snapshot_tags (
