@@ -88,7 +88,7 @@ def _table(parts: Parts, shard: OutputShard) -> pa.Table:
     table = pq.read_table(pa.BufferReader(data))
     if len(table) != shard.samples:
         raise FileMismatch(
-            f"{shard.name}: its parquet lists {len(table)} samples, the catalog {shard.samples}: run"
-            " `sscd-ops snapshot verify`"
+            f"{shard.name}: its parquet lists {len(table)} samples, the catalog {shard.samples}:"
+            " run `sscd-ops snapshot verify`"
         )
     return table
