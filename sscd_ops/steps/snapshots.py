@@ -66,8 +66,8 @@ def document(
 
 def _entry(shard: ListedShard) -> str:
     """A shard as ``json.dumps`` indents it there, which takes ten times as long for many."""
-    # a shard that took the place of one that held what is kept no longer bears that turn
-    maker = made_by(shard) if shard.turn == shard.decided_turn else turn_label(shard.turn)
+    # as its folder is named: a shard that took the place of others bears a turn of its own
+    maker = shard.name.split("/")[-2].rpartition("-")[0]
     url = "../" + shard.name.partition("/")[2]
     return (
         f'  {{\n   "batch": {_text(maker)},\n   "filesize": {shard.bytes},\n'
