@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from typing import TypeVar
 
 from sscd_ops.catalog import condemned, datasets, events, named_files, snapshots
 from sscd_ops.catalog.condemned import Condemned
@@ -27,6 +28,8 @@ from sscd_ops.errors import CatalogUnavailable, StoreRefused, UsageError
 from sscd_ops.model import ListedFile
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.snapshots import check_root, latest_name
+
+T = TypeVar("T")
 
 GRACE = 72 * 3600.0
 """Seconds; the default."""
@@ -45,6 +48,8 @@ _FILES = {
 """Folders that steps write below a dataset's, and what files are called there."""
 _LEFTOVER = re.compile(r"(.*/)?\.tmp-[0-9a-f]{32}")
 """What a writer that was killed leaves, in any of them."""
+_AT_ONCE = 50_000
+"""Names in a statement."""
 _BATCH = 1_000
 """Files that are locked at a time,"""
 _TOGETHER = 50
@@ -216,9 +221,17 @@ def _called(latest: bytes) -> str:
 # ---------------------------------------------------------------- condemn, try, remove
 
 
+def _some(items: Iterable[T]) -> Iterator[list[T]]:
+    """As many at a time as a statement takes."""
+    left = iter(items)
+    while some := list(islice(left, _AT_ONCE)):
+        yield some
+
+
 def _condemn(parts: Parts, dataset: Dataset, dead: Mapping[str, int]) -> None:
-    with parts.catalog.begin() as conn:
-        condemned.condemn(conn, dataset.dataset_id, dead)
+    for some in _some(dead.items()):
+        with parts.catalog.begin() as conn:
+            condemned.condemn(conn, dataset.dataset_id, dict(some))
 
 
 def _try_them(
@@ -243,8 +256,9 @@ def _try_them(
         named = named_files.all_names(conn, dataset.dataset_id)
     # what is gone stays condemned: a vacuum that died may have removed it
     free = accused.keys() & (named | (found.keys() - old.keys()))
-    with parts.catalog.begin() as conn:
-        condemned.acquit(conn, sorted(free))
+    for some in _some(sorted(free)):
+        with parts.catalog.begin() as conn:
+            condemned.acquit(conn, some)
     done.acquitted = len(free)
     left = [each for name, each in accused.items() if name not in free]
     done.waiting = {e.name: e.bytes for e in left if not e.is_ripe and e.name in found}
@@ -281,8 +295,9 @@ def _remove(
     found: Mapping[str, ListedFile],
     done: Vacuumed,
 ) -> None:
-    with parts.catalog.begin() as conn:
-        condemned.mark_deleting(conn, ripe)
+    for some in _some(ripe):
+        with parts.catalog.begin() as conn:
+            condemned.mark_deleting(conn, some)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="remove") as pool:
         while True:
             gone: dict[str, int] = {}
@@ -290,10 +305,10 @@ def _remove(
                 locked = condemned.lock_deleting(conn, dataset.dataset_id, _BATCH)
                 until = time.monotonic() + _SECONDS
                 left = iter(locked.items())
-                while time.monotonic() < until and (some := dict(islice(left, _TOGETHER))):
+                while time.monotonic() < until and (few := dict(islice(left, _TOGETHER))):
                     # what was not listed is gone, or behind a link by now
-                    list(pool.map(parts.store.delete, some.keys() & found.keys()))
-                    gone |= some
+                    list(pool.map(parts.store.delete, few.keys() & found.keys()))
+                    gone |= few
                 condemned.mark_removed(conn, list(gone))
             if not gone:
                 break

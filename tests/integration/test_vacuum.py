@@ -17,7 +17,13 @@ import pytest
 import sqlalchemy as sa
 
 from sscd_ops.catalog import condemned, naming, searches
-from sscd_ops.errors import FileRemoved, StoreRefused, UsageError
+from sscd_ops.errors import (
+    FileMismatch,
+    FileRemoved,
+    StoreRefused,
+    StoreUnavailable,
+    UsageError,
+)
 from sscd_ops.model import StoredFile
 from sscd_ops.options import StorageOptions, to_json
 from sscd_ops.steps import manage
@@ -25,6 +31,7 @@ from sscd_ops.steps import vacuum as steps
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
 from sscd_ops.steps.vacuum import Vacuumed, folder_of, vacuum
+from sscd_ops.steps.verify import verify_snapshot
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
@@ -260,6 +267,9 @@ def test_a_snapshot_is_read_as_before_until_it_is_expired(used: World) -> None:
     }
     assert mine
     assert mine < files(used).keys()
+    with used.parts() as parts:
+        for row in old:
+            assert verify_snapshot(parts, DATASET, row["snapshot"]) == []
 
     with used.parts() as parts, parts.catalog.begin() as conn:
         conn.execute(
@@ -367,6 +377,51 @@ def test_a_night_loses_a_file_before_each_registration_and_ends_as_an_undisturbe
     assert refused == len(hit)
     assert world.views() == other_world.views()
     assert world.published() == other_world.published()
+    assert_promises(world)
+
+
+@pytest.mark.soak
+def test_nights_beside_vacuums_without_a_grace_end_as_undisturbed_ones(
+    world: World, other_world: World
+) -> None:
+    """Again and again, and beside publishing too; whoever lost a file is run again."""
+    fill(world, planted_nights(), shards=3)
+    for day in DAYS[:3]:
+        other_world.night(day)
+    over = threading.Event()
+    removed: list[str] = []
+    went_wrong: list[BaseException] = []
+    lost = 0
+
+    def again_and_again() -> None:
+        try:
+            with world.parts() as parts:
+                while not over.wait(0.05 * (1 + lost)):  # the slower the more is lost: it ends
+                    for done in vacuum(parts, grace=0.0):
+                        removed.extend(done.removed)
+        except BaseException as error:
+            went_wrong.append(error)
+
+    cleaners = [threading.Thread(target=again_and_again) for _ in range(2)]
+    for cleaner in cleaners:
+        cleaner.start()
+    for day in DAYS[:3]:
+        while True:
+            try:
+                world.night(day)
+                break
+            except (FileRemoved, FileMismatch, StoreUnavailable):
+                lost += 1
+    over.set()
+    for cleaner in cleaners:
+        cleaner.join(60)
+    clean(world)
+
+    assert went_wrong == []
+    assert removed
+    assert world.views() == other_world.views()
+    assert world.published() == other_world.published()
+    assert files(world).keys() == named(world) | {f"{DATASET}/snapshots/latest.json"}
     assert_promises(world)
 
 
@@ -560,6 +615,7 @@ def test_two_vacuums_at_once_remove_each_file_once(
 ) -> None:
     fill(world, {DAYS[0]: clouds(range(4))}, shards=1)
     world.night(DAYS[0])
+    monkeypatch.setattr(steps, "_AT_ONCE", 7)
     monkeypatch.setattr(steps, "_BATCH", 10)
     monkeypatch.setattr(steps, "_TOGETHER", 3)
     left = set.union(*(plant_leftovers(world, f"{number:02d}") for number in range(12)))
