@@ -30,6 +30,7 @@ from sscd_ops.catalog.audit import AUDITS
 from sscd_ops.catalog.embedded import stop
 from sscd_ops.catalog.partitions import ensure_month
 from sscd_ops.cli.main import main
+from sscd_ops.cli.snapshot import LISTED
 from sscd_ops.config import load_settings
 from sscd_ops.core.schedule import interval_of
 from sscd_ops.machine import cores
@@ -548,7 +549,7 @@ def test_what_cannot_be_done_to_a_batch_is_said(
 
 
 def test_snapshots_are_listed_and_shown(site: Site) -> None:
-    listed = assert_formats_agree(site, "snapshot", "list", "--dataset", "web")
+    listed = assert_formats_agree(site, "snapshot", "list", "--dataset", "web", columns=LISTED)
     assert [(row["snapshot"], row["samples"]) for row in listed] == [(2, 6), (1, 4)]
     assert site.json("snapshot", "list", "--limit", 1) == listed[:1]
 
