@@ -159,6 +159,35 @@ def place(
         position += end - start
 
 
+def plan_anew(
+    conn: Connection,
+    shard: OutputShard,
+    *,
+    plan: str,
+    name: str,
+    samples: int,
+    slots: Iterable[Span],
+) -> bool:
+    """Plan a shard that is in no snapshot yet with other slots and another name.
+
+    Answers False, and changes nothing, where it was written or planned anew meanwhile.
+    """
+    changed = run(
+        conn,
+        "UPDATE sscd_ops.output_shards SET plan = :p, name = :n, samples = :s"
+        " WHERE output_id = :o AND files IS NULL AND name = :before",
+        p=plan,
+        n=name,
+        s=samples,
+        o=shard.output_id,
+        before=shard.name,
+    )
+    if changed:
+        run(conn, "DELETE FROM sscd_ops.placements WHERE output_id = :o", o=shard.output_id)
+        place(conn, shard.output_id, slots)
+    return changed == 1
+
+
 def planned_shards(conn: Connection, decision_id: int) -> list[OutputShard]:
     """The output shards that a decision planned, by number, with their files where written.
 
@@ -208,28 +237,33 @@ _LISTED = (
 """Shards of a snapshot, and those that decisions add: their numbers, and the first slot of each."""
 
 
-READABLE = (
-    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
-    " AND (p.snapshot_to IS NULL OR EXISTS (SELECT FROM sscd_ops.snapshots s"
-    " WHERE s.dataset_id = x.dataset_id AND s.expired_at IS NULL"
-    " AND s.snapshot >= p.snapshot_from AND s.snapshot < p.snapshot_to)))"
-)
-"""Whether shard ``o`` of decision ``x`` may still be read.
+def is_listed(dataset: str) -> str:
+    """A condition on placements ``p``: a readable snapshot of a dataset, a column, lists it."""
+    return (
+        f"EXISTS (SELECT FROM sscd_ops.snapshots n WHERE n.dataset_id = {dataset}"
+        " AND n.expired_at IS NULL AND n.snapshot >= p.snapshot_from"
+        " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to))"
+    )
 
-It waits for its commit, or is in the newest snapshot or another that was not expired.
-"""
+
+READABLE = (
+    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id AND"
+    f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')}))"
+)
+"""A condition on output shards ``o`` of decisions ``x``: readable, or waiting for their commit."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
-    """The shards that may be read: of snapshots that were not expired, or waiting for commit.
+    """The shards of all readable snapshots and those that wait for their commit, by turn and slot.
 
-    By turn and slot.
+    Not those that only expired snapshots list, nor those replaced before they were in any.
     """
     return _shards(
         conn,
-        f"SELECT {_COLUMNS} JOIN (SELECT p.output_id, p.slot_from AS slot"
-        " FROM sscd_ops.placements p WHERE p.position = 0) f USING (output_id)"
-        f"{_OF_DATASET} AND o.files IS NOT NULL{_IN_ORDER}",
+        f"SELECT {_COLUMNS} JOIN sscd_ops.placements p ON p.output_id = o.output_id"
+        f" AND p.position = 0{_OF_DATASET} AND o.files IS NOT NULL AND"
+        f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')})"
+        " ORDER BY x.turn, p.slot_from, o.output_id",
         d=dataset_id,
     )
 

@@ -30,6 +30,7 @@ from sscd_ops.catalog.audit import AUDITS
 from sscd_ops.catalog.embedded import stop
 from sscd_ops.catalog.partitions import ensure_month
 from sscd_ops.cli.main import main
+from sscd_ops.cli.snapshot import LISTED
 from sscd_ops.config import load_settings
 from sscd_ops.core.schedule import interval_of
 from sscd_ops.machine import cores
@@ -548,7 +549,7 @@ def test_what_cannot_be_done_to_a_batch_is_said(
 
 
 def test_snapshots_are_listed_and_shown(site: Site) -> None:
-    listed = assert_formats_agree(site, "snapshot", "list", "--dataset", "web")
+    listed = assert_formats_agree(site, "snapshot", "list", "--dataset", "web", columns=LISTED)
     assert [(row["snapshot"], row["samples"]) for row in listed] == [(2, 6), (1, 4)]
     assert site.json("snapshot", "list", "--limit", 1) == listed[:1]
 
@@ -558,7 +559,7 @@ def test_snapshots_are_listed_and_shown(site: Site) -> None:
         above, below = site(*asked).stdout.split("\n\n")
         shards = shown.pop("shardlist")
         assert shown == listed[2 - number]
-        assert fields(above) == {n: cell(v) for n, v in shown.items()}
+        assert fields(above) == {n: cell(v) for n, v in shown.items() if v is not None}
         assert table(below) == [{n: cell(v) for n, v in row.items()} for row in shards]
         assert sum(row["samples"] for row in shards) == shown["samples"]
     assert site("snapshot", "show", "--dataset", "web").stdout.count("\n") > 10
@@ -960,6 +961,11 @@ WORDS = {
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
     **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify")},
+    "snapshot diff": ("1", "2", "--dataset", "web"),
+    "snapshot users": ("1", "--dataset", "web"),
+    "snapshot tag": ("1", "v1", "--dataset", "web", "--why", "x"),
+    "snapshot reproduce": ("1", "--dataset", "web", "--root", "/nowhere/again"),
+    "snapshot expire": ("1", "--dataset", "web", "--why", "x"),
     **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild", "compact")},
 }
 """What a command cannot do without."""
