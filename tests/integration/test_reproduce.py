@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -125,6 +126,19 @@ def test_what_cannot_be_had_again_is_named_and_the_remedy_works(
     as_command(made, line)
 
     assert "every file has the sha256 that it had" in capsys.readouterr().err
+
+
+def test_what_is_said_of_an_expired_snapshot_s_urls_writes_it_again(
+    made: World, parts: Wiring, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expire(parts, DATASET, (1,), **ANN)
+    with pytest.raises(SystemExit):
+        as_command(made, "snapshot urls --dataset web --snapshot 1")
+    (remedy,) = re.findall("`sscd-ops (.*?)`", capsys.readouterr().err)
+
+    as_command(made, remedy.replace("DIR", f"{tmp_path}/again"))
+
+    assert "4 samples in 1 shards" in capsys.readouterr().err
 
 
 def test_other_bytes_than_the_catalog_says_are_a_difference(
