@@ -416,14 +416,15 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
     from sscd_ops.steps.verify import verify_snapshot
 
     with open_wiring(config, progress=True) as parts:
-        with parts.catalog.begin() as conn:
-            _find(conn, dataset, number, readable=True)
+        if not repair:  # what is to be repaired may be that there is none
+            with parts.catalog.begin() as conn:
+                _find(conn, dataset, number, readable=True)
         done, left = rebuild_snapshots(parts, dataset) if repair else ([], [])
         problems = verify_snapshot(parts, dataset, number)
     for line in done:
         say(line)
     for problem in [*left, *problems]:
-        print_line(problem)
+        print_line(str(problem))
     if left or problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")
