@@ -926,7 +926,7 @@ WORDS = {
     "batch show": ("1",),
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
-    **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify")},
+    **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify", "compact")},
     **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild", "compact")},
 }
 """What a command cannot do without."""
@@ -972,6 +972,7 @@ def test_every_command_says_that_the_database_does_not_answer(site: Site, comman
         "snapshot show",
         "snapshot urls",
         "snapshot verify",
+        "snapshot compact",
         "index info",
         "index verify",
         "index rebuild",
