@@ -36,6 +36,7 @@ def _add_commands() -> None:
         snapshot,
         train,
         try_,
+        vacuum,
     )
 
     main.add_command(run)
@@ -46,6 +47,7 @@ def _add_commands() -> None:
     main.add_command(snapshot.snapshot)
     main.add_command(index.index)
     main.add_command(catalog.catalog)
+    main.add_command(vacuum.vacuum)
     main.add_command(evaluate.evaluate)
     main.add_command(try_.try_)
     main.add_command(train.train)

@@ -1,4 +1,4 @@
-"""Snapshot files: a shard index that `wids` reads, and the pointer to the newest one."""
+"""Snapshot files: a shard index that `wids` reads, and what points at the newest one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.snapshots import Label, Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
 from sscd_ops.errors import CatalogBehind, CatalogUnavailable, FileMismatch, StoreRefused
+from sscd_ops.steps.dataset_card import card, card_name, is_ours
 from sscd_ops.steps.parts import Parts, restore, write_bytes
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def document(
 
 def _entry(shard: ListedShard) -> str:
     """A shard as ``json.dumps`` indents it there, which takes ten times as long for many."""
-    # a shard that took the place of one that held what is kept no longer bears that turn
-    maker = made_by(shard) if shard.turn == shard.decided_turn else turn_label(shard.turn)
+    # as its folder is named: a shard that took the place of others bears a turn of its own
+    maker = shard.name.split("/")[-2].rpartition("-")[0]
     url = "../" + shard.name.partition("/")[2]
     return (
         f'  {{\n   "batch": {_text(maker)},\n   "filesize": {shard.bytes},\n'
@@ -115,12 +116,12 @@ def read_snapshot_file(parts: Parts, conn: Connection, dataset: str, snapshot: S
 def repair_latest(parts: Parts, dataset: str) -> None:
     """Make ``latest.json`` a copy of the newest snapshot's file, where it is not; never back.
 
-    The pointer is derived from the catalog; a command that died between the two leaves it one
-    behind, and the next command calls this.
+    Likewise the dataset card. Both are derived from the catalog; a command that died before them
+    leaves them one behind, and the next command calls this.
 
     Raises:
-        CatalogUnavailable: the lock was lost again and again while the pointer was written.
-        CatalogBehind: it names a snapshot that the catalog does not have.
+        CatalogUnavailable: the lock was lost again and again while they were written.
+        CatalogBehind: the pointer names a snapshot that the catalog does not have.
     """
     _repair(parts, dataset, back=False)
 
@@ -146,7 +147,7 @@ def _repair(parts: Parts, dataset: str, *, back: bool) -> str | None:
 
 
 def _write_latest(parts: Parts, dataset: str, wrote: list[bool], *, back: bool) -> str | None:
-    name = _latest(dataset)
+    name = latest_name(dataset)
     with parts.catalog.begin() as conn:
         row = datasets.read(conn, dataset)
         if row is None:
@@ -173,11 +174,26 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool], *, back: bool) 
         if latest is None:
             _check_mounted(parts, conn, newest)
         wanted = read_snapshot_file(parts, conn, dataset, newest)
-        if latest != wanted:
+        stale = {name: wanted} if latest != wanted else {}
+        stale |= stale_card(parts, dataset, wanted)
+        for name, body in stale.items():
             wrote.append(True)
-            parts.store.replace(name, wanted)
+            parts.store.replace(name, body)
+        if stale:
             datasets.read(conn, dataset)  # fails where the lock is no longer ours
     return done
+
+
+def stale_card(parts: Parts, dataset: str, document: bytes) -> dict[str, bytes]:
+    """The dataset card, by its name, where it is not that of the newest snapshot's file.
+
+    None where a person's README is in its place.
+    """
+    name, wanted = card_name(dataset), card(document)
+    written = parts.store.read_small(name)
+    if written is not None and (written == wanted or not is_ours(written)):
+        return {}
+    return {name: wanted}
 
 
 def check_root(parts: Parts, conn: Connection, dataset: Dataset) -> None:
@@ -213,7 +229,7 @@ def check_pointer(parts: Parts, conn: Connection, dataset: str) -> bytes | None:
 
 def read_latest(parts: Parts, dataset: str) -> bytes | None:
     """The content of ``latest.json``; None where there is none."""
-    return parts.store.read_small(_latest(dataset))
+    return parts.store.read_small(latest_name(dataset))
 
 
 def root_fault(parts: Parts, conn: Connection, dataset: str) -> str | None:
@@ -267,15 +283,16 @@ def snapshot_named(latest: bytes | None, newest: Snapshot | None) -> int:
 def _behind(parts: Parts, dataset: str, ahead: int, newest: Snapshot | None) -> CatalogBehind:
     has = "none" if newest is None else f"{newest.number} as the newest"
     return CatalogBehind(
-        f"{parts.store.url(_latest(dataset))} names snapshot {ahead} and the catalog has {has}: the"
-        " catalog is older than the files, as where an older dump was restored; restore a newer one"
-        " (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run the"
-        f" nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
+        f"{parts.store.url(latest_name(dataset))} names snapshot {ahead} and the catalog has {has}:"
+        " the catalog is older than the files, as where an older dump was restored; restore a newer"
+        " one (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run"
+        f" the nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
         " latest.json back"
     )
 
 
-def _latest(dataset: str) -> str:
+def latest_name(dataset: str) -> str:
+    """Name of the pointer to the newest snapshot, relative to the root."""
     return f"{dataset}/snapshots/latest.json"
 
 

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from sscd_ops.catalog import (
     checks,
     datasets,
+    named_files,
     output_shards,
     placements,
     segments,
-    shards,
     snapshots,
 )
 from sscd_ops.catalog.checks import RESTORE
@@ -43,6 +43,7 @@ from sscd_ops.steps.snapshots import (
     made_from_catalog,
     read_latest,
     snapshot_named,
+    stale_card,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def verify_catalog(
 def verify_snapshot(
     parts: Parts, name: str, snapshot: int | None = None, *, of_rows: bool = True
 ) -> list[Finding]:
-    """Read the files of one snapshot, or of all, and compare them with the catalog.
+    """Read the files of a readable snapshot, or of all, and compare them with the catalog.
 
     Checks the snapshot's file, each shard's tar, parquet and stats by sha256, that each parquet
     lists the samples that the catalog keeps in its shard, each once, and that what is kept is
@@ -93,10 +94,11 @@ def verify_snapshot(
     with parts.catalog.begin() as conn:
         behind = _pointer(parts, conn, name)
         dataset = datasets.need(conn, name)
-        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         chosen = [each for each in made if snapshot in (None, each.number)]
         if snapshot is not None and not chosen:
-            return [Finding(_PUBLISHED, f"there is no snapshot {snapshot} of {name}", RESTORE)]
+            what = f"there is no snapshot {snapshot} of {name}, or it was expired"
+            return [Finding(_PUBLISHED, what, RESTORE)]
         newest = chosen[-1] if chosen else None
         listed: list[ListedShard] = []
         if newest is not None:
@@ -206,14 +208,14 @@ def _compare_document(
 def _compare_pointer(parts: Parts, name: str, newest: Snapshot) -> list[Finding]:
     pointer = f"{name}/snapshots/latest.json"
     wanted = parts.store.local(newest.file).read_bytes()
-    if parts.store.read_small(pointer) == wanted:
-        return []
+    stale = [pointer] if parts.store.read_small(pointer) != wanted else []
     return [
         Finding(
             _PUBLISHED,
-            f"{parts.store.url(pointer)} is not snapshot {newest.number}, the newest",
+            f"{parts.store.url(each)} is not that of snapshot {newest.number}, the newest",
             f"`sscd-ops snapshot verify --dataset {name} --repair` writes it anew",
         )
+        for each in (*stale, *stale_card(parts, name, wanted))
     ]
 
 
@@ -259,7 +261,7 @@ def verify_index(parts: Parts, name: str) -> list[Finding]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-        named = shards.named_files(conn, dataset.dataset_id)
+        named = named_files.step_files(conn, dataset.dataset_id)
     problems: list[Finding] = []
     hopeless: list[Finding] = []
     parts.progress.start(f"verify index of {name}", len(live) + len(named))
