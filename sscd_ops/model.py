@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -381,6 +381,15 @@ class SegmentPart:
     batch_id: int
     first_row: int
     rows: int
+
+
+class SlotSpan(NamedTuple):
+    """Slots of a decision in a row, ``start <= number < end``, that an output shard holds."""
+
+    decision_id: int
+    start: int
+    end: int
+    output_id: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,10 @@ def known_samples(
 
 
 def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFile] | None:
-    """The files, by role, of a published shard that holds a sample, the newest one; or None."""
+    """The files, by role, of a published shard that holds a sample, the newest one; or None.
+
+    One that a readable snapshot lists, where there is any.
+    """
     found = value(
         conn,
         "SELECT o.files FROM sscd_ops.samples_now s"
@@ -163,7 +166,10 @@ def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFil
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
         " WHERE s.sample_id = :s AND s.verdict = 'kept' AND p.snapshot_from IS NOT NULL"
         " AND (p.snapshot_to IS NULL OR p.snapshot_to > p.snapshot_from)"
-        " ORDER BY p.snapshot_from DESC LIMIT 1",
+        " ORDER BY EXISTS (SELECT FROM sscd_ops.snapshots n WHERE n.dataset_id = s.dataset_id"
+        " AND n.expired_at IS NULL AND n.snapshot >= p.snapshot_from"
+        " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to)) DESC,"
+        " p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )
     return None if found is None else files_of(found)

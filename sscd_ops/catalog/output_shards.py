@@ -205,15 +205,26 @@ _LISTED = (
     " AND p.position = 0 AND p.snapshot_from IS NULL AND p.snapshot_to IS NULL) f"
 )
 """Shards of a snapshot, and those that decisions add: their numbers, and the first slot of each."""
+READABLE = (
+    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
+    " AND (p.snapshot_from IS NULL OR EXISTS (SELECT FROM sscd_ops.snapshots n"
+    " WHERE n.dataset_id = x.dataset_id AND n.expired_at IS NULL"
+    " AND n.snapshot >= p.snapshot_from"
+    " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to))))"
+)
+"""Of output shards ``o`` of decisions ``x``: a readable snapshot lists it, or may come to."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
-    """The shards of all snapshots and those that wait for their commit, by turn and slot."""
+    """The shards of all readable snapshots and those that wait for their commit, by turn and slot.
+
+    Not those that only expired snapshots list, nor those replaced before they were in any.
+    """
     return _shards(
         conn,
         f"SELECT {_COLUMNS} JOIN (SELECT p.output_id, p.slot_from AS slot"
         " FROM sscd_ops.placements p WHERE p.position = 0) f USING (output_id)"
-        f"{_OF_DATASET} AND o.files IS NOT NULL{_IN_ORDER}",
+        f"{_OF_DATASET} AND o.files IS NOT NULL AND {READABLE}{_IN_ORDER}",
         d=dataset_id,
     )
 

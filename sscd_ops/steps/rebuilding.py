@@ -146,11 +146,12 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     """Write lost and damaged snapshot files and shards anew; what was done, and what is left.
 
     A snapshot's file follows from the catalog, a shard's files from decisions and source shards.
-    Each comes out with the sha256 it had, or is left as it is.
+    Each comes out with the sha256 it had, or is left as it is. What only expired snapshots name is
+    left alone.
     """
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
-        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         written = output_shards.written_shards(conn, dataset.dataset_id)
     done: list[str] = []
     left: list[str] = []

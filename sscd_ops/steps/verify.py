@@ -28,7 +28,9 @@ from sscd_ops.steps.snapshots import made_from_catalog, stale_card
 
 
 def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> list[str]:
-    """Read the files of one snapshot, or of all, and compare them with the catalog; the problems.
+    """Read the files of a readable snapshot, or of all, and compare them with the catalog.
+
+    Answers the problems.
 
     Checks the snapshot's file, each shard's tar, parquet and stats by sha256, that each parquet
     lists the samples that the catalog keeps in its shard, each once, and that the shards are of
@@ -38,10 +40,10 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
     """
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
-        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         chosen = [each for each in made if snapshot in (None, each.number)]
         if snapshot is not None and not chosen:
-            return [f"there is no snapshot {snapshot} of {name}"]
+            return [f"there is no snapshot {snapshot} of {name}, or it was expired"]
         newest = chosen[-1] if chosen else None
         listed: list[ListedShard] = []
         if newest is not None:

@@ -445,7 +445,7 @@ def assert_catalog_and_files_agree(world: World) -> None:
                 "SELECT manifest AS file FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
                 " UNION ALL SELECT descriptors FROM sscd_ops.source_shards"
                 " WHERE descriptors IS NOT NULL UNION ALL SELECT file FROM sscd_ops.searches"
-                " UNION ALL SELECT file FROM sscd_ops.snapshots",
+                " UNION ALL SELECT file FROM sscd_ops.snapshots WHERE expired_at IS NULL",
             )
         for row in named:
             parts.store.verify(need_file(row["file"]))
