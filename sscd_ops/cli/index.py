@@ -17,6 +17,7 @@ from sscd_ops.cli.output import print_line, print_rows, say
 from sscd_ops.cli.snapshot import dataset_option
 from sscd_ops.options import SMALL_SEGMENT
 
+
 @click.group(cls=CommandGroup)
 def index() -> None:
     """The index: segments of descriptors, one a night or several. A cache that can be rebuilt."""

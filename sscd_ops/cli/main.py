@@ -118,13 +118,24 @@ def db_stop(config: str | None) -> None:
 
 
 def _add_commands() -> None:
-    from sscd_ops.cli import audit, batch, doctor, evaluate, index, snapshot, train, try_
+    from sscd_ops.cli import (
+        audit,
+        batch,
+        doctor,
+        evaluate,
+        index,
+        maintain,
+        snapshot,
+        train,
+        try_,
+    )
 
     main.add_command(audit.audit)
     main.add_command(audit.explain)
     main.add_command(batch.batch)
     main.add_command(snapshot.snapshot)
     main.add_command(index.index)
+    main.add_command(maintain.maintain)
     main.add_command(evaluate.evaluate)
     main.add_command(try_.try_)
     main.add_command(train.train)

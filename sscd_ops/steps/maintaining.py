@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sscd_ops.catalog import datasets, events, snapshots
 from sscd_ops.errors import SscdOpsError
@@ -17,7 +17,7 @@ from sscd_ops.steps import compacting, compacting_shards
 from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.vacuum import vacuum
-from sscd_ops.steps.verify import verify_catalog
+from sscd_ops.steps.verify import verify_index, verify_snapshot
 
 Task = Literal["compact", "expire", "vacuum", "verify"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -87,7 +87,7 @@ def newest_snapshot(parts: Parts, name: str) -> int:
         return datasets.need(conn, name).snapshot
 
 
-def compacted_after(parts: Parts, name: str, snapshot: int) -> dict[str, int | str] | None:
+def compacted_after(parts: Parts, name: str, snapshot: int) -> dict[str, Any] | None:
     """The newest snapshot behind one that a compaction made, as its asset's event tells of it."""
     with parts.catalog.begin() as conn:
         dataset_id = datasets.need(conn, name).dataset_id
@@ -168,7 +168,7 @@ def _verify(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
     del actor
     if dry_run:
         return Maintained("verify", {}, ["all rows and files, at the end"], [])
-    found = [str(finding) for finding in verify_catalog(parts, name)]
+    found = [str(each) for each in (*verify_snapshot(parts, name), *verify_index(parts, name))]
     said = f"{len(found)} findings" if found else "rows and files are as promised"
     return Maintained("verify", {"findings": len(found)}, [said], found)
 
