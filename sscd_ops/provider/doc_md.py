@@ -156,12 +156,13 @@ def maintenance_doc_md(settings: Settings, options: DatasetOptions) -> str:
 _MAINTENANCE = """\
 # {name}: maintenance
 
-`list` says what would be done, then: **compact** merges small segments and small shards (a new snapshot is
-an event of the asset `sscd-ops://{name}/corrections`); **expire** keeps {kept} readable; **vacuum**
-removes files that no row names, {grace:g} hours after it first found them; **verify** checks rows and files.
+`list` says what would be done, then: **compact** merges small segments and small shards (a new
+snapshot is an event of the asset `sscd-ops://{name}/corrections`); **expire** keeps {kept}
+readable; **vacuum** removes files that no row names, {grace:g} hours after it first saw them;
+**verify** checks rows and files.
 
-Where compact fails nothing is expired or removed, and verify says what is wrong, each finding with the
-command that mends it. Then clear the run. By hand:
+Where compact fails nothing is expired or removed, and verify says what is wrong, each finding with
+the command that mends it. Then clear the run. By hand:
 `sscd-ops maintain --config {config} --dataset {name} --dry-run`."""
 
 
