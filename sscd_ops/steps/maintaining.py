@@ -62,7 +62,7 @@ def maintain(parts: Parts, name: str, *, actor: str) -> Iterator[Maintained | No
 
 
 def run(
-    parts: Parts, name: str, task: Task, *, actor: str = "", dry_run: bool = False
+    parts: Parts, name: str, task: Task, *, actor: str = "maintain", dry_run: bool = False
 ) -> Maintained:
     """Do one task, or say what it would do now.
 
