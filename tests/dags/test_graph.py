@@ -125,7 +125,7 @@ def test_maintenance_is_this_graph(bag):
     assert type(dag.timetable).__name__ == "CronTriggerTimetable"
     assert dag.timetable.expression == "0 6 * * 0"
     assert (dag.max_active_runs, dag.catchup) == (1, False)
-    assert "all snapshots readable" in dag.doc_md
+    assert "**expire** keeps all snapshots" in dag.doc_md
 
 
 def test_an_empty_schedule_of_maintenance_makes_no_such_dag():
