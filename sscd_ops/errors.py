@@ -21,6 +21,7 @@
     |   `-- BrokenShard          a tar's fault, on its way to becoming a quarantine row
     `-- InvariantError           catalog and files disagree, or code broke a promise
         |-- FileMismatch         a file is missing or its sha256 differs from the catalog's
+        |-- CatalogBehind        the root has snapshots that the catalog forgot: a restored dump
         `-- StaleAttempt         a write of an attempt that is no longer the batch's
 
 What goes wrong with one sample or one source shard is never an exception that leaves a step: it
@@ -129,6 +130,10 @@ class InvariantError(SscdOpsError):
 
 class FileMismatch(InvariantError):
     """A named file is missing or has another sha256 than the catalog says."""
+
+
+class CatalogBehind(InvariantError):
+    """The root has snapshots that the catalog does not: an older dump of it was restored."""
 
 
 class StaleAttempt(InvariantError):

@@ -459,3 +459,22 @@ class Counts:
     def removed(self) -> int:
         """All removals."""
         return self.removed_exact + self.removed_near
+
+
+# ---------------------------------------------------------------- looking after it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as promised.
+
+    ``promise``: ``I1`` ... ``I8`` (docs/architecture.md). ``what``: is wrong. ``remedy``: what
+    mends it, with the command.
+    """
+
+    promise: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}"

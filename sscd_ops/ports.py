@@ -85,6 +85,15 @@ class Store(Protocol):
             FileMismatch: missing or different.
         """
 
+    def pieces(self, file: StoredFile) -> Iterator[bytes]:
+        """The file's bytes in pieces, from where it is; behind the last its sha256 is compared.
+
+        For whoever reads it once and undoes what it made of it if the file is not that.
+
+        Raises:
+            FileMismatch: missing; or, when all was answered, different.
+        """
+
     def verify(self, file: StoredFile) -> None:
         """Read the whole file and compare its sha256, whatever was compared before.
 
@@ -282,6 +291,17 @@ class TarSink(Protocol):
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member and answer the byte offset of its data."""
+
+    def append(self, tar: Iterable[bytes], last: int) -> int:
+        """Append all members of a published tar as they stand there.
+
+        Args:
+            tar: its bytes, in pieces.
+            last: byte offset of the data of one of its last members.
+
+        Returns:
+            By how much its offsets are larger here.
+        """
 
     def close(self) -> None:
         """Write the end of the archive."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.output_shards import is_listed
 from sscd_ops.catalog.sql import files_of, rows, run, tuples, value
 from sscd_ops.model import KnownImages, StoredFile
 
@@ -166,10 +167,7 @@ def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFil
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
         " WHERE s.sample_id = :s AND s.verdict = 'kept' AND p.snapshot_from IS NOT NULL"
         " AND (p.snapshot_to IS NULL OR p.snapshot_to > p.snapshot_from)"
-        " ORDER BY EXISTS (SELECT FROM sscd_ops.snapshots n WHERE n.dataset_id = s.dataset_id"
-        " AND n.expired_at IS NULL AND n.snapshot >= p.snapshot_from"
-        " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to)) DESC,"
-        " p.snapshot_from DESC LIMIT 1",
+        f" ORDER BY {is_listed('s.dataset_id')} DESC, p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )
     return None if found is None else files_of(found)

@@ -205,14 +205,15 @@ _LISTED = (
     " AND p.position = 0 AND p.snapshot_from IS NULL AND p.snapshot_to IS NULL) f"
 )
 """Shards of a snapshot, and those that decisions add: their numbers, and the first slot of each."""
-READABLE = (
-    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id"
-    " AND (p.snapshot_from IS NULL OR EXISTS (SELECT FROM sscd_ops.snapshots n"
-    " WHERE n.dataset_id = x.dataset_id AND n.expired_at IS NULL"
-    " AND n.snapshot >= p.snapshot_from"
-    " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to))))"
-)
-"""Of output shards ``o`` of decisions ``x``: a readable snapshot lists it, or may come to."""
+
+
+def is_listed(dataset: str) -> str:
+    """A condition on placements ``p``: a readable snapshot of a dataset, a column, lists it."""
+    return (
+        f"EXISTS (SELECT FROM sscd_ops.snapshots n WHERE n.dataset_id = {dataset}"
+        " AND n.expired_at IS NULL AND n.snapshot >= p.snapshot_from"
+        " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to))"
+    )
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
@@ -222,9 +223,10 @@ def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
     """
     return _shards(
         conn,
-        f"SELECT {_COLUMNS} JOIN (SELECT p.output_id, p.slot_from AS slot"
-        " FROM sscd_ops.placements p WHERE p.position = 0) f USING (output_id)"
-        f"{_OF_DATASET} AND o.files IS NOT NULL AND {READABLE}{_IN_ORDER}",
+        f"SELECT {_COLUMNS} JOIN sscd_ops.placements p ON p.output_id = o.output_id"
+        f" AND p.position = 0{_OF_DATASET} AND o.files IS NOT NULL AND"
+        f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')})"
+        " ORDER BY x.turn, p.slot_from, o.output_id",
         d=dataset_id,
     )
 

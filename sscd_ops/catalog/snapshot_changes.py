@@ -130,6 +130,36 @@ def given_again(conn: Connection, decisions: Collection[int]) -> list[tuple[UUID
     return [(sample_id, (decision_id, slot)) for sample_id, decision_id, slot in found]
 
 
+def withdrawn_now(
+    conn: Connection, dataset_id: int, samples: Sequence[tuple[UUID, bytes]]
+) -> set[UUID]:
+    """Which of some published samples, each with its image, are withdrawn by now."""
+    of_image: dict[bytes, list[UUID]] = {}
+    for sample_id, digest in samples:
+        of_image.setdefault(digest, []).append(sample_id)
+    changed = (
+        "SELECT c.sample_id, c.image_sha256, c.verdict = 'withdrawn' FROM sscd_ops.changes c"
+        " JOIN sscd_ops.decisions e ON e.decision_id = c.decision_id AND e.turn = c.turn"
+        " WHERE c.dataset_id = :d AND c.turn_to IS NULL AND"
+    )
+    found = tuples(
+        conn,
+        f"{changed} c.image_sha256 = ANY(:i) UNION ALL {changed} c.sample_id = ANY(:s)",
+        d=dataset_id,
+        s=[sample_id for sample_id, _ in samples],
+        i=list(of_image),
+    )
+    by_image: dict[UUID, bool] = {}
+    own: dict[UUID, bool] = {}
+    for number, digest, is_withdrawn in found:
+        if digest is None:
+            own[number] = is_withdrawn
+        else:
+            by_image |= dict.fromkeys(of_image[bytes(digest)], is_withdrawn)
+    # a change of the sample itself speaks before that of its image
+    return {sample_id for sample_id, is_withdrawn in (by_image | own).items() if is_withdrawn}
+
+
 # ---------------------------------------------------------------- decisions
 
 

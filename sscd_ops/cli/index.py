@@ -52,7 +52,7 @@ def index_verify(config: str | None, dataset: str) -> None:
     with open_wiring(config, progress=True) as parts:
         problems = verify_index(parts, dataset)
     for problem in problems:
-        print_line(problem)
+        print_line(str(problem))
     if problems:
         sys.exit(1)
     say("every segment and mask is there with its sha256, and so is what they follow from")

@@ -352,6 +352,39 @@ def snapshot_expire(
 # ---------------------------------------------------------------- its files
 
 
+@snapshot.command("reproduce")
+@click.argument("number", type=int)
+@config_option
+@dataset_option
+@click.option("--root", metavar="DIR", required=True, help="Where to: a folder or fsspec URL.")
+@click.option("--less-withdrawn", is_flag=True, help="Leave out what is withdrawn by now.")
+@guarded
+def snapshot_reproduce(
+    number: int, config: str | None, dataset: str, root: str, less_withdrawn: bool
+) -> None:
+    """Write a snapshot again below another root, from its sources; exit 1 where it differs.
+
+    Every sha256 is compared with the catalog's, and what cannot be had again is named. Expired
+    snapshots too. Shards without what is withdrawn have other bytes: they are named.
+
+    Example: sscd-ops snapshot reproduce 12 --dataset web --root /data/again
+    """
+    from sscd_ops.steps.reproduce import reproduce
+
+    with open_wiring(config, progress=True) as parts:
+        done = reproduce(parts, dataset, number, root, less_withdrawn=less_withdrawn)
+    for name, count in done.less.items():
+        say(f"{name}: without {count} that are withdrawn")
+    for line in (*done.differs, *done.left):
+        print_line(line)
+    if done.url:
+        say(f"{done.samples} samples in {done.shards} shards: {done.url}")
+    if not done.is_equal:
+        sys.exit(1)
+    others = "every other file" if done.less else "every file"
+    say(f"{others} has the sha256 that it had")
+
+
 @snapshot.command("verify")
 @config_option
 @dataset_option
@@ -372,14 +405,15 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
     from sscd_ops.steps.verify import verify_snapshot
 
     with open_wiring(config, progress=True) as parts:
-        with parts.catalog.begin() as conn:
-            _find(conn, dataset, number, readable=True)
+        if not repair:  # what is to be repaired may be that there is none
+            with parts.catalog.begin() as conn:
+                _find(conn, dataset, number, readable=True)
         done, left = rebuild_snapshots(parts, dataset) if repair else ([], [])
         problems = verify_snapshot(parts, dataset, number)
     for line in done:
         say(line)
     for problem in [*left, *problems]:
-        print_line(problem)
+        print_line(str(problem))
     if left or problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")

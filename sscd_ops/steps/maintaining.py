@@ -17,7 +17,7 @@ from sscd_ops.steps import compacting, compacting_shards
 from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.vacuum import vacuum
-from sscd_ops.steps.verify import verify_index, verify_snapshot
+from sscd_ops.steps.verify import verify_catalog
 
 Task = Literal["compact", "expire", "vacuum", "verify"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -168,7 +168,7 @@ def _verify(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
     del actor
     if dry_run:
         return Maintained("verify", {}, ["all rows and files, at the end"], [])
-    found = [str(each) for each in (*verify_snapshot(parts, name), *verify_index(parts, name))]
+    found = [str(finding) for finding in verify_catalog(parts, name)]
     said = f"{len(found)} findings" if found else "rows and files are as promised"
     return Maintained("verify", {"findings": len(found)}, [said], found)
 

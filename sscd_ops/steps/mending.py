@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sscd_ops.catalog import batches, searches, shards
+from sscd_ops.catalog.checks import RESTORE
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import NamedFile
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
@@ -15,7 +16,13 @@ from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SegmentPart, SourceShard
 from sscd_ops.steps import survey
-from sscd_ops.steps.damage import both_damaged, damage, noting
+from sscd_ops.steps.damage import (
+    OF_DESCRIPTORS,
+    both_damaged,
+    damage,
+    damaged_roles,
+    noting,
+)
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work
 
@@ -28,6 +35,8 @@ def mend_steps(
 ) -> list[str]:
     """Mend manifests, work lists, descriptor and candidate files of all batches; what was done.
 
+    Descriptor files of a segment that is lost too are left: they are made anew with it.
+
     Args:
         parts: the real parts.
         dataset: whose.
@@ -37,8 +46,15 @@ def mend_steps(
     with parts.catalog.begin() as conn:
         named = shards.named_files(conn, dataset.dataset_id)
     lost = [found for found in named if damage(parts, found.file) is not None]
+    with_segment = {
+        batch_id
+        for batch_id, (segment, _) in live.items()
+        if OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files))
+    }
     done = []
     for found in lost:
+        if found.role == "descriptors" and found.decided and found.batch_id in with_segment:
+            continue
         with noting(left):
             done.append(f"batch {found.batch_id}: {_mend(parts, found, live)}")
     return done
@@ -96,8 +112,8 @@ def _descriptors_from_segment(
         if part.rows != ends[-1]:
             raise FileMismatch(
                 f"segment {segment.segment_id} has {part.rows} rows of batch {found.batch_id},"
-                f" which embedded {ends[-1]}: the catalog was changed by hand, restore it from a"
-                " backup"
+                f" which embedded {ends[-1]}; the catalog was"
+                f" changed by hand: {RESTORE}"
             )
         rows = slice(part.first_row + rows.start, part.first_row + rows.stop)
         try:

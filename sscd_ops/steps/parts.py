@@ -43,6 +43,13 @@ class Parts(Rooms, Protocol):
     def store(self) -> Store:
         """The storage root."""
 
+    def store_at(self, root: str) -> Store:
+        """A root beside the storage root, a folder or URL.
+
+        Raises:
+            UsageError: it is the storage root, or in it.
+        """
+
     def tar_sink(self, stream: BinaryIO) -> TarSink:
         """A writer of published tars."""
 

@@ -19,7 +19,7 @@ from sscd_ops.steps.freezing import model_for_attempt
 from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch
 from sscd_ops.steps.reports import Report, in_line
-from sscd_ops.steps.snapshots import repair_latest
+from sscd_ops.steps.snapshots import check_pointer, repair_latest
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ def run(
     """
     watch = Stopwatch()
     options = _options(parts, dataset)
+    with parts.catalog.begin() as conn:
+        check_pointer(parts, conn, dataset)
     asked = {"supplement": supplement, "dry_run": dry_run}
     batch = choose_batch(parts, options, interval, runner, hold, **asked)
     own = batch if batch.supplement and batch.state is BatchState.PUBLISHED else None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sscd_ops.catalog import datasets, output_shards, snapshots
+from sscd_ops.catalog import datasets, events, output_shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.snapshots import Label, Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
-from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
+from sscd_ops.errors import CatalogBehind, CatalogUnavailable, FileMismatch, StoreRefused
 from sscd_ops.steps.dataset_card import card, card_name, is_ours
 from sscd_ops.steps.parts import Parts, restore, write_bytes
 
@@ -120,30 +121,56 @@ def repair_latest(parts: Parts, dataset: str) -> None:
 
     Raises:
         CatalogUnavailable: the lock was lost again and again while they were written.
+        CatalogBehind: the pointer names a snapshot that the catalog does not have.
     """
+    _repair(parts, dataset, back=False)
+
+
+def set_back_latest(parts: Parts, dataset: str) -> str | None:
+    """As ``repair_latest``, and back where the catalog forgot snapshots; what was done then.
+
+    A person asks for it: training jobs may have read the snapshots that are forgotten.
+    """
+    return _repair(parts, dataset, back=True)
+
+
+def _repair(parts: Parts, dataset: str, *, back: bool) -> str | None:
     for left in reversed(range(_TRIES)):
         wrote: list[bool] = []
         try:
-            _write_latest(parts, dataset, wrote)
-            return
+            return _write_latest(parts, dataset, wrote, back=back)
         except CatalogUnavailable:
             # the lock went while storage hung: what was written then may be the older one
             if not wrote or not left:
                 raise
+    return None
 
 
-def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
+def _write_latest(parts: Parts, dataset: str, wrote: list[bool], *, back: bool) -> str | None:
     name = _latest(dataset)
     with parts.catalog.begin() as conn:
         row = datasets.read(conn, dataset)
-        if row is None or row.snapshot == 0:
-            return
+        if row is None:
+            return None
         # the lock orders writers: nobody can put an older pointer after a newer one
         row = datasets.lock(conn, row.dataset_id)
         newest = snapshots.read_snapshot(conn, row.dataset_id)
-        if newest is None:
-            return
         latest = parts.store.read_small(name)
+        ahead = snapshot_ahead(latest, newest)
+        if ahead is not None and not back:
+            raise _behind(parts, dataset, ahead, newest)
+        done = None
+        if ahead is not None:
+            now = "is removed: there is none" if newest is None else f"names {newest.number} again"
+            done = f"latest.json named snapshot {ahead}, which the catalog does not have: it {now}"
+            details = {"from": ahead, "to": 0 if newest is None else newest.number}
+            events.add_event(
+                conn, row.dataset_id, "set_back", actor="snapshot verify --repair", details=details
+            )
+        if newest is None:
+            if ahead is not None:
+                parts.store.delete(name)
+            return done
         if latest is None:
             _check_mounted(parts, conn, newest)
         wanted = read_snapshot_file(parts, conn, dataset, newest)
@@ -154,6 +181,7 @@ def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
             parts.store.replace(name, body)
         if stale:
             datasets.read(conn, dataset)  # fails where the lock is no longer ours
+    return done
 
 
 def stale_card(parts: Parts, dataset: str, document: bytes) -> dict[str, bytes]:
@@ -169,14 +197,72 @@ def stale_card(parts: Parts, dataset: str, document: bytes) -> dict[str, bytes]:
 
 
 def check_root(parts: Parts, conn: Connection, dataset: Dataset) -> None:
-    """Refuse a root that is not mounted, before anything is written there.
+    """Refuse a root that is not mounted, or newer than the catalog, before anything is written.
 
     Raises:
         StoreRefused: nothing of the newest snapshot is there.
+        CatalogBehind: there are snapshots that the catalog does not have.
     """
+    latest = check_pointer(parts, conn, dataset.name)
     newest = snapshots.read_snapshot(conn, dataset.dataset_id)
-    if newest is not None and parts.store.read_small(_latest(dataset.name)) is None:
+    if newest is not None and latest is None:
         _check_mounted(parts, conn, newest)
+
+
+def check_pointer(parts: Parts, conn: Connection, dataset: str) -> bytes | None:
+    """Refuse a catalog that is older than the files; else the content of ``latest.json``.
+
+    Also of a dataset that the catalog does not have.
+
+    Raises:
+        CatalogBehind: there are snapshots that the catalog does not have.
+    """
+    # in this order: the pointer follows the row
+    latest = read_latest(parts, dataset)
+    row = datasets.read(conn, dataset)
+    newest = None if row is None else snapshots.read_snapshot(conn, row.dataset_id)
+    ahead = snapshot_ahead(latest, newest)
+    if ahead is not None:
+        raise _behind(parts, dataset, ahead, newest)
+    return latest
+
+
+def read_latest(parts: Parts, dataset: str) -> bytes | None:
+    """The content of ``latest.json``; None where there is none."""
+    return parts.store.read_small(_latest(dataset))
+
+
+def snapshot_ahead(latest: bytes | None, newest: Snapshot | None) -> int | None:
+    """The snapshot that ``latest.json`` names, where the catalog has none of that number.
+
+    ``latest``: its content, read before ``newest`` or under the lock. Of one that is damaged none.
+    """
+    number = snapshot_named(latest, newest)
+    return number if number > (0 if newest is None else newest.number) else None
+
+
+def snapshot_named(latest: bytes | None, newest: Snapshot | None) -> int:
+    """The number of the snapshot that ``latest.json`` names; 0 where that cannot be told."""
+    if latest is None:
+        return 0
+    if newest is not None and hashlib.sha256(latest).hexdigest() == newest.file.sha256:
+        return newest.number
+    try:
+        found = json.loads(latest)["snapshot"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return found if isinstance(found, int) else 0
+
+
+def _behind(parts: Parts, dataset: str, ahead: int, newest: Snapshot | None) -> CatalogBehind:
+    has = "none" if newest is None else f"{newest.number} as the newest"
+    return CatalogBehind(
+        f"{parts.store.url(_latest(dataset))} names snapshot {ahead} and the catalog has {has}: the"
+        " catalog is older than the files, as where an older dump was restored; restore a newer one"
+        " (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run the"
+        f" nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
+        " latest.json back"
+    )
 
 
 def _latest(dataset: str) -> str:

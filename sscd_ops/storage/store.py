@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from sscd_ops.drivers import asking, told
-from sscd_ops.errors import ConfigError, StoreUnavailable
+from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
 from sscd_ops.model import StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
@@ -23,6 +23,7 @@ from sscd_ops.storage.checked import NO_FILE, Checked, mismatch, sha256_of
 from sscd_ops.storage.hashing import HashingStream
 
 _TEMPORARY = ".tmp-"
+_PIECE = 1 << 20
 
 
 def open_store(options: StorageOptions) -> Store:
@@ -118,6 +119,16 @@ class LocalStore:
         """The file's path; its sha256 is compared once, and again when it was written since."""
         return self._compared(file)
 
+    def pieces(self, file: StoredFile) -> Iterator[bytes]:
+        """The file's bytes in pieces, its sha256 compared behind the last."""
+        path = self._path(file.name)
+        try:
+            with path.open("rb", buffering=0) as stream:
+                yield from _compared(iter(lambda: stream.read(_PIECE), b""), file, str(path))
+        except OSError as error:
+            self._compared(file, anew=True)  # says what is wrong with it
+            raise told(str(path), error) from error
+
     def verify(self, file: StoredFile) -> None:
         """Compare the whole file's sha256."""
         self._compared(file, anew=True)
@@ -162,6 +173,20 @@ def _fill(stream: Any, write: Callable[[BinaryIO], None]) -> tuple[str, int]:
         write(cast("BinaryIO", hashing))
     os.fsync(stream.fileno())
     return hashing.sha256, hashing.bytes
+
+
+def _compared(pieces: Iterator[bytes], file: StoredFile, where: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    found = digest.hexdigest()
+    if found != file.sha256:
+        raise _other_bytes(file, where, found)
+
+
+def _other_bytes(file: StoredFile, where: str, sha256: str) -> FileMismatch:
+    return mismatch(file.name, where, f"has sha256 {sha256}, the catalog says {file.sha256}")
 
 
 def _move(temporary: Path, path: Path, name: str) -> None:
@@ -267,14 +292,22 @@ class RemoteStore:
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
+        for piece in self._read(name):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _read(self, name: str) -> Iterator[bytes]:
         with self._asking(name), self._no_folder(name):
             try:
                 with self._fs.open(self._path(name), "rb") as stream:
-                    while piece := stream.read(1 << 20):
-                        digest.update(piece)
+                    while piece := stream.read(_PIECE):
+                        yield piece
             except FileNotFoundError:
                 raise mismatch(name, self.url(name), "is missing") from None
-        return digest.hexdigest()
+
+    def pieces(self, file: StoredFile) -> Iterator[bytes]:
+        """The file's bytes in pieces, its sha256 compared behind the last; not its copy's."""
+        yield from _compared(self._read(file.name), file, self.url(file.name))
 
     def _asking(self, name: str) -> AbstractContextManager[None]:
         return asking(self.url(name))
@@ -307,8 +340,7 @@ class RemoteStore:
         """Read the whole file and compare its sha256; not its copy."""
         found = self._sha256(file.name)
         if found != file.sha256:
-            said = f"has sha256 {found}, the catalog says {file.sha256}"
-            raise mismatch(file.name, self.url(file.name), said)
+            raise _other_bytes(file, self.url(file.name), found)
 
     def drop_damaged_copy(self, file: StoredFile) -> bool:
         """Remove the copy in the cache if it is damaged; whether it was."""

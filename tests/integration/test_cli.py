@@ -927,6 +927,11 @@ WORDS = {
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
     **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify")},
+    "snapshot diff": ("1", "2", "--dataset", "web"),
+    "snapshot users": ("1", "--dataset", "web"),
+    "snapshot tag": ("1", "v1", "--dataset", "web", "--why", "x"),
+    "snapshot reproduce": ("1", "--dataset", "web", "--root", "/nowhere/again"),
+    "snapshot expire": ("1", "--dataset", "web", "--why", "x"),
     **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild", "compact")},
 }
 """What a command cannot do without."""

@@ -346,8 +346,8 @@ def test_neighbours_are_compared_by_the_placements_that_begin_or_end_between_the
         x=night,
     )
     ledger.run(
-        "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to,"
-        " snapshot_from, snapshot_to) SELECT output_id, decision_id, number, number + 1,"
+        "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to, position,"
+        " snapshot_from, snapshot_to) SELECT output_id, decision_id, number, number + 1, 0,"
         " number / 20 + 1, CASE WHEN number % 20 = 0 THEN number / 20 + 2 END"
         " FROM sscd_ops.output_shards"
     )

@@ -110,6 +110,20 @@ def test_a_file_is_named_by_its_content_and_read_back(store: Store) -> None:
         assert stream.read() == b"rows"
 
 
+def test_pieces_are_the_file_and_are_compared_behind_the_last(store: Store) -> None:
+    data = os.urandom(3 << 20)
+    file = store.put_named("web/shards/0.tar", writes(data))
+
+    assert b"".join(store.pieces(file)) == data
+
+    overwrite(store, file, data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(FileMismatch, match=r"0\.tar has sha256 .*--repair"):
+        list(store.pieces(file))
+    store.delete(file.name)
+    with pytest.raises(FileMismatch, match=r"0\.tar is missing; .*--repair"):
+        list(store.pieces(file))
+
+
 def test_a_final_name_is_written_again_with_equal_bytes_alone(store: Store) -> None:
     file = store.put_named("web/shards/0.tar", writes(b"one"))
 

@@ -353,6 +353,9 @@ CREATE TABLE sscd_ops.snapshots (
     PRIMARY KEY (dataset_id, snapshot)
 );
 
+CREATE INDEX snapshots_readable ON sscd_ops.snapshots (dataset_id, snapshot)
+    WHERE expired_at IS NULL;
+
 -- Names that people gave snapshots. A tag keeps its snapshot from being expired.
 CREATE TABLE sscd_ops.snapshot_tags (
     dataset_id      smallint NOT NULL,
