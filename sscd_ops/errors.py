@@ -9,7 +9,8 @@
     |-- TransientError           may work when tried again: Airflow retries these
     |   |-- StoreUnavailable
     |   |-- CatalogUnavailable
-    |   `-- CommitConflict       another process was quicker too many times
+    |   |-- CommitConflict       another process was quicker too many times
+    |   `-- FileRemoved          vacuum took a file away before its row was written
     |-- DataError                trying again cannot help: a person must look
     |   |-- SourceChanged        a source file changed or vanished after plan listed it
     |   |-- BatchHeld            the guard holds the batch until it is released
@@ -66,6 +67,10 @@ class CatalogUnavailable(TransientError):
 
 class CommitConflict(TransientError):
     """Another process changed the dataset again and again while this one tried to."""
+
+
+class FileRemoved(TransientError):
+    """`vacuum` removed a file before a row named it; a retry writes both."""
 
 
 class DataError(SscdOpsError):

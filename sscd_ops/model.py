@@ -145,6 +145,20 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file that a listing of the storage root shows.
+
+    ``modified``: seconds since 1970, None where the driver gives none. ``is_regular``: it is a
+    file, not a link or a device; nothing is known of where a link leads.
+    """
+
+    name: str
+    bytes: int
+    modified: float | None
+    is_regular: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FoundShard:
     """A source shard as a listing shows it; ``version`` changes when its content may have.
 

@@ -17,6 +17,7 @@ from sscd_ops.model import (
     FoundShard,
     ImageHeader,
     Interval,
+    ListedFile,
     Matches,
     MemberRef,
     RawSample,
@@ -103,6 +104,15 @@ class Store(Protocol):
 
     def drop_damaged_copy(self, file: StoredFile) -> bool:
         """Remove a file's local copy if it is damaged; whether it was. Another one is fetched."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, whatever its content; asked of storage itself."""
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """All files below a folder, hidden ones too, in no order; none where there is no folder.
+
+        Links are listed and never followed, not even one on the way from the root to the folder.
+        """
 
     def delete(self, name: str) -> None:
         """Remove a file; no error where it is already gone."""

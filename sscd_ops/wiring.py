@@ -128,7 +128,7 @@ class Wiring:
         url = self.database_url
         if not self._configured_url:
             upgrade(url)
-        catalog = Catalog(url)
+        catalog = Catalog(url, has_file=lambda name: self.store.has(name))
         catalog.check_schema()
         return catalog
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.naming import files_json
 from sscd_ops.catalog.placements import Span
-from sscd_ops.catalog.sql import files_json, files_of, run, tuples, value
+from sscd_ops.catalog.sql import files_of, run, tuples, value
 from sscd_ops.model import StoredFile
 
 
@@ -114,7 +115,7 @@ def replace_shards(
         o=list(output_ids),
     )
     if shard is not None:
-        _add(conn, shard, slots, snapshot, files=files_json(shard.files), replaces=True)
+        _add(conn, shard, slots, snapshot, files=files_json(conn, shard.files), replaces=True)
 
 
 def _add(
@@ -179,7 +180,7 @@ def register_output(conn: Connection, output_id: int, files: Mapping[str, Stored
         conn,
         "UPDATE sscd_ops.output_shards SET files = CAST(:f AS jsonb)"
         " WHERE output_id = :o AND files IS NULL AND name = :n",
-        f=files_json(files),
+        f=files_json(conn, files),
         o=output_id,
         n=files["tar"].name,
     )
@@ -214,6 +215,13 @@ def is_listed(dataset: str) -> str:
         " AND n.expired_at IS NULL AND n.snapshot >= p.snapshot_from"
         " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to))"
     )
+
+
+READABLE = (
+    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id AND"
+    f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')}))"
+)
+"""A condition on output shards ``o`` of decisions ``x``: readable, or waiting for their commit."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.catalog.naming import file_json
 from sscd_ops.catalog.output_shards import ListedShard
-from sscd_ops.catalog.sql import file_json, need_file, run, tuples
+from sscd_ops.catalog.sql import need_file, run, tuples
 from sscd_ops.errors import UsageError
 from sscd_ops.model import StoredFile
 
@@ -154,7 +155,7 @@ def add_snapshot(
         n=sum(shard.samples for shard in shards),
         k=len(shards),
         z=sum(shard.bytes or 0 for shard in shards),
-        f=file_json(file),
+        f=file_json(conn, file),
     )
     run(
         conn,

@@ -96,8 +96,8 @@ def index_compact(config: str | None, dataset: str, below: int) -> None:
     """Merge the segments of small nights: later ones open fewer files, with equal answers.
 
     Those that follow each other in turn order are merged; no verdict changes. Run it between
-    nights: one that has searched and is not decided searches again. The old files stay: earlier
-    generations name them.
+    nights: one that has searched and is not decided searches again. The old files stay until
+    `vacuum`.
 
     Example: sscd-ops index compact --config curation.toml --dataset web
     """

@@ -37,6 +37,7 @@ def _add_commands() -> None:
         snapshot,
         train,
         try_,
+        vacuum,
     )
 
     main.add_command(run)
@@ -46,6 +47,7 @@ def _add_commands() -> None:
     main.add_command(batch.batch)
     main.add_command(snapshot.snapshot)
     main.add_command(index.index)
+    main.add_command(vacuum.vacuum)
     main.add_command(maintain.maintain)
     main.add_command(catalog.catalog)
     main.add_command(evaluate.evaluate)

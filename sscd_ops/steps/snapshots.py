@@ -147,7 +147,7 @@ def _repair(parts: Parts, dataset: str, *, back: bool) -> str | None:
 
 
 def _write_latest(parts: Parts, dataset: str, wrote: list[bool], *, back: bool) -> str | None:
-    name = _latest(dataset)
+    name = latest_name(dataset)
     with parts.catalog.begin() as conn:
         row = datasets.read(conn, dataset)
         if row is None:
@@ -229,7 +229,7 @@ def check_pointer(parts: Parts, conn: Connection, dataset: str) -> bytes | None:
 
 def read_latest(parts: Parts, dataset: str) -> bytes | None:
     """The content of ``latest.json``; None where there is none."""
-    return parts.store.read_small(_latest(dataset))
+    return parts.store.read_small(latest_name(dataset))
 
 
 def snapshot_ahead(latest: bytes | None, newest: Snapshot | None) -> int | None:
@@ -257,15 +257,16 @@ def snapshot_named(latest: bytes | None, newest: Snapshot | None) -> int:
 def _behind(parts: Parts, dataset: str, ahead: int, newest: Snapshot | None) -> CatalogBehind:
     has = "none" if newest is None else f"{newest.number} as the newest"
     return CatalogBehind(
-        f"{parts.store.url(_latest(dataset))} names snapshot {ahead} and the catalog has {has}: the"
-        " catalog is older than the files, as where an older dump was restored; restore a newer one"
-        " (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run the"
+        f"{parts.store.url(latest_name(dataset))} names snapshot {ahead} and the catalog has {has}:"
+        " the catalog is older than the files, as where an older dump was restored; restore a newer"
+        " one (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run the"
         f" nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
         " latest.json back"
     )
 
 
-def _latest(dataset: str) -> str:
+def latest_name(dataset: str) -> str:
+    """Name of the pointer to the newest snapshot, relative to the root."""
     return f"{dataset}/snapshots/latest.json"
 
 

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from sscd_ops.catalog import (
     checks,
     datasets,
+    named_files,
     output_shards,
     placements,
     segments,
-    shards,
     snapshots,
 )
 from sscd_ops.catalog.checks import RESTORE
@@ -260,7 +260,7 @@ def verify_index(parts: Parts, name: str) -> list[Finding]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-        named = shards.named_files(conn, dataset.dataset_id)
+        named = named_files.step_files(conn, dataset.dataset_id)
     problems: list[Finding] = []
     hopeless: list[Finding] = []
     parts.progress.start(f"verify index of {name}", len(live) + len(named))

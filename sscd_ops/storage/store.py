@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,7 +16,7 @@ import fsspec
 
 from sscd_ops.drivers import asking, told
 from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
-from sscd_ops.model import StoredFile
+from sscd_ops.model import ListedFile, StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
 from sscd_ops.storage.cache import FileCache
@@ -144,13 +145,54 @@ class LocalStore:
         """There are no copies."""
         return False
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return self._path(name).is_file()
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """All files below a folder."""
+        path = self._path(folder)
+        at = ""
+        try:
+            for part in folder.split("/"):
+                at = f"{at}/{part}".removeprefix("/")
+                if self._path(at).is_symlink():
+                    yield ListedFile(at, 0, None, is_regular=False)
+                    return
+            if path.is_dir():
+                yield from _walk(path, folder)
+        except OSError as error:
+            raise told(str(path), error) from error
+
     def delete(self, name: str) -> None:
         """Remove a file."""
-        self._path(name).unlink(missing_ok=True)
+        path = self._path(name)
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return  # as where its folder is gone
+        except OSError as error:
+            raise told(str(path), error) from error
 
     def url(self, name: str) -> str:
         """The file's path."""
         return str(self._path(name))
+
+
+def _walk(path: Path, folder: str) -> Iterator[ListedFile]:
+    """The files below a folder, which has a name relative to the root; links are not followed."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}"
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _walk(path / entry.name, name)
+                    continue
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # it went meanwhile
+                continue
+            is_regular = entry.is_file(follow_symlinks=False)
+            yield ListedFile(name, found.st_size, found.st_mtime, is_regular)
 
 
 @contextlib.contextmanager
@@ -346,6 +388,26 @@ class RemoteStore:
         """Remove the copy in the cache if it is damaged; whether it was."""
         return self._cache.drop_damaged(file)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        with self._asking(name):
+            self._fs.invalidate_cache()  # drivers remember what a folder held
+            return bool(self._fs.isfile(self._path(name)))
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """All files below a folder."""
+        with self._asking(folder):
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.find(self._path(folder), detail=True)
+            except FileNotFoundError:
+                return
+        for path, info in found.items():
+            inside = str(path).removeprefix(f"{self._base}/")
+            if inside.startswith(f"{folder}/") and not inside.endswith("/"):
+                is_regular = info.get("type") == "file" and not info.get("islink", False)
+                yield ListedFile(inside, int(info.get("size") or 0), _modified(info), is_regular)
+
     def delete(self, name: str) -> None:
         """Remove a file."""
         with self._asking(name), contextlib.suppress(FileNotFoundError):
@@ -354,3 +416,23 @@ class RemoteStore:
     def url(self, name: str) -> str:
         """The file's full URL."""
         return f"{self.root}/{checked_name(name)}"
+
+
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What drivers call a file's time in a listing, that of its content first."""
+
+
+def _modified(info: dict[str, Any]) -> float | None:
+    """When a file was last written, in seconds since 1970; None where its driver does not say."""
+    for name in _TIMES:
+        value = info.get(name)
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                continue
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None

@@ -467,6 +467,39 @@ def test_a_batch_whose_command_died_is_shown_as_failed(fresh: Site) -> None:
     assert [row["state"] for row in fresh.json("batch", "list")] == ["published"]
 
 
+def test_vacuum_lists_before_it_acts_and_says_what_it_did(fresh: Site) -> None:
+    fresh("run", "--dataset", "web", "--date", FIRST)
+    root = fresh.folder / "root"
+    left = root / "web" / "manifests" / f"{'0' * 64}.parquet"
+    left.write_bytes(b"left")
+    (root / "web" / "manifests" / "notes.txt").write_text("somebody's")
+
+    listed = fresh("vacuum", "--dry-run", "--grace", 0, "--format", "csv")
+    young = fresh("vacuum", "--grace", "1h")
+    gone = fresh.json("vacuum", "--dataset", "web", "--grace", "0s")
+    again = fresh("vacuum", "--grace", 0)
+
+    assert f"web,remove,4,web/manifests/{left.name}" in listed.stdout.splitlines()
+    assert "left alone, not written by sscd-ops: web/manifests/notes.txt" in listed.stderr
+    assert "web: 0 files (0 bytes) condemned, 0 files (0 bytes) removed\n" in young.stderr
+    told = {row["folder"]: row for row in gone}
+    assert told["manifests"] == {
+        "dataset": "web",
+        "folder": "manifests",
+        "condemned": 1,
+        "condemned_bytes": 4,
+        "removed": 1,
+        "removed_bytes": 4,
+    }
+    assert not left.exists()
+    assert sum(row["removed"] for row in gone) == len(listed.stdout.splitlines()) - 1
+    assert "nothing there" in again.stderr
+    (event,) = [row for row in fresh.json("audit", "events") if row["kind"] == "vacuumed"]
+    assert event["details"]["removed"]["manifests"] == {"files": 1, "bytes": 4}
+    for wrong in ("-1", "2w", "nan"):
+        assert "grace" in fresh("vacuum", "--grace", wrong, exit_code=2).stderr
+
+
 def test_an_abandoned_batch_is_planned_anew(fresh: Site) -> None:
     night = ("run", "--dataset", "web", "--date", EMPTY)
     fresh(*night, exit_code=1)
@@ -981,6 +1014,7 @@ def test_every_command_says_that_the_database_does_not_answer(site: Site, comman
         "index verify",
         "index rebuild",
         "index compact",
+        "vacuum",
         f"explain {FIRST}/crawl.tar#one",
     ],
 )

@@ -442,9 +442,13 @@ def assert_catalog_and_files_agree(world: World) -> None:
         with parts.catalog.begin() as conn:
             named = rows(
                 conn,
-                "SELECT manifest AS file FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
-                " UNION ALL SELECT descriptors FROM sscd_ops.source_shards"
-                " WHERE descriptors IS NOT NULL UNION ALL SELECT file FROM sscd_ops.searches"
+                "WITH given_up AS (SELECT a.attempt_id FROM sscd_ops.attempts a"
+                " JOIN sscd_ops.batches b USING (batch_id)"
+                " WHERE a.attempt_id <> b.attempt_id OR b.state = 'abandoned')"
+                " SELECT file FROM (SELECT attempt_id, manifest AS file FROM sscd_ops.source_shards"
+                " UNION ALL SELECT attempt_id, descriptors FROM sscd_ops.source_shards"
+                " UNION ALL SELECT attempt_id, file FROM sscd_ops.searches) f"
+                " WHERE file IS NOT NULL AND attempt_id NOT IN (SELECT attempt_id FROM given_up)"
                 " UNION ALL SELECT file FROM sscd_ops.snapshots WHERE expired_at IS NULL",
             )
         for row in named:

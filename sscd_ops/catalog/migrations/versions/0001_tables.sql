@@ -379,6 +379,17 @@ CREATE TABLE sscd_ops.snapshot_users (
     PRIMARY KEY (dataset_id, snapshot, run),
     FOREIGN KEY (dataset_id, snapshot) REFERENCES sscd_ops.snapshots
 );
+-- Files that no row named when vacuum looked. One of them is removed only while its row is deleting,
+-- and locked; a row that comes to name it takes this one away. It stays for a while after the file.
+CREATE TABLE sscd_ops.condemned (
+    name            text PRIMARY KEY,               -- relative to the root
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    bytes           bigint NOT NULL,
+    condemned_at    timestamptz NOT NULL DEFAULT now(),
+    deleting        boolean NOT NULL DEFAULT false, -- true: vacuum may remove the file
+    removed_at      timestamptz                     -- it did
+);
+CREATE INDEX condemned_by_dataset ON sscd_ops.condemned (dataset_id);
 
 CREATE TABLE sscd_ops.events (
     event_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
