@@ -126,7 +126,7 @@ class _Compaction(NextSnapshot):
         """What was merged, once it is in force."""
 
     def merge(
-        self, seen: Seen, listed: Sequence[ListedShard], rewritten: Sequence[Replaced]
+        self, seen: Seen, listed: Sequence[ListedShard], rewritten: list[Replaced]
     ) -> list[Replaced]:
         """Write what small shards become, also those that were written without what is lost.
 

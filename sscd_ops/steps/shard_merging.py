@@ -58,6 +58,12 @@ def write_merged(parts: Parts, shards: Sequence[OutputShard], merged: OutputShar
         FileMismatch: a shard is lost or damaged, or its parquet lists another number of samples.
     """
     tables = [_table(parts, shard) for shard in shards]
+    for shard, table in zip(shards, tables, strict=True):
+        if table.schema != tables[0].schema:
+            raise FileMismatch(
+                f"{shard.name}: its parquet has other columns than that of {shards[0].name}, so"
+                " another release wrote one of them: they cannot be merged"
+            )
     moved: list[int] = []
     put = partial(put_file, parts)
 

@@ -68,8 +68,8 @@ def document(
 
 def _entry(shard: ListedShard) -> str:
     """A shard as ``json.dumps`` indents it there, which takes ten times as long for many."""
-    # a shard that took the place of one that held what is kept no longer bears that turn
-    maker = made_by(shard) if shard.turn == shard.decided_turn else turn_label(shard.turn)
+    # as its folder is named: a shard that took the place of others bears a turn of its own
+    maker = shard.name.split("/")[-2].rpartition("-")[0]
     url = "../" + shard.name.partition("/")[2]
     return (
         f'  {{\n   "batch": {_text(maker)},\n   "filesize": {shard.bytes},\n'
@@ -259,8 +259,8 @@ def _behind(parts: Parts, dataset: str, ahead: int, newest: Snapshot | None) -> 
     return CatalogBehind(
         f"{parts.store.url(latest_name(dataset))} names snapshot {ahead} and the catalog has {has}:"
         " the catalog is older than the files, as where an older dump was restored; restore a newer"
-        " one (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run the"
-        f" nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
+        " one (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run"
+        f" the nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
         " latest.json back"
     )
 

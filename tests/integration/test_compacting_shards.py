@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from sscd_ops.errors import FileMismatch, UsageError
@@ -18,8 +20,10 @@ from sscd_ops.steps.rebuilding import rebuild_snapshots
 from sscd_ops.steps.snapshots import shard_names
 from sscd_ops.steps.verify import verify_snapshot
 from sscd_ops.testing import picture
+from tests.databases import fresh_database
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed, die_at
+from tests.integration.test_damage import copy_of
 from tests.integration.test_nights import DAYS, clouds
 from tests.integration.world import (
     DATASET,
@@ -29,18 +33,41 @@ from tests.integration.world import (
 )
 from tests.soak import sweep
 
+NEXT = DAYS[3]
 Listed = list[tuple[str, str, list[str]]]
 """Of a snapshot: name of each tar, its sha256, and its samples' keys in order."""
 
 
-def nights(*worlds: World, samples: Sequence[int] = (3, 3, 3)) -> None:
+def run_nights(world: World, samples: Sequence[int]) -> None:
     """Nights of so many small pictures, each of another."""
     first = 0
     for day, count in zip(DAYS, samples, strict=False):
-        worlds[0].put(day, "a.tar", clouds(range(first, first + count)))
+        world.put(day, "a.tar", clouds(range(first, first + count)))
         first += count
-        for world in worlds:
-            world.night(day)
+        world.night(day)
+
+
+@pytest.fixture(scope="module")
+def begun(
+    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
+) -> Iterator[World]:
+    """Three nights of three pictures, c0000 to c0008; nobody changes it."""
+    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
+        world = World(tmp_path_factory.mktemp("begun"), url)
+        run_nights(world, (3, 3, 3))
+        yield world
+
+
+@pytest.fixture
+def nights(begun: World, tmp_path: Path, postgres_home: Path) -> Iterator[World]:
+    """A dataset after three nights."""
+    yield from copy_of(begun, tmp_path / "nights", postgres_home)
+
+
+@pytest.fixture
+def other_nights(begun: World, tmp_path: Path, postgres_home: Path) -> Iterator[World]:
+    """Its equal, with another root and database."""
+    yield from copy_of(begun, tmp_path / "others", postgres_home)
 
 
 def compacted(world: World, below: int | None = None) -> Compacted:
@@ -74,69 +101,70 @@ def assert_sound(world: World) -> None:
 
 
 @pytest.mark.parametrize("root", ["folder", "memory"])
-def test_shards_of_many_nights_become_one_and_old_snapshots_stay(world: World, root: str) -> None:
+def test_shards_of_many_nights_become_one_and_old_snapshots_stay(nights: World, root: str) -> None:
     if root == "memory":
-        world.storage = StorageOptions(f"memory://{world.base}", str(world.base / "cache"), 10**9)
-    nights(world)
-    before = [listed(world, number) for number in (1, 2, 3)]
-    with world.parts() as parts:
+        copied = fsspec.filesystem("memory")
+        copied.put(str(nights.base / "root"), str(nights.base / "root"), recursive=True)
+        nights.storage = StorageOptions(
+            f"memory://{nights.base}/root", str(nights.base / "cache"), 10**9
+        )
+    before = [listed(nights, number) for number in (1, 2, 3)]
+    with nights.parts() as parts:
         urls = shard_names(parts, DATASET, 3, "")
         planned = would_merge(parts, DATASET)
-    verdicts = world.ask("SELECT * FROM curation.verdicts ORDER BY sample_id, turn")
+    verdicts = nights.ask("SELECT * FROM curation.verdicts ORDER BY sample_id, turn")
 
-    done = compacted(world)
+    done = compacted(nights)
 
     (merge,) = done.merges
     assert (done.merges, done.parent, planned.snapshot) == (planned.merges, 3, None)
     assert (done.snapshot, done.shards, done.samples) == (4, 1, 9)
     assert list(merge.shards) == [name for name, _, _ in before[2]]
-    ((name, _, keys),) = after = listed(world, 4)
+    ((name, _, keys),) = after = listed(nights, 4)
     assert name == merge.into
     assert name.split("/")[2].startswith("turn-000003-")
     assert keys == keys_of(before[2])
-    assert [listed(world, number) for number in (1, 2, 3)] == before
-    with world.parts() as parts:
+    assert [listed(nights, number) for number in (1, 2, 3)] == before
+    with nights.parts() as parts:
         assert shard_names(parts, DATASET, 3, "") == urls
-    assert world.ask("SELECT * FROM curation.verdicts ORDER BY sample_id, turn") == verdicts
-    (event,) = world.ask("SELECT * FROM curation.events WHERE kind = 'compacted'")
+    assert nights.ask("SELECT * FROM curation.verdicts ORDER BY sample_id, turn") == verdicts
+    (event,) = nights.ask("SELECT * FROM curation.events WHERE kind = 'compacted'")
     assert event["details"] == {"snapshot": 4, "shards": 3, "into": 1, "samples": 9}
-    assert_sound(world)
+    assert_sound(nights)
 
     # the next night is in a snapshot beside it
-    world.put(DAYS[3], "a.tar", clouds(range(20, 23)))
-    world.night(DAYS[3])
-    assert listed(world, 5)[:1] == after
-    assert_sound(world)
+    nights.put(NEXT, "a.tar", clouds(range(20, 23)))
+    nights.night(NEXT)
+    assert listed(nights, 5)[:1] == after
+    assert_sound(nights)
 
 
-def test_compacting_again_does_nothing(world: World) -> None:
-    nights(world)
-    compacted(world)
-    there = world.published()
+def test_compacting_again_does_nothing(nights: World) -> None:
+    compacted(nights)
+    there = nights.published()
 
-    done = compacted(world)
+    done = compacted(nights)
 
     assert (done.merges, done.snapshot, done.parent) == ([], None, 4)
-    assert world.published() == there
+    assert nights.published() == there
 
 
 def test_equal_shards_merge_under_equal_names_whenever_that_is(
-    world: World, other_world: World
+    nights: World, other_nights: World
 ) -> None:
     """A night that was decided and not published meanwhile, and a large one, change no name."""
-    nights(world, other_world)
-    for each in (world, other_world):
+    for each in (nights, other_nights):
         each.change(publish={"max_samples": 12})
-    (first,) = compacted(world).merges
-    world.put(DAYS[3], "a.tar", clouds(range(20, 27)))
-    other_world.night(DAYS[3])
+    (first,) = compacted(nights).merges
+    nights.put(NEXT, "a.tar", clouds(range(20, 27)))
+    other_nights.night(NEXT)
 
-    (second,) = compacted(other_world).merges
+    (second,) = compacted(other_nights).merges
 
     assert first == second
-    assert other_world.published()[second.into] == world.published()[first.into]
-    assert [len(keys) for _, _, keys in listed(other_world, 5)] == [9, 7]
-    assert_sound(other_world)
+    assert other_nights.published()[second.into] == nights.published()[first.into]
+    assert [len(keys) for _, _, keys in listed(other_nights, 5)] == [9, 7]
+    assert_sound(other_nights)
 
 
 def test_shards_of_other_forms_and_columns_are_left_apart(world: World) -> None:
@@ -162,24 +190,25 @@ def test_shards_of_other_forms_and_columns_are_left_apart(world: World) -> None:
     assert compacted(world).merges == []
 
 
-def test_what_is_small_and_what_fits_are_settings_of_now(world: World) -> None:
-    nights(world, samples=(3, 3, 3, 3))
-    sizes = [row["bytes"] for row in world.ask("SELECT bytes FROM curation.shards")]
+def test_what_is_small_and_what_fits_are_settings_of_now(nights: World) -> None:
+    nights.put(NEXT, "a.tar", clouds(range(20, 23)))
+    nights.night(NEXT)
+    sizes = [row["bytes"] for row in nights.ask("SELECT bytes FROM curation.shards")]
 
-    assert compacted(world, below=min(sizes)).merges == []
-    world.change(publish={"max_samples": 6})
-    assert compacted(world).merges == []  # three of six are no less than half
-    world.change(publish={"max_samples": 7})
-    assert [len(merge.shards) for merge in compacted(world).merges] == [2, 2]
-    world.change(publish={"max_samples": 100, "max_bytes": sum(sizes)})
-    assert [len(merge.shards) for merge in compacted(world).merges] == [2]
-    assert_sound(world)
+    assert compacted(nights, below=min(sizes)).merges == []
+    nights.change(publish={"max_samples": 6})
+    assert compacted(nights).merges == []  # three of six are no less than half
+    nights.change(publish={"max_samples": 7})
+    assert [len(merge.shards) for merge in compacted(nights).merges] == [2, 2]
+    nights.change(publish={"max_samples": 100, "max_bytes": 3 * sum(sizes)})
+    assert [len(merge.shards) for merge in compacted(nights).merges] == [2]
+    assert_sound(nights)
 
 
 def test_a_night_cut_small_is_merged_when_the_limit_was_raised(world: World) -> None:
     """All of one decision: nothing but its folder says that the shard took others' place."""
     world.change(publish={"max_samples": 2})
-    nights(world, samples=(6,))
+    run_nights(world, (6,))
     assert len(listed(world, 1)) == 3
     world.change(publish={"max_samples": 100})
 
@@ -200,39 +229,38 @@ def test_a_dataset_without_snapshots_and_one_that_is_not_there(world: World) -> 
 # ---------------------------------------------------------------- what is kept no longer
 
 
-def test_what_was_withdrawn_is_left_out_of_the_merged_shard(world: World) -> None:
-    nights(world)
-    with world.parts() as parts:
-        lead_by(parts, {"c0001": "free"}, {"c0006": "free", "c0007": "free", "c0008": "free"})
-    before = [listed(world, number) for number in (1, 2, 3)]
+def test_what_was_withdrawn_is_left_out_of_the_merged_shard(nights: World) -> None:
+    with nights.parts() as parts:
+        gone = {f"c{number:04d}": "free" for number in (4, 6, 7, 8)}  # all of the third night
+        lead_by(parts, {"c0001": "free"}, gone)
+    before = [listed(nights, number) for number in (1, 2, 3)]
 
-    done = compacted(world)
+    done = compacted(nights)
 
     assert [len(merge.shards) for merge in done.merges] == [2]
-    ((name, _, keys),) = listed(world, 4)
-    assert len(keys) == 5
+    ((name, _, keys),) = listed(nights, 4)
+    assert len(keys) == 4
     # it bears the turn at which a shard was last written without something
     assert name.split("/")[2].startswith("turn-000005-")
-    assert [listed(world, number) for number in (1, 2, 3)] == before
-    assert_sound(world)
-    assert compacted(world).merges == []
+    assert [listed(nights, number) for number in (1, 2, 3)] == before
+    assert_sound(nights)
+    assert compacted(nights).merges == []
 
 
-def test_a_merged_shard_loses_a_sample(world: World) -> None:
-    nights(world)
-    compacted(world)
-    with world.parts() as parts:
+def test_a_merged_shard_loses_a_sample(nights: World) -> None:
+    compacted(nights)
+    with nights.parts() as parts:
         lead_by(parts, {"c0004": "free"})
 
-    done = compacted(world)
+    done = compacted(nights)
 
     assert (done.merges, done.snapshot, done.samples) == ([], 5, 8)
-    assert_sound(world)
-    for path in (world.base / "root" / DATASET / "shards").glob("turn-*/*"):
+    assert_sound(nights)
+    for path in (nights.base / "root" / DATASET / "shards").glob("turn-*/*"):
         path.unlink()
-    with world.parts() as parts:
+    with nights.parts() as parts:
         assert len(rebuild_snapshots(parts, DATASET)[0]) == 2
-    assert_sound(world)
+    assert_sound(nights)
 
 
 # ---------------------------------------------------------------- damage
@@ -263,21 +291,20 @@ def test_a_damaged_merged_shard_follows_from_the_sources(world: World) -> None:
 
 
 @pytest.mark.parametrize("role", sweep(["tar", "parquet"], ["tar"]))
-def test_a_damaged_shard_is_not_merged_and_its_remedy_works(world: World, role: str) -> None:
-    nights(world)
-    (path,) = (world.base / "root" / DATASET / "shards").glob(f"{DAYS[1]}-*/*.{role}")
+def test_a_damaged_shard_is_not_merged_and_its_remedy_works(nights: World, role: str) -> None:
+    (path,) = (nights.base / "root" / DATASET / "shards").glob(f"{DAYS[1]}-*/*.{role}")
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    there = world.published()
+    there = nights.published()
 
     with pytest.raises(FileMismatch, match="sscd-ops snapshot verify --dataset web --repair"):
-        compacted(world)
+        compacted(nights)
 
-    assert world.published() == there
-    with world.parts() as parts:
+    assert nights.published() == there
+    with nights.parts() as parts:
         assert rebuild_snapshots(parts, DATASET)[1] == []
-    assert compacted(world).snapshot == 4
-    assert_sound(world)
+    assert compacted(nights).snapshot == 4
+    assert_sound(nights)
 
 
 # ---------------------------------------------------------------- beside others
@@ -302,44 +329,41 @@ def beside(
 
 
 def test_a_compaction_that_loses_to_a_commit_takes_over_what_it_wrote(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    nights: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nights(world)
-    world.change(publish={"max_samples": 12})
-    world.put(DAYS[3], "a.tar", clouds(range(20, 27)))  # no small one
-    calls = beside(monkeypatch, compacting_shards, "write_merged", lambda: world.night(DAYS[3]))
+    nights.change(publish={"max_samples": 12})
+    nights.put(NEXT, "a.tar", clouds(range(20, 27)))  # no small one
+    calls = beside(monkeypatch, compacting_shards, "write_merged", lambda: nights.night(NEXT))
 
-    done = compacted(world)
+    done = compacted(nights)
 
     assert len(calls) == 1
     assert (done.parent, done.snapshot) == (4, 5)
-    assert [len(keys) for _, _, keys in listed(world, 5)] == [9, 7]
-    assert_sound(world)
+    assert [len(keys) for _, _, keys in listed(nights, 5)] == [9, 7]
+    assert_sound(nights)
 
 
 def test_a_compaction_that_loses_to_an_order_leaves_out_what_is_withdrawn(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    nights: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nights(world)
 
     def order() -> None:
-        with world.parts() as parts:
+        with nights.parts() as parts:
             lead_by(parts, {"c0001": "free"})
 
     calls = beside(monkeypatch, compacting_shards, "write_merged", order)
 
-    done = compacted(world)
+    done = compacted(nights)
 
     assert len(calls) == 2
     assert done.samples == 8
-    assert_sound(world)
+    assert_sound(nights)
 
 
 def test_a_commit_that_loses_to_a_compaction_keeps_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    nights: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nights(world)
-    world.put(DAYS[3], "a.tar", clouds(range(20, 23)))
+    nights.put(NEXT, "a.tar", clouds(range(20, 23)))
     real = next_snapshot.NextSnapshot.work_out
     busy: list[int] = []
 
@@ -347,26 +371,25 @@ def test_a_commit_that_loses_to_a_compaction_keeps_it(
         answer = real(self, seen)
         if not busy:
             busy.append(1)
-            compacted(world)
+            compacted(nights)
         return answer
 
     monkeypatch.setattr(next_snapshot.NextSnapshot, "work_out", work_out)
-    world.night(DAYS[3])
+    nights.night(NEXT)
 
-    assert [len(keys) for _, _, keys in listed(world, 5)] == [9, 3]
-    assert_sound(world)
+    assert [len(keys) for _, _, keys in listed(nights, 5)] == [9, 3]
+    assert_sound(nights)
 
 
-def test_two_compactions_merge_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    nights(world)
+def test_two_compactions_merge_once(nights: World, monkeypatch: pytest.MonkeyPatch) -> None:
     others: list[Compacted] = []
-    beside(monkeypatch, compacting_shards, "write_merged", lambda: others.append(compacted(world)))
+    beside(monkeypatch, compacting_shards, "write_merged", lambda: others.append(compacted(nights)))
 
-    done = compacted(world)
+    done = compacted(nights)
 
     assert ([each.snapshot for each in others], done.snapshot) == ([4], None)
     assert done.merges == []
-    assert_sound(world)
+    assert_sound(nights)
 
 
 # ---------------------------------------------------------------- deaths
@@ -391,21 +414,20 @@ SAMPLE = [
 
 @pytest.mark.parametrize(("when", "point"), sweep(DEATHS, SAMPLE))
 def test_a_death_at_any_write_leaves_the_old_snapshot_or_the_new_one(
-    world: World, other_world: World, when: str, point: str, monkeypatch: pytest.MonkeyPatch
+    nights: World, other_nights: World, when: str, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nights(world, other_world, samples=(3, 2, 3))
-    compacted(other_world)
-    before = [listed(world, number) for number in (1, 2, 3)]
+    compacted(other_nights)
+    before = [listed(nights, number) for number in (1, 2, 3)]
     die_at(monkeypatch, when, point)
     with pytest.raises(Killed):
-        compacted(world)
+        compacted(nights)
     monkeypatch.undo()
 
-    assert [listed(world, number) for number in (1, 2, 3)] == before
-    newest = len(world.ask("SELECT FROM curation.snapshots"))
-    assert sorted(keys_of(listed(world, newest))) == sorted(keys_of(before[2]))
-    compacted(world)
+    assert [listed(nights, number) for number in (1, 2, 3)] == before
+    newest = len(nights.ask("SELECT FROM curation.snapshots"))
+    assert sorted(keys_of(listed(nights, newest))) == sorted(keys_of(before[2]))
+    compacted(nights)
 
-    assert world.views() == other_world.views()
-    assert world.published() == other_world.published()
-    assert_sound(world)
+    assert nights.views() == other_nights.views()
+    assert nights.published() == other_nights.published()
+    assert_sound(nights)
