@@ -680,6 +680,13 @@ def corrections() -> list[Any]:
     return [event.extra for event in events("demo/corrections")]
 
 
+def small_nights(site: Site, *days: int) -> None:
+    with site.parts() as parts:
+        for day in days:
+            site.put(f"2026-11-{day}", "00000.tar", 100 * day)
+            night.run(parts, "demo", interval(f"2026-11-{day}"))
+
+
 def test_maintenance_lists_then_compacts_and_verifies_and_is_inert_a_second_time(site):
     (newest,) = site.ask("SELECT max(snapshot) AS n FROM curation.snapshots WHERE dataset = 'demo'")
     before = site.ask("SELECT shard_key FROM curation.kept ORDER BY 1")
@@ -721,9 +728,7 @@ def test_a_compaction_whose_try_died_behind_its_snapshot_is_told_of_by_the_next(
     from sscd_ops.provider import curation_dags, maintenance
 
     seen = len(corrections())
-    site.put("2026-11-25", "00000.tar", 2500)
-    with site.parts() as parts:
-        night.run(parts, "demo", interval("2026-11-25"))
+    small_nights(site, 22, 23)
     tries = []
     real = maintenance.SscdCompactOperator.maintain
 
@@ -746,10 +751,8 @@ def test_a_compaction_whose_try_died_behind_its_snapshot_is_told_of_by_the_next(
 
 
 def test_a_failed_compaction_removes_nothing_and_verify_says_why(site):
-    site.put("2026-11-26", "00000.tar", 2600)
-    with site.parts() as parts:
-        night.run(parts, "demo", interval("2026-11-26"))
-    shard = next((site.base / "root/demo/shards").glob("2026-11-26-*")) / "00000.tar"
+    small_nights(site, 24, 25)
+    shard = next((site.base / "root/demo/shards").glob("2026-11-25-*")) / "00000.tar"
     sound = shard.read_bytes()
     shard.write_bytes(sound[:-1] + b"x")
 
