@@ -695,9 +695,7 @@ def test_the_root_of_another_catalog_is_refused(world: World, other_world: World
     other_world.storage = own
     pointer = Path(own.root) / DATASET / "snapshots" / "latest.json"
     pointer.write_bytes(b"{")
-    with pytest.raises(
-        StoreRefused, match="if both are right, that file is damaged: `sscd"
-    ):
+    with pytest.raises(StoreRefused, match="if both are right, that file is damaged: `sscd"):
         clean(other_world)
     with other_world.parts() as parts:  # snapshot verify --repair
         rebuild_snapshots(parts, DATASET)
