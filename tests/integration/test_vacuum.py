@@ -33,7 +33,7 @@ from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
 from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.vacuum import Vacuumed, folder_of, vacuum
-from sscd_ops.steps.verify import verify_index, verify_snapshot
+from sscd_ops.steps.verify import verify_catalog, verify_index, verify_snapshot
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
@@ -215,6 +215,7 @@ def test_what_no_row_names_goes_and_all_else_stays(used: World) -> None:
     assert used.views(set()) == views
     assert_promises_of_replaced(used)
     with used.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
         assert rebuild_index(parts, DATASET) == []
         assert rebuild_snapshots(parts, DATASET) == ([], [])
     assert clean(used).removed == {}
@@ -289,6 +290,7 @@ def test_a_snapshot_is_read_as_before_until_it_is_expired(used: World) -> None:
 def assert_promises_of_readable(world: World) -> None:
     """Verify misses nothing that was expired, and repairs nothing of it."""
     with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
         assert verify_snapshot(parts, DATASET) == []
         assert verify_index(parts, DATASET) == []
         assert rebuild_snapshots(parts, DATASET) == ([], [])
