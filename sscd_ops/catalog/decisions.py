@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import row, rows, run, value
+from sscd_ops.catalog.sql import row, rows, run, tuples, value
 from sscd_ops.errors import InvariantError
 from sscd_ops.masking import without_nul
 from sscd_ops.model import Batch, BatchState, Counts, DecisionKind
@@ -380,6 +380,18 @@ def config_of(conn: Connection, decision_id: int) -> str:
             x=decision_id,
         )
     )
+
+
+def configs_of(conn: Connection, decision_ids: Sequence[int]) -> dict[int, str]:
+    """The configurations of some decisions in force, as JSON."""
+    found = tuples(
+        conn,
+        "SELECT x.decision_id, CAST(c.config AS text) FROM sscd_ops.decisions x"
+        " JOIN sscd_ops.configs c USING (dataset_id, config_sha256)"
+        " WHERE x.decision_id = ANY(:x)",
+        x=list(decision_ids),
+    )
+    return dict(found)
 
 
 def of_keys(conn: Connection, dataset_id: int, beginning: str) -> list[Decision]:

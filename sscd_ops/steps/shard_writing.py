@@ -92,6 +92,17 @@ def write_shard(
         FileMismatch: a manifest is lost and cannot be made anew; the month of a sample was
             detached.
     """
+    placed, columns = samples_of(parts, shard)
+    put = put or partial(put_file, parts, registered=partial(_registered, parts, shard))
+    return write_samples(parts, shard, placed, columns, sources.of(placed), put)
+
+
+def samples_of(parts: Parts, shard: OutputShard) -> tuple[list[PlacedSample], list[str]]:
+    """The samples of an output shard in published order, and its parquet's metadata columns.
+
+    Raises:
+        FileMismatch: the month of a sample was detached.
+    """
     with parts.catalog.begin() as conn:
         placed = placements.samples_of_output(conn, shard.output_id)
         columns = dataset_from_json(decisions.config_of(conn, shard.decision_id)).meta_columns
@@ -100,8 +111,7 @@ def write_shard(
             f"{shard.name}: the month of its samples was detached, so that it cannot be written"
             " anew: restore it from a backup"
         )
-    put = put or partial(put_file, parts, registered=partial(_registered, parts, shard))
-    return write_samples(parts, shard, placed, columns, sources.of(placed), put)
+    return placed, columns
 
 
 def write_samples(
