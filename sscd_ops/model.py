@@ -46,6 +46,8 @@ class Fault(StrEnum):
     CAPTION_TOO_LONG = "caption_too_long"
     CAPTION_NOT_UTF8 = "caption_not_utf8"
     CAPTION_FORBIDDEN_CHARACTER = "caption_forbidden_character"
+    # the sample, decided before: its bytes went before they were published (`batch repair`)
+    SOURCE_GONE = "source_gone"
     # a whole source shard: a row without key, in no count of `runs`
     TRUNCATED_SHARD = "truncated_shard"
     EMPTY_FILE = "empty_file"

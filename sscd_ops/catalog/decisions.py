@@ -112,6 +112,17 @@ def give_up_others(conn: Connection, dataset_id: int, client_key: str) -> None:
     )
 
 
+def give_up_keys(conn: Connection, dataset_id: int, beginning: str) -> None:
+    """As ``give_up``, for the tries of commands under keys that begin so."""
+    run(
+        conn,
+        "UPDATE sscd_ops.decisions SET lost = true WHERE dataset_id = :d"
+        " AND starts_with(client_key, :c) AND batch_id IS NULL AND turn IS NULL AND NOT lost",
+        d=dataset_id,
+        c=beginning,
+    )
+
+
 def has_tries(conn: Connection, batch_id: int) -> bool:
     """Whether the batch has tries that are not in force: of processes that died, or are at work."""
     found = value(
@@ -381,6 +392,33 @@ def configs_of(conn: Connection, decision_ids: Sequence[int]) -> dict[int, str]:
         x=list(decision_ids),
     )
     return dict(found)
+
+
+def of_keys(conn: Connection, dataset_id: int, beginning: str) -> list[Decision]:
+    """What commands decided under keys that begin so, by turn."""
+    found = rows(
+        conn,
+        f"{_DECISION} AND dataset_id = :d AND starts_with(client_key, :c) ORDER BY turn",
+        d=dataset_id,
+        c=beginning,
+    )
+    return [_decision(raw) for raw in found]
+
+
+def newest_night(conn: Connection, dataset_id: int) -> int:
+    """The batch that was decided last.
+
+    Raises:
+        InvariantError: none was.
+    """
+    newest = (
+        "SELECT batch_id FROM sscd_ops.decisions WHERE dataset_id = :d AND kind = 'night'"
+        " AND turn IS NOT NULL ORDER BY turn DESC LIMIT 1"
+    )
+    batch_id = value(conn, newest, d=dataset_id)
+    if batch_id is None:
+        raise InvariantError(f"dataset {dataset_id} has no decided night")
+    return int(batch_id)
 
 
 def recent_nights(conn: Connection, dataset_id: int, turn: int, limit: int) -> list[PastNight]:

@@ -159,6 +159,35 @@ def place(
         position += end - start
 
 
+def plan_anew(
+    conn: Connection,
+    shard: OutputShard,
+    *,
+    plan: str,
+    name: str,
+    samples: int,
+    slots: Iterable[Span],
+) -> bool:
+    """Plan a shard that is in no snapshot yet with other slots and another name.
+
+    Answers False, and changes nothing, where it was written or planned anew meanwhile.
+    """
+    changed = run(
+        conn,
+        "UPDATE sscd_ops.output_shards SET plan = :p, name = :n, samples = :s"
+        " WHERE output_id = :o AND files IS NULL AND name = :before",
+        p=plan,
+        n=name,
+        s=samples,
+        o=shard.output_id,
+        before=shard.name,
+    )
+    if changed:
+        run(conn, "DELETE FROM sscd_ops.placements WHERE output_id = :o", o=shard.output_id)
+        place(conn, shard.output_id, slots)
+    return changed == 1
+
+
 def planned_shards(conn: Connection, decision_id: int) -> list[OutputShard]:
     """The output shards that a decision planned, by number, with their files where written.
 

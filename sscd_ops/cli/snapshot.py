@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,13 @@ snapshot_option = click.option(
 )
 
 
+LISTED = (
+    "dataset", "snapshot", "created_at", "samples", "shards", "bytes", "turn", "batch_id",
+    "expired_at", "tags",
+)  # fmt: skip
+"""The columns of a snapshot that a table on a terminal shows."""
+
+
 @click.group(cls=CommandGroup)
 def snapshot() -> None:
     """Versions of a published dataset: immutable, complete lists of shards."""
@@ -51,7 +60,7 @@ def snapshot_list(config: str | None, dataset: str | None, limit: int, form: str
     with open_wiring(config) as parts:
         check_dataset(parts, dataset)
         with parts.catalog.begin() as conn:
-            print_rows(snapshots(conn, dataset, limit), form)
+            print_rows(snapshots(conn, dataset, limit), form, LISTED)
 
 
 def _find(
@@ -197,12 +206,11 @@ def snapshot_users(number: int, config: str | None, dataset: str, form: str) -> 
     """Show who trained on a snapshot, whether it can still be read, and what came after it.
 
     Its tags and runs are those of `snapshot tag`. What came after is what the newest snapshot has
-    otherwise, by decision.
+    otherwise; `snapshot diff` and --format json say that by decision.
 
     Example: sscd-ops snapshot users 12 --dataset web
     """
-    from dataclasses import asdict
-
+    from sscd_ops.steps.snapshot_diff import CHANGES
     from sscd_ops.steps.snapshot_users import users
 
     with open_wiring(config) as parts:
@@ -231,17 +239,20 @@ def snapshot_users(number: int, config: str | None, dataset: str, form: str) -> 
         )
         return
     newest = found.later[-1] if found.later else None
-    fields["later"] = (
-        "none: it is the newest"
-        if newest is None
-        else f"{len(found.later)}, the newest is {newest.number} with {newest.samples} samples"
-    )
+    fields["later"] = "none: it is the newest"
+    if newest is not None:
+        counts = Counter(dict.fromkeys(CHANGES, 0))
+        for each in found.since:
+            counts[each.change] += each.samples
+        changed = ", ".join(f"{count} {change}" for change, count in counts.items())
+        fields["later"] = f"{len(found.later)} snapshots, the newest is {newest.number}: {changed}"
     print_fields(fields, form)
     if form == "table":
         _section("tags", tags, ("name", "keep_until", "keeps", "actor", "why", "at"))
         _section("trained on it", runs, ("run", "actor", "at"))
         if newest is not None:
-            _section(f"since then, until snapshot {newest.number}", since, _DIFFERS)
+            gone = [row for row in since if row["change"] == "removed"]
+            _section("removed since", gone, _DIFFERS[1:])
 
 
 def _section(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
@@ -417,3 +428,52 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
     if left or problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")
+
+
+def _bytes(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """Bytes, as the config file takes them: ``500000``, ``100MB``."""
+    from sscd_ops.toml_tables import Wrong, read_size
+
+    try:
+        return None if value is None else read_size(int(value) if value.isdigit() else value, "")
+    except Wrong as error:
+        raise click.BadParameter(error.message) from error
+
+
+@snapshot.command("compact")
+@config_option
+@dataset_option
+@click.option(
+    "--below",
+    callback=_bytes,
+    metavar="BYTES",
+    help="Merge shards of fewer bytes than this, such as 100MB; default: half of"
+    " publish.max_bytes.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would be merged.")
+@guarded
+def snapshot_compact(config: str | None, dataset: str, below: int | None, dry_run: bool) -> None:
+    """Merge the small shards of many nights into few, in one new snapshot of the same samples.
+
+    Merged are shards of one form with the same columns, and of fewer samples than half of
+    publish.max_samples, up to the limits that [datasets.NAME.publish] has now; where the largest
+    would be more than half of what they become, it waits for more. No verdict changes, and older
+    snapshots list the shards they listed: the old files stay.
+
+    Example: sscd-ops snapshot compact --config curation.toml --dataset web
+    """
+    from sscd_ops.steps.compacting_shards import compact, would_merge
+
+    with open_wiring(config, progress=True) as parts:
+        done = would_merge(parts, dataset, below) if dry_run else compact(parts, dataset, below)
+    for merge in done.merges:
+        print_line(
+            f"{merge.into}: {len(merge.shards)} shards of {merge.form}, {merge.samples} samples,"
+            f" {merge.bytes} bytes ({merge.shards[0]} ... {merge.shards[-1]})"
+        )
+    if dry_run:
+        say(f"{len(done.merges)} to write; nothing was done")
+    elif done.snapshot is None:
+        say("nothing to merge")
+    else:
+        say(f"snapshot {done.snapshot}: {done.shards} shard(s), {done.samples} samples")

@@ -66,10 +66,10 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
 
 
 def need_reason(actor: str, why: str) -> None:
-    """Refuse what a person decides without saying who and why.
+    """Refuse what a person decides without a name or a reason.
 
     Raises:
-        UsageError: one of them is empty.
+        UsageError: says what to add.
     """
     if not actor.strip() or not why.strip():
         raise UsageError("say who and why: --who NAME --why '...' (kept in curation.events)")

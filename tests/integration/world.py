@@ -200,11 +200,19 @@ def assert_promises(world: World, *, read: int | None = None) -> None:
 
 
 def assert_one_verdict_each(world: World, read: int | None) -> None:
+    """One verdict a sample; what a night counted is what it said of its own samples."""
     samples = world.ask("SELECT * FROM curation.samples")
     ids = [row["sample_id"] for row in samples]
     assert len(ids) == len(set(ids))
+    said = {
+        (row["sample_id"], row["turn"]): row for row in world.ask("SELECT * FROM curation.verdicts")
+    }
     for run in world.ask("SELECT * FROM curation.runs WHERE turn IS NOT NULL"):
-        mine = [row for row in samples if row["batch_id"] == run["batch_id"]]
+        mine = [
+            said[row["sample_id"], run["turn"]] | {"plain": row["plain"]}
+            for row in samples
+            if row["batch_id"] == run["batch_id"]
+        ]
         tally = {
             "kept": sum(row["verdict"] == "kept" for row in mine),
             "removed_exact": sum(row["reason"] == "exact" for row in mine),
@@ -301,7 +309,8 @@ def assert_published_bytes(world: World, replaced: bool = False) -> None:
 
     Args:
         world: whose.
-        replaced: whether shards took the place of others: without what was withdrawn, or merged.
+        replaced: whether shards took the place of others, without what was withdrawn or merged, or
+            were added by a decision without a batch.
     """
     kept = {row["shard_key"]: row for row in world.ask("SELECT * FROM curation.kept")}
     snapshots = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot")
