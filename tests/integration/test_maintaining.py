@@ -82,7 +82,7 @@ def test_it_keeps_what_it_should_and_a_second_time_nothing_is_left_to_do(kept: W
     said = maintain(kept)
 
     assert said.exit_code == 0, said.output
-    assert "compact: 5 shards into 1: snapshot 6" in said.output
+    assert "compact: 5 shards into 1\ncompact: snapshot 6 was made" in said.output
     assert "expire: 4 snapshots (retention.snapshots = 2): 1 ... 4" in said.output
     assert "verify: rows and files are as promised" in said.output
     assert kept.ask("SELECT shard_key FROM curation.kept ORDER BY 1") == before
