@@ -998,6 +998,8 @@ WORDS = {
     "audit": ("runs",),
     "explain": ("a.tar#b",),
     "db detach-month": ("2020-01",),
+    **{f"db {name}": ("/nowhere/catalog.dump",) for name in ("dump", "restore")},
+    **dict.fromkeys(("catalog verify", "maintain"), ("--dataset", "web")),
     "batch show": ("1",),
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
