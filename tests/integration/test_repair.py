@@ -16,6 +16,7 @@ from sscd_ops.errors import BatchNotRunnable, CommitConflict, SourceChanged
 from sscd_ops.steps import publish, repair, repair_turn, resolve
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.repair import RepairReport
+from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed, die_at
@@ -62,6 +63,8 @@ def assert_repaired(world: World) -> None:
     put_back(world)
     assert_what_holds(world)
     assert_one_verdict_each(world, None)
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET, only_rows=True) == []
     for row in world.ask("SELECT state FROM curation.runs"):
         assert row["state"] == "published"
 
