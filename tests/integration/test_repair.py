@@ -16,6 +16,7 @@ from sscd_ops.errors import BatchNotRunnable, CommitConflict, SourceChanged
 from sscd_ops.steps import publish, repair, repair_turn, resolve
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.repair import RepairReport
+from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed, die_at
@@ -61,6 +62,8 @@ def mend(world: World, batch_id: int, **options: bool) -> RepairReport:
 def assert_repaired(world: World) -> None:
     put_back(world)
     assert_what_holds(world)
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
     assert_one_verdict_each(world, None)
     for row in world.ask("SELECT state FROM curation.runs"):
         assert row["state"] == "published"
