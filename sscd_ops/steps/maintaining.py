@@ -122,11 +122,13 @@ def _compact(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
         "shards": sum(len(merge.shards) for merge in shards.merges),
         "into_shards": len(shards.merges),
     }
-    lines = [
-        f"{counts['segments']} segments of the index into {counts['into_segments']}",
-        f"{counts['shards']} shards into {counts['into_shards']}"
-        + (f": snapshot {shards.snapshot}" if shards.snapshot is not None else ""),
+    into = [
+        f"{counts[what]} {said} into {counts[f'into_{what}']}"
+        for what, said in (("segments", "segments of the index"), ("shards", "shards"))
+        if counts[what]
     ]
+    made = [] if shards.snapshot is None else [f"snapshot {shards.snapshot} was made"]
+    lines = [*into, *made] or ["nothing to merge"]
     return Maintained("compact", counts, lines, [])
 
 

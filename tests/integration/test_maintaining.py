@@ -21,14 +21,14 @@ from tests.integration.world import (
     plain,
 )
 
-DAYS = tuple(f"2026-11-{day:02d}" for day in range(1, 6))
-RETENTION = "[datasets.web.retention]\nsnapshots = 2\ngrace = 0\n"
+DAYS = tuple(f"2026-11-{day:02d}" for day in range(1, 4))
+RETENTION = "[datasets.web.retention]\nsnapshots = 1\ngrace = 0\n"
 
 
 @pytest.fixture
 def kept(world: World) -> World:
-    """Five small nights, of which the newest two snapshots shall stay."""
-    world.change(retention={"snapshots": 2, "grace": 0.0})
+    """Three small nights, of which the newest snapshot alone shall stay."""
+    world.change(retention={"snapshots": 1, "grace": 0.0})
     for number, day in enumerate(DAYS):
         world.put(
             day, "a.tar", [pair(f"n{number}-{i}", picture(10 * number + i)) for i in range(2)]
@@ -70,9 +70,9 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(kept: World) -> N
     said = maintain(kept, "--dry-run")
 
     assert said.exit_code == 0, said.output
-    assert "compact: 5 segments of the index into 1" in said.output
-    assert "compact: 5 shards into 1" in said.output
-    assert "expire: 3 snapshots (retention.snapshots = 2): 1 ... 3" in said.output
+    assert "compact: 3 segments of the index into 1" in said.output
+    assert "compact: 3 shards into 1" in said.output
+    assert "expire: 2 snapshots (retention.snapshots = 1): 1 ... 2" in said.output
     assert everything(kept) == before
 
 
@@ -82,18 +82,18 @@ def test_it_keeps_what_it_should_and_a_second_time_nothing_is_left_to_do(kept: W
     said = maintain(kept)
 
     assert said.exit_code == 0, said.output
-    assert "compact: 5 shards into 1: snapshot 6" in said.output
-    assert "expire: 4 snapshots (retention.snapshots = 2): 1 ... 4" in said.output
+    assert "compact: 3 shards into 1\ncompact: snapshot 4 was made" in said.output
+    assert "expire: 3 snapshots (retention.snapshots = 1): 1 ... 3" in said.output
     assert "verify: rows and files are as promised" in said.output
     assert kept.ask("SELECT shard_key FROM curation.kept ORDER BY 1") == before
     after = everything(kept)
     again = maintain(kept)
     assert again.exit_code == 0, again.output
     assert everything(kept) == after
-    assert_one_verdict_each(kept, 10)
+    assert_one_verdict_each(kept, 6)
     assert_catalog_and_files_agree(kept)
     tars = sorted(kept.base.glob("root/web/shards/*/*.tar"))
-    assert len(tars) == 6, "those of snapshots 5 and 6"
+    assert len(tars) == 1, "that of snapshot 4"
 
 
 def test_where_compaction_fails_nothing_is_removed_and_what_is_wrong_is_said(kept: World) -> None:
