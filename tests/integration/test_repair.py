@@ -490,6 +490,26 @@ def test_nothing_is_lost_once_the_file_is_back(world: World) -> None:
     assert_repaired(world)
 
 
+@pytest.mark.parametrize("kind", ["gone", "empty"])
+def test_a_source_that_is_not_mounted_is_not_given_up(world: World, kind: str) -> None:
+    batch_id = lost_between(world)
+    before = world.verdicts()
+    world.incoming.rename(world.base / "elsewhere")
+    if kind == "empty":  # a mount point
+        world.incoming.mkdir()
+    for dry_run in (True, False):
+        with pytest.raises(BatchNotRunnable, match=r"root of source 'crawl': is it mounted\?"):
+            mend(world, batch_id, dry_run=dry_run)
+    assert world.verdicts() == before
+
+    # one of the two ways on that are told; the other: it is mounted again
+    assert mend(world, batch_id, empty_root=True).outcomes
+    if kind == "empty":
+        world.incoming.rmdir()
+    (world.base / "elsewhere").rename(world.incoming)
+    assert_repaired(world)
+
+
 def test_who_was_to_carry_on_may_be_lost_too_before_it_is_published(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
