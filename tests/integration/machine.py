@@ -1,0 +1,649 @@
+"""A dataset's life as a state machine: any verb after any other, held against a slow model.
+
+Verdicts, witnesses and what the newest snapshot holds are the model's (``slow_model.py``). What the
+product said once it goes on saying: look-ups at past turns, bytes of snapshots, bytes by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import posixpath
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import UUID
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from PIL import Image
+
+from sscd_ops.catalog import datasets, lookups
+from sscd_ops.catalog.sql import need_file
+from sscd_ops.errors import BatchHeld, BatchNotRunnable, FileMismatch, SourceChanged
+from sscd_ops.model import StoredFile
+from sscd_ops.options import GuardOptions
+from sscd_ops.steps import manage
+from sscd_ops.steps.compacting import compact
+from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.testing import encode, make_tar, picture, plant
+from sscd_ops.wiring import Wiring
+from tests.databases import fresh_database
+from tests.integration.orders import Order, apply
+from tests.integration.slow_model import SOURCE, Batch, Id, Model, Picture, Said
+from tests.integration.test_crashes import DEATHS, Killed, die_at
+from tests.integration.test_damage import DAMAGES, flip, take_away
+from tests.integration.world import (
+    DATASET,
+    World,
+    assert_newest_verdicts,
+    assert_no_kept_copies,
+    assert_witnesses_are_kept,
+    interval,
+    plain,
+)
+
+DAYS = tuple(f"2026-11-{number:02d}" for number in range(1, 5))
+SEEDS = range(4)
+KINDS = ("same", "jpeg_40", "half_size", "padded", "sheet", "cut")
+"""Of a picture: itself, near copies of it, the same pixels in other bytes, a plain sheet, no picture."""
+
+COUNTS = ("read", "removed_exact", "removed_near", "kept", "quarantined", "withdrawn")
+
+
+def _data(seed: int, kind: str) -> bytes:
+    original = picture(seed)
+    if kind in ("jpeg_40", "half_size"):
+        return plant(original, kind)
+    sheet = encode(Image.new("RGB", (80, 60 + seed), "white"), 90)
+    other = {"padded": original + b"\0", "sheet": sheet, "cut": original[:1500]}
+    return other.get(kind, original)
+
+
+def look_at(parts: Wiring) -> dict[tuple[int, str], Picture]:
+    """All pictures there are, described by the product's own model."""
+    data = {(seed, kind): _data(seed, kind) for seed in SEEDS for kind in KINDS}
+    options = parts.settings.datasets[DATASET].fingerprint
+    vectors: list[np.ndarray] = []
+    faults: dict[int, str] = {}
+    sheets: set[int] = set()
+    with parts.embedder(options) as embedder:
+        for chunk in embedder.embed(data.values()):
+            first = len(vectors)
+            faults |= {first + i: str(code) for i, (code, _) in chunk.faults.items()}
+            sheets |= {first + i for i in chunk.plain}
+            vectors += list(chunk.descriptors.astype(np.float16).astype(np.float64))
+    return {
+        name: Picture(
+            one,
+            (160 * 120) if kind != "half_size" else 80 * 60,
+            None if number in faults or number in sheets else vectors[number],
+            faults.get(number),
+            number in sheets,
+        )
+        for number, (name, one) in enumerate(data.items())
+        for kind in [name[1]]
+    }
+
+
+days = st.sampled_from(DAYS)
+contents = st.lists(
+    st.tuples(st.sampled_from(SEEDS), st.sampled_from(("same", "same", *KINDS))),
+    min_size=1,
+    max_size=5,
+)
+some = st.integers(0, 1000)
+"""Which of those there are."""
+
+
+@contextmanager
+def dying(when: str, point: str) -> Iterator[None]:
+    """What is done here dies ``before`` or ``after`` a call, where it comes there; empty: never."""
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        if when:
+            die_at(patch, when, point)
+        yield
+
+
+class Life(RuleBasedStateMachine):
+    """One dataset, from its first night on. ``home``, ``template``: of the tests' server."""
+
+    home: ClassVar[Path]
+    template: ClassVar[str]
+    pictures: ClassVar[dict[tuple[int, str], Picture]] = {}
+    bytes_of: ClassVar[dict[str, str]] = {}
+    """sha256 of every published file of every life: equal decisions give equal names and bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_end = ExitStack()
+        base = Path(self.at_end.enter_context(tempfile.TemporaryDirectory()))
+        databases = contextmanager(fresh_database)(self.home, self.template)
+        self.world = World(base, self.at_end.enter_context(databases))
+        self.world.change(publish={"max_samples": 3})
+        if not self.pictures:
+            with self.world.parts() as parts:
+                self.pictures |= look_at(parts)
+        by_digest = {one.digest: one for one in self.pictures.values()}
+        self.model = Model(by_digest, threshold=0.5)
+        self.numbers = itertools.count()
+        self.said: dict[int, list[Any]] = {}
+        """Turn -> what look-ups answered as of it."""
+        self.documents: dict[int, bytes] = {}
+        """Snapshot -> its file."""
+
+    # ------------------------------------------------------------ source files
+
+    def put(self, day: str, content: Sequence[tuple[int, str]], *, uri: str = "") -> None:
+        """Write a file of a day, or another version of one."""
+        number = next(self.numbers)
+        uri = uri or f"{day}/{number:02d}.tar"
+        samples = [
+            (f"n{number}-{place}-{seed}-{kind}", self.pictures[seed, kind], self._caption(place))
+            for place, (seed, kind) in enumerate(content)
+        ]
+        self.model.put(uri, samples)
+        self.write(uri, -1)
+
+    @staticmethod
+    def _caption(place: int) -> str | None:
+        return None if place == 4 else "a caption" + "!" * (place % 3)
+
+    def write(self, uri: str, version: int) -> None:
+        """Have a version of a source file be there, with the time of change it had."""
+        versions = self.model.contents[uri]
+        reads = versions[version]
+        members = [
+            (r.key, {"jpg": r.picture.data} | ({"txt": r.caption.encode()} if r.caption else {}))
+            for r in reads
+        ]
+        path = make_tar(self.world.incoming / uri, members)
+        moment = 1_700_000_000 + version % len(versions)
+        os.utime(path, (moment, moment))
+
+    # ------------------------------------------------------------ nights
+
+    def run(self, day: str, *, supplement: bool = False, strict: bool = False) -> None:
+        """Run a night as a command does, and have the model follow."""
+        batch = self.model.plan(day, supplement=supplement, strict=strict)
+        self.world.change(guard=GuardOptions(first_nights_max=float(not strict), empty="allow"))
+        held = False
+        if batch is not None and not batch.is_decided:
+            decision = self.model.decide(batch)
+            held = batch.is_strict and not batch.is_released
+            held = held and decision.is_held_by_a_strict_guard
+        died = False
+        try:
+            report = self.world.night(day, supplement=supplement)
+            assert not held
+            assert report.state == "published"
+        except BatchHeld:
+            assert held
+        except Killed:
+            died = True
+        except SourceChanged:
+            assert batch is not None
+            assert self.model.away.intersection(uri for uri, _ in batch.files)
+            self.follow(batch)
+            assert batch.state == "unpublishable"
+            return
+        self.follow(batch)
+        assert batch is None or died or held or batch.state == "published"
+
+    def follow(self, batch: Batch | None) -> None:
+        """See how far a batch came."""
+        if batch is None:
+            return
+        found = self.world.ask(
+            "SELECT state, turn FROM curation.runs WHERE interval_start = :s AND supplement = :n",
+            s=interval(batch.day).start,
+            n=batch.supplement,
+        )
+        (now,) = found
+        if now["turn"] is not None and not batch.is_decided:
+            self.model.put_in_force(batch, self.model.decide(batch))
+            assert batch.turn == now["turn"]
+        if now["state"] == "published" and batch.state != "published":
+            self.model.publish(batch)
+        decided = ("decided", "published", "unpublishable", "held")
+        batch.state = now["state"] if now["state"] in decided else "open"
+
+    @rule(day=days, content=contents, strict=st.booleans())
+    def night(self, day: str, content: Sequence[tuple[int, str]], strict: bool) -> None:
+        """The first night of a day, or one that died is gone on with, and there is a new file."""
+        self.put(day, content)
+        self.run(day, strict=strict)
+
+    def supplemented(self) -> list[str]:
+        """Days whose next run may be a supplement."""
+        last = {batch.day: batch for day in DAYS for batch in self.model.of_day(day)}
+        return [day for day, batch in last.items() if batch.is_decided or batch.supplement]
+
+    @precondition(lambda self: self.supplemented())
+    @rule(pick=some, content=contents)
+    def supplement(self, pick: int, content: Sequence[tuple[int, str]]) -> None:
+        there = self.supplemented()
+        day = there[pick % len(there)]
+        self.put(day, content)
+        self.run(day, supplement=True)
+
+    def at_rest(self) -> list[str]:
+        """Files that no batch has to read any more."""
+        busy = {batch.day for batch in self.model.batches if batch.state != "published"}
+        return sorted(uri for uri in self.model.contents if uri.partition("/")[0] not in busy)
+
+    @precondition(lambda self: self.at_rest())
+    @rule(pick=some, content=contents)
+    def touched(self, pick: int, content: Sequence[tuple[int, str]]) -> None:
+        """A file is delivered anew: what it begins with is known; a supplement reads the rest."""
+        there = self.at_rest()
+        uri = there[pick % len(there)]
+        day = uri.partition("/")[0]
+        before = self.model.contents[uri][-1]
+        self.put(day, content, uri=uri)
+        self.model.contents[uri][-1][:1] = before[:1]
+        self.write(uri, -1)
+        self.run(day, supplement=True)
+
+    @rule(
+        day=days,
+        content=contents,
+        death=st.sampled_from(sorted(DEATHS)),
+        supplement=st.booleans(),
+    )
+    def killed(
+        self, day: str, content: Sequence[tuple[int, str]], death: tuple[str, str], supplement: bool
+    ) -> None:
+        """A night dies at a write; whatever comes next, it is run again some time."""
+        supplement = supplement and day in self.supplemented()
+        self.put(day, content)
+        when, point = death
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(patch, when, point.removeprefix("sscd_ops.steps."))
+            self.run(day, supplement=supplement)
+
+    @precondition(lambda self: self.unfinished())
+    @rule()
+    def gone_on_with(self) -> None:
+        """Everything that died is run again; files that came meanwhile may come before it."""
+        for batch in [b for _ in range(2) for b in self.unfinished()]:
+            if batch.state != "published":
+                self.run(batch.day, supplement=batch.supplement > 0)
+
+    @precondition(lambda self: any(b.state == "decided" for b in self.model.batches))
+    @rule(pick=some)
+    def source_lost(self, pick: int) -> None:
+        """A file goes before what is kept of it was published, unless that was written before."""
+        batch = next(b for b in self.model.batches if b.state == "decided")
+        uri, _ = batch.files[pick % len(batch.files)]
+        self.model.away.add(uri)
+        (self.world.incoming / uri).unlink(missing_ok=True)
+        self.run(batch.day, supplement=batch.supplement > 0)
+
+    @precondition(lambda self: self.model.away)
+    @rule()
+    def source_put_back(self) -> None:
+        for uri in self.model.away:
+            self.write(uri, -1)
+        self.model.away.clear()
+        self.gone_on_with()
+
+    def unfinished(self) -> list[Batch]:
+        return [b for b in self.model.batches if b.state not in ("published", "held")]
+
+    @precondition(lambda self: any(b.state == "published" for b in self.model.batches))
+    @rule(pick=some, dry=st.booleans())
+    def again(self, pick: int, dry: bool) -> None:
+        """What is finished is run again, or a dry run of anything: nothing changes."""
+        finished = [b for b in self.model.batches if b.state == "published"]
+        batch = finished[pick % len(finished)]
+        before = self.world.views(set()), self.world.published()
+        if dry:
+            self.world.change(guard=GuardOptions(first_nights_max=1.0, empty="allow"))
+            self.world.night(batch.day, dry_run=True)
+        elif not batch.supplement:
+            assert self.world.night(batch.day).answered
+        assert before == (self.world.views(set()), self.world.published())
+
+    # ------------------------------------------------------------ what people do about a batch
+
+    @precondition(lambda self: any(not b.is_decided for b in self.model.batches))
+    @rule(run_again=st.booleans())
+    def abandon(self, run_again: bool) -> None:
+        batch = next(b for b in self.model.batches if not b.is_decided)
+        with self.world.parts() as parts:
+            manage.abandon(parts, self.number_of(batch), actor="ann", why="by chance")
+        batch.state = "abandoned"
+        if run_again:
+            self.run(batch.day, supplement=batch.supplement > 0)
+
+    @precondition(lambda self: any(b.state == "held" for b in self.model.batches))
+    @rule(run_again=st.booleans())
+    def release(self, run_again: bool) -> None:
+        batch = next(b for b in self.model.batches if b.state == "held")
+        with self.world.parts() as parts:
+            manage.release(parts, self.number_of(batch), actor="ann", why="by chance")
+        batch.is_released, batch.state = True, "open"
+        if run_again:
+            self.run(batch.day, supplement=batch.supplement > 0)
+
+    @precondition(lambda self: any(b.is_decided for b in self.model.batches))
+    @rule(verb=st.sampled_from(("abandon", "release")))
+    def too_late(self, verb: str) -> None:
+        """What is decided is neither abandoned nor released."""
+        batch = next(b for b in self.model.batches if b.is_decided)
+        with self.world.parts() as parts, pytest.raises(BatchNotRunnable):
+            getattr(manage, verb)(parts, self.number_of(batch), actor="ann", why="by chance")
+
+    def number_of(self, batch: Batch) -> int:
+        (row,) = self.world.ask(
+            "SELECT batch_id FROM curation.runs WHERE interval_start = :s AND supplement = :n",
+            s=interval(batch.day).start,
+            n=batch.supplement,
+        )
+        return int(row["batch_id"])
+
+    # ------------------------------------------------------------ other turns, other generations
+
+    @precondition(lambda self: self.model.lonely())
+    @rule(
+        picks=st.lists(some, min_size=1, max_size=2),
+        verdict=st.sampled_from(("free", "withdrawn")),
+        dies=st.sampled_from(("", "work_out", "rows", "written", "admit", "put")),
+    )
+    def withdraw(self, picks: Sequence[int], verdict: str, dies: str) -> None:
+        """Samples are withdrawn, of their image or alone; the command is killed and repeated."""
+        lonely = self.model.lonely()
+        self.order({lonely[pick % len(lonely)]: verdict for pick in picks}, dies)
+
+    def order(self, changes: dict[Id, str], dies: str) -> None:
+        by_key = {self.model.reads[each].key: verdict for each, verdict in changes.items()}
+        key = f"order {self.model.turn}"
+
+        def reached(phase: str, order: Order) -> None:
+            if phase == dies:
+                raise Killed(phase)
+
+        with self.world.parts() as parts:
+            if dies:
+                with pytest.raises(Killed):
+                    apply(Order(parts, key, by_key, reached=reached))
+            turns = {apply(Order(parts, key, by_key)).turn for _ in range(2)}
+        self.model.change(changes)
+        assert turns == {self.model.turn}
+
+    @precondition(lambda self: len(self.model.batches) > 1)
+    @rule(below=st.sampled_from((2, 8, 100)), dies=st.sampled_from(("", "before", "after")))
+    def merge_segments(self, below: int, dies: str) -> None:
+        with self.world.parts() as parts:
+            with dying(dies, "compacting.segments.add_merged"):
+                compact(parts, DATASET, below)
+            compact(parts, DATASET, below)
+            assert compact(parts, DATASET, below) == []
+
+    # ------------------------------------------------------------ damage
+
+    @precondition(lambda self: self.model.batches)
+    @rule(
+        kind=st.sampled_from(
+            ("manifest", "descriptors", "matches", "segment", "mask", "snapshot", "latest", "shard")
+        ),
+        damage=st.sampled_from(DAMAGES[:-1]),
+        pick=some,
+    )
+    def damaged(self, kind: str, damage: Any, pick: int) -> None:
+        """A file is lost or damaged: found, and mended by the command that is named."""
+        there = self.files(kind)
+        if not there:
+            return
+        file = there[pick % len(there)]
+        path = self.world.base / "root" / file.name
+        before = path.read_bytes()
+        damage(path)
+        if path.exists() and path.read_bytes() == before:
+            return  # zeros made zero
+        found = self.verify()
+        assert any(file.name in said for said in found), (kind, file.name, found)
+        self.mend(found)
+        assert self.verify() == []
+        if file.sha256 and file in self.files(kind):  # lost candidate files are forgotten
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+
+    def files(self, kind: str) -> list[StoredFile]:
+        """What rows name that are in use."""
+        if kind == "latest":
+            path = self.world.base / "root" / DATASET / "snapshots" / "latest.json"
+            return [StoredFile(f"{DATASET}/snapshots/latest.json", "", 0)] if path.exists() else []
+        live = "WHERE generation_to IS NULL"
+        statement = {
+            "manifest": "SELECT manifest AS file FROM sscd_ops.source_shards",
+            "descriptors": "SELECT descriptors AS file FROM sscd_ops.source_shards",
+            "matches": "SELECT file FROM sscd_ops.searches",
+            "segment": "SELECT value AS file FROM sscd_ops.segments JOIN sscd_ops.segment_masks"
+            f" USING (segment_id), jsonb_each(files) {live}",
+            "mask": f"SELECT mask AS file FROM sscd_ops.segment_masks {live}",
+            "snapshot": "SELECT file FROM sscd_ops.snapshots",
+            "shard": "SELECT value AS file FROM sscd_ops.output_shards, jsonb_each(files)",
+        }[kind]
+        rows = self.world.ask(statement)
+        found = {row["file"]["name"]: need_file(row["file"]) for row in rows if row["file"]}
+        return [found[name] for name in sorted(found)]
+
+    def verify(self) -> list[str]:
+        from tests.integration.test_damage import verify
+
+        return verify(self.world)
+
+    def mend(self, found: Sequence[str]) -> None:
+        """Do what is said, in its words, until nothing is found."""
+        for said in found:
+            done = False
+            if f"`sscd-ops index rebuild --dataset {DATASET}`" in said:
+                self.put_back_until(lambda parts: rebuild_index(parts, DATASET) and None)
+                done = True
+            if f"`sscd-ops snapshot verify --dataset {DATASET} --repair`" in said:
+                self.put_back_until(lambda parts: rebuild_snapshots(parts, DATASET)[1])
+                done = True
+            if not done:
+                assert "run its night again" in said, said
+                self.gone_on_with()
+
+    def put_back_until(self, mend: Callable[[Wiring], object]) -> None:
+        """Mend; where that says that a source has changed, put the original back and mend again.
+
+        ``mend`` raises, or answers with what is left.
+        """
+        for _ in self.originals():
+            try:
+                with self.world.parts() as parts:
+                    left = mend(parts)
+            except FileMismatch as error:
+                left = str(error)
+            if not left:
+                return
+            assert "has changed" in str(left) or "put the original back" in str(left), left
+        raise AssertionError(left)
+
+    def originals(self) -> Iterator[None]:
+        """The source files as they are; then each earlier version of one put back for a while."""
+        yield
+        for uri, versions in self.model.contents.items():
+            for number in range(len(versions) - 1):
+                self.write(uri, number)
+                try:
+                    yield
+                finally:
+                    self.write(uri, -1)
+
+    # ------------------------------------------------------------ what must hold
+
+    @invariant()
+    def what_holds(self) -> None:
+        self.verdicts_are_the_models()
+        self.look_ups_answer_as_they_did()
+        self.snapshots_are_the_models_and_stay()
+
+    def verdicts_are_the_models(self) -> None:
+        found = {
+            row["sample_id"].bytes: (
+                row["verdict"],
+                row["reason"],
+                row["witness_sample_id"] and row["witness_sample_id"].bytes,
+                row["similarity"],
+                row["threshold"],
+                row["turn"],
+            )
+            for row in self.world.ask("SELECT * FROM curation.samples")
+        }
+        wanted = {}
+        for each in self.model.samples:
+            said = self.model.verdict(each)
+            assert said is not None
+            witness = self.model.said_of(said.witness) if said.witness else None
+            wanted[each] = (
+                said.verdict,
+                said.reason,
+                witness and witness.carrier,
+                said.similarity,
+                said.threshold,
+                said.turn,
+            )
+        differ = {
+            self.model.reads[each].key if each in self.model.reads else str(UUID(bytes=each)): (
+                f"{found.get(each)} is said, {wanted.get(each)} by the model"
+            )
+            for each in found.keys() | wanted.keys()
+            if found.get(each) != wanted.get(each)
+        }
+        assert not differ, differ
+
+    def look_ups_answer_as_they_did(self) -> None:
+        digests = np.array([list(digest) for digest in self.model.pictures], np.uint8)
+        places = [(SOURCE, uri) for uri in self.model.contents]
+        with self.world.parts() as parts, parts.catalog.begin() as conn:
+            dataset = datasets.read(conn, DATASET)
+            if dataset is None:
+                return
+            assert dataset.turn == self.model.turn
+            for turn in range(self.model.turn + 1):
+                known = lookups.known_images(conn, dataset.dataset_id, digests, turn)
+                order = np.argsort(known.row)
+                columns = [
+                    getattr(known, name)[order].tolist() for name in known.__dataclass_fields__
+                ]
+                if self.said.setdefault(turn, columns) is columns:
+                    self.assert_known(known.take(order), turn)
+                assert repr(columns) == repr(self.said[turn])
+                samples = lookups.known_samples(conn, dataset.dataset_id, places, turn)
+                assert samples == {
+                    each for each, said in self.model.samples.items() if said[0].turn <= turn
+                }
+
+    def assert_known(self, known: Any, turn: int) -> None:
+        said = {
+            image: now for image in self.model.pictures if (now := self.model.said_of(image, turn))
+        }
+        images = list(self.model.pictures)
+        assert {images[row] for row in known.row} == set(said)
+        for at, row in enumerate(known.row):
+            now = said[images[row]]
+            assert (known.verdict[at], known.reason[at]) == (now.verdict, now.reason)
+            assert known.turn[at] == now.turn
+            if now.carrier:
+                assert known.sample_id[at].tobytes() == now.carrier
+            if now.witness:
+                assert known.witness_sha256[at].tobytes() == now.witness
+                assert known.similarity[at] == now.similarity
+
+    def snapshots_are_the_models_and_stay(self) -> None:
+        rows = self.world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot")
+        for row in rows:
+            data = self.world.stored(row["file"])
+            assert self.documents.setdefault(row["snapshot"], data) == data
+        if not rows:
+            assert not self.model.published
+            return
+        assert self.world.stored(f"{DATASET}/snapshots/latest.json") == data or self.unfinished()
+        published = self.world.published()
+        for name, digest in published.items():
+            assert self.bytes_of.setdefault(name, digest) == digest
+        for document in self.documents.values():
+            for name, shard in self.listed(document):
+                assert published[name] == shard["sha256"]
+        assert self.members(data) == self.model.published
+
+    def listed(self, document: bytes) -> list[tuple[str, dict[str, Any]]]:
+        """Name and entry of each shard of a snapshot."""
+        return [
+            (posixpath.normpath(f"{DATASET}/snapshots/{shard['url']}"), shard)
+            for shard in json.loads(document)["shardlist"]
+        ]
+
+    def members(self, document: bytes) -> set[Id]:
+        """Samples of a snapshot, each once, their members those of the source."""
+        found: dict[str, dict[str, bytes]] = {}
+        for name, shard in self.listed(document):
+            with tarfile.open(fileobj=io.BytesIO(self.world.stored(name))) as tar:
+                keys = set()
+                for member in tar:
+                    key, _, extension = member.name.partition(".")
+                    stream = tar.extractfile(member)
+                    assert stream is not None
+                    assert extension not in found.setdefault(key, {})
+                    found[key][extension] = stream.read()
+                    keys.add(key)
+            assert len(keys) == shard["nsamples"]
+        for key, members in found.items():
+            read = self.model.reads[UUID(key).bytes]
+            assert members["jpg"] == read.picture.data
+            assert members["txt"] == (read.caption or "").encode()
+        return {UUID(key).bytes for key in found}
+
+    def assert_counts(self) -> None:
+        """What each night counts is what it decided, whatever became of that since."""
+        for batch in self.model.batches:
+            first = [said[0] for said in self.model.samples.values()]
+            mine = [said for said in first if said.turn == batch.turn]
+            exact = sum(said.reason == "exact" for said in mine)
+            (run,) = self.world.ask("SELECT * FROM curation.runs WHERE turn = :t", t=batch.turn)
+            assert [run[name] for name in COUNTS] == [
+                len(mine),
+                exact,
+                sum(said.verdict == "removed" for said in mine) - exact,
+                *(
+                    sum(said.verdict == verdict for said in mine)
+                    for verdict in ("kept", "quarantined", "withdrawn")
+                ),
+            ]
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self.finish()
+        finally:
+            self.at_end.close()
+
+    def finish(self) -> None:
+        """Everything is released and run to its end; then all promises are asked of what is there."""
+        while any(b.state == "held" for b in self.model.batches):
+            self.release(run_again=True)
+        self.source_put_back()
+        self.put("2026-11-30", [(3, "same")])
+        self.run("2026-11-30")
+        self.what_holds()
+        assert {batch.state for batch in self.model.batches} == {"published"}
+        assert self.model.published == self.model.kept()
+        self.assert_counts()
+        assert_newest_verdicts(self.world)
+        assert_witnesses_are_kept(self.world)
+        assert_no_kept_copies(self.world)
+        assert self.verify() == []
