@@ -172,8 +172,9 @@ INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, na
 SELECT b, n, '0badcafe', 'jpg+txt+json', 10000, format('web/shards/%s-0badcafe/%s.tar', b, n), b,
     '{"tar": {"name": "t", "sha256": "s", "bytes": 1000000000}}'
 FROM generate_series(1, :batches) b, generate_series(0, (:samples * 60 / 100 - 1) / 10000) n;
-INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to, snapshot_from)
-SELECT output_id, decision_id, number * 10000, number * 10000 + 10000, decision_id
+INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to, position,
+    snapshot_from)
+SELECT output_id, decision_id, number * 10000, number * 10000 + 10000, 0, decision_id
 FROM sscd_ops.output_shards
 """
 
@@ -418,7 +419,7 @@ def with_changes(catalog: Catalog, results: Results, batches: int, samples: int)
 
     def slots() -> int:
         with catalog.read() as conn:
-            lost = placements.lost_slots_in(conn, 1, batches, batches, batches + 1)
+            lost = placements.lost_slots_in(conn, 1, batches, [batches], batches + 1)
             return sum(map(len, lost.values()))
 
     taken, rows = seconds(slots)

@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,11 +39,12 @@ from benchmarks.tars import make_source
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.core.manifest import read_manifest
-from sscd_ops.model import Interval, SourceShard
+from sscd_ops.model import Interval, SourceShard, StoredFile
 from sscd_ops.options import DatasetOptions, LimitsOptions, SourceOptions, StorageOptions
 from sscd_ops.sources import open_source
-from sscd_ops.steps import publish
 from sscd_ops.steps.parts import Work
+from sscd_ops.steps.shard_files import put_file
+from sscd_ops.steps.shard_writing import write_samples
 from sscd_ops.storage.arrow import keep_pandas_out
 from sscd_ops.storage.store import open_store
 from sscd_ops.storage.tar_read import read_tar
@@ -104,7 +106,8 @@ def product(home: Path, per_tar: int) -> int:
     for shard, rows in _planned(home, per_tar):
         name, form = f"bench/shards/{shard.ordinal:05d}.tar", "jpg+json+txt"
         output = OutputShard({}, 1, 1, 0, "", form, len(rows), name, 1, 1, 1, None, None)
-        publish._write_shard(parts, work, output, rows, {shard.shard_id: shard})
+        put = partial(put_file, parts)
+        write_samples(parts, output, rows, [], {shard.shard_id: (work, shard)}, put)
         written += 3 * len(rows)
     return written
 
@@ -113,7 +116,7 @@ def _planned(home: Path, per_tar: int) -> Iterator[tuple[SourceShard, list[Place
     """Each source shard with the samples that the catalog would answer for its output shard."""
     for line in (home / "shards.jsonl").read_text().splitlines():
         saved = json.loads(line)
-        saved["manifest"] = publish.StoredFile(**saved["manifest"])
+        saved["manifest"] = StoredFile(**saved["manifest"])
         shard = SourceShard(**saved)
         keep = kept(shard.ordinal, per_tar)
         yield (

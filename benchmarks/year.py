@@ -330,8 +330,9 @@ shards AS (
         'bytes', 1000000))
     FROM nights, LATERAL (SELECT 'year/shards/' || day || '-0badcafe/00000.tar') AS s(name)),
 placements AS (
-    INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to, snapshot_from)
-    SELECT id, id, 0, :n, n FROM nights),
+    INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to, position,
+        snapshot_from)
+    SELECT id, id, 0, :n, 0, n FROM nights),
 snapshots AS (
     INSERT INTO sscd_ops.snapshots (dataset_id, snapshot, parent, decision_id, turn, samples,
         shards, bytes, file)

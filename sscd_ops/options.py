@@ -342,6 +342,11 @@ class DatasetOptions:
     turn: TurnOptions = TurnOptions()
     airflow: AirflowOptions = AirflowOptions()
 
+    @property
+    def meta_columns(self) -> list[str]:
+        """The metadata columns of what is published: of all sources, sorted."""
+        return sorted({name for source in self.sources for name in source.columns})
+
     def source(self, name: str) -> SourceOptions:
         """The source of this name.
 

@@ -334,6 +334,43 @@ def of_key(conn: Connection, dataset_id: int, client_key: str) -> Decision | Non
     return None if raw is None else _decision(raw)
 
 
+def of_turn(conn: Connection, dataset_id: int, turn: int) -> Decision:
+    """The decision of a turn that was taken.
+
+    Raises:
+        InvariantError: there is none.
+    """
+    raw = row(conn, f"{_DECISION} AND dataset_id = :d AND turn = :t", d=dataset_id, t=turn)
+    if raw is None:
+        raise InvariantError(f"dataset {dataset_id} has no decision of turn {turn}")
+    return _decision(raw)
+
+
+def pending_others(conn: Connection, dataset_id: int, turn: int) -> list[Decision]:
+    """Decisions without a batch, until a turn, that planned shards and are not published yet."""
+    found = rows(
+        conn,
+        f"{_DECISION} AND dataset_id = :d AND turn <= :t AND batch_id IS NULL"
+        " AND published_at IS NULL AND EXISTS (SELECT FROM sscd_ops.output_shards o"
+        " WHERE o.decision_id = decisions.decision_id AND NOT o.replaces) ORDER BY turn",
+        d=dataset_id,
+        t=turn,
+    )
+    return [_decision(raw) for raw in found]
+
+
+def config_of(conn: Connection, decision_id: int) -> str:
+    """The configuration that a decision in force was made with, as JSON."""
+    return str(
+        value(
+            conn,
+            "SELECT CAST(c.config AS text) FROM sscd_ops.decisions x JOIN sscd_ops.configs c"
+            " USING (dataset_id, config_sha256) WHERE x.decision_id = :x",
+            x=decision_id,
+        )
+    )
+
+
 def recent_nights(conn: Connection, dataset_id: int, turn: int, limit: int) -> list[PastNight]:
     """The nights of the highest turns below ``turn``, newest first."""
     found = rows(

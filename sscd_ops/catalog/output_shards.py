@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.placements import Span
 from sscd_ops.catalog.sql import files_json, files_of, run, tuples, value
 from sscd_ops.model import StoredFile
 
@@ -73,43 +74,53 @@ def add_plan(
     """Register the output shards that a decision plans, which are in no snapshot yet."""
     for shard in planned:
         slots = [(decision_id, shard.slot, shard.slot + shard.samples)]
-        _add(conn, shard, slots, None, decision_id=decision_id, turn=turn, plan=plan, files=None)
+        _add(
+            conn,
+            shard,
+            slots,
+            None,
+            decision_id=decision_id,
+            turn=turn,
+            plan=plan,
+            files=None,
+            replaces=False,
+        )
 
 
-def replace_shard(
+def replace_shards(
     conn: Connection,
-    output_id: int,
+    output_ids: Sequence[int],
     snapshot: int,
     *,
     shard: OutputShard | None,
-    slots: Iterable[tuple[int, int, int]],
+    slots: Iterable[Span],
 ) -> None:
-    """From a snapshot on, another shard holds what one held.
+    """From a snapshot on, another shard holds what some held.
 
     One that was in no snapshot yet never is in any: its range is empty.
 
     Args:
         conn: an open transaction, with the dataset's lock.
-        output_id: the shard that is replaced.
+        output_ids: the shards that are replaced.
         snapshot: the snapshot, registered.
-        shard: the other one, whose ``output_id`` is not read; None where nothing is left of it.
-        slots: decision, first slot and end of what that one holds.
+        shard: the other one, whose ``output_id`` is not read; None where nothing is left of them.
+        slots: decision, first slot and end of what that one holds, in its order.
     """
     run(
         conn,
-        "UPDATE sscd_ops.placements SET snapshot_to = :s WHERE output_id = :o"
+        "UPDATE sscd_ops.placements SET snapshot_to = :s WHERE output_id = ANY(:o)"
         " AND snapshot_to IS NULL",
         s=snapshot,
-        o=output_id,
+        o=list(output_ids),
     )
     if shard is not None:
-        _add(conn, shard, slots, snapshot, files=files_json(shard.files))
+        _add(conn, shard, slots, snapshot, files=files_json(shard.files), replaces=True)
 
 
 def _add(
     conn: Connection,
     shard: PlannedShard | OutputShard,
-    slots: Iterable[tuple[int, int, int]],
+    slots: Iterable[Span],
     snapshot: int | None,
     **others: Any,
 ) -> None:
@@ -117,21 +128,34 @@ def _add(
     output_id = value(
         conn,
         "INSERT INTO sscd_ops.output_shards (decision_id, number, plan, form, samples, name, turn,"
-        " files) VALUES (:decision_id, :number, :plan, :form, :samples, :name, :turn,"
-        " CAST(:files AS jsonb)) RETURNING output_id",
+        " files, replaces) VALUES (:decision_id, :number, :plan, :form, :samples, :name, :turn,"
+        " CAST(:files AS jsonb), :replaces) RETURNING output_id",
         **{**asdict(shard), **others},
     )
+    place(conn, output_id, slots, snapshot)
+
+
+def place(
+    conn: Connection,
+    output_id: int,
+    slots: Iterable[Span],
+    snapshot: int | None = None,
+) -> None:
+    """Say which slots a shard holds: decision, first slot and end, in its order."""
+    position = 0
     for decision_id, start, end in slots:
         run(
             conn,
-            "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to,"
-            " snapshot_from) VALUES (:o, :x, :a, :b, :s)",
+            "INSERT INTO sscd_ops.placements (output_id, decision_id, slot_from, slot_to, position,"
+            " snapshot_from) VALUES (:o, :x, :a, :b, :p, :s)",
             o=output_id,
             x=decision_id,
             a=start,
             b=end,
+            p=position,
             s=snapshot,
         )
+        position += end - start
 
 
 def planned_shards(conn: Connection, decision_id: int) -> list[OutputShard]:
@@ -141,20 +165,26 @@ def planned_shards(conn: Connection, decision_id: int) -> list[OutputShard]:
     """
     return _shards(
         conn,
-        f"SELECT {_COLUMNS} WHERE o.decision_id = :x AND o.turn = x.turn ORDER BY o.number",
+        f"SELECT {_COLUMNS} WHERE o.decision_id = :x AND NOT o.replaces ORDER BY o.number",
         x=decision_id,
     )
 
 
-def register_output(conn: Connection, output_id: int, files: Mapping[str, StoredFile]) -> None:
-    """Name the files of an output shard; the first registration wins (equal bytes anyway)."""
+def register_output(conn: Connection, output_id: int, files: Mapping[str, StoredFile]) -> bool:
+    """Name the files of an output shard; the first registration wins (equal bytes anyway).
+
+    Answers False where it was planned anew meanwhile, under another name.
+    """
     run(
         conn,
         "UPDATE sscd_ops.output_shards SET files = CAST(:f AS jsonb)"
-        " WHERE output_id = :o AND files IS NULL",
+        " WHERE output_id = :o AND files IS NULL AND name = :n",
         f=files_json(files),
         o=output_id,
+        n=files["tar"].name,
     )
+    planned = "SELECT name = :n FROM sscd_ops.output_shards WHERE output_id = :o"
+    return bool(value(conn, planned, o=output_id, n=files["tar"].name))
 
 
 def files_of_output(conn: Connection, output_id: int) -> Mapping[str, StoredFile]:
@@ -168,21 +198,21 @@ _OF_DATASET = " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
 _IN_ORDER = " ORDER BY x.turn, f.slot, o.output_id"
 """In turn order, whatever order batches commit in; a shard stands where the one it replaces did."""
 _LISTED = (
-    "(SELECT p.output_id, min(p.slot_from) AS slot FROM sscd_ops.placements p"
-    " WHERE p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s) GROUP BY 1"
-    " UNION ALL SELECT p.output_id, min(p.slot_from) FROM sscd_ops.output_shards added"
-    " JOIN sscd_ops.placements p USING (output_id)"
-    " WHERE added.decision_id = :x AND p.snapshot_from IS NULL GROUP BY 1) f"
+    "(SELECT p.output_id, p.slot_from AS slot FROM sscd_ops.placements p WHERE p.position = 0"
+    " AND p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
+    " UNION ALL SELECT p.output_id, p.slot_from FROM sscd_ops.output_shards added"
+    " JOIN sscd_ops.placements p USING (output_id) WHERE added.decision_id = ANY(:x)"
+    " AND p.position = 0 AND p.snapshot_from IS NULL AND p.snapshot_to IS NULL) f"
 )
-"""Shards of a snapshot, and those a decision adds: their numbers, and the first slot of each."""
+"""Shards of a snapshot, and those that decisions add: their numbers, and the first slot of each."""
 
 
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
     """The shards of all snapshots and those that wait for their commit, by turn and slot."""
     return _shards(
         conn,
-        f"SELECT {_COLUMNS} JOIN LATERAL (SELECT min(p.slot_from) AS slot"
-        " FROM sscd_ops.placements p WHERE p.output_id = o.output_id) f ON true"
+        f"SELECT {_COLUMNS} JOIN (SELECT p.output_id, p.slot_from AS slot"
+        " FROM sscd_ops.placements p WHERE p.position = 0) f USING (output_id)"
         f"{_OF_DATASET} AND o.files IS NOT NULL{_IN_ORDER}",
         d=dataset_id,
     )
@@ -195,7 +225,7 @@ def live_shards(conn: Connection, dataset_id: int, snapshot: int) -> list[Output
         f"SELECT {_COLUMNS} JOIN {_LISTED} USING (output_id){_OF_DATASET}{_IN_ORDER}",
         d=dataset_id,
         s=snapshot,
-        x=None,
+        x=[],
     )
 
 
@@ -230,9 +260,9 @@ class ListedShard(NamedTuple):
 
 
 def listed_shards(
-    conn: Connection, dataset_id: int, snapshot: int, adding: int | None = None
+    conn: Connection, dataset_id: int, snapshot: int, adding: Sequence[int] = ()
 ) -> list[ListedShard]:
-    """The shards of a snapshot, by turn and slot; with those a decision adds, where asked."""
+    """The shards of a snapshot, by turn and slot; with those that some decisions add."""
     found = tuples(
         conn,
         "SELECT o.output_id, o.decision_id, o.number, o.name, o.form, o.samples,"
@@ -243,7 +273,7 @@ def listed_shards(
         f" LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id{_OF_DATASET}{_IN_ORDER}",
         d=dataset_id,
         s=snapshot,
-        x=adding,
+        x=list(adding),
     )
     return list(starmap(ListedShard, found))
 

@@ -15,16 +15,22 @@ from sscd_ops.catalog.sql import tuples, value
 
 Slot = tuple[int, int]
 """Decision and number."""
+Span = tuple[int, int, int]
+"""Slots of a decision in a row: decision, first one and end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Slots of a decision in a row, ``start <= number < end``; its rows lie in ``month``."""
+    """Slots of a decision in a row, ``start <= number < end``; its rows lie in ``month``.
+
+    ``changes``: it gave them to samples that others had read, in rows of ``changes``.
+    """
 
     decision_id: int
     start: int
     end: int
     month: date
+    changes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,51 +54,86 @@ def placed(conn: Connection, output_id: int) -> list[Placement]:
     """Which slots an output shard holds, in its order."""
     found = tuples(
         conn,
-        'SELECT p.decision_id, p.slot_from AS start, p.slot_to AS "end", d.month'
+        'SELECT p.decision_id, p.slot_from AS start, p.slot_to AS "end", d.month,'
+        " d.kind IN ('order', 'repair', 'bank') AS changes"
         " FROM sscd_ops.placements p JOIN sscd_ops.decisions d USING (decision_id)"
-        " WHERE p.output_id = :o ORDER BY d.turn, p.slot_from",
+        " WHERE p.output_id = :o ORDER BY p.position",
         o=output_id,
     )
     return [Placement(*place) for place in found]
 
 
-def _of_slots(conn: Connection, columns: str, place: Placement) -> Iterator[Any]:
-    """Columns of the samples in some slots, in their order."""
-    # slots and month as values: joined with its placements, a shard might cost the whole month
-    return tuples(
-        conn,
-        f"SELECT {columns} FROM sscd_ops.samples s"
-        " JOIN sscd_ops.source_shards sh USING (shard_id) WHERE s.month = :m"
-        " AND s.decision_id = :x AND s.slot >= :a AND s.slot < :b ORDER BY s.slot",
-        m=place.month,
-        x=place.decision_id,
-        a=place.start,
-        b=place.end,
-    )
+_GIVEN = (
+    " FROM (SELECT DISTINCT ON (c.slot) c.slot, c.carrier_id, c.carrier_decision"
+    " FROM sscd_ops.changes c WHERE c.decision_id = :x AND c.slot_decision = :x AND c.slot >= :a"
+    " AND c.slot < :b ORDER BY c.slot) g"
+)
+"""The samples that a decision gave slots to which others had read."""
 
 
 def samples_of_output(conn: Connection, output_id: int) -> list[PlacedSample]:
-    """The samples of one output shard in published order: that of their slots."""
+    """The samples of one output shard in published order: that of their slots.
+
+    Without those whose month was detached.
+    """
     columns = (
         "s.image_sha256, s.sample_id, s.shard_id, s.position, sh.source, sh.relative_uri, s.key,"
         " s.width, s.height, s.caption, s.meta"
     )
+    # slots and month as values: joined with its placements, a shard might cost the whole month
+    read = (
+        f"SELECT {columns} FROM sscd_ops.samples s JOIN sscd_ops.source_shards sh USING (shard_id)"
+        " WHERE s.month = :m AND s.decision_id = :x AND s.slot >= :a AND s.slot < :b"
+        " ORDER BY s.slot"
+    )
+    given = (
+        f"SELECT {columns}{_GIVEN} JOIN sscd_ops.decisions d ON d.decision_id = g.carrier_decision"
+        " JOIN sscd_ops.samples s ON s.month = d.month AND s.decision_id = d.decision_id"
+        " AND s.sample_id = g.carrier_id JOIN sscd_ops.source_shards sh USING (shard_id)"
+        " ORDER BY g.slot"
+    )
     return [
         PlacedSample(bytes(digest), *others)
         for place in placed(conn, output_id)
-        for digest, *others in _of_slots(conn, columns, place)
+        for digest, *others in _of_slots(conn, given if place.changes else read, place)
     ]
+
+
+def _of_slots(conn: Connection, sql: str, place: Placement) -> Iterator[Any]:
+    key = {} if place.changes else {"m": place.month}
+    return tuples(conn, sql, x=place.decision_id, a=place.start, b=place.end, **key)
 
 
 def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
     """The ids of the samples of one output shard; None where their month was detached."""
     there = months(conn)
     places = placed(conn, output_id)
-    if any(place.month not in there for place in places):
+    if any(place.month not in there for place in places if not place.changes):
         return None
+    read = (
+        "SELECT s.sample_id FROM sscd_ops.samples s WHERE s.month = :m AND s.decision_id = :x"
+        " AND s.slot >= :a AND s.slot < :b"
+    )
     return {
-        str(sample_id) for place in places for (sample_id,) in _of_slots(conn, "s.sample_id", place)
+        str(sample_id)
+        for place in places
+        for (sample_id,) in _of_slots(
+            conn, f"SELECT g.carrier_id{_GIVEN}" if place.changes else read, place
+        )
     }
+
+
+def decisions_in(conn: Connection, dataset_id: int, snapshot: int) -> list[int]:
+    """The decisions of which a snapshot holds slots."""
+    found = tuples(
+        conn,
+        "SELECT DISTINCT p.decision_id FROM sscd_ops.placements p JOIN sscd_ops.decisions d"
+        " USING (decision_id) WHERE d.dataset_id = :d AND p.snapshot_from <= :s"
+        " AND (p.snapshot_to IS NULL OR p.snapshot_to > :s) ORDER BY 1",
+        d=dataset_id,
+        s=snapshot,
+    )
+    return [number for (number,) in found]
 
 
 # ---------------------------------------------------------------- kept no longer
@@ -122,11 +163,11 @@ followed on the one that gave the slot.
 
 
 def lost_slots_in(
-    conn: Connection, dataset_id: int, snapshot: int, adding: int, turn: int
+    conn: Connection, dataset_id: int, snapshot: int, adding: Sequence[int], turn: int
 ) -> dict[int, set[Slot]]:
     """Output shard -> its slots whose sample is kept no longer as of a turn.
 
-    Of the shards of a snapshot, and of those a decision adds.
+    Of the shards of a snapshot, and of those that some decisions add.
     """
     found = tuples(
         conn,
@@ -135,11 +176,11 @@ def lost_slots_in(
         " AND p.slot_from <= l.slot AND p.slot_to > l.slot"
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
         " WHERE p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
-        " OR p.snapshot_from IS NULL AND o.decision_id = :x",
+        " OR p.snapshot_from IS NULL AND p.snapshot_to IS NULL AND o.decision_id = ANY(:x)",
         d=dataset_id,
         t=turn,
         s=snapshot,
-        x=adding,
+        x=list(adding),
     )
     lost: dict[int, set[Slot]] = {}
     for output_id, *slot in found:
@@ -167,6 +208,14 @@ def count_kept(conn: Connection, dataset_id: int, decisions: Sequence[int], turn
         " WHERE d.decision_id = ANY(:x) AND s.verdict = 'kept'",
         x=list(decisions),
     )
+    given = value(
+        conn,
+        "SELECT count(DISTINCT (c.decision_id, c.slot)) FROM sscd_ops.changes c"
+        " JOIN sscd_ops.decisions d ON d.decision_id = c.decision_id"
+        " AND d.kind IN ('order', 'repair', 'bank')"
+        " WHERE c.decision_id = ANY(:x) AND c.slot_decision = c.decision_id",
+        x=list(decisions),
+    )
     lost = value(
         conn,
         f"{_LOST} SELECT count(*) FROM lost WHERE decision_id = ANY(:x)",
@@ -174,4 +223,4 @@ def count_kept(conn: Connection, dataset_id: int, decisions: Sequence[int], turn
         t=turn,
         x=list(decisions),
     )
-    return int(counted) + int(found) - int(lost)
+    return int(counted) + int(found) + int(given) - int(lost)

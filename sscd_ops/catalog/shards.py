@@ -99,21 +99,33 @@ def shards_of(conn: Connection, attempt_id: int, group: int | None = None) -> li
         a=attempt_id,
         g=group,
     )
-    return [
-        SourceShard(
-            r["shard_id"],
-            r["source"],
-            r["uri"],
-            r["relative_uri"],
-            r["size"],
-            r["version"],
-            r["group_no"],
-            r["ordinal"],
-            file_of(r["manifest"]),
-            file_of(r["descriptors"]),
-        )
-        for r in found
-    ]
+    return [_shard(r) for r in found]
+
+
+def of_numbers(conn: Connection, shard_ids: Sequence[int]) -> dict[int, tuple[int, SourceShard]]:
+    """Some source shards, by number, each with the batch whose attempt it is of."""
+    found = rows(
+        conn,
+        "SELECT a.batch_id, s.* FROM sscd_ops.source_shards s JOIN sscd_ops.attempts a"
+        " USING (attempt_id) WHERE s.shard_id = ANY(:s)",
+        s=list(shard_ids),
+    )
+    return {r["shard_id"]: (r["batch_id"], _shard(r)) for r in found}
+
+
+def _shard(r: Mapping[str, Any]) -> SourceShard:
+    return SourceShard(
+        r["shard_id"],
+        r["source"],
+        r["uri"],
+        r["relative_uri"],
+        r["size"],
+        r["version"],
+        r["group_no"],
+        r["ordinal"],
+        file_of(r["manifest"]),
+        file_of(r["descriptors"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
@@ -35,6 +35,25 @@ class Snapshot:
     label: str | None
     supplement: int | None
     fingerprint: str
+
+
+class Label(NamedTuple):
+    """What a decision is called in published names; ``label`` is None of no night's."""
+
+    decided_turn: int
+    label: str | None
+    supplement: int | None
+
+
+def label_of(conn: Connection, decision_id: int) -> Label:
+    """What a decision in force is called."""
+    (found,) = tuples(
+        conn,
+        "SELECT x.turn AS decided_turn, b.label, b.supplement FROM sscd_ops.decisions x"
+        " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id WHERE x.decision_id = :x",
+        x=decision_id,
+    )
+    return Label(*found)
 
 
 _SNAPSHOT = (
@@ -80,8 +99,9 @@ def add_snapshot(
     shards: Sequence[ListedShard],
     file: StoredFile,
     turn: int,
+    adding: Sequence[int],
 ) -> None:
-    """Register the next snapshot, of these shards, and place the decision's own in it.
+    """Register the next snapshot, of these shards, and place in it what some decisions add.
 
     The caller holds the lock.
     """
@@ -102,7 +122,7 @@ def add_snapshot(
     run(
         conn,
         "UPDATE sscd_ops.placements p SET snapshot_from = :s FROM sscd_ops.output_shards o"
-        " WHERE o.output_id = p.output_id AND o.decision_id = :x AND p.snapshot_from IS NULL",
+        " WHERE o.output_id = p.output_id AND o.decision_id = ANY(:x) AND p.snapshot_from IS NULL",
         s=snapshot,
-        x=decision_id,
+        x=list(adding),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,21 +12,18 @@ from sscd_ops.catalog import (
     decisions,
     dry_runs,
     events,
-    output_shards,
-    placements,
     published,
     searches,
     snapshots,
 )
-from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.errors import BatchNotRunnable, InvariantError
-from sscd_ops.model import BatchState, StoredFile
+from sscd_ops.model import BatchState
 from sscd_ops.options import Step
 from sscd_ops.steps import turns
-from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, write_bytes
+from sscd_ops.steps.next_snapshot import Listing, NextSnapshot
+from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
 from sscd_ops.steps.reports import Report, in_line
-from sscd_ops.steps.rewriting import Replaced, without_slots
-from sscd_ops.steps.snapshots import document, repair_latest, snapshot_name
+from sscd_ops.steps.snapshots import repair_latest
 from sscd_ops.steps.turns import Seen
 
 
@@ -100,7 +95,7 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
         raise BatchNotRunnable(
             f"batch {batch_id} is {work.batch.state}: it is committed once it is decided"
         )
-    turns.make_snapshot(parts, _Snapshot(parts, work))
+    turns.make_snapshot(parts, _Commit(parts, work))
     repair_latest(parts, work.batch.dataset)
     return replace(_answer(parts, work), made_now=True, seconds=watch.seconds)
 
@@ -111,94 +106,20 @@ def mark_announced(parts: Parts, batch_id: int) -> None:
         published.mark_announced(conn, batch_id)
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """What the next snapshot holds, and its file; None where it would hold what this one does."""
-
-    shards: Sequence[ListedShard]
-    added: int
-    replaced: Sequence[Replaced]
-    file: StoredFile | None
-
-
-class _Snapshot:
-    """The snapshot that follows a batch's decision (``turns.SnapshotMaker``).
-
-    The newest snapshot's shards, less what is not kept as of the newest turn, and those the
-    decision adds.
-    """
+class _Commit(NextSnapshot):
+    """The snapshot that publishes a night."""
 
     def __init__(self, parts: Parts, work: Work) -> None:
-        self._parts = parts
+        super().__init__(parts, work.batch.dataset_id, work.batch.batch_id)
         self._work = work
-        self.dataset_id = work.batch.dataset_id
 
-    def work_out(self, seen: Seen) -> _Listed:
-        batch, dataset = self._work.batch, seen.dataset
-        with self._parts.catalog.begin() as conn:
-            decision = decisions.of_batch(conn, batch.batch_id)
-            listed = output_shards.listed_shards(
-                conn, self.dataset_id, dataset.snapshot, decision.decision_id
-            )
-            lost = placements.lost_slots_in(
-                conn, self.dataset_id, dataset.snapshot, decision.decision_id, dataset.turn
-            )
-            affected = output_shards.shards_of_numbers(conn, list(lost))
-        mine = [shard for shard in listed if shard.decision_id == decision.decision_id]
-        unwritten = [shard.number for shard in mine if shard.sha256 is None]
-        if unwritten:
-            raise BatchNotRunnable(
-                f"batch {batch.batch_id}: output shards {unwritten[:10]} were not written:"
-                " clear publish"
-            )
-        if decision.is_published or not (mine or lost):
-            return _Listed(listed, 0, [], None)
-        in_order = [affected[each.output_id] for each in listed if each.output_id in lost]
-        replaced = without_slots(self._parts, batch.dataset, dataset.turn, in_order, lost)
-        instead = {
-            each.output_id: None if each.shard is None else output_shards.listed(each.shard)
-            for each in replaced
-        }
-        listed = [
-            shard for each in listed if (shard := instead.get(each.output_id, each)) is not None
-        ]
-        body = document(
-            batch.dataset,
-            dataset.snapshot + 1,
-            parent=dataset.snapshot,
-            batch=self._work.label,
-            fingerprint=str(self._work.attempt.fingerprint),
-            shards=listed,
-        )
-        name = snapshot_name(batch.dataset, dataset.snapshot + 1, hashlib.sha256(body).hexdigest())
-        # the name says the content: other bytes there are those of a killed try or a bad disk
-        file = self._parts.store.put_named(
-            name, lambda stream: write_bytes(stream, body), over=True
-        )
-        return _Listed(listed, len(mine), replaced, file)
-
-    def put(self, conn: Connection, seen: Seen, worked: _Listed) -> int:
-        batch, dataset = self._work.batch, seen.dataset
+    def put(self, conn: Connection, seen: Seen, worked: Listing) -> int:
+        batch = self._work.batch
         decision = decisions.of_batch(conn, batch.batch_id)
         if decision.is_published:
-            return dataset.snapshot
-        snapshot = None
-        if worked.file is not None:
-            snapshot = dataset.snapshot + 1
-            snapshots.add_snapshot(
-                conn,
-                self.dataset_id,
-                decision.decision_id,
-                snapshot=snapshot,
-                shards=worked.shards,
-                file=worked.file,
-                turn=dataset.turn,
-            )
-            for each in worked.replaced:
-                output_shards.replace_shard(
-                    conn, each.output_id, snapshot, shard=each.shard, slots=each.slots
-                )
-            published.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
+            return seen.dataset.snapshot
+        newest = super().put(conn, seen, worked)
+        snapshot = None if worked.file is None else newest
         published.mark_published(conn, decision.decision_id, snapshot)
         searches.drop_searches(conn, batch.batch_id)
         events.add_event(
@@ -211,7 +132,7 @@ class _Snapshot:
             details={"snapshot": snapshot, "shards": worked.added}
             | ({"rewritten": len(worked.replaced)} if worked.replaced else {}),
         )
-        return dataset.snapshot if snapshot is None else snapshot
+        return newest
 
 
 def _answer(parts: Parts, work: Work) -> CommitReport:

@@ -75,7 +75,7 @@ class Work:
     @property
     def meta_columns(self) -> list[str]:
         """The metadata columns of what is published: of all sources, sorted."""
-        return sorted({name for source in self.options.sources for name in source.columns})
+        return self.options.meta_columns
 
     @property
     def folder(self) -> str:

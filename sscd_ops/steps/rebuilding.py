@@ -23,9 +23,9 @@ from sscd_ops.steps.damage import (
     noting,
 )
 from sscd_ops.steps.mending import mend_steps
-from sscd_ops.steps.parts import Parts, Work, load_work
-from sscd_ops.steps.publish import write_again
+from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import load_queries, open_backend
+from sscd_ops.steps.shard_writing import write_again
 from sscd_ops.steps.snapshots import check_root, read_snapshot_file, repair_latest
 
 # ---------------------------------------------------------------- index
@@ -164,7 +164,7 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     for shard in written:
         if lost := damaged_roles(parts, shard.files):
             with noting(left):
-                write_again(parts, load_work(parts, shard.batch_id), shard)
+                write_again(parts, shard)
                 done.append(f"{shard.name}: wrote {', '.join(lost)} anew")
         parts.progress.advance()
     parts.progress.done()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from sscd_ops.catalog import placements
 from sscd_ops.catalog.output_shards import OutputShard
-from sscd_ops.catalog.placements import Slot
+from sscd_ops.catalog.placements import Slot, Span
 from sscd_ops.core.identities import turn_label
 from sscd_ops.core.shard_plan import WRITER_VERSION
 from sscd_ops.errors import FileMismatch
@@ -25,15 +25,16 @@ from sscd_ops.steps.shard_files import describe, put_file
 
 @dataclass(frozen=True)
 class Replaced:
-    """A shard that another one takes the place of.
+    """Shards that another one takes the place of.
 
-    ``shard``: the other one, written and not registered, None where nothing is left; ``slots``:
-    decision, first slot and end of what it holds.
+    ``output_ids``: these, in published order. ``shard``: the other one, written and not registered,
+    None where nothing is left; ``slots``: decision, first slot and end of what it holds, in its
+    order.
     """
 
-    output_id: int
+    output_ids: Sequence[int]
     shard: OutputShard | None
-    slots: list[tuple[int, int, int]]
+    slots: list[Span]
 
 
 def without_slots(
@@ -55,7 +56,7 @@ def without_slots(
     Raises:
         FileMismatch: a shard is lost or damaged, or holds another number of samples.
     """
-    slots = {shard.output_id: _slots_of(parts, shard.output_id) for shard in affected}
+    slots = {shard.output_id: slots_of(parts, shard.output_id) for shard in affected}
     digest = hashlib.sha256(repr(WRITER_VERSION).encode())
     for shard in affected:
         own = slots[shard.output_id]
@@ -73,19 +74,19 @@ def without_slots(
             name = f"{folder}/{number:05d}.tar"
             other = replace(shard, plan=plan, name=name, turn=turn, samples=len(left))
             written = replace(other, files=_write(parts, shard, other, left, len(own)))
-        spans = list(_spans([own[place] for place in left]))
-        answer.append(Replaced(shard.output_id, written, spans))
+        spans = list(spans_of([own[place] for place in left]))
+        answer.append(Replaced([shard.output_id], written, spans))
     return answer
 
 
-def _slots_of(parts: Parts, output_id: int) -> list[Slot]:
+def slots_of(parts: Parts, output_id: int) -> list[Slot]:
     """The slots of a shard's samples, in its order."""
     with parts.catalog.begin() as conn:
         placed = placements.placed(conn, output_id)
     return [(place.decision_id, slot) for place in placed for slot in range(place.start, place.end)]
 
 
-def _spans(slots: Sequence[Slot]) -> Iterator[tuple[int, int, int]]:
+def spans_of(slots: Sequence[Slot]) -> Iterator[Span]:
     """Runs of slots, as decision, first and end."""
     start = 0
     for at in range(1, len(slots) + 1):

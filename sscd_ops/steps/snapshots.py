@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sscd_ops.catalog import datasets, output_shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard
-from sscd_ops.catalog.snapshots import Snapshot
+from sscd_ops.catalog.snapshots import Label, Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
 from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
 from sscd_ops.steps.parts import Parts, restore, write_bytes
@@ -67,16 +67,16 @@ def document(
 def _entry(shard: ListedShard) -> str:
     """A shard as ``json.dumps`` indents it there, which takes ten times as long for many."""
     # a shard that took the place of one that held what is kept no longer bears that turn
-    made_by = _made_by(shard) if shard.turn == shard.decided_turn else turn_label(shard.turn)
+    maker = made_by(shard) if shard.turn == shard.decided_turn else turn_label(shard.turn)
     url = "../" + shard.name.partition("/")[2]
     return (
-        f'  {{\n   "batch": {_text(made_by)},\n   "filesize": {shard.bytes},\n'
+        f'  {{\n   "batch": {_text(maker)},\n   "filesize": {shard.bytes},\n'
         f'   "form": {_text(shard.form)},\n   "nsamples": {shard.samples},\n'
         f'   "sha256": {_text(shard.sha256 or "")},\n   "url": {_text(url)}\n  }}'
     )
 
 
-def _made_by(made: ListedShard | Snapshot) -> str:
+def made_by(made: ListedShard | Snapshot | Label) -> str:
     """Who made it, in published names: a batch, or another decision."""
     if made.label is None:
         return turn_label(made.decided_turn)
@@ -89,7 +89,7 @@ def made_from_catalog(dataset: str, snapshot: Snapshot, shards: Sequence[ListedS
         dataset,
         snapshot.number,
         parent=snapshot.parent,
-        batch=_made_by(snapshot),
+        batch=made_by(snapshot),
         fingerprint=snapshot.fingerprint,
         shards=shards,
     )

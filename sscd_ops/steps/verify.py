@@ -65,8 +65,9 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
         parts.progress.advance()
     parts.progress.done()
     turn = 0 if newest is None else newest.turn
-    deciding = sorted({shard.decision_id for shard in listed})
+    number = 0 if newest is None else newest.number
     with parts.catalog.begin() as conn:
+        deciding = placements.decisions_in(conn, dataset.dataset_id, number)
         kept = placements.count_kept(conn, dataset.dataset_id, deciding, turn)
     samples = sum(shard.samples for shard in listed)
     if kept != samples:

@@ -192,6 +192,7 @@ class Ledger:
             decision_id=decision,
             slot_from=slots.start,
             slot_to=slots.stop,
+            position=0,
             snapshot_from=snapshot,
         )
 

@@ -16,7 +16,7 @@ from sscd_ops.catalog import lookups, output_shards, placements, segments, snaps
 from sscd_ops.catalog.database import Catalog
 from sscd_ops.model import SegmentPart
 
-PLACE = placements.Placement(1, 0, 1, date(2026, 11, 1))
+PLACE = placements.Placement(1, 0, 1, date(2026, 11, 1), changes=False)
 
 ROWS: dict[type, Callable[[Connection], object]] = {
     lookups.SamplePlace: lambda conn: lookups.sample_place(conn, UUID(int=1)),

@@ -347,7 +347,7 @@ def test_a_sample_withdrawn_alone_leaves_its_image_to_the_next(nights: Nights) -
 
 def unlisted(nights: Nights) -> set[tuple[str, int]]:
     with nights.ledger.catalog.read() as conn:
-        found = placements.lost_slots_in(conn, nights.ledger.web, 3, -1, turn=99)
+        found = placements.lost_slots_in(conn, nights.ledger.web, 3, [], turn=99)
     names = {
         row["output_id"]: row["name"]
         for row in nights.ledger.all("SELECT output_id, name FROM sscd_ops.output_shards")

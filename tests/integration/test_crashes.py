@@ -121,10 +121,10 @@ POINTS = {
     ),
     "a decision in force": ("turns._swap",),
     "publish": ("publish.output_shards.register_output",),
-    "commit": ("commit._Snapshot.work_out",),
-    "a snapshot's file": ("commit._Snapshot.put",),
+    "commit": ("commit._Commit.work_out",),
+    "a snapshot's file": ("commit._Commit.put",),
     "a snapshot's rows": (
-        "commit.snapshots.add_snapshot",
+        "next_snapshot.snapshots.add_snapshot",
         "commit.published.mark_published",
     ),
     "a snapshot in force": ("turns.make_snapshot",),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sscd_ops.catalog import datasets, output_shards, placements, published, snapshots, sql
-from sscd_ops.steps import commit, publish, resolve
+from sscd_ops.steps import commit, next_snapshot, publish, resolve
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
 from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.testing import Sample, encode, picture, plant
@@ -290,7 +290,7 @@ class Killed(BaseException):
 
 WRITES = {
     "add_snapshot": snapshots,
-    "replace_shard": output_shards,
+    "replace_shards": output_shards,
     "mark_followed": published,
 }
 
@@ -299,7 +299,7 @@ WRITES = {
     ("point", "when"),
     sweep(
         [(name, when) for name in WRITES for when in ("before", "after")],
-        [("add_snapshot", "before"), ("replace_shard", "after"), ("mark_followed", "after")],
+        [("add_snapshot", "before"), ("replace_shards", "after"), ("mark_followed", "after")],
     ),
 )
 def test_a_commit_that_dies_while_shards_are_replaced_is_tried_again(
@@ -344,7 +344,7 @@ def test_an_order_while_a_commit_works_out_is_followed(
     with world.parts() as parts:
         lead_by(parts, {"c0001": "free"})
     orders = [{"c0002": "free"}, {"c0010": "free"}]
-    real = commit.without_slots
+    real = next_snapshot.without_slots
 
     def without_slots(*given: Any) -> Any:
         answer = real(*given)
@@ -353,7 +353,7 @@ def test_an_order_while_a_commit_works_out_is_followed(
                 lead_by(others, orders.pop(0))
         return answer
 
-    monkeypatch.setattr(commit, "without_slots", without_slots)
+    monkeypatch.setattr(next_snapshot, "without_slots", without_slots)
     world.night(DAYS[1])
 
     (newest,) = world.ask("SELECT * FROM curation.snapshots WHERE snapshot = 2")

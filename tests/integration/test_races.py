@@ -601,16 +601,16 @@ def test_a_zombie_publish_says_nothing_of_a_published_batch(
     with world.parts() as parts:
         batch = world.until_match(parts, DAYS[0])
         resolve.run(parts, batch)
-    real = publish._write_shard
+    real = publish.write_shard
 
     def late(*given: Any) -> Any:
-        monkeypatch.setattr(publish, "_write_shard", real)
+        monkeypatch.setattr(publish, "write_shard", real)
         with world.parts() as other:
             world.from_resolve(other, batch)
         (world.incoming / DAYS[0] / "a.tar").rename(world.base / "a.tar")  # cleaned up
         return real(*given)
 
-    monkeypatch.setattr(publish, "_write_shard", late)
+    monkeypatch.setattr(publish, "write_shard", late)
     with world.parts() as parts, pytest.raises(SourceChanged):
         publish.run(parts, batch, 0)
 

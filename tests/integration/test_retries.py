@@ -103,19 +103,19 @@ def test_a_try_with_another_pyarrow_beside_one_that_was_quicker_is_no_fault(
     with world.parts() as parts:
         batch = world.until_match(parts, DAYS[0])
         resolve.run(parts, batch)
-    write_shard, write_table = publish._write_shard, pq.write_table
+    write_shard, write_table = publish.write_shard, pq.write_table
 
     def older(table: Any, stream: Any, **options: Any) -> None:
         write_table(table, stream, **{**options, "compression": "snappy"})
 
     def late(*given: Any) -> Any:
-        monkeypatch.setattr(publish, "_write_shard", write_shard)
+        monkeypatch.setattr(publish, "write_shard", write_shard)
         with world.parts() as other:
             publish.run(other, batch, 0)
         monkeypatch.setattr(pq, "write_table", older)
         return write_shard(*given)
 
-    monkeypatch.setattr(publish, "_write_shard", late)
+    monkeypatch.setattr(publish, "write_shard", late)
     with world.parts() as parts:
         publish.run(parts, batch, 0)
         commit.run(parts, batch)

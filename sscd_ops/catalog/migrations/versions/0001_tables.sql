@@ -315,6 +315,7 @@ CREATE TABLE sscd_ops.output_shards (
     name            text NOT NULL,                  -- of the tar, relative to the root
     turn            bigint NOT NULL,                -- what is not kept at it is not in the shard
     files           jsonb,                          -- tar, parquet, stats: {"name","sha256","bytes"}
+    replaces        boolean NOT NULL DEFAULT false, -- it took the place of others
     UNIQUE (decision_id, plan, number)
 );
 
@@ -325,6 +326,7 @@ CREATE TABLE sscd_ops.placements (
     decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
     slot_from       integer NOT NULL,
     slot_to         integer NOT NULL,               -- exclusive
+    position        integer NOT NULL,               -- of the first one's sample in the shard
     snapshot_from   integer,
     snapshot_to     integer,                        -- exclusive; null: still in
     PRIMARY KEY (decision_id, slot_from, output_id)

@@ -1,0 +1,177 @@
+"""The next snapshot: what the newest one holds, less what is kept no longer, and what is new.
+
+Every snapshot is made here, whoever makes it: a night's commit, a decision without a batch, a
+compaction. So what a later turn took away enters none of them, and whatever a decision without a
+batch added is in the first one that follows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import decisions, events, output_shards, placements, published, snapshots
+from sscd_ops.catalog.decisions import Decision
+from sscd_ops.catalog.output_shards import ListedShard
+from sscd_ops.errors import BatchNotRunnable, InvariantError
+from sscd_ops.model import StoredFile
+from sscd_ops.steps import turns
+from sscd_ops.steps.parts import Parts, write_bytes
+from sscd_ops.steps.publish import write_others
+from sscd_ops.steps.rewriting import Replaced, without_slots
+from sscd_ops.steps.snapshots import document, made_by, snapshot_name
+from sscd_ops.steps.turns import Seen
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the next snapshot holds, and its file; None where it would hold what this one does.
+
+    ``deciding``: the decision that its row names. ``others``: decisions without a batch that it
+    publishes.
+    """
+
+    shards: Sequence[ListedShard]
+    deciding: int
+    others: Sequence[Decision]
+    added: int
+    replaced: Sequence[Replaced]
+    file: StoredFile | None
+
+
+class NextSnapshot:
+    """The dataset's next snapshot (``turns.SnapshotMaker``).
+
+    Args:
+        parts: the real parts.
+        dataset_id: whose.
+        batch_id: a decided night that it is to publish, if any.
+    """
+
+    def __init__(self, parts: Parts, dataset_id: int, batch_id: int | None = None) -> None:
+        self._parts = parts
+        self.dataset_id = dataset_id
+        self._batch_id = batch_id
+
+    def work_out(self, seen: Seen) -> Listing:
+        """List it and write its file, and the shards that take the place of others.
+
+        Raises:
+            BatchNotRunnable: a shard of the night was not written.
+            FileMismatch: a shard that holds what is kept no longer is lost or damaged.
+        """
+        dataset = seen.dataset
+        with self._parts.catalog.begin() as conn:
+            mine = None if self._batch_id is None else decisions.of_batch(conn, self._batch_id)
+            pending = decisions.pending_others(conn, self.dataset_id, dataset.turn)
+        ready = write_others(self._parts, pending)
+        others = [decision for decision in pending if decision.decision_id in ready]
+        adding = ready if mine is None else [*ready, mine.decision_id]
+        with self._parts.catalog.begin() as conn:
+            listed = output_shards.listed_shards(conn, self.dataset_id, dataset.snapshot, adding)
+            lost = placements.lost_slots_in(
+                conn, self.dataset_id, dataset.snapshot, adding, dataset.turn
+            )
+            affected = output_shards.shards_of_numbers(conn, list(lost))
+            if mine is None and dataset.turn:
+                deciding = decisions.of_turn(conn, self.dataset_id, dataset.turn).decision_id
+            else:
+                deciding = 0 if mine is None else mine.decision_id
+        unwritten = [shard.number for shard in listed if shard.sha256 is None]
+        if unwritten:
+            raise BatchNotRunnable(
+                f"batch {self._batch_id}: output shards {unwritten[:10]} were not written:"
+                " clear publish"
+            )
+        added = sum(mine is not None and shard.decision_id == mine.decision_id for shard in listed)
+        in_order = [affected[each.output_id] for each in listed if each.output_id in lost]
+        replaced = without_slots(self._parts, dataset.name, dataset.turn, in_order, lost)
+        merged = self.merge(seen, [each for each in listed if each.output_id not in lost])
+        replaced = [*replaced, *merged]
+        if (mine is not None and mine.is_published) or not (added or others or replaced):
+            return Listing(listed, deciding, others, 0, [], None)
+        listed = _with(listed, replaced)
+        return Listing(
+            listed, deciding, others, added, replaced, self._write(seen, deciding, listed)
+        )
+
+    def merge(self, seen: Seen, listed: Sequence[ListedShard]) -> list[Replaced]:
+        """Further shards that others take the place of, of those that are as they were."""
+        return []
+
+    def _write(self, seen: Seen, deciding: int, listed: Sequence[ListedShard]) -> StoredFile:
+        dataset = seen.dataset
+        if dataset.fingerprint is None:
+            raise InvariantError(f"dataset {dataset.name} has decisions and no fingerprint")
+        with self._parts.catalog.begin() as conn:
+            label = made_by(snapshots.label_of(conn, deciding))
+        body = document(
+            dataset.name,
+            dataset.snapshot + 1,
+            parent=dataset.snapshot,
+            batch=label,
+            fingerprint=str(dataset.fingerprint),
+            shards=listed,
+        )
+        name = snapshot_name(dataset.name, dataset.snapshot + 1, hashlib.sha256(body).hexdigest())
+        # the name says the content: other bytes there are those of a killed try or a bad disk
+        return self._parts.store.put_named(
+            name, lambda stream: write_bytes(stream, body), over=True
+        )
+
+    def put(self, conn: Connection, seen: Seen, worked: Listing) -> int:
+        """Register it, and mark as published what it publishes."""
+        dataset = seen.dataset
+        if worked.file is None:
+            return dataset.snapshot
+        snapshot = dataset.snapshot + 1
+        others = [decision.decision_id for decision in worked.others]
+        snapshots.add_snapshot(
+            conn,
+            self.dataset_id,
+            worked.deciding,
+            snapshot=snapshot,
+            shards=worked.shards,
+            file=worked.file,
+            turn=dataset.turn,
+            adding=[*others, worked.deciding] if self._batch_id is not None else others,
+        )
+        for each in worked.replaced:
+            output_shards.replace_shards(
+                conn, each.output_ids, snapshot, shard=each.shard, slots=each.slots
+            )
+        for decision in worked.others:
+            published.mark_published(conn, decision.decision_id, snapshot)
+            events.add_event(
+                conn,
+                self.dataset_id,
+                "published",
+                actor=str(decision.kind),
+                turn=decision.turn,
+                details={"snapshot": snapshot},
+            )
+        published.mark_followed(conn, self.dataset_id, snapshot, dataset.turn)
+        return snapshot
+
+
+def _with(listed: Sequence[ListedShard], replaced: Sequence[Replaced]) -> list[ListedShard]:
+    """A list in which shards stand where the first of those did that they take the place of."""
+    instead: dict[int, ListedShard | None] = {}
+    for each in replaced:
+        first, *further = each.output_ids
+        instead[first] = None if each.shard is None else output_shards.listed(each.shard)
+        instead |= dict.fromkeys(further)
+    return [shard for each in listed if (shard := instead.get(each.output_id, each)) is not None]
+
+
+def publish_others(parts: Parts, dataset_id: int) -> None:
+    """Publish the decisions without a batch that wait for a snapshot, nights left alone.
+
+    Raises:
+        FileMismatch: a shard that holds what is kept no longer is lost or damaged.
+        CommitConflict: others made snapshots many times over (retried).
+    """
+    turns.make_snapshot(parts, NextSnapshot(parts, dataset_id))
