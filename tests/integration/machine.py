@@ -34,7 +34,9 @@ from sscd_ops.model import StoredFile
 from sscd_ops.options import GuardOptions
 from sscd_ops.steps import manage
 from sscd_ops.steps.compacting import compact
+from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.steps.snapshots import repair_latest
 from sscd_ops.testing import encode, make_tar, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
@@ -380,6 +382,19 @@ class Life(RuleBasedStateMachine):
             turns = {apply(Order(parts, key, by_key)).turn for _ in range(2)}
         self.model.change(changes)
         assert turns == {self.model.turn}
+
+    @precondition(lambda self: self.model.turn)
+    @rule(dies=st.sampled_from(("", "before", "after")))
+    def publish_orders(self, dies: str) -> None:
+        """What people decided is published at once, without a night."""
+        with self.world.parts() as parts, parts.catalog.begin() as conn:
+            dataset_id = datasets.need(conn, DATASET).dataset_id
+        with self.world.parts() as parts:
+            with dying(dies, "next_snapshot.snapshots.add_snapshot"):
+                publish_others(parts, dataset_id)
+            publish_others(parts, dataset_id)
+            repair_latest(parts, DATASET)
+        self.model.publish(None)
 
     @precondition(lambda self: len(self.model.batches) > 1)
     @rule(below=st.sampled_from((2, 8, 100)), dies=st.sampled_from(("", "before", "after")))
