@@ -12,11 +12,13 @@ import itertools
 import json
 import os
 import posixpath
+import re
 import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
@@ -29,14 +31,19 @@ from PIL import Image
 
 from sscd_ops.catalog import datasets, lookups
 from sscd_ops.catalog.sql import need_file
-from sscd_ops.errors import BatchHeld, BatchNotRunnable, FileMismatch, SourceChanged
+from sscd_ops.errors import BatchHeld, BatchNotRunnable, FileMismatch, SourceChanged, UsageError
 from sscd_ops.model import StoredFile
 from sscd_ops.options import GuardOptions
 from sscd_ops.steps import manage
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.steps.reproduce import reproduce
+from sscd_ops.steps.snapshot_diff import diff, diff_samples
+from sscd_ops.steps.snapshot_tags import expire, untag
+from sscd_ops.steps.snapshot_tags import tag as set_tag
 from sscd_ops.steps.snapshots import repair_latest
+from sscd_ops.steps.vacuum import vacuum
 from sscd_ops.testing import encode, make_tar, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
@@ -59,6 +66,11 @@ SEEDS = range(4)
 KINDS = ("same", "jpeg_40", "half_size", "padded", "sheet", "cut")
 """Of a picture: itself, near copies of it, the same pixels in other bytes, a plain sheet, no picture."""
 
+VACUUM_DIES = tuple(
+    f"{point} {when}"
+    for point in ("_condemn", "_try_them", "condemned.mark_deleting", "condemned.mark_removed")
+    for when in ("before", "after")
+)
 COUNTS = ("read", "removed_exact", "removed_near", "kept", "quarantined", "withdrawn")
 
 
@@ -142,6 +154,10 @@ class Life(RuleBasedStateMachine):
         """Turn -> what look-ups answered as of it."""
         self.documents: dict[int, bytes] = {}
         """Snapshot -> its file."""
+        self.places: dict[int, dict[Id, str]] = {}
+        """Snapshot -> its samples, each with its shard."""
+        self.expired: set[int] = set()
+        self.tags: dict[str, int] = {}
 
     # ------------------------------------------------------------ source files
 
@@ -405,6 +421,115 @@ class Life(RuleBasedStateMachine):
             compact(parts, DATASET, below)
             assert compact(parts, DATASET, below) == []
 
+    # ------------------------------------------------------------ snapshots end
+
+    @precondition(lambda self: self.documents)
+    @rule(pick=some, name=st.sampled_from("ab"), until=st.booleans())
+    def tag(self, pick: int, name: str, until: bool) -> None:
+        """A snapshot is given a name, which another one may have; or a name is taken away."""
+        number = 1 + pick % len(self.documents)
+        day = datetime.now(UTC).date() if until else None
+        other = self.tags.get(name, number) != number
+        dead = name not in self.tags and number in self.expired
+        with self.world.parts() as parts:
+            if other and pick % 2:
+                number = self.tags.pop(name)
+                for _ in range(2):
+                    untag(parts, DATASET, number, name, actor="ann", why="by chance")
+                return
+            with pytest.raises(UsageError) if other or dead else nullcontext():
+                for _ in range(2):
+                    given = {"keep_until": day, "used_by": f"run-{pick}"}
+                    set_tag(parts, DATASET, number, name, actor="ann", why="by chance", **given)
+                self.tags[name] = number
+
+    @precondition(lambda self: self.documents)
+    @rule(pick=some, keep_last=st.sampled_from((None, 1, 2, 3)))
+    def expire(self, pick: int, keep_last: int | None) -> None:
+        """Some are given up, or all but the last; not the newest one, nor what has a tag."""
+        numbers = sorted(self.documents)
+        tagged = set(self.tags.values())
+        if keep_last is None:
+            asked = {numbers[pick % len(numbers)]}
+            refused = asked & {numbers[-1], *(tagged - self.expired)}
+        else:
+            there = [number for number in numbers if number not in self.expired]
+            asked, refused = set(there[:-keep_last]) - tagged, set()
+        given = {"keep_last": keep_last, "actor": "ann", "why": "by chance"}
+        with self.world.parts() as parts:
+            if refused:
+                with pytest.raises(UsageError):
+                    expire(parts, DATASET, sorted(asked), **given)
+                return
+            some = () if keep_last else sorted(asked)
+            foreseen = expire(parts, DATASET, some, dry_run=True, **given)
+            done = expire(parts, DATASET, some, **given)
+            assert foreseen == done
+            assert expire(parts, DATASET, some, **given).snapshots == []
+        assert {snapshot.number for snapshot in done.snapshots} == asked - self.expired
+        self.expired |= asked
+
+    @precondition(lambda self: len(self.documents) > 1)
+    @rule(first=some, second=some)
+    def differ(self, first: int, second: int) -> None:
+        """What is between two snapshots, also expired ones, is the difference of two sets."""
+        one, other = (1 + number % len(self.documents) for number in (first, second))
+        with self.world.parts() as parts:
+            told = diff_samples(parts, DATASET, one, other)
+            counted = diff(parts, DATASET, one, other)
+        found = {
+            change: [each.sample_id.bytes for each in told if each.change == change]
+            for change in ("added", "removed", "moved")
+        }
+        before, after = self.places[one], self.places[other]
+        wanted = {
+            "added": after.keys() - before.keys(),
+            "removed": before.keys() - after.keys(),
+            "moved": {i for i in before.keys() & after.keys() if before[i] != after[i]},
+        }
+        for change, ids in found.items():
+            assert sorted(ids) == sorted(wanted[change]), change
+            assert len(ids) == sum(each.samples for each in counted if each.change == change)
+        for each in told:
+            shards = (places.get(each.sample_id.bytes) for places in (before, after))
+            assert (each.from_shard, each.to_shard) == tuple(shards)
+
+    @precondition(lambda self: self.documents)
+    @rule(pick=some)
+    def reproduced(self, pick: int) -> None:
+        """A snapshot is written again elsewhere, where all that it was made from is there."""
+        number = 1 + pick % len(self.documents)
+        with tempfile.TemporaryDirectory() as other, self.world.parts() as parts:
+            done = reproduce(parts, DATASET, number, other)
+            assert done.differs == []
+            assert not done.left or self.has_earlier_versions()
+            if done.url:
+                assert Path(done.url).read_bytes() == self.documents[number]
+
+    def has_earlier_versions(self) -> bool:
+        away = bool(self.model.away)
+        return away or any(len(versions) > 1 for versions in self.model.contents.values())
+
+    @precondition(lambda self: self.model.turn)
+    @rule(grace=st.sampled_from((0, 0, 3600)), dies=st.sampled_from(("", *VACUUM_DIES)))
+    def vacuum(self, grace: int, dies: str) -> None:
+        """Dead files go, and no others: that is seen by whoever needs them next."""
+        point, _, when = dies.partition(" ")
+        with self.world.parts() as parts:
+            with dying(when, f"vacuum.{point}"):
+                vacuum(parts, DATASET, grace=grace)
+            vacuum(parts, DATASET, grace=grace)
+            (left,) = vacuum(parts, DATASET, grace=grace, dry_run=True)
+        if grace:
+            return
+        assert (left.condemned, left.removed, left.others) == ({}, {}, [])
+        readable = self.documents.keys() - self.expired
+        alive, dead = self.shards_alive_and_dead()
+        root = self.world.base / "root"
+        assert [name for name in dead - alive if (root / name).exists()] == []
+        numbers = [int(path.name[:6]) for path in root.glob(f"{DATASET}/snapshots/0*.json")]
+        assert sorted(numbers) == sorted(readable)
+
     # ------------------------------------------------------------ damage
 
     @precondition(lambda self: self.model.batches)
@@ -446,12 +571,27 @@ class Life(RuleBasedStateMachine):
             "segment": "SELECT value AS file FROM sscd_ops.segments JOIN sscd_ops.segment_masks"
             f" USING (segment_id), jsonb_each(files) {live}",
             "mask": f"SELECT mask AS file FROM sscd_ops.segment_masks {live}",
-            "snapshot": "SELECT file FROM sscd_ops.snapshots",
+            "snapshot": "SELECT file FROM sscd_ops.snapshots WHERE expired_at IS NULL",
             "shard": "SELECT value AS file FROM sscd_ops.output_shards, jsonb_each(files)",
         }[kind]
         rows = self.world.ask(statement)
         found = {row["file"]["name"]: need_file(row["file"]) for row in rows if row["file"]}
-        return [found[name] for name in sorted(found)]
+        alive, dead = self.shards_alive_and_dead()
+        dead = {name.removesuffix(".tar") for name in dead - alive}
+        return [
+            found[name]
+            for name in sorted(found)
+            if re.sub(r"(\.tar|\.parquet|_stats\.json)$", "", name) not in dead
+        ]
+
+    def shards_alive_and_dead(self) -> tuple[set[str], set[str]]:
+        """Names of tars in snapshots that can be read, and in those that are expired."""
+        alive: set[str] = set()
+        dead: set[str] = set()
+        for number, document in self.documents.items():
+            names = dead if number in self.expired else alive
+            names |= {name for name, _ in self.listed(document)}
+        return alive, dead
 
     def verify(self) -> list[str]:
         from tests.integration.test_damage import verify
@@ -582,8 +722,13 @@ class Life(RuleBasedStateMachine):
     def snapshots_are_the_models_and_stay(self) -> None:
         rows = self.world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot")
         for row in rows:
+            assert (row["expired_at"] is not None) == (row["snapshot"] in self.expired)
+            if row["snapshot"] in self.expired:
+                continue
             data = self.world.stored(row["file"])
-            assert self.documents.setdefault(row["snapshot"], data) == data
+            if self.documents.setdefault(row["snapshot"], data) is data:
+                self.places[row["snapshot"]] = self.members(data)
+            assert self.documents[row["snapshot"]] == data
         if not rows:
             assert not self.model.published
             return
@@ -591,10 +736,10 @@ class Life(RuleBasedStateMachine):
         published = self.world.published()
         for name, digest in published.items():
             assert self.bytes_of.setdefault(name, digest) == digest
-        for document in self.documents.values():
-            for name, shard in self.listed(document):
+        for number in self.documents.keys() - self.expired:
+            for name, shard in self.listed(self.documents[number]):
                 assert published[name] == shard["sha256"]
-        assert self.members(data) == self.model.published
+        assert self.places[rows[-1]["snapshot"]].keys() == self.model.published
 
     def listed(self, document: bytes) -> list[tuple[str, dict[str, Any]]]:
         """Name and entry of each shard of a snapshot."""
@@ -603,9 +748,10 @@ class Life(RuleBasedStateMachine):
             for shard in json.loads(document)["shardlist"]
         ]
 
-    def members(self, document: bytes) -> set[Id]:
-        """Samples of a snapshot, each once, their members those of the source."""
+    def members(self, document: bytes) -> dict[Id, str]:
+        """Samples of a snapshot, each once, and its shard; their members are the source's."""
         found: dict[str, dict[str, bytes]] = {}
+        places: dict[Id, str] = {}
         for name, shard in self.listed(document):
             with tarfile.open(fileobj=io.BytesIO(self.world.stored(name))) as tar:
                 keys = set()
@@ -615,13 +761,14 @@ class Life(RuleBasedStateMachine):
                     assert stream is not None
                     assert extension not in found.setdefault(key, {})
                     found[key][extension] = stream.read()
+                    places[UUID(key).bytes] = name
                     keys.add(key)
             assert len(keys) == shard["nsamples"]
         for key, members in found.items():
             read = self.model.reads[UUID(key).bytes]
             assert members["jpg"] == read.picture.data
             assert members["txt"] == (read.caption or "").encode()
-        return {UUID(key).bytes for key in found}
+        return places
 
     def assert_counts(self) -> None:
         """What each night counts is what it decided, whatever became of that since."""
