@@ -27,6 +27,7 @@ BENCHMARKS = (
     "leader",
     "resolve",
     "publish_copy",
+    "snapshot_diff",
     "night",
     "dag_import",
 )

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -28,9 +28,10 @@ import numpy as np
 
 from sscd_ops.catalog import datasets, embedded, output_shards, snapshots
 from sscd_ops.catalog.migrate import upgrade
-from sscd_ops.catalog.sql import file_json, files_json, run, value
+from sscd_ops.catalog.naming import file_json, files_json
+from sscd_ops.catalog.sql import run, value
 from sscd_ops.core.segment_file import write_mask, write_segment
-from sscd_ops.model import Interval, Runner
+from sscd_ops.model import Interval, Runner, StoredFile
 from sscd_ops.options import (
     DatasetOptions,
     DuplicatesOptions,
@@ -176,7 +177,7 @@ class Year:
                 merges = datasets.need(conn, DATASET).generation - self.nights
             random = np.random.default_rng(self.nights)
             mask = write_mask(parts.store, f"{DATASET}/index/masks", np.ones(self._pictures, bool))
-            files: list[str] = []
+            files: list[Mapping[str, StoredFile]] = []
             ids: list[bytes] = []
             for _ in range(self.nights, until):
                 vectors = random.normal(size=(self._pictures, dimensions))
@@ -189,7 +190,7 @@ class Year:
                     digests,
                     {},
                 )
-                files.append(files_json(written))
+                files.append(written)
                 ids += [digest.tobytes() for digest in digests]
             with parts.catalog.begin() as conn:
                 run(
@@ -200,9 +201,9 @@ class Year:
                     made=MADE,
                     n=self._pictures,
                     first=FIRST,
-                    files=files,
+                    files=[files_json(conn, each) for each in files],
                     ids=ids,
-                    mask=file_json(mask),
+                    mask=file_json(conn, mask),
                     dim=dimensions,
                     merges=merges,
                 )
@@ -221,7 +222,7 @@ class Year:
         name = snapshot_name(DATASET, number, hashlib.sha256(body).hexdigest())
         file = parts.store.put_named(name, lambda stream: write_bytes(stream, body))
         update = "UPDATE sscd_ops.snapshots SET file = CAST(:f AS jsonb) WHERE snapshot = :s"
-        run(conn, update, f=file_json(file), s=number)
+        run(conn, update, f=file_json(conn, file), s=number)
 
 
 def _least(costs: Sequence[Cost]) -> Cost:

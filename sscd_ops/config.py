@@ -269,10 +269,15 @@ def _check_schedule(options: DatasetOptions, key: str) -> None:
             f"{key}.timezone",
             f"no time zone {shown(options.timezone)}; {did_you_mean(options.timezone, _zones())}",
         ) from error
-    schedule = options.schedule
+    _check_cron(options.schedule, f"{key}.schedule")
+    if options.airflow.maintain:
+        _check_cron(options.airflow.maintain, f"{key}.airflow.maintain")
+
+
+def _check_cron(schedule: str, key: str) -> None:
     if len(schedule.split()) != 5 and not schedule.startswith("@"):
         raise Wrong(
-            f"{key}.schedule",
+            key,
             f'expected a cron line of 5 fields such as "0 2 * * *", not {shown(schedule)}',
         )
     # Airflow's own cron library, imported here: DAG files have it already, `--help` needs none.
@@ -280,15 +285,15 @@ def _check_schedule(options: DatasetOptions, key: str) -> None:
 
     if any(re.match(r"[rR]\b", field) for field in schedule.split()):
         raise Wrong(
-            f"{key}.schedule",
+            key,
             f"expected fixed times, not {shown(schedule)}: R is drawn anew each time it is read",
         )
     try:
         croniter(schedule).get_next()
     except CroniterBadDateError as error:
-        raise Wrong(f"{key}.schedule", f"{shown(schedule)} never comes: {error}") from error
+        raise Wrong(key, f"{shown(schedule)} never comes: {error}") from error
     except (ValueError, KeyError, AttributeError) as error:
-        raise Wrong(f"{key}.schedule", f"{shown(schedule)} is no cron line: {error}") from error
+        raise Wrong(key, f"{shown(schedule)} is no cron line: {error}") from error
 
 
 def _zones() -> list[str]:

@@ -9,7 +9,8 @@
     |-- TransientError           may work when tried again: Airflow retries these
     |   |-- StoreUnavailable
     |   |-- CatalogUnavailable
-    |   `-- CommitConflict       another process was quicker too many times
+    |   |-- CommitConflict       another process was quicker too many times
+    |   `-- FileRemoved          vacuum took a file away before its row was written
     |-- DataError                trying again cannot help: a person must look
     |   |-- SourceChanged        a source file changed or vanished after plan listed it
     |   |-- BatchHeld            the guard holds the batch until it is released
@@ -21,6 +22,7 @@
     |   `-- BrokenShard          a tar's fault, on its way to becoming a quarantine row
     `-- InvariantError           catalog and files disagree, or code broke a promise
         |-- FileMismatch         a file is missing or its sha256 differs from the catalog's
+        |-- CatalogBehind        the root has snapshots that the catalog forgot: a restored dump
         `-- StaleAttempt         a write of an attempt that is no longer the batch's
 
 What goes wrong with one sample or one source shard is never an exception that leaves a step: it
@@ -65,6 +67,10 @@ class CatalogUnavailable(TransientError):
 
 class CommitConflict(TransientError):
     """Another process changed the dataset again and again while this one tried to."""
+
+
+class FileRemoved(TransientError):
+    """`vacuum` removed a file before a row named it; a retry writes both."""
 
 
 class DataError(SscdOpsError):
@@ -129,6 +135,10 @@ class InvariantError(SscdOpsError):
 
 class FileMismatch(InvariantError):
     """A named file is missing or has another sha256 than the catalog says."""
+
+
+class CatalogBehind(InvariantError):
+    """The root has snapshots that the catalog does not: an older dump of it was restored."""
 
 
 class StaleAttempt(InvariantError):

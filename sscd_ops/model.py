@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,8 @@ class Fault(StrEnum):
     CAPTION_TOO_LONG = "caption_too_long"
     CAPTION_NOT_UTF8 = "caption_not_utf8"
     CAPTION_FORBIDDEN_CHARACTER = "caption_forbidden_character"
+    # the sample, decided before: its bytes went before they were published (`batch repair`)
+    SOURCE_GONE = "source_gone"
     # a whole source shard: a row without key, in no count of `runs`
     TRUNCATED_SHARD = "truncated_shard"
     EMPTY_FILE = "empty_file"
@@ -142,6 +144,20 @@ class StoredFile:
     name: str
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file that a listing of the storage root shows.
+
+    ``modified``: seconds since 1970, None where the driver gives none. ``is_regular``: it is a
+    file, not a link or a device; nothing is known of where a link leads.
+    """
+
+    name: str
+    bytes: int
+    modified: float | None
+    is_regular: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +399,15 @@ class SegmentPart:
     rows: int
 
 
+class SlotSpan(NamedTuple):
+    """Slots of a decision in a row, ``start <= number < end``, that an output shard holds."""
+
+    decision_id: int
+    start: int
+    end: int
+    output_id: int
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """Who runs a batch, and so says whether it is alive."""
@@ -450,3 +475,22 @@ class Counts:
     def removed(self) -> int:
         """All removals."""
         return self.removed_exact + self.removed_near
+
+
+# ---------------------------------------------------------------- looking after it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as promised.
+
+    ``promise``: ``I1`` ... ``I8`` (docs/architecture.md). ``what``: is wrong. ``remedy``: what
+    mends it, with the command.
+    """
+
+    promise: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}"

@@ -283,6 +283,17 @@ class TurnOptions:
 
 
 @dataclass(frozen=True)
+class RetentionOptions:
+    """What ``maintain`` lets go of."""
+
+    snapshots: Annotated[int, Range(0, 10**6)] = 0
+    """So many of the newest stay readable, and those with a tag; 0: all."""
+    grace: Annotated[Seconds, Range(0, _YEAR)] = 72 * 3600.0
+    """A file that nothing needs any more stays so long: who reads it, or is about to name it, can
+    end."""
+
+
+@dataclass(frozen=True)
 class AirflowStepOptions:
     """Where and how one step's tasks run.
 
@@ -306,7 +317,7 @@ STEPS: tuple[Step, ...] = get_args(Step)
 
 @dataclass(frozen=True)
 class AirflowOptions:
-    """How the dataset's DAG runs."""
+    """How the dataset's DAGs run."""
 
     max_active_runs: Annotated[int, Range(1, 1000)] = 2
     run_timeout: Annotated[Seconds, Range(1, _YEAR)] = 24 * 3600.0
@@ -314,6 +325,8 @@ class AirflowOptions:
     max_tasks: Annotated[int, Range(1, 1024)] = 64
     """Mapped tasks a step at most; groups grow instead."""
     deferrable: bool = True
+    maintain: str = "0 6 * * 0"
+    """Cron line of the DAG that looks after the dataset; empty: there is none."""
     plan: AirflowStepOptions = AirflowStepOptions()
     ingest: AirflowStepOptions = AirflowStepOptions()
     survey: AirflowStepOptions = AirflowStepOptions()
@@ -340,6 +353,7 @@ class DatasetOptions:
     limits: LimitsOptions = LimitsOptions()
     publish: PublishOptions = PublishOptions()
     turn: TurnOptions = TurnOptions()
+    retention: RetentionOptions = RetentionOptions()
     airflow: AirflowOptions = AirflowOptions()
 
     @property

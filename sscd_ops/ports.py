@@ -17,6 +17,7 @@ from sscd_ops.model import (
     FoundShard,
     ImageHeader,
     Interval,
+    ListedFile,
     Matches,
     MemberRef,
     RawSample,
@@ -85,6 +86,15 @@ class Store(Protocol):
             FileMismatch: missing or different.
         """
 
+    def pieces(self, file: StoredFile) -> Iterator[bytes]:
+        """The file's bytes in pieces, from where it is; behind the last its sha256 is compared.
+
+        For whoever reads it once and undoes what it made of it if the file is not that.
+
+        Raises:
+            FileMismatch: missing; or, when all was answered, different.
+        """
+
     def verify(self, file: StoredFile) -> None:
         """Read the whole file and compare its sha256, whatever was compared before.
 
@@ -94,6 +104,15 @@ class Store(Protocol):
 
     def drop_damaged_copy(self, file: StoredFile) -> bool:
         """Remove a file's local copy if it is damaged; whether it was. Another one is fetched."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, whatever its content; asked of storage itself."""
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """All files below a folder, hidden ones too, in no order; none where there is no folder.
+
+        Links are listed and never followed, not even one on the way from the root to the folder.
+        """
 
     def delete(self, name: str) -> None:
         """Remove a file; no error where it is already gone."""
@@ -282,6 +301,17 @@ class TarSink(Protocol):
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member and answer the byte offset of its data."""
+
+    def append(self, tar: Iterable[bytes], last: int) -> int:
+        """Append all members of a published tar as they stand there.
+
+        Args:
+            tar: its bytes, in pieces.
+            last: byte offset of the data of one of its last members.
+
+        Returns:
+            By how much its offsets are larger here.
+        """
 
     def close(self) -> None:
         """Write the end of the archive."""

@@ -139,7 +139,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
 def _annotated(hint: Any, *said: str | Range, value: Any, key: str) -> Any:
     """A value with its unit, if it has one, within its range, if there is one."""
     if "seconds" in said:
-        read: Any = _duration(value, key)
+        read: Any = duration(value, key)
     elif "bytes" in said:
         read = _size(value, key)
     else:
@@ -172,17 +172,22 @@ def _tuple(item: Any, value: Any, key: str) -> tuple[Any, ...]:
     return read
 
 
-def _duration(value: Any, key: str) -> float:
+def duration(value: Any, key: str) -> float:
+    """Seconds, given as a number or as text such as ``6h``.
+
+    Raises:
+        Wrong: it is neither.
+    """
     number = _number(value)
     if number is not None and number >= 0:
         return number
     match = _DURATION.match(value) if isinstance(value, str) else None
-    duration = float(match[1]) * _SECONDS[match[2]] if match else math.inf
-    if not math.isfinite(duration):
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else math.inf
+    if not math.isfinite(seconds):
         raise Wrong(
             key, f'expected seconds or a duration such as "30m" or "6h", not {shown(value)}'
         )
-    return duration
+    return seconds
 
 
 def _size(value: Any, key: str) -> int:

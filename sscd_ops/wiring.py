@@ -6,11 +6,12 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from sscd_ops.errors import ConfigError, StoreUnavailable
+from sscd_ops.errors import ConfigError, StoreUnavailable, UsageError
 from sscd_ops.model import Batch, Fingerprint, Interval, Runner
 from sscd_ops.options import (
     USUAL_LIMITS,
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
     from sscd_ops.catalog.database import Catalog
 
 log = logging.getLogger(__name__)
+
+
+def _resolved(root: str) -> str:
+    """A folder as links lead to it, or a URL."""
+    place = root.removeprefix("file://")
+    return place.rstrip("/") if "://" in place else str(Path(place).expanduser().resolve())
 
 
 class Wiring:
@@ -121,7 +128,7 @@ class Wiring:
         url = self.database_url
         if not self._configured_url:
             upgrade(url)
-        catalog = Catalog(url)
+        catalog = Catalog(url, has_file=lambda name: self.store.has(name))
         catalog.check_schema()
         return catalog
 
@@ -137,6 +144,21 @@ class Wiring:
                 f"{self.settings.path}: storage.root is not set: give a folder or URL"
             )
         return open_store(self.settings.storage)
+
+    def store_at(self, root: str) -> Store:
+        """A root beside the storage root, a folder or URL.
+
+        Raises:
+            UsageError: it is the storage root, or in it.
+        """
+        from sscd_ops.storage.store import open_store
+
+        own = _resolved(self.store.root)
+        other = _resolved(root)
+        if f"{other}/".startswith(f"{own}/"):
+            raise UsageError(f"{root} is the storage root, or in it: give another place")
+        cache = self.settings.storage.cache or str(self.home / "cache")
+        return open_store(replace(self.settings.storage, root=other, cache=cache))
 
     def check_storage(self) -> str:
         """Write, read and delete a small file; answers where.

@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import batches, searches, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.fingerprints import detail_json, fingerprint_of
-from sscd_ops.catalog.sql import file_json, file_of, row, run, value
+from sscd_ops.catalog.naming import file_json
+from sscd_ops.catalog.sql import file_of, row, run, value
 from sscd_ops.errors import BatchNotRunnable, StaleAttempt
 from sscd_ops.model import Batch, BatchState, Fingerprint, StoredFile
 from sscd_ops.options import DatasetOptions, to_json
@@ -142,7 +143,7 @@ def register_survey(conn: Connection, attempt_id: int, made: Survey) -> None:
         s=made.search,
         w=made.search_within,
         n=made.match_tasks,
-        f=file_json(made.work_list),
+        f=file_json(conn, made.work_list),
         a=attempt_id,
     )
 
@@ -155,7 +156,7 @@ def replace_work_list(
         conn,
         "UPDATE sscd_ops.attempts SET work_list = CAST(:f AS jsonb) WHERE attempt_id = :a"
         " AND work_list ->> 'sha256' = :x",
-        f=file_json(file),
+        f=file_json(conn, file),
         a=attempt_id,
         x=lost.sha256,
     )

@@ -8,7 +8,7 @@ outlives a transaction.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import text
@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from sscd_ops.catalog import faults
 from sscd_ops.catalog.locks import LockSession
+from sscd_ops.catalog.naming import HAS_FILE
 from sscd_ops.catalog.sessions import open_engine
 from sscd_ops.catalog.urls import checked_url, shown
 from sscd_ops.catalog.versions import HEAD, current_revision, revisions
@@ -36,6 +37,8 @@ class Catalog:
         idle_timeout: seconds the server lets a transaction stand idle before it ends the session,
             so that a host that died while it held a dataset's lock does not hold it for long.
         application_name: shown in ``pg_stat_activity``.
+        has_file: whether there is a file of a name below the storage root: asked where a row comes
+            to name one that `vacuum` may have removed. None: it counts as removed.
 
     Raises:
         ConfigError: the URL is not one of Postgres.
@@ -48,6 +51,7 @@ class Catalog:
         lock_timeout: float = LOCK_SECONDS,
         idle_timeout: float = IDLE_SECONDS,
         application_name: str = "sscd-ops",
+        has_file: Callable[[str], bool] | None = None,
     ) -> None:
         self._url = checked_url(url)
         self._max_connections = 0
@@ -66,6 +70,7 @@ class Catalog:
             pool_size=1,
             max_overflow=8,
             isolation_level="READ COMMITTED",
+            execution_options={HAS_FILE: has_file},
         )
         self._sessions = open_engine(
             self._url,

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.fingerprints import fingerprint_of, model_of
-from sscd_ops.catalog.sql import row, rows, run, value
+from sscd_ops.catalog.sql import row, rows, run, tuples, value
 from sscd_ops.errors import InvariantError, UsageError
 from sscd_ops.model import Fingerprint
 from sscd_ops.options import FingerprintOptions
@@ -94,6 +94,12 @@ def read(conn: Connection, name: str) -> Dataset | None:
     """The dataset's row without its lock, or None."""
     raw = row(conn, f"{_ROW} WHERE d.kind = 'dataset' AND d.name = :n", n=name)
     return None if raw is None else _dataset(raw)
+
+
+def all_names(conn: Connection) -> list[str]:
+    """The names of all datasets, in alphabetical order."""
+    found = "SELECT name FROM sscd_ops.datasets WHERE kind = 'dataset' ORDER BY name"
+    return [name for (name,) in tuples(conn, found)]
 
 
 def need(conn: Connection, name: str) -> Dataset:

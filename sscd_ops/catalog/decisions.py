@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import row, rows, run, value
+from sscd_ops.catalog.sql import row, rows, run, tuples, value
 from sscd_ops.errors import InvariantError
 from sscd_ops.masking import without_nul
 from sscd_ops.model import Batch, BatchState, Counts, DecisionKind
@@ -369,6 +369,45 @@ def config_of(conn: Connection, decision_id: int) -> str:
             x=decision_id,
         )
     )
+
+
+def configs_of(conn: Connection, decision_ids: Sequence[int]) -> dict[int, str]:
+    """The configurations of some decisions in force, as JSON."""
+    found = tuples(
+        conn,
+        "SELECT x.decision_id, CAST(c.config AS text) FROM sscd_ops.decisions x"
+        " JOIN sscd_ops.configs c USING (dataset_id, config_sha256)"
+        " WHERE x.decision_id = ANY(:x)",
+        x=list(decision_ids),
+    )
+    return dict(found)
+
+
+def of_keys(conn: Connection, dataset_id: int, beginning: str) -> list[Decision]:
+    """What commands decided under keys that begin so, by turn."""
+    found = rows(
+        conn,
+        f"{_DECISION} AND dataset_id = :d AND starts_with(client_key, :c) ORDER BY turn",
+        d=dataset_id,
+        c=beginning,
+    )
+    return [_decision(raw) for raw in found]
+
+
+def newest_night(conn: Connection, dataset_id: int) -> int:
+    """The batch that was decided last.
+
+    Raises:
+        InvariantError: none was.
+    """
+    newest = (
+        "SELECT batch_id FROM sscd_ops.decisions WHERE dataset_id = :d AND kind = 'night'"
+        " AND turn IS NOT NULL ORDER BY turn DESC LIMIT 1"
+    )
+    batch_id = value(conn, newest, d=dataset_id)
+    if batch_id is None:
+        raise InvariantError(f"dataset {dataset_id} has no decided night")
+    return int(batch_id)
 
 
 def recent_nights(conn: Connection, dataset_id: int, turn: int, limit: int) -> list[PastNight]:

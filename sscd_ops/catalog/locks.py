@@ -29,6 +29,8 @@ RESOLVE_LOCK = 0x5CD1
 """First key of the lock that lets one process at a time decide a batch."""
 LINE = 0x5CD3
 """First key of the lock on a dataset that one takes who lost too often; the others wait for it."""
+VACUUM_LOCK = 0x5CD4
+"""First key of the lock that transactions share which come to name files; the second is 0."""
 
 
 def may_pass(conn: Connection, dataset_id: int) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.output_shards import is_listed
 from sscd_ops.catalog.sql import files_of, rows, run, tuples, value
 from sscd_ops.model import KnownImages, StoredFile
 
@@ -154,7 +155,10 @@ def known_samples(
 
 
 def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFile] | None:
-    """The files, by role, of a published shard that holds a sample, the newest one; or None."""
+    """The files, by role, of a published shard that holds a sample, the newest one; or None.
+
+    One that a readable snapshot lists, where there is any.
+    """
     found = value(
         conn,
         "SELECT o.files FROM sscd_ops.samples_now s"
@@ -163,7 +167,7 @@ def published_place(conn: Connection, sample_id: UUID) -> Mapping[str, StoredFil
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
         " WHERE s.sample_id = :s AND s.verdict = 'kept' AND p.snapshot_from IS NOT NULL"
         " AND (p.snapshot_to IS NULL OR p.snapshot_to > p.snapshot_from)"
-        " ORDER BY p.snapshot_from DESC LIMIT 1",
+        f" ORDER BY {is_listed('s.dataset_id')} DESC, p.snapshot_from DESC LIMIT 1",
         s=sample_id,
     )
     return None if found is None else files_of(found)

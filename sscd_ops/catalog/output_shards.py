@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.naming import files_json
 from sscd_ops.catalog.placements import Span
-from sscd_ops.catalog.sql import files_json, files_of, run, tuples, value
+from sscd_ops.catalog.sql import files_of, run, tuples, value
 from sscd_ops.model import StoredFile
 
 
@@ -114,7 +115,7 @@ def replace_shards(
         o=list(output_ids),
     )
     if shard is not None:
-        _add(conn, shard, slots, snapshot, files=files_json(shard.files), replaces=True)
+        _add(conn, shard, slots, snapshot, files=files_json(conn, shard.files), replaces=True)
 
 
 def _add(
@@ -158,6 +159,35 @@ def place(
         position += end - start
 
 
+def plan_anew(
+    conn: Connection,
+    shard: OutputShard,
+    *,
+    plan: str,
+    name: str,
+    samples: int,
+    slots: Iterable[Span],
+) -> bool:
+    """Plan a shard that is in no snapshot yet with other slots and another name.
+
+    Answers False, and changes nothing, where it was written or planned anew meanwhile.
+    """
+    changed = run(
+        conn,
+        "UPDATE sscd_ops.output_shards SET plan = :p, name = :n, samples = :s"
+        " WHERE output_id = :o AND files IS NULL AND name = :before",
+        p=plan,
+        n=name,
+        s=samples,
+        o=shard.output_id,
+        before=shard.name,
+    )
+    if changed:
+        run(conn, "DELETE FROM sscd_ops.placements WHERE output_id = :o", o=shard.output_id)
+        place(conn, shard.output_id, slots)
+    return changed == 1
+
+
 def planned_shards(conn: Connection, decision_id: int) -> list[OutputShard]:
     """The output shards that a decision planned, by number, with their files where written.
 
@@ -179,7 +209,7 @@ def register_output(conn: Connection, output_id: int, files: Mapping[str, Stored
         conn,
         "UPDATE sscd_ops.output_shards SET files = CAST(:f AS jsonb)"
         " WHERE output_id = :o AND files IS NULL AND name = :n",
-        f=files_json(files),
+        f=files_json(conn, files),
         o=output_id,
         n=files["tar"].name,
     )
@@ -207,13 +237,33 @@ _LISTED = (
 """Shards of a snapshot, and those that decisions add: their numbers, and the first slot of each."""
 
 
+def is_listed(dataset: str) -> str:
+    """A condition on placements ``p``: a readable snapshot of a dataset, a column, lists it."""
+    return (
+        f"EXISTS (SELECT FROM sscd_ops.snapshots n WHERE n.dataset_id = {dataset}"
+        " AND n.expired_at IS NULL AND n.snapshot >= p.snapshot_from"
+        " AND (p.snapshot_to IS NULL OR n.snapshot < p.snapshot_to))"
+    )
+
+
+READABLE = (
+    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id AND"
+    f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')}))"
+)
+"""A condition on output shards ``o`` of decisions ``x``: readable, or waiting for their commit."""
+
+
 def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
-    """The shards of all snapshots and those that wait for their commit, by turn and slot."""
+    """The shards of all readable snapshots and those that wait for their commit, by turn and slot.
+
+    Not those that only expired snapshots list, nor those replaced before they were in any.
+    """
     return _shards(
         conn,
-        f"SELECT {_COLUMNS} JOIN (SELECT p.output_id, p.slot_from AS slot"
-        " FROM sscd_ops.placements p WHERE p.position = 0) f USING (output_id)"
-        f"{_OF_DATASET} AND o.files IS NOT NULL{_IN_ORDER}",
+        f"SELECT {_COLUMNS} JOIN sscd_ops.placements p ON p.output_id = o.output_id"
+        f" AND p.position = 0{_OF_DATASET} AND o.files IS NOT NULL AND"
+        f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')})"
+        " ORDER BY x.turn, p.slot_from, o.output_id",
         d=dataset_id,
     )
 

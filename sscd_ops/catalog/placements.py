@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.partitions import months
-from sscd_ops.catalog.sql import tuples, value
+from sscd_ops.catalog.sql import tuples
 
 Slot = tuple[int, int]
 """Decision and number."""
@@ -123,23 +123,10 @@ def ids_of_output(conn: Connection, output_id: int) -> set[str] | None:
     }
 
 
-def decisions_in(conn: Connection, dataset_id: int, snapshot: int) -> list[int]:
-    """The decisions of which a snapshot holds slots."""
-    found = tuples(
-        conn,
-        "SELECT DISTINCT p.decision_id FROM sscd_ops.placements p JOIN sscd_ops.decisions d"
-        " USING (decision_id) WHERE d.dataset_id = :d AND p.snapshot_from <= :s"
-        " AND (p.snapshot_to IS NULL OR p.snapshot_to > :s) ORDER BY 1",
-        d=dataset_id,
-        s=snapshot,
-    )
-    return [number for (number,) in found]
-
-
 # ---------------------------------------------------------------- kept no longer
 
 
-_LOST = (
+LOST = (
     "WITH changed AS ("
     " SELECT c.* FROM sscd_ops.changes c JOIN sscd_ops.decisions x"
     " ON x.decision_id = c.decision_id AND x.turn = c.turn"
@@ -171,7 +158,7 @@ def lost_slots_in(
     """
     found = tuples(
         conn,
-        f"{_LOST} SELECT p.output_id, l.decision_id, l.slot FROM lost l"
+        f"{LOST} SELECT p.output_id, l.decision_id, l.slot FROM lost l"
         " JOIN sscd_ops.placements p ON p.decision_id = l.decision_id"
         " AND p.slot_from <= l.slot AND p.slot_to > l.slot"
         " JOIN sscd_ops.output_shards o ON o.output_id = p.output_id"
@@ -186,41 +173,3 @@ def lost_slots_in(
     for output_id, *slot in found:
         lost.setdefault(output_id, set()).add(tuple(slot))
     return lost
-
-
-def count_kept(conn: Connection, dataset_id: int, decisions: Sequence[int], turn: int) -> int:
-    """How many samples of these decisions are in the slot they were given as of a turn.
-
-    Of a month that was detached, as they were counted.
-    """
-    there = months(conn)
-    counted = value(
-        conn,
-        "SELECT coalesce(sum(CAST(d.counts ->> 'kept' AS bigint)), 0) FROM sscd_ops.decisions d"
-        " WHERE d.decision_id = ANY(:x) AND NOT d.month = ANY(CAST(:there AS date[]))",
-        x=list(decisions),
-        there=there,
-    )
-    found = value(
-        conn,
-        "SELECT count(*) FROM sscd_ops.decisions d JOIN sscd_ops.samples s"
-        " ON s.month = d.month AND s.decision_id = d.decision_id"
-        " WHERE d.decision_id = ANY(:x) AND s.verdict = 'kept'",
-        x=list(decisions),
-    )
-    given = value(
-        conn,
-        "SELECT count(DISTINCT (c.decision_id, c.slot)) FROM sscd_ops.changes c"
-        " JOIN sscd_ops.decisions d ON d.decision_id = c.decision_id"
-        " AND d.kind IN ('order', 'repair', 'bank')"
-        " WHERE c.decision_id = ANY(:x) AND c.slot_decision = c.decision_id",
-        x=list(decisions),
-    )
-    lost = value(
-        conn,
-        f"{_LOST} SELECT count(*) FROM lost WHERE decision_id = ANY(:x)",
-        d=dataset_id,
-        t=turn,
-        x=list(decisions),
-    )
-    return int(counted) + int(found) + int(given) - int(lost)

@@ -59,6 +59,18 @@ def mark_unpublishable(conn: Connection, batch_id: int, message: str) -> bool:
     return changed == 1
 
 
+def mark_publishable(conn: Connection, batch_id: int) -> None:
+    """What could not be published of it is planned no longer."""
+    run(
+        conn,
+        "UPDATE sscd_ops.batches SET state = :s, message = ''"
+        " WHERE batch_id = :b AND state = :unpublishable",
+        s=BatchState.DECIDED,
+        unpublishable=BatchState.UNPUBLISHABLE,
+        b=batch_id,
+    )
+
+
 def mark_announced(conn: Connection, batch_id: int) -> None:
     """The asset event of the batch's snapshot is out."""
     run(conn, "UPDATE sscd_ops.decisions SET announced = true WHERE batch_id = :b", b=batch_id)

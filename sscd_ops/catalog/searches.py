@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import file_json, need_file, run, tuples
+from sscd_ops.catalog.naming import name_files, plain_json
+from sscd_ops.catalog.sql import need_file, run, tuples
 from sscd_ops.model import StoredFile
 
 
@@ -45,6 +46,8 @@ def register_searches(
         " CAST(:segments AS bigint[]), CAST(:masks AS text[]), :first, :end, :l,"
         " CAST(:f AS jsonb), :n)"
     )
+    made = list(made)
+    name_files(conn, [each.file for each in made])
     for each in made:
         conn.execute(
             statement,
@@ -58,7 +61,7 @@ def register_searches(
                 "first": None if each.own is None else each.own.start,
                 "end": None if each.own is None else each.own.stop,
                 "l": each.listed,
-                "f": file_json(each.file),
+                "f": plain_json(each.file),
                 "n": each.number,
             },
         )
@@ -94,7 +97,7 @@ def forget_search(conn: Connection, attempt_id: int, file: StoredFile) -> None:
 
 
 def drop_searches(conn: Connection, batch_id: int) -> None:
-    """Forget all searches of a batch: nobody asks for them any more. Their files stay."""
+    """Forget all searches of a batch: nobody asks for them any more. `vacuum` takes the files."""
     run(
         conn,
         "DELETE FROM sscd_ops.searches WHERE attempt_id IN"

@@ -7,10 +7,9 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.naming import file_json, files_json
 from sscd_ops.catalog.sql import (
-    file_json,
     file_of,
-    files_json,
     files_of,
     need_file,
     rows,
@@ -84,7 +83,7 @@ def add_segment(
             r=row_count,
             n=dimensions,
             f=fingerprint,
-            files=files_json(files),
+            files=files_json(conn, files),
         )
     )
 
@@ -112,7 +111,7 @@ def add_merged(
             " FROM sscd_ops.segments f WHERE f.segment_id = :first RETURNING segment_id",
             m=list(merged),
             first=merged[0],
-            files=files_json(files),
+            files=files_json(conn, files),
         )
     )
     run(
@@ -189,7 +188,7 @@ def add_mask(
         " VALUES (:s, :g, CAST(:m AS jsonb), :k)",
         s=segment_id,
         g=generation,
-        m=file_json(mask),
+        m=file_json(conn, mask),
         k=kept,
     )
 
@@ -210,7 +209,7 @@ def replace_segment_files(
     run(
         conn,
         "UPDATE sscd_ops.segments SET files = CAST(:f AS jsonb) WHERE segment_id = :s",
-        f=files_json(files),
+        f=files_json(conn, files),
         s=segment_id,
     )
 
@@ -220,7 +219,7 @@ def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, Sto
     run(
         conn,
         "UPDATE sscd_ops.segments SET files = files || CAST(:f AS jsonb) WHERE segment_id = :s",
-        f=files_json(files),
+        f=files_json(conn, files),
         s=segment_id,
     )
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import file_json, file_of, need_file, row, rows, run, value
-from sscd_ops.model import UNDER_WAY, BatchState, FoundShard, SourceShard, StoredFile
+from sscd_ops.catalog.naming import file_json
+from sscd_ops.catalog.sql import file_of, row, rows, run, value
+from sscd_ops.model import FoundShard, SourceShard, StoredFile
 
 Role = Literal["manifest", "descriptors"]
 """A column with a file that a step writes for each source shard."""
@@ -167,7 +168,7 @@ def register_file(
         conn,
         f"UPDATE sscd_ops.source_shards SET {role} = CAST(:f AS jsonb),"
         f" counts = counts || CAST(:c AS jsonb) WHERE shard_id = :s AND {role} IS NULL",
-        f=file_json(file),
+        f=file_json(conn, file),
         c=json.dumps(dict(counts)),
         s=shard_id,
     )
@@ -176,7 +177,7 @@ def register_file(
 def forget_file(conn: Connection, shard_id: int, role: Role, file: StoredFile) -> bool:
     """Name a shard's lost manifest or descriptors no longer; whether they were named until now.
 
-    Of an attempt that is not decided, whose files are written anew, or that never will be.
+    Of an attempt that is not decided, whose files are written anew.
     """
     return (
         run(
@@ -199,7 +200,7 @@ def replace_descriptors(
         conn,
         "UPDATE sscd_ops.source_shards SET descriptors = CAST(:f AS jsonb) WHERE shard_id = :s"
         " AND descriptors ->> 'sha256' = :x",
-        f=file_json(file),
+        f=file_json(conn, file),
         s=shard_id,
         x=lost.sha256,
     )
@@ -225,66 +226,6 @@ def lost_shards(conn: Connection, dataset_id: int, batch_id: int, attempt_id: in
             b=batch_id,
         )
     )
-
-
-# ---------------------------------------------------------------- files of steps
-
-
-@dataclass(frozen=True)
-class NamedFile:
-    """A file that a step of a batch wrote for a later one, and what may still become of it.
-
-    ``role``: ``manifest``, ``descriptors``, ``work list`` or ``matches``. ``shard_id``: 0 for the
-    last two. ``current``: of the batch's attempt, not of one that was given up. ``decided``: that
-    one is in force.
-    """
-
-    role: Role | Literal["work list", "matches"]
-    file: StoredFile
-    batch_id: int
-    attempt_id: int
-    shard_id: int
-    current: bool
-    decided: bool
-
-
-def named_files(conn: Connection, dataset_id: int) -> list[NamedFile]:
-    """Every manifest, work list, descriptor and candidate file that a row of a dataset names.
-
-    The work lists of undecided batches alone: nobody reads another one.
-    """
-    found = rows(
-        conn,
-        "SELECT f.*, a.batch_id, b.attempt_id = f.attempt_id AND b.state <> :given_up AS current,"
-        " b.attempt_id = f.attempt_id AND b.decision_id IS NOT NULL AS decided FROM ("
-        " SELECT 'manifest' AS role, manifest AS file, attempt_id, shard_id"
-        " FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
-        " UNION ALL SELECT 'descriptors', descriptors, attempt_id, shard_id"
-        " FROM sscd_ops.source_shards WHERE descriptors IS NOT NULL"
-        " UNION ALL SELECT 'work list', o.work_list, o.attempt_id, 0 FROM sscd_ops.attempts o"
-        " JOIN sscd_ops.batches u ON u.attempt_id = o.attempt_id AND u.state = ANY(:under_way)"
-        " WHERE o.work_list IS NOT NULL"
-        " UNION ALL SELECT DISTINCT 'matches', file, attempt_id, CAST(0 AS bigint)"
-        " FROM sscd_ops.searches) f"
-        " JOIN sscd_ops.attempts a USING (attempt_id) JOIN sscd_ops.batches b"
-        " ON b.batch_id = a.batch_id WHERE b.dataset_id = :d"
-        " ORDER BY a.batch_id, f.attempt_id, f.role, f.shard_id, f.file ->> 'name'",
-        d=dataset_id,
-        given_up=BatchState.ABANDONED,
-        under_way=[*UNDER_WAY, BatchState.HELD],
-    )
-    return [
-        NamedFile(
-            r["role"],
-            need_file(r["file"]),
-            r["batch_id"],
-            r["attempt_id"],
-            r["shard_id"],
-            bool(r["current"]),
-            bool(r["decided"]),
-        )
-        for r in found
-    ]
 
 
 def read_shard(conn: Connection, shard_id: int) -> SourceShard | None:

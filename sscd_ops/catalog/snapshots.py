@@ -1,15 +1,19 @@
-"""Snapshots of a dataset: their rows."""
+"""Snapshots of a dataset: their rows. What people say of them is in ``snapshot_tags``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.catalog.naming import file_json
 from sscd_ops.catalog.output_shards import ListedShard
-from sscd_ops.catalog.sql import file_json, need_file, run, tuples
+from sscd_ops.catalog.sql import need_file, run, tuples
+from sscd_ops.errors import UsageError
 from sscd_ops.model import StoredFile
 
 
@@ -20,7 +24,7 @@ class Snapshot:
     ``file``: lists its shards. ``parent``: the number before, 0 for none. ``turn``: the newest one
     that it follows. ``samples``, ``shards``, ``bytes`` (of its tars): of the whole snapshot.
     ``decided_turn``, ``label``, ``supplement``: of what made it; ``label`` is None where no night
-    did. ``fingerprint``: its name, not its digest.
+    did. ``fingerprint``: its name, not its digest. ``expired_at``: None while it may be read.
     """
 
     file: StoredFile
@@ -35,6 +39,8 @@ class Snapshot:
     label: str | None
     supplement: int | None
     fingerprint: str
+    created_at: datetime
+    expired_at: datetime | None
 
 
 class Label(NamedTuple):
@@ -59,7 +65,7 @@ def label_of(conn: Connection, decision_id: int) -> Label:
 _SNAPSHOT = (
     "SELECT s.file, s.dataset_id, s.snapshot AS number, s.parent, s.turn, s.samples, s.shards,"
     " s.bytes, x.turn AS decided_turn, b.label, b.supplement,"
-    " d.fingerprint_detail ->> 'name' AS fingerprint"
+    " d.fingerprint_detail ->> 'name' AS fingerprint, s.created_at, s.expired_at"
     " FROM sscd_ops.snapshots s JOIN sscd_ops.decisions x USING (decision_id)"
     " JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id"
     " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id WHERE s.dataset_id = :d"
@@ -85,9 +91,41 @@ def read_snapshot(
     return found[0] if found else None
 
 
+def need_snapshot(conn: Connection, dataset: Dataset, number: int) -> Snapshot:
+    """A snapshot, expired or not.
+
+    Raises:
+        UsageError: there is none of this number.
+    """
+    found = _snapshots(conn, f"{_SNAPSHOT} AND s.snapshot = :s", d=dataset.dataset_id, s=number)
+    if not found:
+        raise UsageError(
+            f"there is no snapshot {number} of {dataset.name!r}: `sscd-ops snapshot list` shows all"
+        )
+    return found[0]
+
+
 def all_snapshots(conn: Connection, dataset_id: int) -> list[Snapshot]:
-    """All snapshots by number."""
+    """All snapshots by number, those that were expired too."""
     return _snapshots(conn, f"{_SNAPSHOT} ORDER BY s.snapshot", d=dataset_id)
+
+
+def readable_snapshots(conn: Connection, dataset_id: int) -> list[Snapshot]:
+    """The snapshots that were not expired, by number."""
+    return _snapshots(
+        conn, f"{_SNAPSHOT} AND s.expired_at IS NULL ORDER BY s.snapshot", d=dataset_id
+    )
+
+
+def mark_expired(conn: Connection, dataset_id: int, numbers: Sequence[int]) -> None:
+    """Say that nobody reads these snapshots any more. The caller holds the lock."""
+    run(
+        conn,
+        "UPDATE sscd_ops.snapshots SET expired_at = now()"
+        " WHERE dataset_id = :d AND snapshot = ANY(:s) AND expired_at IS NULL",
+        d=dataset_id,
+        s=list(numbers),
+    )
 
 
 def add_snapshot(
@@ -117,7 +155,7 @@ def add_snapshot(
         n=sum(shard.samples for shard in shards),
         k=len(shards),
         z=sum(shard.bytes or 0 for shard in shards),
-        f=file_json(file),
+        f=file_json(conn, file),
     )
     run(
         conn,

@@ -1,10 +1,8 @@
-"""Five words for running SQL with bound parameters, and the JSON shape of a stored file."""
+"""Five words for running SQL with bound parameters, and stored files read from jsonb columns."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import text
@@ -40,16 +38,6 @@ def value(conn: Connection, sql: str, **parameters: Any) -> Any:
 def run(conn: Connection, sql: str, **parameters: Any) -> int:
     """Run a statement that answers no rows; how many rows it touched."""
     return conn.execute(text(sql), parameters).rowcount
-
-
-def file_json(file: StoredFile) -> str:
-    """A stored file as the jsonb columns hold it."""
-    return json.dumps(asdict(file))
-
-
-def files_json(files: Mapping[str, StoredFile]) -> str:
-    """Role -> stored file, as the jsonb columns hold it."""
-    return json.dumps({role: asdict(file) for role, file in sorted(files.items())})
 
 
 def file_of(raw: Any) -> StoredFile | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup)
 def batch() -> None:
-    """Nights: list, show, release one the guard holds, abandon an undecided one."""
+    """Nights: list, show, release one the guard holds, abandon an undecided one, repair one."""
 
 
 @batch.command("list")
@@ -126,3 +126,32 @@ def batch_abandon(batch_id: int, config: str | None, who: str, why: str) -> None
 
     with open_wiring(config) as parts:
         say(manage.abandon(parts, batch_id, actor=who, why=why))
+
+
+@batch.command("repair")
+@click.argument("batch_id", type=int)
+@config_option
+@who_options
+@click.option("--dry-run", is_flag=True, help="Only say what would become of what.")
+@format_option
+@guarded
+def batch_repair(
+    batch_id: int, config: str | None, who: str, why: str, dry_run: bool, form: str
+) -> None:
+    """Publish an unpublishable batch without what its source lost.
+
+    A sample whose bytes are gone for good is quarantined as source_gone; another one with equal
+    bytes takes its place, or what was removed because of it is decided anew. Where the original can
+    be put back, do that and run the night again instead.
+
+    Example: sscd-ops batch repair 12 --why "the partner deleted the file"
+    """
+    import dataclasses
+
+    from sscd_ops.steps import repair
+
+    with open_wiring(config, progress=True) as parts:
+        report = repair.run(parts, batch_id, actor=who, why=why, dry_run=dry_run)
+    if report.outcomes:
+        print_rows([dataclasses.asdict(each) for each in report.outcomes], form)
+    say(report.said)

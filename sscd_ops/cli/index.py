@@ -54,7 +54,7 @@ def index_verify(config: str | None, dataset: str) -> None:
     with open_wiring(config, progress=True) as parts:
         problems = verify_index(parts, dataset)
     for problem in problems:
-        print_line(problem)
+        print_line(str(problem))
     if problems:
         sys.exit(1)
     say("every segment and mask is there with its sha256, and so is what they follow from")
@@ -98,8 +98,8 @@ def index_compact(config: str | None, dataset: str, below: int) -> None:
     """Merge the segments of small nights: later ones open fewer files, with equal answers.
 
     Those that follow each other in turn order are merged; no verdict changes. Run it between
-    nights: one that has searched and is not decided searches again. The old files stay: earlier
-    generations name them.
+    nights: one that has searched and is not decided searches again. The old files stay until
+    `vacuum`.
 
     Example: sscd-ops index compact --config curation.toml --dataset web
     """

@@ -35,9 +35,14 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON holds it."""
+    return {name: plain(value) for name, value in row.items()}
+
+
 def print_rows(rows: Iterable[Mapping[str, Any]], form: str, columns: Sequence[str] = ()) -> None:
     """Print rows: csv and json with all they have, a table with ``columns``, if given."""
-    plain_rows = [{name: plain(value) for name, value in row.items()} for row in rows]
+    plain_rows = [plain_row(row) for row in rows]
     if form == "json":
         _json(plain_rows)
     elif form == "csv":

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 IDS = "ids"
 _BY_HAND = (
-    "its bytes are those that the catalog names, so the catalog was changed by hand: restore it"
-    " from a backup"
+    "its bytes are those that the catalog names, so the catalog was changed by hand: restore a dump"
+    " of it (`sscd-ops db restore FILE --replace`)"
 )
 _AT_ONCE = 4
 """Files of a segment that are compared, or fetched, side by side."""

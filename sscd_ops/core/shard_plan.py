@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +76,9 @@ def plan_shards(
     max_samples: int,
     max_bytes: int,
 ) -> list[ShardSlice]:
-    """Cut kept samples into homogeneous shards.
+    """Cut kept samples into homogeneous shards of equal size, as few as the limits allow.
 
-    Forms come in sorted order, samples of a form in the order given; a shard ends at
-    ``max_samples`` or before ``max_bytes`` of members would be passed.
+    Forms come in sorted order, samples of a form in the order given.
 
     Args:
         rows: int64 (k,), kept sample rows in (source shard, position) order.
@@ -90,15 +91,69 @@ def plan_shards(
     answer: list[ShardSlice] = []
     for code in sorted(range(len(forms)), key=lambda i: forms[i]):
         mine = np.flatnonzero(form_codes == code)
-        ends = np.cumsum(sizes[mine])
-        start = 0
-        while start < len(mine):
-            before = ends[start - 1] if start else 0
-            stop = int(np.searchsorted(ends, before + max_bytes, side="right"))
-            stop = min(max(stop, start + 1), start + max_samples)
-            answer.append(ShardSlice(len(answer), forms[code], rows[mine[start:stop]]))
-            start = stop
+        ones = np.ones(len(mine), np.int64)
+        for start, end in pairwise(
+            cut(ones, sizes[mine], max_samples=max_samples, max_bytes=max_bytes)
+        ):
+            answer.append(ShardSlice(len(answer), forms[code], rows[mine[start:end]]))
     return answer
+
+
+def cut(
+    counts: NDArray[np.int64], sizes: NDArray[np.int64], *, max_samples: int, max_bytes: int
+) -> list[int]:
+    """Cut items in a row into the fewest runs that the limits allow, of equal size.
+
+    Equal by what fills more of its limit as a whole, samples or bytes: each cut falls nearest to
+    its share of that, as far as the limits let it.
+
+    Args:
+        counts: int64 (k,), samples of each item, at least 1.
+        sizes: int64 (k,), bytes of each item.
+        max_samples: samples of a run at most.
+        max_bytes: bytes of a run at most (one larger item makes a run alone).
+
+    Returns:
+        The first item of each run, then k: ``[0, 4, 8]`` are two runs of 4. ``[0]`` of no items.
+    """
+    limits = [
+        (np.concatenate([[0], np.cumsum(counts)]), max_samples),
+        (np.concatenate([[0], np.cumsum(sizes)]), max_bytes),
+    ]
+    n = len(counts)
+
+    def furthest(start: int) -> int:
+        """The longest run from an item on: where it ends."""
+        stops = [np.searchsorted(ends, ends[start] + most, side="right") for ends, most in limits]
+        return max(start + 1, int(min(stops)) - 1)
+
+    def earliest(stop: int) -> int:
+        """The longest run up to an item: where it begins."""
+        starts = [np.searchsorted(ends, ends[stop] - most, side="left") for ends, most in limits]
+        return min(stop - 1, int(max(starts)))
+
+    # filled from the end, runs are as few as filled from the start
+    earliest_cuts = [n]
+    while earliest_cuts[-1] > 0:
+        earliest_cuts.append(earliest(earliest_cuts[-1]))
+    earliest_cuts.reverse()
+    runs = len(earliest_cuts) - 1
+
+    fuller, _ = max(limits, key=lambda limit: Fraction(int(limit[0][-1]), limit[1]))
+    total = int(fuller[-1])
+    cuts = [0]
+    for number in range(1, runs):
+        # before the first the runs that follow are too few, behind the last this one is too large
+        first, last = max(earliest_cuts[number], cuts[-1] + 1), furthest(cuts[-1])
+        cuts.append(min(max(_nearest(fuller, number * total, runs), first), last))
+    return [*cuts, n] if n else cuts
+
+
+def _nearest(ends: NDArray[np.int64], total: int, parts: int) -> int:
+    """The place whose end is nearest to ``total / parts``, the earlier one of two."""
+    after = int(np.searchsorted(ends, total // parts, side="right"))
+    above, below = int(ends[after]) * parts - total, total - int(ends[after - 1]) * parts
+    return after if above < below else after - 1
 
 
 def plan_digest(

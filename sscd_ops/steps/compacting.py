@@ -40,7 +40,7 @@ def compact(parts: Parts, name: str, below: int) -> list[Merged]:
 
     Each merged segment takes as many as give it ``below`` rows, so it is merged no further. It is
     in force before the next is begun: a process that is killed leaves whole ones, and files that
-    no row names. Files of what was merged stay: an earlier generation has them.
+    no row names. Files of what was merged stay until `vacuum`.
 
     Raises:
         UsageError: there is no such dataset.

@@ -25,7 +25,7 @@ from sscd_ops.errors import (
     InvariantError,
     SourceChanged,
 )
-from sscd_ops.model import Fault, MemberRef, SourceShard
+from sscd_ops.model import Fault, MemberRef, SourceShard, StoredFile
 from sscd_ops.options import Preprocessing
 from sscd_ops.ports import Embedder
 from sscd_ops.steps import survey
@@ -184,6 +184,35 @@ def _images(
         yield data
 
 
+def embed_again(parts: Parts, work: Work, shard: SourceShard) -> StoredFile:
+    """Write the descriptor file of a source shard anew, under no row's name yet.
+
+    Of a decided batch: its descriptors are those that decided on equal hardware alone, which the
+    caller compares.
+
+    Raises:
+        SourceChanged: its pictures are not what they were.
+    """
+    lists = survey.work_lists(parts, work, [shard])
+    wanted = _wanted(parts, work, shard, lists[shard.shard_id])
+    with ExitStack() as opened:
+        embedder = opened.enter_context(_open(parts, work)) if len(wanted) else None
+        return _put(parts, work, _embed(parts, work, shard, wanted, embedder), embedder)
+
+
+def _put(
+    parts: Parts, work: Work, content: DescriptorFile, embedder: Embedder | None
+) -> StoredFile:
+    runtime = embedder.runtime() if embedder is not None else {}
+    return parts.store.put(
+        f"{work.folder}/descriptors",
+        ".parquet",
+        lambda stream: write_descriptors(
+            stream, content, fingerprint=work.attempt.fingerprint.digest, runtime=runtime
+        ),
+    )
+
+
 def _register(
     parts: Parts,
     work: Work,
@@ -191,14 +220,7 @@ def _register(
     content: DescriptorFile,
     embedder: Embedder | None,
 ) -> None:
-    runtime = embedder.runtime() if embedder is not None else {}
-    file = parts.store.put(
-        f"{work.folder}/descriptors",
-        ".parquet",
-        lambda stream: write_descriptors(
-            stream, content, fingerprint=work.attempt.fingerprint.digest, runtime=runtime
-        ),
-    )
+    file = _put(parts, work, content, embedder)
     counts = {
         "embedded": len(content.ids),
         "undecodable": len(content.faults),

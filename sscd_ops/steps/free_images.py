@@ -59,24 +59,44 @@ def free_images(parts: Parts, work: Work, images: Images, live: Sequence[Segment
     known = images.known
     free = known.take((known.verdict == "free") & (known.segment_row >= 0))
     free = free.take(np.argsort(free.row))
-    segment, row = _places(parts, free, live)
+    segment, row = places(parts, free, live)
+    queries = stored_queries(parts, work, images.digests[free.row], live, segment, row)
+    return Free(free.row, segment, row, queries)
+
+
+def stored_queries(
+    parts: Parts,
+    work: Work,
+    ids: NDArray[np.uint8],
+    live: Sequence[Segment],
+    segment: NDArray[np.int64],
+    row: NDArray[np.int64],
+) -> Queries:
+    """What segments hold of images, by each of a batch's measures.
+
+    Args:
+        parts: the real parts.
+        work: the batch.
+        ids: uint8 (k, 32), the images.
+        live: the segments.
+        segment: int64 (k,), ordinal of the one that each lies in.
+        row: int64 (k,), its row there.
+    """
     # of a segment without hashes they stay blank, which match nothing
     dimensions = work.attempt.fingerprint.dimensions
-    rows = {by.role: by.blank(len(free), dimensions) for by in work.measures}
+    rows = {by.role: by.blank(len(ids), dimensions) for by in work.measures}
     for ordinal in np.unique(segment):
         here = segment == ordinal
         opened = open_segment(parts.store, live[int(ordinal)], HASHES.keys() & rows.keys())
         stored = {DESCRIPTORS: opened.descriptors, **opened.codes}
         for role in rows.keys() & stored.keys():
             rows[role][here] = stored[role][row[here]]
-    ids = images.digests[free.row]
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     own = {role: in_memory(values) for role, values in rows.items()}
-    queries = Queries(own, digest, lambda: Listed(ids))
-    return Free(free.row, segment, row, queries)
+    return Queries(own, digest, lambda: Listed(ids))
 
 
-def _places(
+def places(
     parts: Parts, images: KnownImages, live: Sequence[Segment]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ordinal of the live segment that each image lies in, and its row there."""

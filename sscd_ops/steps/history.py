@@ -6,7 +6,7 @@ cell (``steps.searching``), as the batch itself is; here is what was found in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,6 +124,31 @@ def search(
     return Near([_best(before, mine) for mine in found], own)
 
 
+def search_few(
+    parts: Parts,
+    work: Work,
+    backends: Backends,
+    queries: Queries,
+    live: Sequence[Segment],
+    without: Mapping[int, NDArray[np.int64]],
+) -> list[Best]:
+    """Search images that are no batch's, by each measure; nothing is recorded.
+
+    Args:
+        parts: the real parts.
+        work: whose measures.
+        backends: of its search.
+        queries: the images.
+        live: the segments, as ``live_of`` answers them.
+        without: segment number -> rows that are to be kept no longer.
+    """
+    found: list[list[tuple[NDArray[np.int64], Matches]]] = [[] for _ in work.measures]
+    for cell, answers in Searcher(parts, work, queries, backends).compare(live, without):
+        for mine, matches in zip(found, answers, strict=True):
+            mine.append(_placed(matches, cell.segments))
+    return [_best(len(queries), mine) for mine in found]
+
+
 def _placed(matches: Matches, group: Sequence[Segment]) -> tuple[NDArray[np.int64], Matches]:
     """Matches with a group of segments, whose rows are numbered through: segment and row there."""
     ends = np.cumsum([segment.rows for segment in group])
@@ -176,20 +201,20 @@ def witnesses(
     by, query = decided.measure[gone], images.query[gone]
     segment = np.array([each.segment for each in best])[by, query]
     row = np.array([each.row for each in best])[by, query]
-    digests = _digests(parts, live, segment, row)
+    digests = digests_at(parts, live, segment, row)
     carriers, deciding = np.zeros((len(gone), 16), np.uint8), np.zeros(len(gone), np.int64)
     # whose segment it is: they are numbered through
     whose = np.repeat(np.arange(len(origins)), [len(origin.live) for origin in origins])[segment]
     for number in np.unique(whose):
         mine = whose == number
         distinct, which = np.unique(digests[mine], axis=0, return_inverse=True)
-        found = _need_kept(parts, origins[number], distinct)
+        found = need_kept(parts, origins[number], distinct)
         carriers[mine] = found.sample_id[which.reshape(-1)]
         deciding[mine] = found.carrier_decision[which.reshape(-1)]
     return Earlier(gone, digests, carriers, deciding)
 
 
-def _need_kept(parts: Parts, origin: Origin, digests: NDArray[np.uint8]) -> KnownImages:
+def need_kept(parts: Parts, origin: Origin, digests: NDArray[np.uint8]) -> KnownImages:
     """What is known of images, all of them kept, in the order of the digests."""
     with parts.catalog.begin() as conn:
         found = lookups.known_images(conn, origin.dataset_id, digests, origin.turn)
@@ -203,7 +228,7 @@ def _need_kept(parts: Parts, origin: Origin, digests: NDArray[np.uint8]) -> Know
     return found.take(np.argsort(found.row))
 
 
-def _digests(
+def digests_at(
     parts: Parts, live: Sequence[Segment], segment: NDArray[np.int64], row: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
     """Image digests, uint8 (k, 32), of rows in segments given by ordinal."""
@@ -221,5 +246,5 @@ def matches(parts: Parts, images: Images, best: Best, live: Sequence[Segment]) -
     image_of_query[images.query[new]] = new
     image = image_of_query[best.pairs.query]
     mine = image >= 0
-    digests = _digests(parts, live, best.pair_segment[mine], best.pairs.reference[mine])
+    digests = digests_at(parts, live, best.pair_segment[mine], best.pairs.reference[mine])
     return image[mine], digests, best.pairs.similarity[mine]

@@ -17,7 +17,7 @@ def release(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
         UsageError: no reason given.
         BatchNotRunnable: the batch is not held.
     """
-    _need(actor, why)
+    need_reason(actor, why)
     with parts.catalog.begin() as conn:
         batch = _locked(conn, batch_id)
         if batch.state is not BatchState.HELD:
@@ -45,7 +45,7 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
         UsageError: no reason given.
         BatchNotRunnable: the batch is decided.
     """
-    _need(actor, why)
+    need_reason(actor, why)
     with parts.catalog.begin() as conn:
         batch = _locked(conn, batch_id)
         if batch.state.is_decided:
@@ -65,7 +65,12 @@ def abandon(parts: Parts, batch_id: int, *, actor: str, why: str) -> str:
     return f"batch {batch_id} is abandoned: running its night again ({batch.name}) plans it anew"
 
 
-def _need(actor: str, why: str) -> None:
+def need_reason(actor: str, why: str) -> None:
+    """Refuse what a person decides without a name or a reason.
+
+    Raises:
+        UsageError: says what to add.
+    """
     if not actor.strip() or not why.strip():
         raise UsageError("say who and why: --who NAME --why '...' (kept in curation.events)")
 

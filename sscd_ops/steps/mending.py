@@ -6,16 +6,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sscd_ops.catalog import batches, searches, shards
+from sscd_ops.catalog import batches, named_files, searches, shards
+from sscd_ops.catalog.checks import RESTORE
 from sscd_ops.catalog.datasets import Dataset
-from sscd_ops.catalog.shards import NamedFile
+from sscd_ops.catalog.named_files import StepFile
 from sscd_ops.core.descriptor_file import DescriptorFile, write_descriptors
 from sscd_ops.core.measures import HASHES
 from sscd_ops.core.segment_file import open_segment
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SegmentPart, SourceShard
 from sscd_ops.steps import survey
-from sscd_ops.steps.damage import both_damaged, damage, noting
+from sscd_ops.steps.damage import (
+    OF_DESCRIPTORS,
+    both_damaged,
+    damage,
+    damaged_roles,
+    noting,
+)
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work
 
@@ -28,6 +35,8 @@ def mend_steps(
 ) -> list[str]:
     """Mend manifests, work lists, descriptor and candidate files of all batches; what was done.
 
+    Descriptor files of a segment that is lost too are left: they are made anew with it.
+
     Args:
         parts: the real parts.
         dataset: whose.
@@ -35,16 +44,23 @@ def mend_steps(
         left: told what could not be mended.
     """
     with parts.catalog.begin() as conn:
-        named = shards.named_files(conn, dataset.dataset_id)
+        named = named_files.step_files(conn, dataset.dataset_id)
     lost = [found for found in named if damage(parts, found.file) is not None]
+    with_segment = {
+        batch_id
+        for batch_id, (segment, _) in live.items()
+        if OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files))
+    }
     done = []
     for found in lost:
+        if found.role == "descriptors" and found.decided and found.batch_id in with_segment:
+            continue
         with noting(left):
             done.append(f"batch {found.batch_id}: {_mend(parts, found, live)}")
     return done
 
 
-def _mend(parts: Parts, found: NamedFile, live: Mapping[int, tuple[Segment, SegmentPart]]) -> str:
+def _mend(parts: Parts, found: StepFile, live: Mapping[int, tuple[Segment, SegmentPart]]) -> str:
     if found.role == "matches":
         with parts.catalog.begin() as conn:
             searches.forget_search(conn, found.attempt_id, found.file)
@@ -52,15 +68,13 @@ def _mend(parts: Parts, found: NamedFile, live: Mapping[int, tuple[Segment, Segm
     if found.role == "work list":
         survey.run(parts, found.batch_id)
         return f"wrote the work list of batch {found.batch_id} anew"
-    if not found.current or (found.role == "descriptors" and not found.decided):
+    if found.role == "descriptors" and not found.decided:
         with parts.catalog.begin() as conn:
             batches.lock_batch(conn, found.batch_id)  # a decision of it takes it too
             forgotten = shards.forget_file(conn, found.shard_id, found.role, found.file)
         if not forgotten:
             return f"{found.file.name} is of a batch that went on just now: run this again"
-        if found.current:
-            return f"forgot {found.file.name}, embed writes it anew when its night is run again"
-        return f"forgot {found.file.name}, of an attempt that was given up"
+        return f"forgot {found.file.name}, embed writes it anew when its night is run again"
     work = load_work(parts, found.batch_id)
     with parts.catalog.begin() as conn:
         registered = shards.shards_of(conn, found.attempt_id)
@@ -76,7 +90,7 @@ def _descriptors_from_segment(
     parts: Parts,
     work: Work,
     registered: Sequence[SourceShard],
-    found: NamedFile,
+    found: StepFile,
     place: tuple[Segment, SegmentPart] | None,
 ) -> None:
     """Write a decided batch's descriptor file anew, without what the decision took from it.
@@ -96,8 +110,8 @@ def _descriptors_from_segment(
         if part.rows != ends[-1]:
             raise FileMismatch(
                 f"segment {segment.segment_id} has {part.rows} rows of batch {found.batch_id},"
-                f" which embedded {ends[-1]}: the catalog was changed by hand, restore it from a"
-                " backup"
+                f" which embedded {ends[-1]}; the catalog was"
+                f" changed by hand: {RESTORE}"
             )
         rows = slice(part.first_row + rows.start, part.first_row + rows.stop)
         try:

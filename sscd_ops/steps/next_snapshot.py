@@ -89,8 +89,7 @@ class NextSnapshot:
         added = sum(mine is not None and shard.decision_id == mine.decision_id for shard in listed)
         in_order = [affected[each.output_id] for each in listed if each.output_id in lost]
         replaced = without_slots(self._parts, dataset.name, dataset.turn, in_order, lost)
-        merged = self.merge(seen, [each for each in listed if each.output_id not in lost])
-        replaced = [*replaced, *merged]
+        replaced = self.merge(seen, _with(listed, replaced), replaced)
         if (mine is not None and mine.is_published) or not (added or others or replaced):
             return Listing(listed, deciding, others, 0, [], None)
         listed = _with(listed, replaced)
@@ -98,9 +97,17 @@ class NextSnapshot:
             listed, deciding, others, added, replaced, self._write(seen, deciding, listed)
         )
 
-    def merge(self, seen: Seen, listed: Sequence[ListedShard]) -> list[Replaced]:
-        """Further shards that others take the place of, of those that are as they were."""
-        return []
+    def merge(
+        self, seen: Seen, listed: Sequence[ListedShard], rewritten: list[Replaced]
+    ) -> list[Replaced]:
+        """All shards that others take the place of.
+
+        Args:
+            seen: what it is worked out for.
+            listed: what the snapshot would hold, each under the number of the one it replaces.
+            rewritten: those that were written without what is kept no longer.
+        """
+        return rewritten
 
     def _write(self, seen: Seen, deciding: int, listed: Sequence[ListedShard]) -> StoredFile:
         dataset = seen.dataset

@@ -23,6 +23,7 @@ from sscd_ops.errors import (
     FingerprintMismatch,
     MissingExtra,
     SourceChanged,
+    UsageError,
     WeightsUnavailable,
 )
 from sscd_ops.model import Batch, StoredFile
@@ -42,6 +43,13 @@ class Parts(Rooms, Protocol):
     @property
     def store(self) -> Store:
         """The storage root."""
+
+    def store_at(self, root: str) -> Store:
+        """A root beside the storage root, a folder or URL.
+
+        Raises:
+            UsageError: it is the storage root, or in it.
+        """
 
     def tar_sink(self, stream: BinaryIO) -> TarSink:
         """A writer of published tars."""
@@ -104,6 +112,22 @@ class Work:
             stored = min(farthest + duplicates.perceptual_margin, BITS)
             answer.append(measures.perceptual(similarity_at(farthest), similarity_at(stored)))
         return answer
+
+
+def configured(parts: Parts, dataset: str) -> DatasetOptions:
+    """A dataset's settings as the config file has them now.
+
+    Raises:
+        UsageError: it has no such dataset.
+        ConfigError: what it says of the dataset is wrong.
+    """
+    settings = parts.settings
+    if dataset in settings.faulty:
+        raise ConfigError(settings.faulty[dataset])
+    if dataset not in settings.datasets:
+        known = ", ".join(sorted(settings.datasets)) or "none"
+        raise UsageError(f"no dataset {dataset!r} in {settings.path}; it has: {known}")
+    return settings.datasets[dataset]
 
 
 def load_work(parts: Parts, batch_id: int) -> Work:

@@ -10,16 +10,15 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import batches, dry_runs, shards, waiting
-from sscd_ops.errors import ConfigError, UsageError
 from sscd_ops.model import Batch, BatchState, Interval, Runner
-from sscd_ops.options import DatasetOptions, Step
+from sscd_ops.options import Step
 from sscd_ops.steps.choosing import choose_batch
 from sscd_ops.steps.claiming import claim, has_unread, look
 from sscd_ops.steps.freezing import model_for_attempt
 from sscd_ops.steps.late import LateShard, find_late
-from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.parts import Parts, Stopwatch, configured
 from sscd_ops.steps.reports import Report, in_line
-from sscd_ops.steps.snapshots import repair_latest
+from sscd_ops.steps.snapshots import check_pointer, repair_latest
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,9 @@ def run(
         BatchNotRunnable: another live run works on this batch.
     """
     watch = Stopwatch()
-    options = _options(parts, dataset)
+    options = configured(parts, dataset)
+    with parts.catalog.begin() as conn:
+        check_pointer(parts, conn, dataset)
     asked = {"supplement": supplement, "dry_run": dry_run}
     batch = choose_batch(parts, options, interval, runner, hold, **asked)
     own = batch if batch.supplement and batch.state is BatchState.PUBLISHED else None
@@ -143,16 +144,6 @@ def run(
             *(shard.uri, shard.date, shard.supplement),
         )
     return report
-
-
-def _options(parts: Parts, dataset: str) -> DatasetOptions:
-    settings = parts.settings
-    if dataset in settings.faulty:
-        raise ConfigError(settings.faulty[dataset])
-    if dataset not in settings.datasets:
-        known = ", ".join(sorted(settings.datasets)) or "none"
-        raise UsageError(f"no dataset {dataset!r} in {settings.path}; it has: {known}")
-    return settings.datasets[dataset]
 
 
 def _is_needless(conn: Connection, batch: Batch) -> bool:

@@ -37,7 +37,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
         decision_id = decisions.of_batch(conn, batch_id).decision_id
         planned = output_shards.planned_shards(conn, decision_id)
     numbers = numbers_of(group, len(planned), work.options.airflow.max_tasks)
-    todo = [planned[n] for n in numbers if _is_unwritten(planned[n])]
+    todo = [planned[n] for n in numbers if is_unwritten(planned[n])]
     sources = SourceShards(parts)
     total = {"shards": len(numbers), "written": len(todo), "samples": 0, "bytes": 0}
     parts.progress.start(f"publish {work.batch.dataset}", len(todo))
@@ -45,8 +45,12 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
         try:
             files = _write(parts, shard, sources)
         except (SourceChanged, FileMismatch) as error:
-            _unpublishable(parts, work, str(error))
-            raise
+            said = (
+                f"{error}; what is gone for good: sscd-ops batch repair {batch_id} --why '...'"
+                " publishes the batch without it"
+            )
+            _unpublishable(parts, work, said)
+            raise type(error)(said) from error
         total["samples"] += shard.samples
         total["bytes"] += files
         parts.progress.advance()
@@ -68,7 +72,7 @@ def _unpublishable(parts: Parts, work: Work, message: str) -> None:
             )
 
 
-def _is_unwritten(shard: OutputShard) -> bool:
+def is_unwritten(shard: OutputShard) -> bool:
     """Whether it is to be written: one that lost all its samples before holds none."""
     return not shard.files and shard.samples > 0
 
@@ -93,7 +97,7 @@ def write_others(parts: Parts, pending: Sequence[Decision]) -> list[int]:
         with parts.catalog.begin() as conn:
             planned = output_shards.planned_shards(conn, decision.decision_id)
         try:
-            for shard in filter(_is_unwritten, planned):
+            for shard in filter(is_unwritten, planned):
                 _write(parts, shard, sources)
         except (SourceChanged, FileMismatch) as error:
             log.warning("turn %d (%s) is not published: %s", decision.turn, decision.kind, error)

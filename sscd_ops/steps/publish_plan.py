@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +12,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sscd_ops.catalog.output_shards import PlannedShard
+from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.core.decide import Samples
 from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.identities import turn_label
 from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards
 from sscd_ops.core.stored_rows import StoredRows
-from sscd_ops.steps.parts import Work
+from sscd_ops.steps.parts import Parts, Work
+from sscd_ops.steps.shard_writing import SourceShards, with_members
 
 _SEPARATOR = "\x1f"
 _HEADER = 512
@@ -77,6 +81,66 @@ def plan_publish(
         named.append(PlannedShard(shard.number, shard.form, count, name, start))
         start += count
     return PublishPlan(digest, named, slot)
+
+
+@dataclass(frozen=True)
+class CarriedPlan:
+    """``slots``: sample -> its number in the decision that gives it a slot."""
+
+    digest: str
+    shards: list[PlannedShard]
+    slots: dict[UUID, int]
+
+
+def plan_carried(
+    parts: Parts, work: Work, turn: int, placed: Iterable[PlacedSample], sources: SourceShards
+) -> CarriedPlan:
+    """As ``plan_publish``, of samples of any nights that a decision without a batch keeps.
+
+    Args:
+        parts: the real parts.
+        work: whose publish settings and columns.
+        turn: of the decision: names the shards.
+        placed: the samples.
+        sources: their source shards.
+    """
+    everything = sorted(placed, key=lambda sample: (sample.shard_id, sample.position))
+    if not everything:
+        return CarriedPlan("", [], {})
+    samples = list(with_members(parts, everything, sources.of(everything)))
+    forms = [form_of(sample.names) for sample in samples]
+    distinct = sorted(set(forms))
+    sizes = [sum(ref.size + _HEADER for ref in sample.members) for sample in samples]
+    settings = work.options.publish
+    shards = plan_shards(
+        np.arange(len(samples)),
+        np.array([distinct.index(form) for form in forms]),
+        distinct,
+        np.array(sizes, np.int64),
+        max_samples=settings.max_samples,
+        max_bytes=settings.max_bytes,
+    )
+    digest = plan_digest(
+        (settings.max_samples, settings.max_bytes),
+        work.meta_columns,
+        shards,
+        _bytes([sample.placed.sample_id.bytes for sample in samples], 16),
+        _bytes([ref.sha256 for sample in samples for ref in sample.members], 32),
+        np.cumsum([len(sample.members) for sample in samples]),
+    )
+    folder = f"{work.folder}/shards/{turn_label(turn)}-{digest}"
+    answer = CarriedPlan(digest, [], {})
+    for shard in shards:
+        start = len(answer.slots)
+        name = f"{folder}/{shard.number:05d}.tar"
+        answer.shards.append(PlannedShard(shard.number, shard.form, len(shard.rows), name, start))
+        for row in shard.rows.tolist():
+            answer.slots[samples[row].placed.sample_id] = len(answer.slots)
+    return answer
+
+
+def _bytes(values: Sequence[bytes], width: int) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(values), np.uint8).reshape(-1, width)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core import segment_file
-from sscd_ops.core.descriptor_file import Queries
 from sscd_ops.core.measures import HASHES
 from sscd_ops.core.stored_rows import joined
 from sscd_ops.errors import FileMismatch
-from sscd_ops.model import Segment
+from sscd_ops.model import Segment, SourceShard, StoredFile
 from sscd_ops.steps.damage import (
     OF_DESCRIPTORS,
     both_damaged,
@@ -22,11 +24,12 @@ from sscd_ops.steps.damage import (
     nights_of,
     noting,
 )
+from sscd_ops.steps.embed import embed_again
 from sscd_ops.steps.mending import mend_steps
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import load_queries, open_backend
 from sscd_ops.steps.shard_writing import write_again
-from sscd_ops.steps.snapshots import check_root, read_snapshot_file, repair_latest
+from sscd_ops.steps.snapshots import check_root, read_snapshot_file, set_back_latest
 
 # ---------------------------------------------------------------- index
 
@@ -35,11 +38,12 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
     """Write missing or damaged segments and masks anew; what was done.
 
     A segment is built from the descriptor files of its batches, which embed wrote, and these from
-    it; a mask from the verdicts in the catalog; a manifest from its source shard. Segments and
-    masks come out with the sha256 they had, save for search codes of another release, which are
-    registered anew. Then segments get the codes of the backend that the last batch searched with,
-    where they were written under another one: as a history grows, `auto` moves on. Candidate files
-    that were lost are forgotten.
+    it; both, where both are lost, from the pictures, if that gives what was decided with; a mask
+    from the verdicts in the catalog; a manifest from its source shard. Segments and masks come out
+    with the sha256 they had, save for search codes of another release, which are registered anew.
+    Then segments get the codes of the backend that the last batch searched with, where they were
+    written under another one: as a history grows, `auto` moves on. Candidate files that were lost
+    are forgotten.
 
     Raises:
         FileMismatch: what a file follows from is lost too. All else was mended.
@@ -55,7 +59,7 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
     for segment in live:
         with noting(left):
             if damaged := damaged_roles(parts, segment.files):
-                _rebuild_segment(parts, name, segment)
+                done += _rebuild_segment(parts, name, segment)
                 done.append(f"segment {segment.segment_id}: wrote {', '.join(damaged)} anew")
             if segment.mask is not None and damage(parts, segment.mask) is not None:
                 _rebuild_mask(parts, dataset, segment)
@@ -86,9 +90,11 @@ def _add_codes(parts: Parts, name: str) -> list[str]:
     return done
 
 
-def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
+def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> list[str]:
+    """Write a segment anew; which descriptor files were, of its pictures, since they were lost."""
     nights = [work for work, _ in nights_of(parts, segment)]
-    loaded = [_queries_of(parts, segment, work) for work in nights]
+    described = [_Described.of(parts, work) for work in nights]
+    loaded = [load_queries(parts, each.work, each.registered) for each in described]
     # those of a segment that was decided without hashes stay out: later nights would be compared
     # otherwise
     hashed = [role for role in HASHES.keys() & segment.files if all(role in q.rows for q in loaded)]
@@ -101,31 +107,54 @@ def _rebuild_segment(parts: Parts, name: str, segment: Segment) -> None:
         segment_file.coded(open_backend(parts, nights[-1]), descriptors)
         | {role: joined([queries.rows[role] for queries in loaded]) for role in hashed},
     )
+    again = [(each.work, *pair) for each in described for pair in each.again]
     for role in segment.files.keys() & OF_DESCRIPTORS:
-        if role not in files or files[role].sha256 != segment.files[role].sha256:
-            named = ", ".join(str(work.batch.batch_id) for work in nights)
-            raise FileMismatch(
-                f"segment {segment.segment_id}: the descriptor files of batch {named} give other"
-                f" {role} than were decided with: restore {segment.files[role].name} from a backup"
-            )
+        if role in files and files[role].sha256 == segment.files[role].sha256:
+            continue
+        if again:
+            both = both_damaged(segment, again[0][0].batch.batch_id)
+            raise FileMismatch(f"{both}; on this device its pictures give other {role}")
+        named = ", ".join(str(work.batch.batch_id) for work in nights)
+        raise FileMismatch(
+            f"segment {segment.segment_id}: the descriptor files of batch {named} give other"
+            f" {role} than were decided with: restore {segment.files[role].name} from a backup"
+        )
     with parts.catalog.begin() as conn:
         segments.replace_segment_files(conn, segment.segment_id, files)
-
-
-def _queries_of(parts: Parts, segment: Segment, work: Work) -> Queries:
-    """What embed wrote for a night of a damaged segment."""
-    with parts.catalog.begin() as conn:
-        registered = shards.shards_of(conn, work.attempt.attempt_id)
-    lost = [
-        found
-        for shard in registered
-        if shard.descriptors is not None and (found := damage(parts, shard.descriptors)) is not None
+        for _, shard, file in again:
+            if shard.descriptors is not None:
+                shards.replace_descriptors(conn, shard.shard_id, shard.descriptors, file)
+    return [
+        f"batch {work.batch.batch_id}: embedded source shard {shard.shard_id} again"
+        for work, shard, _ in again
     ]
-    if lost:
-        raise FileMismatch(
-            f"{both_damaged(segment, work.batch.batch_id)} ({lost[0].partition(';')[0]})"
-        )
-    return load_queries(parts, work, registered)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A night of a damaged segment. ``again``: source shards whose descriptor file was lost too.
+
+    ``registered``: all its source shards, those with the file that was made of the pictures.
+    """
+
+    work: Work
+    registered: Sequence[SourceShard]
+    again: Sequence[tuple[SourceShard, StoredFile]]
+
+    @staticmethod
+    def of(parts: Parts, work: Work) -> _Described:
+        with parts.catalog.begin() as conn:
+            registered = shards.shards_of(conn, work.attempt.attempt_id)
+        again = {
+            shard: embed_again(parts, work, shard)
+            for shard in registered
+            if shard.descriptors is not None and damage(parts, shard.descriptors) is not None
+        }
+        now = [
+            replace(shard, descriptors=again[shard]) if shard in again else shard
+            for shard in registered
+        ]
+        return _Described(work, now, list(again.items()))
 
 
 def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
@@ -146,11 +175,12 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     """Write lost and damaged snapshot files and shards anew; what was done, and what is left.
 
     A snapshot's file follows from the catalog, a shard's files from decisions and source shards.
-    Each comes out with the sha256 it had, or is left as it is.
+    Each comes out with the sha256 it had, or is left as it is. What only expired snapshots name is
+    left alone.
     """
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
-        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         written = output_shards.written_shards(conn, dataset.dataset_id)
     done: list[str] = []
     left: list[str] = []
@@ -169,5 +199,6 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
         parts.progress.advance()
     parts.progress.done()
     with noting(left):
-        repair_latest(parts, name)
+        set_back = set_back_latest(parts, name)
+        done += [] if set_back is None else [set_back]
     return done, left

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,9 @@ _AT_ONCE = 4
 """Segments that are read side by side: hashing lets go of the GIL."""
 _LONGEST = 60.0
 """Seconds of searching that a kill may cost: what was found by then is written."""
+
+NOTHING: Mapping[int, NDArray[np.int64]] = {}
+"""Every row counts that its segment's mask says is kept."""
 
 Key: TypeAlias = tuple[range, range | int]
 """Of a cell: its block, and the block of the batch or the first segment it is compared with."""
@@ -237,6 +240,18 @@ class Searcher:
         self._parts.progress.done()
         return made
 
+    def compare(
+        self, live: Sequence[Segment], without: Mapping[int, NDArray[np.int64]]
+    ) -> Iterator[tuple[Cell, list[Matches]]]:
+        """Compare with segments, and record nothing.
+
+        Args:
+            live: the segments.
+            without: segment number -> int64 (k,), rows that are to be kept no longer.
+        """
+        for cell in against(len(self._queries), live):
+            yield cell, self._compare(cell, without)
+
     def beside(self, others: Queries) -> Iterator[list[Answer]]:
         """Block by block of the queries, what is near in others, numbered after them; by measure.
 
@@ -298,12 +313,14 @@ class Searcher:
             if other.isdisjoint(each.segments):
                 yield each
 
-    def _compare(self, cell: Cell) -> list[Matches]:
+    def _compare(
+        self, cell: Cell, without: Mapping[int, NDArray[np.int64]] = NOTHING
+    ) -> list[Matches]:
         """The matches by each of the batch's measures; queries and own rows by their numbers."""
         measures = self._work.measures
         if cell.own is not None:
             return [self._within(cell.block, cell.own, measure) for measure in measures]
-        group = _Group(self._parts, self._work, self._history, cell.segments)
+        group = _Group(self._parts, self._work, self._history, cell.segments, without)
         limit = self._work.options.duplicates.keep_matches
         old = None if cell.earlier is None else self._old_mask(cell, cell.earlier)
         before: list[Matches] = []
@@ -373,7 +390,12 @@ class _Group:
     """Some segments, read: their rows are numbered through."""
 
     def __init__(
-        self, parts: Parts, work: Work, backend: SearchBackend, group: Sequence[Segment]
+        self,
+        parts: Parts,
+        work: Work,
+        backend: SearchBackend,
+        group: Sequence[Segment],
+        without: Mapping[int, NDArray[np.int64]],
     ) -> None:
         self._parts, self._backend = parts, backend
         hashes = {measure.role for measure in work.measures if measure.by_hash}
@@ -389,8 +411,11 @@ class _Group:
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(parts.store.local, [s.files[role] for s in group for role in there]))
-            masks = threads.map(partial(read_kept, parts.store), group)
-            self.kept = np.concatenate(list(masks))
+            masks = list(threads.map(partial(read_kept, parts.store), group))
+        for segment, mask in zip(group, masks, strict=True):
+            if segment.segment_id in without:
+                mask[without[segment.segment_id]] = False
+        self.kept = np.concatenate(masks)
         # one after another: numpy parses a file's header with `ast`, which fails where threads of
         # Python 3.11 do so at once ("recursion depth mismatch", python/cpython#106905)
         read = [rows_of(segment) for segment in group]

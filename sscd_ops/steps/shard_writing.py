@@ -26,6 +26,7 @@ from sscd_ops.core.shard_plan import published_extensions
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS, dataset_from_json
+from sscd_ops.ports import Source
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work, restore
 from sscd_ops.steps.shard_files import PutFile, Write, describe, put_file
@@ -60,8 +61,8 @@ class SourceShards:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
-    """A kept sample as it is published."""
+class WholeSample:
+    """A sample as it is published."""
 
     placed: PlacedSample
     key: str
@@ -91,6 +92,17 @@ def write_shard(
         FileMismatch: a manifest is lost and cannot be made anew; the month of a sample was
             detached.
     """
+    placed, columns = samples_of(parts, shard)
+    put = put or partial(put_file, parts, registered=partial(_registered, parts, shard))
+    return write_samples(parts, shard, placed, columns, sources.of(placed), put)
+
+
+def samples_of(parts: Parts, shard: OutputShard) -> tuple[list[PlacedSample], list[str]]:
+    """The samples of an output shard in published order, and its parquet's metadata columns.
+
+    Raises:
+        FileMismatch: the month of a sample was detached.
+    """
     with parts.catalog.begin() as conn:
         placed = placements.samples_of_output(conn, shard.output_id)
         columns = dataset_from_json(decisions.config_of(conn, shard.decision_id)).meta_columns
@@ -99,8 +111,7 @@ def write_shard(
             f"{shard.name}: the month of its samples was detached, so that it cannot be written"
             " anew: restore it from a backup"
         )
-    put = put or partial(put_file, parts, registered=partial(_registered, parts, shard))
-    return write_samples(parts, shard, placed, columns, sources.of(placed), put)
+    return placed, columns
 
 
 def write_samples(
@@ -121,7 +132,7 @@ def write_samples(
         sources: source shard by number.
         put: writes a file.
     """
-    samples = list(_samples(parts, placed, sources))
+    samples = list(with_members(parts, placed, sources))
     offsets: list[int] = []
     sizes: list[int] = []
 
@@ -162,9 +173,9 @@ def write_again(parts: Parts, shard: OutputShard) -> None:
     write_shard(parts, shard, SourceShards(parts), put)
 
 
-def _samples(
+def with_members(
     parts: Parts, placed: Sequence[PlacedSample], sources: Mapping[int, ReadShard]
-) -> Iterator[_Sample]:
+) -> Iterator[WholeSample]:
     """The shard's samples with their members, from the manifests."""
     for shard_id, group in groupby(placed, key=lambda sample: sample.shard_id):
         here = list(group)
@@ -180,7 +191,7 @@ def _samples(
             refs = [ref for ref, _ in members]
             at = next(at for at, ref in enumerate(refs) if ref.name == image)
             names = _names(tuple([extension for _, extension in members]))
-            yield _Sample(sample, sample.sample_id.hex, refs, at, names)
+            yield WholeSample(sample, sample.sample_id.hex, refs, at, names)
 
 
 _names = lru_cache(maxsize=1024)(published_extensions)
@@ -199,20 +210,29 @@ def _members(table: pa.Table) -> Iterator[list[tuple[MemberRef, str]]]:
 
 
 def _contents(
-    parts: Parts, samples: Sequence[_Sample], sources: Mapping[int, ReadShard]
-) -> Iterator[tuple[_Sample, list[bytes]]]:
+    parts: Parts, samples: Sequence[WholeSample], sources: Mapping[int, ReadShard]
+) -> Iterator[tuple[WholeSample, list[bytes]]]:
     """Each sample with its members' bytes as in the source, and what is made here."""
     for shard_id, group in groupby(samples, key=lambda sample: sample.placed.shard_id):
         (work, shard), here = sources[shard_id], list(group)
-        refs = [member for sample in here for member in sample.members]
         source = parts.source(work.options.source(shard.source), work.options.limits)
-        fetched = _checked(shard, refs, source.fetch(shard.found, refs))
-        for sample in here:
-            contents = [next(fetched) for _ in sample.members]
-            contents += [
-                _made(work, sample.placed, extension) for extension in sample.names[len(contents) :]
-            ]
-            yield sample, contents
+        for sample, contents in zip(here, fetch(source, shard, here), strict=True):
+            made = sample.names[len(contents) :]
+            yield sample, contents + [_made(work, sample.placed, extension) for extension in made]
+
+
+def fetch(
+    source: Source, shard: SourceShard, samples: Sequence[WholeSample]
+) -> Iterator[list[bytes]]:
+    """The members of samples of one source shard, in its order, each as it was decided on.
+
+    Raises:
+        SourceChanged: the next sample's members are gone or others.
+    """
+    refs = [member for sample in samples for member in sample.members]
+    fetched = _checked(shard, refs, source.fetch(shard.found, refs))
+    for sample in samples:
+        yield [next(fetched) for _ in sample.members]
 
 
 def _checked(
@@ -246,7 +266,7 @@ def _made(work: Work, sample: PlacedSample, extension: str) -> bytes:
 
 def _table(
     meta_columns: Sequence[str],
-    samples: Sequence[_Sample],
+    samples: Sequence[WholeSample],
     offsets: Sequence[int],
     sizes: Sequence[int],
 ) -> pa.Table:

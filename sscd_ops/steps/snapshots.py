@@ -1,19 +1,21 @@
-"""Snapshot files: a shard index that `wids` reads, and the pointer to the newest one."""
+"""Snapshot files: a shard index that `wids` reads, and what points at the newest one."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sscd_ops.catalog import datasets, output_shards, snapshots
+from sscd_ops.catalog import datasets, events, output_shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.snapshots import Label, Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
-from sscd_ops.errors import CatalogUnavailable, FileMismatch, StoreRefused
+from sscd_ops.errors import CatalogBehind, CatalogUnavailable, FileMismatch, StoreRefused
+from sscd_ops.steps.dataset_card import card, card_name, is_ours
 from sscd_ops.steps.parts import Parts, restore, write_bytes
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ def document(
 
 def _entry(shard: ListedShard) -> str:
     """A shard as ``json.dumps`` indents it there, which takes ten times as long for many."""
-    # a shard that took the place of one that held what is kept no longer bears that turn
-    maker = made_by(shard) if shard.turn == shard.decided_turn else turn_label(shard.turn)
+    # as its folder is named: a shard that took the place of others bears a turn of its own
+    maker = shard.name.split("/")[-2].rpartition("-")[0]
     url = "../" + shard.name.partition("/")[2]
     return (
         f'  {{\n   "batch": {_text(maker)},\n   "filesize": {shard.bytes},\n'
@@ -114,56 +116,157 @@ def read_snapshot_file(parts: Parts, conn: Connection, dataset: str, snapshot: S
 def repair_latest(parts: Parts, dataset: str) -> None:
     """Make ``latest.json`` a copy of the newest snapshot's file, where it is not; never back.
 
-    The pointer is derived from the catalog; a command that died between the two leaves it one
-    behind, and the next command calls this.
+    Likewise the dataset card. Both are derived from the catalog; a command that died before them
+    leaves them one behind, and the next command calls this.
 
     Raises:
-        CatalogUnavailable: the lock was lost again and again while the pointer was written.
+        CatalogUnavailable: the lock was lost again and again while they were written.
+        CatalogBehind: the pointer names a snapshot that the catalog does not have.
     """
+    _repair(parts, dataset, back=False)
+
+
+def set_back_latest(parts: Parts, dataset: str) -> str | None:
+    """As ``repair_latest``, and back where the catalog forgot snapshots; what was done then.
+
+    A person asks for it: training jobs may have read the snapshots that are forgotten.
+    """
+    return _repair(parts, dataset, back=True)
+
+
+def _repair(parts: Parts, dataset: str, *, back: bool) -> str | None:
     for left in reversed(range(_TRIES)):
         wrote: list[bool] = []
         try:
-            _write_latest(parts, dataset, wrote)
-            return
+            return _write_latest(parts, dataset, wrote, back=back)
         except CatalogUnavailable:
             # the lock went while storage hung: what was written then may be the older one
             if not wrote or not left:
                 raise
+    return None
 
 
-def _write_latest(parts: Parts, dataset: str, wrote: list[bool]) -> None:
-    name = _latest(dataset)
+def _write_latest(parts: Parts, dataset: str, wrote: list[bool], *, back: bool) -> str | None:
+    name = latest_name(dataset)
     with parts.catalog.begin() as conn:
         row = datasets.read(conn, dataset)
-        if row is None or row.snapshot == 0:
-            return
+        if row is None:
+            return None
         # the lock orders writers: nobody can put an older pointer after a newer one
         row = datasets.lock(conn, row.dataset_id)
         newest = snapshots.read_snapshot(conn, row.dataset_id)
-        if newest is None:
-            return
         latest = parts.store.read_small(name)
+        ahead = snapshot_ahead(latest, newest)
+        if ahead is not None and not back:
+            raise _behind(parts, dataset, ahead, newest)
+        done = None
+        if ahead is not None:
+            now = "is removed: there is none" if newest is None else f"names {newest.number} again"
+            done = f"latest.json named snapshot {ahead}, which the catalog does not have: it {now}"
+            details = {"from": ahead, "to": 0 if newest is None else newest.number}
+            events.add_event(
+                conn, row.dataset_id, "set_back", actor="snapshot verify --repair", details=details
+            )
+        if newest is None:
+            if ahead is not None:
+                parts.store.delete(name)
+            return done
         if latest is None:
             _check_mounted(parts, conn, newest)
         wanted = read_snapshot_file(parts, conn, dataset, newest)
-        if latest != wanted:
+        stale = {name: wanted} if latest != wanted else {}
+        stale |= stale_card(parts, dataset, wanted)
+        for name, body in stale.items():
             wrote.append(True)
-            parts.store.replace(name, wanted)
+            parts.store.replace(name, body)
+        if stale:
             datasets.read(conn, dataset)  # fails where the lock is no longer ours
+    return done
+
+
+def stale_card(parts: Parts, dataset: str, document: bytes) -> dict[str, bytes]:
+    """The dataset card, by its name, where it is not that of the newest snapshot's file.
+
+    None where a person's README is in its place.
+    """
+    name, wanted = card_name(dataset), card(document)
+    written = parts.store.read_small(name)
+    if written is not None and (written == wanted or not is_ours(written)):
+        return {}
+    return {name: wanted}
 
 
 def check_root(parts: Parts, conn: Connection, dataset: Dataset) -> None:
-    """Refuse a root that is not mounted, before anything is written there.
+    """Refuse a root that is not mounted, or newer than the catalog, before anything is written.
 
     Raises:
         StoreRefused: nothing of the newest snapshot is there.
+        CatalogBehind: there are snapshots that the catalog does not have.
     """
+    latest = check_pointer(parts, conn, dataset.name)
     newest = snapshots.read_snapshot(conn, dataset.dataset_id)
-    if newest is not None and parts.store.read_small(_latest(dataset.name)) is None:
+    if newest is not None and latest is None:
         _check_mounted(parts, conn, newest)
 
 
-def _latest(dataset: str) -> str:
+def check_pointer(parts: Parts, conn: Connection, dataset: str) -> bytes | None:
+    """Refuse a catalog that is older than the files; else the content of ``latest.json``.
+
+    Also of a dataset that the catalog does not have.
+
+    Raises:
+        CatalogBehind: there are snapshots that the catalog does not have.
+    """
+    # in this order: the pointer follows the row
+    latest = read_latest(parts, dataset)
+    row = datasets.read(conn, dataset)
+    newest = None if row is None else snapshots.read_snapshot(conn, row.dataset_id)
+    ahead = snapshot_ahead(latest, newest)
+    if ahead is not None:
+        raise _behind(parts, dataset, ahead, newest)
+    return latest
+
+
+def read_latest(parts: Parts, dataset: str) -> bytes | None:
+    """The content of ``latest.json``; None where there is none."""
+    return parts.store.read_small(latest_name(dataset))
+
+
+def snapshot_ahead(latest: bytes | None, newest: Snapshot | None) -> int | None:
+    """The snapshot that ``latest.json`` names, where the catalog has none of that number.
+
+    ``latest``: its content, read before ``newest`` or under the lock. Of one that is damaged none.
+    """
+    number = snapshot_named(latest, newest)
+    return number if number > (0 if newest is None else newest.number) else None
+
+
+def snapshot_named(latest: bytes | None, newest: Snapshot | None) -> int:
+    """The number of the snapshot that ``latest.json`` names; 0 where that cannot be told."""
+    if latest is None:
+        return 0
+    if newest is not None and hashlib.sha256(latest).hexdigest() == newest.file.sha256:
+        return newest.number
+    try:
+        found = json.loads(latest)["snapshot"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return found if isinstance(found, int) else 0
+
+
+def _behind(parts: Parts, dataset: str, ahead: int, newest: Snapshot | None) -> CatalogBehind:
+    has = "none" if newest is None else f"{newest.number} as the newest"
+    return CatalogBehind(
+        f"{parts.store.url(latest_name(dataset))} names snapshot {ahead} and the catalog has {has}:"
+        " the catalog is older than the files, as where an older dump was restored; restore a newer"
+        " one (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run"
+        f" the nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
+        " latest.json back"
+    )
+
+
+def latest_name(dataset: str) -> str:
+    """Name of the pointer to the newest snapshot, relative to the root."""
     return f"{dataset}/snapshots/latest.json"
 
 

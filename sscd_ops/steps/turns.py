@@ -31,6 +31,7 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.partitions import MONTHLY, ensure_month
 from sscd_ops.errors import CommitConflict, SscdOpsError, StaleAttempt
 from sscd_ops.steps.parts import Parts, Stopwatch
+from sscd_ops.steps.snapshots import check_root
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,9 @@ def take(
     Raises:
         SscdOpsError: what the decider raises, and answers where it is held.
         CommitConflict: others were quicker many times over (retried).
+        StoreRefused, CatalogBehind: root and catalog do not belong together (``check_root``).
     """
+    _check_root(parts, decider.dataset_id)
     before: W | None = None
 
     def attempt(is_first: bool) -> Taken | _Lost | None:
@@ -201,6 +204,11 @@ def take(
     if answer is None:
         forget_tries(parts, decider)
     return answer
+
+
+def _check_root(parts: Parts, dataset_id: int) -> None:
+    with parts.catalog.begin() as conn:
+        check_root(parts, conn, datasets.of_number(conn, dataset_id))
 
 
 def _is_settled(parts: Parts, decider: Decider[W]) -> bool:
@@ -443,6 +451,7 @@ def _change_without_turn(
 
     ``put`` is told what was seen and what is so now, and answers with the dataset's numbers then.
     """
+    _check_root(parts, dataset_id)
 
     def attempt(is_first: bool) -> _Lost | None:
         with parts.catalog.begin() as conn:

@@ -1,18 +1,34 @@
-"""Do catalog and files agree: of what is published, and of the index."""
+"""Are the promises kept, and do catalog and files agree: rows, what is published, the index.
+
+Each finding says which promise is broken, by what, and the command that mends it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from sscd_ops.catalog import datasets, output_shards, placements, segments, shards, snapshots
+from sscd_ops.catalog import (
+    checks,
+    datasets,
+    named_files,
+    output_shards,
+    placements,
+    segments,
+    snapshots,
+)
+from sscd_ops.catalog.checks import RESTORE
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard, OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core import segment_file
-from sscd_ops.errors import SscdOpsError
-from sscd_ops.model import Segment, StoredFile
+from sscd_ops.errors import CatalogBehind, SscdOpsError
+from sscd_ops.model import Finding, Segment, StoredFile
+from sscd_ops.steps.copies import find_copies
 from sscd_ops.steps.damage import (
     OF_DESCRIPTORS,
     both_damaged,
@@ -22,26 +38,66 @@ from sscd_ops.steps.damage import (
     nights_of,
 )
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.snapshots import made_from_catalog
+from sscd_ops.steps.snapshots import (
+    check_pointer,
+    made_from_catalog,
+    read_latest,
+    snapshot_named,
+    stale_card,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+_PUBLISHED, _FILES = "I7", "I8"
+
+
+def verify_catalog(
+    parts: Parts, name: str, *, copies: bool = False, only_rows: bool = False
+) -> list[Finding]:
+    """Whether the promises are kept, of a dataset: I1, I2, I4, I7 and I8, and I3 where asked.
+
+    Args:
+        parts: the real parts.
+        name: the dataset's.
+        copies: whether any two kept images are copies, which compares all with all.
+        only_rows: do not read the files below the root.
+    """
+    with parts.catalog.begin() as conn:
+        dataset_id = datasets.need(conn, name).dataset_id
+        behind = _pointer(parts, conn, name)
+    with parts.catalog.read() as conn:
+        found = [*behind, *checks.check_rows(conn, dataset_id)]
+    if not only_rows:
+        files = verify_snapshot(parts, name, of_rows=False) + verify_index(parts, name)
+        found += _as_one(parts, name, files)
+    if copies:
+        found += find_copies(parts, name)
+    return list(dict.fromkeys(found))
+
 
 # ---------------------------------------------------------------- snapshots
 
 
-def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> list[str]:
-    """Read the files of one snapshot, or of all, and compare them with the catalog; the problems.
+def verify_snapshot(
+    parts: Parts, name: str, snapshot: int | None = None, *, of_rows: bool = True
+) -> list[Finding]:
+    """Read the files of a readable snapshot, or of all, and compare them with the catalog.
 
     Checks the snapshot's file, each shard's tar, parquet and stats by sha256, that each parquet
-    lists the samples that the catalog keeps in its shard, each once, and that the shards are of
-    as many samples as their batches keep. Of a month that was detached the catalog has the number
+    lists the samples that the catalog keeps in its shard, each once, and that what is kept is
+    placed once (``of_rows``). Of a month that was detached the catalog has the number
     alone: there a parquet must list that many, none twice. Of all snapshots also the older ones'
     files, shards that wait for their commit, and ``latest.json``.
     """
     with parts.catalog.begin() as conn:
+        behind = _pointer(parts, conn, name)
         dataset = datasets.need(conn, name)
-        made = snapshots.all_snapshots(conn, dataset.dataset_id)
+        made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         chosen = [each for each in made if snapshot in (None, each.number)]
         if snapshot is not None and not chosen:
-            return [f"there is no snapshot {snapshot} of {name}"]
+            what = f"there is no snapshot {snapshot} of {name}, or it was expired"
+            return [Finding(_PUBLISHED, what, RESTORE)]
         newest = chosen[-1] if chosen else None
         listed: list[ListedShard] = []
         if newest is not None:
@@ -51,31 +107,45 @@ def verify_snapshot(parts: Parts, name: str, snapshot: int | None = None) -> lis
             if snapshot
             else output_shards.written_shards(conn, dataset.dataset_id)
         )
-    problems = [p for each in chosen[:-1] for p in _check(parts, each.file)]
+    found = [p for each in chosen[:-1] for p in _check(parts, each.file, _PUBLISHED)]
     if newest is not None:
-        found = _check(parts, newest.file)
-        if not found:
-            found = _compare_document(parts, name, newest, listed)
-            found += _compare_pointer(parts, name, newest) if newest is made[-1] else []
-        problems += found
+        damaged = _check(parts, newest.file, _PUBLISHED)
+        if not damaged:
+            damaged = _compare_document(parts, name, newest, listed)
+            if newest is made[-1] and not behind:
+                damaged += _compare_pointer(parts, name, newest)
+        found += damaged
+    found += behind
     parts.progress.start(f"verify snapshots of {name}", len(written))
     for shard in written:
-        damaged = [p for file in shard.files.values() for p in _check(parts, file)]
-        problems += damaged or _compare_samples(parts, shard)
+        lost = [p for file in shard.files.values() for p in _check(parts, file, _PUBLISHED)]
+        found += lost or _compare_samples(parts, shard)
         parts.progress.advance()
     parts.progress.done()
-    turn = 0 if newest is None else newest.turn
-    number = 0 if newest is None else newest.number
-    with parts.catalog.begin() as conn:
-        deciding = placements.decisions_in(conn, dataset.dataset_id, number)
-        kept = placements.count_kept(conn, dataset.dataset_id, deciding, turn)
-    samples = sum(shard.samples for shard in listed)
-    if kept != samples:
-        problems.append(f"the catalog keeps {kept} samples, the snapshot lists {samples}")
-    return problems
+    if of_rows:
+        with parts.catalog.read() as conn:
+            found += checks.check_rows(conn, dataset.dataset_id, snapshot, only=("I4", "I7"))
+    return found
 
 
-def _compare_samples(parts: Parts, shard: OutputShard) -> list[str]:
+def _pointer(parts: Parts, conn: Connection, name: str) -> list[Finding]:
+    """Where ``latest.json`` is ahead of the catalog: what happened, and both ways on."""
+    try:
+        check_pointer(parts, conn, name)
+    except CatalogBehind as error:
+        return [_told(_FILES, str(error))]
+    return []
+
+
+def _told(promise: str, message: str) -> Finding:
+    """A message that names fault and remedy, as errors do, as a finding."""
+    what, between, remedy = message.partition("; ")
+    if not between:
+        what, _, remedy = message.rpartition(": ")
+    return Finding(promise, what, remedy)
+
+
+def _compare_samples(parts: Parts, shard: OutputShard) -> list[Finding]:
     """Whether a shard's parquet lists what the catalog keeps in the shard, each sample once."""
     parquet = parts.store.local(shard.files["parquet"])
     table = pq.read_table(parquet, columns=["sample_id"])
@@ -98,50 +168,91 @@ def _compare_samples(parts: Parts, shard: OutputShard) -> list[str]:
         problems.append(
             f"{shard.name}: lists {listed.total()} samples, the catalog {shard.samples}"
         )
-    return problems
+    # its bytes are those that the catalog names: rows were changed, or were so from the beginning
+    return [Finding("I4", problem, RESTORE) for problem in problems]
 
 
-def _check(parts: Parts, file: StoredFile) -> list[str]:
+def _check(parts: Parts, file: StoredFile, promise: str) -> list[Finding]:
     """What is wrong with a file below the root and with its copy in the cache."""
     found = damage(parts, file)
     if found is not None:
-        return [found]
+        return [_told(promise, found)]
     if parts.store.drop_damaged_copy(file):
         return [
-            f"the copy of {file.name} in storage.cache was damaged: it is removed now, and fetched"
-            " again when it is needed"
+            Finding(
+                promise,
+                f"the copy of {file.name} in storage.cache was damaged",
+                "it is removed now, and fetched again when it is needed",
+            )
         ]
     return []
 
 
 def _compare_document(
     parts: Parts, name: str, snapshot: Snapshot, listed: list[ListedShard]
-) -> list[str]:
+) -> list[Finding]:
     body = parts.store.local(snapshot.file).read_bytes()
     if body == made_from_catalog(name, snapshot, listed):
         return []
     return [
-        f"snapshot {snapshot.number} lists other shards than the catalog: that was changed by hand,"
-        " or another release wrote the snapshot; if neither, restore both from one backup"
+        Finding(
+            _PUBLISHED,
+            f"snapshot {snapshot.number} lists other shards than the catalog: that was changed by"
+            " hand, or another release wrote the snapshot",
+            f"if not another release, {RESTORE}",
+        )
     ]
 
 
-def _compare_pointer(parts: Parts, name: str, newest: Snapshot) -> list[str]:
+def _compare_pointer(parts: Parts, name: str, newest: Snapshot) -> list[Finding]:
     pointer = f"{name}/snapshots/latest.json"
     wanted = parts.store.local(newest.file).read_bytes()
-    if parts.store.read_small(pointer) == wanted:
-        return []
+    stale = [pointer] if parts.store.read_small(pointer) != wanted else []
     return [
-        f"{parts.store.url(pointer)} is not snapshot {newest.number}, the newest:"
-        f" `sscd-ops snapshot verify --dataset {name} --repair` writes it anew"
+        Finding(
+            _PUBLISHED,
+            f"{parts.store.url(each)} is not that of snapshot {newest.number}, the newest",
+            f"`sscd-ops snapshot verify --dataset {name} --repair` writes it anew",
+        )
+        for each in (*stale, *stale_card(parts, name, wanted))
+    ]
+
+
+def _as_one(parts: Parts, name: str, found: Sequence[Finding]) -> list[Finding]:
+    """What is found of files; of a root that was restored from an older copy, in one finding."""
+    with parts.catalog.begin() as conn:
+        made = snapshots.all_snapshots(conn, datasets.need(conn, name).dataset_id)
+    missing = [each for each in found if each.what.endswith(" is missing")]
+    named = snapshot_named(read_latest(parts, name), made[-1] if made else None)
+    lost = [
+        each
+        for each in made
+        if parts.store.url(each.file.name) + " is missing" in {each.what for each in missing}
+    ]
+    if not lost or not 0 < named < lost[0].number:
+        return list(found)
+    first, last = lost[0], lost[-1]
+    since = f"snapshot {first.number}" + (f" to {last.number}" if last is not first else "")
+    return [
+        Finding(
+            _FILES,
+            f"the root is older than the catalog, as where an older copy of it was put back:"
+            f" latest.json names snapshot {named}, and {len(missing)} files of {since} (up to turn"
+            f" {last.turn}) are missing, such as {missing[0].what.removesuffix(' is missing')}",
+            f"copy newer files there, or make them anew: `sscd-ops index rebuild --dataset {name}`,"
+            f" then `sscd-ops snapshot verify --dataset {name} --repair`; where they say that a"
+            " source is gone: go back to a dump of the copy's age (`sscd-ops db restore FILE"
+            " --replace`) and run the nights since again",
+        ),
+        *(each for each in found if each not in missing),
     ]
 
 
 # ---------------------------------------------------------------- index
 
 
-def verify_index(parts: Parts, name: str) -> list[str]:
-    """Compare every live segment and mask with the catalog; the problems found.
+def verify_index(parts: Parts, name: str) -> list[Finding]:
+    """Compare every live segment and mask with the catalog.
 
     Manifests, descriptor files and candidate files, which steps wrote for each other and segments
     are rebuilt from, are looked at too, of every batch.
@@ -149,13 +260,13 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
-        named = shards.named_files(conn, dataset.dataset_id)
-    problems: list[str] = []
-    hopeless: list[str] = []
+        named = named_files.step_files(conn, dataset.dataset_id)
+    problems: list[Finding] = []
+    hopeless: list[Finding] = []
     parts.progress.start(f"verify index of {name}", len(live) + len(named))
-    lost: dict[int, list[str]] = {}
+    lost: dict[int, list[Finding]] = {}
     for found in named:
-        said = _check(parts, found.file)
+        said = _check(parts, found.file, _FILES)
         if said and found.role == "descriptors" and damage(parts, found.file) is not None:
             lost.setdefault(found.batch_id, []).extend(said)
         else:
@@ -163,15 +274,16 @@ def verify_index(parts: Parts, name: str) -> list[str]:
         parts.progress.advance()
     for segment in live:
         nights = nights_of(parts, segment)
-        said = [p for file in segment.files.values() for p in _check(parts, file)]
+        said = [p for file in segment.files.values() for p in _check(parts, file, _FILES)]
         both = [part.batch_id for _, part in nights if part.batch_id in lost]
         if both and OF_DESCRIPTORS.intersection(damaged_roles(parts, segment.files)):
             # what is said of each holds where the other is sound
             said += [p for batch_id in both for p in lost.pop(batch_id)]
-            said = [p.partition("; ")[0] for p in said]
-            hopeless += [both_damaged(segment, batch_id) for batch_id in both]
+            remedy = f"`sscd-ops index rebuild --dataset {name}` embeds what is there again"
+            said = [replace(p, remedy=remedy) for p in said]
+            hopeless += [_told(_FILES, both_damaged(segment, batch_id)) for batch_id in both]
         if segment.mask is not None:
-            said += _check(parts, segment.mask)
+            said += _check(parts, segment.mask, _FILES)
         problems += said or _compare_segment(parts, segment, dataset)
         problems += [p for work, _ in nights for p in _hashes_lacking(segment, work)]
         parts.progress.advance()
@@ -180,18 +292,21 @@ def verify_index(parts: Parts, name: str) -> list[str]:
     return problems + hopeless
 
 
-def _hashes_lacking(segment: Segment, work: Work) -> list[str]:
+def _hashes_lacking(segment: Segment, work: Work) -> list[Finding]:
     return [
-        f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
-        f" {work.batch.batch_id} was to be decided by them: a worker of another release"
-        " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it so"
+        Finding(
+            _FILES,
+            f"segment {segment.segment_id} has no perceptual hashes ({role}), and batch"
+            f" {work.batch.batch_id} was to be decided by them: a worker of another release"
+            " decided it. What it kept is compared by descriptor alone, and a rebuild leaves it so",
+            f"if it had them once, {RESTORE}",
+        )
         for role in {by.role for by in work.measures if by.by_hash} - segment.files.keys()
     ]
 
 
-def _compare_segment(parts: Parts, segment: Segment, dataset: Dataset) -> list[str]:
+def _compare_segment(parts: Parts, segment: Segment, dataset: Dataset) -> list[Finding]:
     """Whether a segment's rows and kept mask are what the catalog says of its nights."""
-    by_hand = "the catalog was changed by hand, restore it from a backup"
     try:
         ids = segment_file.open_segment(parts.store, segment).ids
         if segment.mask is not None:
@@ -199,16 +314,24 @@ def _compare_segment(parts: Parts, segment: Segment, dataset: Dataset) -> list[s
             kept = kept_rows(parts, dataset, segment, ids)
             if (mask != kept).any():
                 return [
-                    f"segment {segment.segment_id}: its mask keeps {int(mask.sum())} images, the"
-                    f" catalog {int(kept.sum())}, {int((mask & kept).sum())} of them the same:"
-                    f" {by_hand}"
+                    Finding(
+                        _FILES,
+                        f"segment {segment.segment_id}: its mask keeps {int(mask.sum())} images,"
+                        f" the catalog {int(kept.sum())}, {int((mask & kept).sum())} of them the"
+                        " same",
+                        RESTORE,
+                    )
                 ]
     except SscdOpsError as error:
-        return [str(error)]
+        return [_told(_FILES, str(error))]
     own = dataset.fingerprint and dataset.fingerprint.digest
     if segment.fingerprint != own:
         return [
-            f"segment {segment.segment_id} has fingerprint {segment.fingerprint}, the dataset"
-            f" {own}: {by_hand}"
+            Finding(
+                _FILES,
+                f"segment {segment.segment_id} has fingerprint {segment.fingerprint}, the dataset"
+                f" {own}",
+                RESTORE,
+            )
         ]
     return []

@@ -8,14 +8,15 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
 from sscd_ops.drivers import asking, told
-from sscd_ops.errors import ConfigError, StoreUnavailable
-from sscd_ops.model import StoredFile
+from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
+from sscd_ops.model import ListedFile, StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
 from sscd_ops.storage.cache import FileCache
@@ -23,6 +24,7 @@ from sscd_ops.storage.checked import NO_FILE, Checked, mismatch, sha256_of
 from sscd_ops.storage.hashing import HashingStream
 
 _TEMPORARY = ".tmp-"
+_PIECE = 1 << 20
 
 
 def open_store(options: StorageOptions) -> Store:
@@ -118,6 +120,16 @@ class LocalStore:
         """The file's path; its sha256 is compared once, and again when it was written since."""
         return self._compared(file)
 
+    def pieces(self, file: StoredFile) -> Iterator[bytes]:
+        """The file's bytes in pieces, its sha256 compared behind the last."""
+        path = self._path(file.name)
+        try:
+            with path.open("rb", buffering=0) as stream:
+                yield from _compared(iter(lambda: stream.read(_PIECE), b""), file, str(path))
+        except OSError as error:
+            self._compared(file, anew=True)  # says what is wrong with it
+            raise told(str(path), error) from error
+
     def verify(self, file: StoredFile) -> None:
         """Compare the whole file's sha256."""
         self._compared(file, anew=True)
@@ -133,13 +145,54 @@ class LocalStore:
         """There are no copies."""
         return False
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return self._path(name).is_file()
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """All files below a folder."""
+        path = self._path(folder)
+        at = ""
+        try:
+            for part in folder.split("/"):
+                at = f"{at}/{part}".removeprefix("/")
+                if self._path(at).is_symlink():
+                    yield ListedFile(at, 0, None, is_regular=False)
+                    return
+            if path.is_dir():
+                yield from _walk(path, folder)
+        except OSError as error:
+            raise told(str(path), error) from error
+
     def delete(self, name: str) -> None:
         """Remove a file."""
-        self._path(name).unlink(missing_ok=True)
+        path = self._path(name)
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return  # as where its folder is gone
+        except OSError as error:
+            raise told(str(path), error) from error
 
     def url(self, name: str) -> str:
         """The file's path."""
         return str(self._path(name))
+
+
+def _walk(path: Path, folder: str) -> Iterator[ListedFile]:
+    """The files below a folder, which has a name relative to the root; links are not followed."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}"
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _walk(path / entry.name, name)
+                    continue
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # it went meanwhile
+                continue
+            is_regular = entry.is_file(follow_symlinks=False)
+            yield ListedFile(name, found.st_size, found.st_mtime, is_regular)
 
 
 @contextlib.contextmanager
@@ -162,6 +215,20 @@ def _fill(stream: Any, write: Callable[[BinaryIO], None]) -> tuple[str, int]:
         write(cast("BinaryIO", hashing))
     os.fsync(stream.fileno())
     return hashing.sha256, hashing.bytes
+
+
+def _compared(pieces: Iterator[bytes], file: StoredFile, where: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    found = digest.hexdigest()
+    if found != file.sha256:
+        raise _other_bytes(file, where, found)
+
+
+def _other_bytes(file: StoredFile, where: str, sha256: str) -> FileMismatch:
+    return mismatch(file.name, where, f"has sha256 {sha256}, the catalog says {file.sha256}")
 
 
 def _move(temporary: Path, path: Path, name: str) -> None:
@@ -267,14 +334,22 @@ class RemoteStore:
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
+        for piece in self._read(name):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _read(self, name: str) -> Iterator[bytes]:
         with self._asking(name), self._no_folder(name):
             try:
                 with self._fs.open(self._path(name), "rb") as stream:
-                    while piece := stream.read(1 << 20):
-                        digest.update(piece)
+                    while piece := stream.read(_PIECE):
+                        yield piece
             except FileNotFoundError:
                 raise mismatch(name, self.url(name), "is missing") from None
-        return digest.hexdigest()
+
+    def pieces(self, file: StoredFile) -> Iterator[bytes]:
+        """The file's bytes in pieces, its sha256 compared behind the last; not its copy's."""
+        yield from _compared(self._read(file.name), file, self.url(file.name))
 
     def _asking(self, name: str) -> AbstractContextManager[None]:
         return asking(self.url(name))
@@ -307,12 +382,31 @@ class RemoteStore:
         """Read the whole file and compare its sha256; not its copy."""
         found = self._sha256(file.name)
         if found != file.sha256:
-            said = f"has sha256 {found}, the catalog says {file.sha256}"
-            raise mismatch(file.name, self.url(file.name), said)
+            raise _other_bytes(file, self.url(file.name), found)
 
     def drop_damaged_copy(self, file: StoredFile) -> bool:
         """Remove the copy in the cache if it is damaged; whether it was."""
         return self._cache.drop_damaged(file)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        with self._asking(name):
+            self._fs.invalidate_cache()  # drivers remember what a folder held
+            return bool(self._fs.isfile(self._path(name)))
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """All files below a folder."""
+        with self._asking(folder):
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.find(self._path(folder), detail=True)
+            except FileNotFoundError:
+                return
+        for path, info in found.items():
+            inside = str(path).removeprefix(f"{self._base}/")
+            if inside.startswith(f"{folder}/") and not inside.endswith("/"):
+                is_regular = info.get("type") == "file" and not info.get("islink", False)
+                yield ListedFile(inside, int(info.get("size") or 0), _modified(info), is_regular)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
@@ -322,3 +416,23 @@ class RemoteStore:
     def url(self, name: str) -> str:
         """The file's full URL."""
         return f"{self.root}/{checked_name(name)}"
+
+
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What drivers call a file's time in a listing, that of its content first."""
+
+
+def _modified(info: dict[str, Any]) -> float | None:
+    """When a file was last written, in seconds since 1970; None where its driver does not say."""
+    for name in _TIMES:
+        value = info.get(name)
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                continue
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import BinaryIO
 
 from sscd_ops.errors import InvariantError
+from sscd_ops.storage.tar_header import size_of
 
 _BLOCK = 512
 _RECORD = 10_240
@@ -52,6 +54,37 @@ class TarWriter:
             self._flush()
         return at
 
+    def append(self, tar: Iterable[bytes], last: int) -> int:
+        """Append all members of a tar that was written here, as they stand there.
+
+        Args:
+            tar: its bytes, in pieces.
+            last: byte offset of the data of one of its last members. What follows that one is held
+                in memory: a sample, where it is a member of the last one.
+
+        Returns:
+            By how much its offsets are larger here.
+
+        Raises:
+            InvariantError: it has no end where such a tar has one.
+        """
+        self._flush()
+        begin, header_at = self._offset, last - _BLOCK
+        read = 0
+        tail: list[bytes] = []
+        for piece in tar:
+            before = min(max(0, header_at - read), len(piece))
+            if before:
+                self._stream.write(piece[:before])
+            if before < len(piece):
+                tail.append(piece[before:])
+            read += len(piece)
+        rest = b"".join(tail)
+        end = _end_of_members(rest)
+        self._stream.write(rest[:end])
+        self._offset = self._flushed = begin + header_at + end
+        return begin
+
     def close(self) -> None:
         """Write the end of the archive: two empty blocks, padded to a record."""
         self._offset += 2 * _BLOCK
@@ -64,6 +97,19 @@ class TarWriter:
         self._stream.write(b"".join(self._pending))
         self._pending.clear()
         self._flushed = self._offset
+
+
+def _end_of_members(rest: bytes) -> int:
+    """Where the last member of a tar ends, in what is left of it from some header on."""
+    at = 0
+    while (block := rest[at : at + _BLOCK]) != _PADDING:
+        size = size_of(block) if len(block) == _BLOCK else -1
+        if size < 0:
+            raise InvariantError(
+                "a published tar has neither a member nor its end where one must be"
+            )
+        at += _BLOCK + size + -size % _BLOCK
+    return at
 
 
 def header(name: str, size: int) -> bytes:

@@ -200,7 +200,7 @@ def test_examples_load_and_the_full_one_says_every_key() -> None:
     assert {key for source in table["sources"] for key in source} == keys(SourceOptions)
     assert set(table["airflow"]["embed"]) == keys(AirflowStepOptions)
     default = DatasetOptions("web")
-    for section in ("guard", "limits", "publish", "turn"):
+    for section in ("guard", "limits", "publish", "turn", "retention"):
         assert getattr(dataset, section) == getattr(default, section)
 
 

@@ -27,6 +27,8 @@ COLUMNS = {
     " threshold, turn, decided_at",
     "shards": "dataset, shard, form, snapshot_from, snapshot_to, samples, bytes, sha256, batch_id",
     "snapshots": "dataset, snapshot, created_at, samples, shards, bytes, parent, turn, batch_id",
+    "snapshot_tags": "dataset, snapshot, name, keep_until, actor, why, at",
+    "snapshot_users": "dataset, snapshot, run, actor, at",
     "events": "event_id, at, dataset, turn, kind, actor, why, sample_id, batch_id, details",
     "configs": "config_sha256, dataset, turn, at, config",
     "decisions": "dataset, turn, decision_id, kind, batch_id, actor, why, decided_at, generation,"

@@ -30,6 +30,7 @@ from sscd_ops.catalog.audit import AUDITS
 from sscd_ops.catalog.embedded import stop
 from sscd_ops.catalog.partitions import ensure_month
 from sscd_ops.cli.main import main
+from sscd_ops.cli.snapshot import LISTED
 from sscd_ops.config import load_settings
 from sscd_ops.core.schedule import interval_of
 from sscd_ops.machine import cores
@@ -467,6 +468,39 @@ def test_a_batch_whose_command_died_is_shown_as_failed(fresh: Site) -> None:
     assert [row["state"] for row in fresh.json("batch", "list")] == ["published"]
 
 
+def test_vacuum_lists_before_it_acts_and_says_what_it_did(fresh: Site) -> None:
+    fresh("run", "--dataset", "web", "--date", FIRST)
+    root = fresh.folder / "root"
+    left = root / "web" / "manifests" / f"{'0' * 64}.parquet"
+    left.write_bytes(b"left")
+    (root / "web" / "manifests" / "notes.txt").write_text("somebody's")
+
+    listed = fresh("vacuum", "--dry-run", "--grace", 0, "--format", "csv")
+    young = fresh("vacuum", "--grace", "1h")
+    gone = fresh.json("vacuum", "--dataset", "web", "--grace", "0s")
+    again = fresh("vacuum", "--grace", 0)
+
+    assert f"web,remove,4,web/manifests/{left.name}" in listed.stdout.splitlines()
+    assert "left alone, not written by sscd-ops: web/manifests/notes.txt" in listed.stderr
+    assert "web: 0 files (0 bytes) condemned, 0 files (0 bytes) removed\n" in young.stderr
+    told = {row["folder"]: row for row in gone}
+    assert told["manifests"] == {
+        "dataset": "web",
+        "folder": "manifests",
+        "condemned": 1,
+        "condemned_bytes": 4,
+        "removed": 1,
+        "removed_bytes": 4,
+    }
+    assert not left.exists()
+    assert sum(row["removed"] for row in gone) == len(listed.stdout.splitlines()) - 1
+    assert "nothing there" in again.stderr
+    (event,) = [row for row in fresh.json("audit", "events") if row["kind"] == "vacuumed"]
+    assert event["details"]["removed"]["manifests"] == {"files": 1, "bytes": 4}
+    for wrong in ("-1", "2w", "nan"):
+        assert "grace" in fresh("vacuum", "--grace", wrong, exit_code=2).stderr
+
+
 def test_an_abandoned_batch_is_planned_anew(fresh: Site) -> None:
     night = ("run", "--dataset", "web", "--date", EMPTY)
     fresh(*night, exit_code=1)
@@ -515,7 +549,7 @@ def test_what_cannot_be_done_to_a_batch_is_said(
 
 
 def test_snapshots_are_listed_and_shown(site: Site) -> None:
-    listed = assert_formats_agree(site, "snapshot", "list", "--dataset", "web")
+    listed = assert_formats_agree(site, "snapshot", "list", "--dataset", "web", columns=LISTED)
     assert [(row["snapshot"], row["samples"]) for row in listed] == [(2, 6), (1, 4)]
     assert site.json("snapshot", "list", "--limit", 1) == listed[:1]
 
@@ -525,7 +559,7 @@ def test_snapshots_are_listed_and_shown(site: Site) -> None:
         above, below = site(*asked).stdout.split("\n\n")
         shards = shown.pop("shardlist")
         assert shown == listed[2 - number]
-        assert fields(above) == {n: cell(v) for n, v in shown.items()}
+        assert fields(above) == {n: cell(v) for n, v in shown.items() if v is not None}
         assert table(below) == [{n: cell(v) for n, v in row.items()} for row in shards]
         assert sum(row["samples"] for row in shards) == shown["samples"]
     assert site("snapshot", "show", "--dataset", "web").stdout.count("\n") > 10
@@ -927,6 +961,11 @@ WORDS = {
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
     **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify")},
+    "snapshot diff": ("1", "2", "--dataset", "web"),
+    "snapshot users": ("1", "--dataset", "web"),
+    "snapshot tag": ("1", "v1", "--dataset", "web", "--why", "x"),
+    "snapshot reproduce": ("1", "--dataset", "web", "--root", "/nowhere/again"),
+    "snapshot expire": ("1", "--dataset", "web", "--why", "x"),
     **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild", "compact")},
 }
 """What a command cannot do without."""
@@ -976,6 +1015,7 @@ def test_every_command_says_that_the_database_does_not_answer(site: Site, comman
         "index verify",
         "index rebuild",
         "index compact",
+        "vacuum",
         f"explain {FIRST}/crawl.tar#one",
     ],
 )

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from sscd_ops.catalog import segments, sql
 from sscd_ops.core.measures import DESCRIPTORS
-from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, StoredFile
 from sscd_ops.steps import compacting, resolve
 from sscd_ops.steps.compacting import Merged, compact, run_of
@@ -409,9 +408,9 @@ def test_a_merged_segment_and_a_descriptor_file_of_it_are_both_lost(world: World
 
     with world.parts() as parts:
         problems = verify_index(parts, DATASET)
-        assert "descriptor files of its batch 2 are both damaged" in problems[-1]
-        with pytest.raises(FileMismatch, match="its batch 2 are both damaged"):
-            rebuild_index(parts, DATASET)
+        assert "descriptor files of its batch 2 are both damaged" in str(problems[-1])
+        rebuild_index(parts, DATASET)
+        assert verify_index(parts, DATASET) == []
 
 
 def test_masks_that_do_not_follow_from_the_catalog_are_found(world: World) -> None:
@@ -428,7 +427,7 @@ def test_masks_that_do_not_follow_from_the_catalog_are_found(world: World) -> No
                 " FROM sscd_ops.images WHERE decision_id = 2 AND verdict = 'kept')",
             )
         (problem,) = verify_index(parts, DATASET)
-    assert "its mask keeps" in problem
+    assert "its mask keeps" in str(problem)
 
 
 # ---------------------------------------------------------------- which are merged

@@ -243,7 +243,8 @@ class Night:
 
 def verify(world: World) -> list[str]:
     with world.parts() as parts:
-        return verify_index(parts, DATASET) + verify_snapshot(parts, DATASET)
+        found = verify_index(parts, DATASET) + verify_snapshot(parts, DATASET)
+    return [str(each) for each in found]
 
 
 def follow(world: World, said: str, path: Path) -> None:

@@ -321,7 +321,7 @@ def test_a_segment_that_lost_its_hashes_to_another_release_is_named_and_stays_so
         rebuild_index(parts, DATASET)
 
     [problem] = problems
-    assert "no perceptual hashes (pdq-1), and batch 1 was to be decided by them" in problem
+    assert "no perceptual hashes (pdq-1), and batch 1 was to be decided by them" in str(problem)
     [row] = world.ask("SELECT files FROM sscd_ops.segments")
     assert "ids" in row["files"]
     assert "pdq-1" not in row["files"]

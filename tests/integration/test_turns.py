@@ -17,10 +17,11 @@ from sqlalchemy.engine import Connection, make_url
 
 from sscd_ops.catalog import datasets, decisions, locks, sql
 from sscd_ops.catalog.database import Catalog
-from sscd_ops.errors import BatchHeld, CatalogUnavailable, DataError
+from sscd_ops.errors import BatchHeld, CatalogBehind, CatalogUnavailable, DataError
 from sscd_ops.options import to_json
 from sscd_ops.steps import commit, publish, rebuilding, resolve, turns, verify
 from sscd_ops.steps.resolve import Night
+from sscd_ops.steps.snapshots import set_back_latest
 from sscd_ops.steps.turns import Seen
 from sscd_ops.steps.verify import verify_index, verify_snapshot
 from sscd_ops.steps.working import Worked
@@ -326,6 +327,9 @@ def test_a_snapshot_that_a_fail_over_forgot_is_not_mistaken_for_the_one_that_has
             taken_over.append(True)
             standby.take_over()
             with world.parts() as others:
+                with pytest.raises(CatalogBehind, match="names snapshot 2 and the catalog has 1"):
+                    commit.run(others, other)
+                set_back_latest(others, DATASET)
                 commit.run(others, other)
         return worked
 

@@ -11,6 +11,7 @@ import pytest
 from sscd_ops.errors import StoreRefused
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.vacuum import vacuum
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.integration.world import DATASET, World, assert_promises, pair
@@ -46,8 +47,8 @@ def test_a_root_that_is_not_mounted_is_told_and_nothing_is_written_there(
     assert_promises(world, read=5)
 
 
-@pytest.mark.parametrize("command", [rebuild_index, lambda *given: compact(*given, 100)])
-def test_the_index_is_not_made_anew_on_a_root_that_is_not_mounted(
+@pytest.mark.parametrize("command", [rebuild_index, lambda *given: compact(*given, 100), vacuum])
+def test_nothing_is_done_to_a_root_that_is_not_mounted(
     world: World, command: Callable[[Wiring, str], object]
 ) -> None:
     for number, day in enumerate(DAYS):

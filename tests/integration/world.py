@@ -200,11 +200,19 @@ def assert_promises(world: World, *, read: int | None = None) -> None:
 
 
 def assert_one_verdict_each(world: World, read: int | None) -> None:
+    """One verdict a sample; what a night counted is what it said of its own samples."""
     samples = world.ask("SELECT * FROM curation.samples")
     ids = [row["sample_id"] for row in samples]
     assert len(ids) == len(set(ids))
+    said = {
+        (row["sample_id"], row["turn"]): row for row in world.ask("SELECT * FROM curation.verdicts")
+    }
     for run in world.ask("SELECT * FROM curation.runs WHERE turn IS NOT NULL"):
-        mine = [row for row in samples if row["batch_id"] == run["batch_id"]]
+        mine = [
+            said[row["sample_id"], run["turn"]] | {"plain": row["plain"]}
+            for row in samples
+            if row["batch_id"] == run["batch_id"]
+        ]
         tally = {
             "kept": sum(row["verdict"] == "kept" for row in mine),
             "removed_exact": sum(row["reason"] == "exact" for row in mine),
@@ -301,7 +309,8 @@ def assert_published_bytes(world: World, replaced: bool = False) -> None:
 
     Args:
         world: whose.
-        replaced: whether shards were written again without what was withdrawn.
+        replaced: whether shards took the place of others, without what was withdrawn or merged, or
+            were added by a decision without a batch.
     """
     kept = {row["shard_key"]: row for row in world.ask("SELECT * FROM curation.kept")}
     snapshots = world.ask("SELECT * FROM curation.snapshots ORDER BY snapshot")
@@ -314,7 +323,7 @@ def assert_published_bytes(world: World, replaced: bool = False) -> None:
         listed = document["shardlist"]
         made_by = {shard["batch"] for shard in listed if shard not in before}
         if replaced:
-            made_by.discard(f"turn-{row['turn']:06d}")
+            made_by = {maker for maker in made_by if not maker.startswith("turn-")}
             made_by |= {document["batch"]}
         else:
             assert [shard for shard in listed if shard in before] == before
@@ -357,7 +366,7 @@ def read_snapshot(world: World, row: Mapping[str, Any]) -> dict[str, Any]:
     """A snapshot's file, after a look at what it says of itself and of its shards."""
     data = world.stored(row["file"])
     document: dict[str, Any] = json.loads(data)
-    (run,) = world.ask("SELECT * FROM curation.runs WHERE batch_id = :b", b=row["batch_id"])
+    runs = world.ask("SELECT fingerprint FROM curation.runs WHERE turn IS NOT NULL")
     listed = document["shardlist"]
     digest = hashlib.sha256(data).hexdigest()
     assert row["file"] == f"{DATASET}/snapshots/{row['snapshot']:06d}-{digest[:8]}.json"
@@ -365,7 +374,7 @@ def read_snapshot(world: World, row: Mapping[str, Any]) -> dict[str, Any]:
     assert (document["__kind__"], document["wids_version"]) == ("wids-shard-index-v1", 1)
     assert (document["name"], document["snapshot"]) == (DATASET, row["snapshot"])
     assert document["parent"] == row["parent"]
-    assert document["fingerprint"] == run["fingerprint"]
+    assert {document["fingerprint"]} == {run["fingerprint"] for run in runs}
     assert document["samples"] == sum(shard["nsamples"] for shard in listed) == row["samples"]
     return document
 
@@ -442,10 +451,14 @@ def assert_catalog_and_files_agree(world: World) -> None:
         with parts.catalog.begin() as conn:
             named = rows(
                 conn,
-                "SELECT manifest AS file FROM sscd_ops.source_shards WHERE manifest IS NOT NULL"
-                " UNION ALL SELECT descriptors FROM sscd_ops.source_shards"
-                " WHERE descriptors IS NOT NULL UNION ALL SELECT file FROM sscd_ops.searches"
-                " UNION ALL SELECT file FROM sscd_ops.snapshots",
+                "WITH given_up AS (SELECT a.attempt_id FROM sscd_ops.attempts a"
+                " JOIN sscd_ops.batches b USING (batch_id)"
+                " WHERE a.attempt_id <> b.attempt_id OR b.state = 'abandoned')"
+                " SELECT file FROM (SELECT attempt_id, manifest AS file FROM sscd_ops.source_shards"
+                " UNION ALL SELECT attempt_id, descriptors FROM sscd_ops.source_shards"
+                " UNION ALL SELECT attempt_id, file FROM sscd_ops.searches) f"
+                " WHERE file IS NOT NULL AND attempt_id NOT IN (SELECT attempt_id FROM given_up)"
+                " UNION ALL SELECT file FROM sscd_ops.snapshots WHERE expired_at IS NULL",
             )
         for row in named:
             parts.store.verify(need_file(row["file"]))

@@ -393,6 +393,7 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
         ("dataset", "schedule = '@nightly'", "'@nightly' is no cron line"),
         ("dataset", "schedule = '0 0 30 2 *'", "'0 0 30 2 *' never comes"),
         ("dataset", "schedule = 'R 2 * * *'", "expected fixed times, not 'R 2 * * *'"),
+        ("dataset", "airflow.maintain = '0 6 * *'", "web.airflow.maintain: expected a cron"),
         (
             "dataset",
             "timezone = 'Europe/Berln'",

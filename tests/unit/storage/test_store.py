@@ -9,6 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,6 +109,20 @@ def test_a_file_is_named_by_its_content_and_read_back(store: Store) -> None:
     store.verify(file)
     with fsspec.open(store.url(file.name), "rb") as stream:
         assert stream.read() == b"rows"
+
+
+def test_pieces_are_the_file_and_are_compared_behind_the_last(store: Store) -> None:
+    data = os.urandom(3 << 20)
+    file = store.put_named("web/shards/0.tar", writes(data))
+
+    assert b"".join(store.pieces(file)) == data
+
+    overwrite(store, file, data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(FileMismatch, match=r"0\.tar has sha256 .*--repair"):
+        list(store.pieces(file))
+    store.delete(file.name)
+    with pytest.raises(FileMismatch, match=r"0\.tar is missing; .*--repair"):
+        list(store.pieces(file))
 
 
 def test_a_final_name_is_written_again_with_equal_bytes_alone(store: Store) -> None:
@@ -303,9 +318,77 @@ def test_small_files_are_replaced_and_deleted(store: Store) -> None:
     assert names(store) == []
 
 
+def test_a_listing_has_every_file_below_a_folder_with_its_size_and_time(store: Store) -> None:
+    began = time.time() - 2
+    file = store.put("web/manifests", ".parquet", writes(b"rows"))
+    for name in ("web/shards/night/00000.tar", "web/shards/.tmp-1", "web/shardsome/x"):
+        store.replace(name, b"12")
+
+    listed = list(store.list("web/shards"))
+
+    assert {(each.name, each.bytes, each.is_regular) for each in listed} == {
+        ("web/shards/night/00000.tar", 2, True),
+        ("web/shards/.tmp-1", 2, True),
+    }
+    assert [each.name for each in store.list("web/manifests")] == [file.name]
+    for each in listed:
+        assert each.modified is not None
+        assert began <= each.modified <= time.time() + 2
+    assert list(store.list("web/nothing")) == list(store.list("nothing/at/all")) == []
+    assert store.has(file.name)
+    assert not store.has("web/manifests")
+    store.delete(file.name)
+    assert not store.has(file.name)
+    assert list(store.list("web/manifests")) == []
+
+
+def test_links_are_listed_and_never_followed(tmp_path: Path) -> None:
+    store = open_store(StorageOptions(str(tmp_path / "root")))
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "more").mkdir(parents=True)
+    (elsewhere / "more" / "x").write_bytes(b"x")
+    folder = tmp_path / "root" / "web" / "matches"
+    folder.mkdir(parents=True)
+    (folder / "folder").symlink_to(elsewhere)
+    (folder / "file").symlink_to(elsewhere / "more" / "x")
+    (tmp_path / "root" / "web" / "index").symlink_to(elsewhere)
+    os.mkfifo(folder / "pipe")
+
+    assert {(each.name, each.is_regular) for each in store.list("web/matches")} == {
+        ("web/matches/folder", False),
+        ("web/matches/file", False),
+        ("web/matches/pipe", False),
+    }
+    assert [(e.name, e.is_regular) for e in store.list("web/index/more")] == [("web/index", False)]
+
+
+@pytest.mark.parametrize(
+    ("info", "modified"),
+    [
+        ({"LastModified": datetime(2026, 11, 1, tzinfo=UTC)}, 1793491200.0),
+        ({"last_modified": datetime(2026, 11, 1)}, 1793491200.0),  # noqa: DTZ001
+        ({"updated": "2026-11-01T00:00:00.000Z", "created": 5}, 1793491200.0),
+        ({"mtime": 1793491200.5}, 1793491200.5),
+        ({"mtime": "yesterday", "created": 5}, 5.0),
+        ({}, None),
+    ],
+)
+def test_the_time_of_a_file_is_read_as_its_driver_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], modified: float | None
+) -> None:
+    store = remote(tmp_path)
+    store.replace("web/x", b"x")
+    found = {f"/{store.root.partition('://')[2]}/web/x": {"type": "file", "size": 1, **info}}
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, **__: found)
+
+    (listed,) = store.list("web")
+
+    assert listed.modified == modified
+
+
 @pytest.mark.parametrize("name", ["", "/etc/x", "../x", "web//x", "web/../../x"])
 def test_no_name_leads_out_of_the_root(store: Store, name: str) -> None:
-    for use in (store.read_small, store.delete, store.url):
+    for use in (store.read_small, store.delete, store.url, store.has, lambda n: [*store.list(n)]):
         with pytest.raises(ValueError, match="not a name below the storage root"):
             use(name)
     with pytest.raises(ValueError, match="not a name below the storage root"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,55 @@ def test_large_members_are_written_as_tarfile_writes_them() -> None:
     members = [("a.jpg", b"x" * (3 << 20)), ("b.jpg", b"y" * 700_001), ("c.txt", b"")]
 
     assert written(members) == by_tarfile(members)
+
+
+in_tars = st.lists(
+    st.lists(st.tuples(names, st.binary(max_size=1500)), min_size=1, max_size=5), max_size=4
+)
+
+
+@given(in_tars, st.integers(1, 3_000), st.randoms(use_true_random=False))
+def test_tars_appended_whole_are_what_all_members_one_after_another_give(
+    tars: list[list[tuple[str, bytes]]], piece: int, random: Random
+) -> None:
+    expected, out = io.BytesIO(), io.BytesIO()
+    plain, writer = TarWriter(expected), TarWriter(out)
+    for members in tars:
+        one = io.BytesIO()
+        alone = TarWriter(one)
+        places = [alone.add(*member) for member in members]
+        alone.close()
+        data = one.getvalue()
+        pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
+
+        # any member may be the one from which on the end is looked for
+        moved = writer.append(pieces, random.choice(places))
+
+        assert [moved + at for at in places] == [plain.add(*member) for member in members]
+    for each in (writer, plain):
+        each.add("between.txt", b"more")
+        each.close()
+
+    assert out.getvalue() == expected.getvalue()
+
+
+def test_what_looks_like_an_end_inside_a_member_is_none() -> None:
+    zeros = [("a.jpg", bytes(4_096)), ("a.txt", b""), ("b.jpg", bytes(2_000))]
+    one, out = io.BytesIO(), io.BytesIO()
+    alone, writer = TarWriter(one), TarWriter(out)
+    last = [alone.add(*member) for member in zeros][-1]
+    alone.close()
+
+    writer.append([one.getvalue()], last)
+    writer.close()
+
+    assert out.getvalue() == one.getvalue()
+
+
+def test_a_tar_that_is_cut_off_is_refused() -> None:
+    data = written([("a.jpg", b"x" * 700)])
+    with pytest.raises(InvariantError, match="no member, nor its end"):
+        TarWriter(io.BytesIO()).append([data[:1_536]], 512)
 
 
 def test_add_answers_where_the_data_begins() -> None:

@@ -29,6 +29,8 @@ _VIEW_FILES: tuple[str, ...] = (
     "quarantined_v1",
     "shards_v1",
     "snapshots_v1",
+    "snapshot_tags_v1",
+    "snapshot_users_v1",
     "decisions_v1",
     "verdicts_v1",
     "grants_v1",

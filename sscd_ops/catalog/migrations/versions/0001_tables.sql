@@ -295,6 +295,8 @@ CREATE TABLE sscd_ops.detached_samples (
 );
 CREATE INDEX detached_samples_by_place ON sscd_ops.detached_samples (decision_id, shard_id);
 CREATE INDEX detached_samples_by_image ON sscd_ops.detached_samples (image_sha256);
+CREATE INDEX detached_samples_by_slot ON sscd_ops.detached_samples (decision_id, slot)
+    WHERE slot IS NOT NULL;
 
 -- One row a source of a decision: its counts.
 CREATE TABLE sscd_ops.decision_sources (
@@ -332,6 +334,9 @@ CREATE TABLE sscd_ops.placements (
     PRIMARY KEY (decision_id, slot_from, output_id)
 );
 CREATE INDEX placements_by_output ON sscd_ops.placements (output_id);
+-- What two snapshots differ in: the placements whose range begins or ends between them.
+CREATE INDEX placements_by_start ON sscd_ops.placements (snapshot_from);
+CREATE INDEX placements_by_end ON sscd_ops.placements (snapshot_to) WHERE snapshot_to IS NOT NULL;
 
 CREATE TABLE sscd_ops.snapshots (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
@@ -344,8 +349,47 @@ CREATE TABLE sscd_ops.snapshots (
     bytes           bigint NOT NULL,
     file            jsonb NOT NULL,
     created_at      timestamptz NOT NULL DEFAULT now(),
+    expired_at      timestamptz,                    -- from then on nobody reads its file and shards
     PRIMARY KEY (dataset_id, snapshot)
 );
+
+CREATE INDEX snapshots_readable ON sscd_ops.snapshots (dataset_id, snapshot)
+    WHERE expired_at IS NULL;
+
+-- Names that people gave snapshots. A tag keeps its snapshot from being expired.
+CREATE TABLE sscd_ops.snapshot_tags (
+    dataset_id      smallint NOT NULL,
+    name            text NOT NULL,
+    snapshot        integer NOT NULL,
+    keep_until      date,                           -- the last day (UTC) that it keeps it; null: for ever
+    actor           text NOT NULL,
+    why             text NOT NULL,
+    at              timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (dataset_id, name),
+    FOREIGN KEY (dataset_id, snapshot) REFERENCES sscd_ops.snapshots
+);
+
+-- What was trained on a snapshot, as people said.
+CREATE TABLE sscd_ops.snapshot_users (
+    dataset_id      smallint NOT NULL,
+    snapshot        integer NOT NULL,
+    run             text NOT NULL,
+    actor           text NOT NULL,
+    at              timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (dataset_id, snapshot, run),
+    FOREIGN KEY (dataset_id, snapshot) REFERENCES sscd_ops.snapshots
+);
+-- Files that no row named when vacuum looked. One of them is removed only while its row is deleting,
+-- and locked; a row that comes to name it takes this one away. It stays for a while after the file.
+CREATE TABLE sscd_ops.condemned (
+    name            text PRIMARY KEY,               -- relative to the root
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    bytes           bigint NOT NULL,
+    condemned_at    timestamptz NOT NULL DEFAULT now(),
+    deleting        boolean NOT NULL DEFAULT false, -- true: vacuum may remove the file
+    removed_at      timestamptz                     -- it did
+);
+CREATE INDEX condemned_by_dataset ON sscd_ops.condemned (dataset_id);
 
 CREATE TABLE sscd_ops.events (
     event_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

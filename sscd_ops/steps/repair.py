@@ -1,0 +1,173 @@
+"""batch repair: the way on for a decided night of which source bytes are gone for good.
+
+What is lost is found by reading, as publish does. Then a decision of its own takes a turn
+(``steps.repair_turn``), the night's unwritten shards are planned anew with it, and what is left is
+published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import batches, datasets, decisions, output_shards
+from sscd_ops.catalog.locks import CLI_LOCK
+from sscd_ops.catalog.output_shards import OutputShard
+from sscd_ops.catalog.placements import PlacedSample, Slot, samples_of_output
+from sscd_ops.errors import BatchNotRunnable, SourceChanged
+from sscd_ops.model import Batch, BatchState
+from sscd_ops.steps import commit, publish, turns
+from sscd_ops.steps.choosing import run_by_another
+from sscd_ops.steps.manage import need_reason
+from sscd_ops.steps.next_snapshot import publish_others
+from sscd_ops.steps.parts import Parts, load_work
+from sscd_ops.steps.publish_plan import groups_of
+from sscd_ops.steps.repair_turn import Lost, Outcome, Repair
+from sscd_ops.steps.rewriting import slots_of
+from sscd_ops.steps.snapshots import check_root
+from sscd_ops.steps.still_there import StillThere
+from sscd_ops.steps.turns import Seen
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair found and did, in a sentence; ``outcomes``: what became of what is lost."""
+
+    said: str
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+def run(
+    parts: Parts, batch_id: int, *, actor: str, why: str, dry_run: bool = False
+) -> RepairReport:
+    """Decide what becomes of what is lost of a night, and publish what is left.
+
+    Killed anywhere, it goes on when it is run again.
+
+    Args:
+        parts: the real parts.
+        batch_id: the night.
+        actor: who repairs it.
+        why: and why.
+        dry_run: only say what would become of what; nothing is decided, written or published.
+
+    Raises:
+        UsageError: no reason given.
+        BatchNotRunnable: there is nothing to repair; another command runs the batch.
+        SourceChanged: more was lost meanwhile: run it again.
+        CommitConflict: others were quicker many times over (retried).
+    """
+    need_reason(actor, why)
+    with parts.catalog.locks() as locks:
+        if not locks.take(CLI_LOCK, batch_id):
+            raise run_by_another(batch_id)
+
+        def keep() -> None:
+            if not locks.keep():
+                raise run_by_another(batch_id)
+
+        with parts.catalog.begin() as conn:
+            batch = batches.read_batch(conn, batch_id)
+            dataset = datasets.of_number(conn, batch.dataset_id)
+            check_root(parts, conn, dataset)
+            unwritten = _unwritten(conn, batch)
+        there = StillThere(parts)
+        lost = _find_lost(parts, there, unwritten)
+        if not lost:
+            said = f"nothing that batch {batch_id} ({batch.name}) is to publish is lost"
+            if dry_run:
+                return RepairReport(f"dry run: {said}; without --dry-run it is published")
+            return RepairReport(f"{said}: {_publish(parts, batch)}")
+        key = _keys_of(batch)
+        repair = Repair(parts, batch, key, there, lost, actor=actor, why=why, dry_run=dry_run)
+        if dry_run:
+            outcomes = repair.work_out(Seen(dataset), None).outcomes
+            return RepairReport("dry run: nothing was decided or published", outcomes)
+        taken = turns.take(parts, repair, keep)
+        if taken is None or repair.worked is None:
+            return RepairReport(f"another command decided the same: {_publish(parts, batch)}")
+        return RepairReport(f"turn {taken.turn}; {_publish(parts, batch)}", repair.worked.outcomes)
+
+
+def _keys_of(batch: Batch) -> str:
+    """What the client keys of a night's repairs begin with."""
+    return f"repair batch {batch.batch_id} "
+
+
+def _unwritten(conn: Connection, batch: Batch) -> list[OutputShard]:
+    """The output shards of a night, and of its repairs so far, that are to be written yet.
+
+    Raises:
+        BatchNotRunnable: there is nothing to repair.
+    """
+    repairs = decisions.of_keys(conn, batch.dataset_id, _keys_of(batch))
+    waiting = [decision.decision_id for decision in repairs if not decision.is_published]
+    # decided: it was repaired, and is to be published yet
+    if batch.state is BatchState.UNPUBLISHABLE or (batch.state is BatchState.DECIDED and repairs):
+        waiting.append(decisions.of_batch(conn, batch.batch_id).decision_id)
+    if not waiting:
+        to_do = "run its night again to publish it" if batch.state is BatchState.DECIDED else ""
+        raise BatchNotRunnable(
+            f"batch {batch.batch_id} ({batch.name}) is {batch.state}, not unpublishable: there is"
+            f" nothing to repair ({to_do or '`sscd-ops batch list` shows which are'})"
+        )
+    planned = chain.from_iterable(output_shards.planned_shards(conn, d) for d in waiting)
+    return [shard for shard in planned if publish.is_unwritten(shard)]
+
+
+def _find_lost(parts: Parts, there: StillThere, unwritten: Sequence[OutputShard]) -> list[Lost]:
+    """All samples of some output shards that cannot be had, not the first of them alone.
+
+    Raises:
+        BatchNotRunnable: the month of some was detached.
+    """
+    placed: list[tuple[OutputShard, Slot, PlacedSample]] = []
+    for shard in unwritten:
+        slots = slots_of(parts, shard.output_id)
+        with parts.catalog.begin() as conn:
+            samples = samples_of_output(conn, shard.output_id)
+        if len(samples) != len(slots):
+            raise BatchNotRunnable(
+                f"{shard.name} cannot be written, for the month of its samples was detached:"
+                " attach it again"
+            )
+        placed += [(shard, *each) for each in zip(slots, samples, strict=True)]
+    gone = there.gone(sample for _, _, sample in placed)
+    return [
+        Lost(shard, slot, sample, gone[sample.sample_id])
+        for shard, slot, sample in placed
+        if sample.sample_id in gone
+    ]
+
+
+def _publish(parts: Parts, batch: Batch) -> str:
+    """Publish a night and its repairs; what to say of it.
+
+    Raises:
+        SourceChanged: a source went meanwhile.
+    """
+    with parts.catalog.begin() as conn:
+        now = batches.read_batch(conn, batch.batch_id)
+        decision = decisions.of_batch(conn, batch.batch_id)
+        planned = len(output_shards.planned_shards(conn, decision.decision_id))
+    if now.state is not BatchState.PUBLISHED:
+        work = load_work(parts, batch.batch_id)
+        for group in groups_of(planned, work.options.airflow.max_tasks):
+            publish.run(parts, batch.batch_id, group)
+        commit.run(parts, batch.batch_id)
+    publish_others(parts, batch.dataset_id)
+    with parts.catalog.begin() as conn:
+        newest = datasets.of_number(conn, batch.dataset_id)
+        pending = decisions.pending_others(conn, batch.dataset_id, newest.turn)
+        mine = {d.decision_id for d in decisions.of_keys(conn, batch.dataset_id, _keys_of(batch))}
+    for decision in pending:
+        if decision.decision_id in mine:
+            raise SourceChanged(
+                f"turn {decision.turn}, which repairs batch {batch.batch_id}, is not published: a"
+                f" source went meanwhile. Run it again: sscd-ops batch repair {batch.batch_id}"
+                " --why '...'"
+            )
+    return f"snapshot {newest.snapshot} of {batch.dataset} has all that is left"

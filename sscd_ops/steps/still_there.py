@@ -1,0 +1,93 @@
+"""Which samples can still be published: their members are in the source as they were decided on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from uuid import UUID
+
+from sscd_ops.catalog.bearers import Bearer
+from sscd_ops.catalog.placements import PlacedSample
+from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
+from sscd_ops.steps.parts import Parts
+from sscd_ops.steps.shard_writing import SourceShards, fetch, with_members
+
+
+@dataclass(frozen=True)
+class Found:
+    """Who can carry an image: ``bearer``, None where nobody; ``gone``: who was asked before it."""
+
+    bearer: Bearer | None
+    gone: Sequence[Bearer]
+
+
+class StillThere:
+    """Reads samples as publish does, source shard by source shard, and each of them once.
+
+    Args:
+        parts: the real parts.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.sources = SourceShards(parts)
+        self._said: dict[UUID, str] = {}
+
+    def gone(self, samples: Iterable[PlacedSample]) -> dict[UUID, str]:
+        """Why some of these samples cannot be had, by their ids; of the others nothing.
+
+        Raises:
+            StoreUnavailable: storage did not answer.
+        """
+        asked = {sample.sample_id: sample for sample in samples}
+        new = [sample for number, sample in asked.items() if number not in self._said]
+        new.sort(key=lambda sample: (sample.shard_id, sample.position))
+        for _, here in groupby(new, key=lambda sample: sample.shard_id):
+            self._read(list(here))
+        return {number: self._said[number] for number in asked if self._said[number]}
+
+    def first(self, bearers: Mapping[bytes, Sequence[Bearer]]) -> dict[bytes, Found]:
+        """For each image the first of its bearers that can be had."""
+        answer: dict[bytes, Found] = {}
+        place = 0
+        while len(answer) < len(bearers):
+            left = {image: some for image, some in bearers.items() if image not in answer}
+            asked = {image: some[place] for image, some in left.items() if place < len(some)}
+            gone = self.gone(bearer.sample for bearer in asked.values())
+            for image, some in left.items():
+                if image not in asked:
+                    answer[image] = Found(None, some)
+                elif asked[image].sample.sample_id not in gone:
+                    answer[image] = Found(asked[image], some[:place])
+            place += 1
+        return answer
+
+    def _read(self, here: Sequence[PlacedSample]) -> None:
+        """Read samples of one source shard, in its order."""
+        work, shard = self.sources.of(here)[here[0].shard_id]
+        source = self._parts.source(work.options.source(shard.source), work.options.limits)
+        try:
+            if source.version(shard.found) is None:
+                raise SourceChanged(f"{shard.uri} is gone")
+            samples = list(with_members(self._parts, here, self.sources.of(here)))
+        except (SourceChanged, FileMismatch) as error:
+            self._said |= {sample.sample_id: _reason(error) for sample in here}
+            return
+        at = 0
+        while at < len(samples):
+            # one that is gone ends the reading: it goes on behind it
+            try:
+                for _ in fetch(source, shard, samples[at:]):
+                    self._said[samples[at].placed.sample_id] = ""
+                    at += 1
+                    if at == len(samples):
+                        return
+            except SourceChanged as error:
+                self._said[samples[at].placed.sample_id] = _reason(error)
+            at += 1
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without the remedy that does not help here."""
+    return str(error).removesuffix(f": {PUT_BACK}")
