@@ -34,7 +34,7 @@ from sscd_ops.catalog.sql import need_file
 from sscd_ops.errors import BatchHeld, BatchNotRunnable, FileMismatch, SourceChanged, UsageError
 from sscd_ops.model import StoredFile
 from sscd_ops.options import GuardOptions
-from sscd_ops.steps import manage
+from sscd_ops.steps import compacting_shards, manage
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
@@ -69,6 +69,11 @@ KINDS = ("same", "jpeg_40", "half_size", "padded", "sheet", "cut")
 VACUUM_DIES = tuple(
     f"{point} {when}"
     for point in ("_condemn", "_try_them", "condemned.mark_deleting", "condemned.mark_removed")
+    for when in ("before", "after")
+)
+SNAPSHOT_DIES = tuple(
+    f"next_snapshot.{point} {when}"
+    for point in ("without_slots", "snapshots.add_snapshot", "output_shards.replace_shards")
     for when in ("before", "after")
 )
 COUNTS = ("read", "removed_exact", "removed_near", "kept", "quarantined", "withdrawn")
@@ -156,6 +161,8 @@ class Life(RuleBasedStateMachine):
         """Snapshot -> its file."""
         self.places: dict[int, dict[Id, str]] = {}
         """Snapshot -> its samples, each with its shard."""
+        self.is_behind = False
+        """A night died before it moved the pointer to the newest snapshot."""
         self.expired: set[int] = set()
         self.tags: dict[str, int] = {}
 
@@ -199,7 +206,7 @@ class Life(RuleBasedStateMachine):
             decision = self.model.decide(batch)
             held = batch.is_strict and not batch.is_released
             held = held and decision.is_held_by_a_strict_guard
-        died = False
+        died = self.is_behind = False
         try:
             report = self.world.night(day, supplement=supplement)
             assert not held
@@ -207,7 +214,7 @@ class Life(RuleBasedStateMachine):
         except BatchHeld:
             assert held
         except Killed:
-            died = True
+            died = self.is_behind = True
         except SourceChanged:
             assert batch is not None
             assert self.model.away.intersection(uri for uri, _ in batch.files)
@@ -400,16 +407,18 @@ class Life(RuleBasedStateMachine):
         assert turns == {self.model.turn}
 
     @precondition(lambda self: self.model.turn)
-    @rule(dies=st.sampled_from(("", "before", "after")))
+    @rule(dies=st.sampled_from(("", *SNAPSHOT_DIES)))
     def publish_orders(self, dies: str) -> None:
         """What people decided is published at once, without a night."""
         with self.world.parts() as parts, parts.catalog.begin() as conn:
             dataset_id = datasets.need(conn, DATASET).dataset_id
+        point, _, when = dies.partition(" ")
         with self.world.parts() as parts:
-            with dying(dies, "next_snapshot.snapshots.add_snapshot"):
+            with dying(when, point):
                 publish_others(parts, dataset_id)
             publish_others(parts, dataset_id)
             repair_latest(parts, DATASET)
+        self.is_behind = False
         self.model.publish(None)
 
     @precondition(lambda self: len(self.model.batches) > 1)
@@ -529,6 +538,21 @@ class Life(RuleBasedStateMachine):
         assert [name for name in dead - alive if (root / name).exists()] == []
         numbers = [int(path.name[:6]) for path in root.glob(f"{DATASET}/snapshots/0*.json")]
         assert sorted(numbers) == sorted(readable)
+
+    @precondition(lambda self: self.documents)
+    @rule(most=st.sampled_from((3, 4, 100)), dies=st.sampled_from(("", *SNAPSHOT_DIES)))
+    def merge_shards(self, most: int, dies: str) -> None:
+        """Small shards become few: the same samples, and nothing that is withdrawn."""
+        point, _, when = dies.partition(" ")
+        self.world.change(publish={"max_samples": most})
+        with self.world.parts() as parts:
+            with dying(when, point):
+                compacting_shards.compact(parts, DATASET)
+            compacting_shards.compact(parts, DATASET)
+            assert compacting_shards.compact(parts, DATASET).snapshot is None
+        self.world.change(publish={"max_samples": 3})
+        self.is_behind = False
+        self.model.publish(None)
 
     # ------------------------------------------------------------ damage
 
@@ -732,7 +756,8 @@ class Life(RuleBasedStateMachine):
         if not rows:
             assert not self.model.published
             return
-        assert self.world.stored(f"{DATASET}/snapshots/latest.json") == data or self.unfinished()
+        latest = self.world.stored(f"{DATASET}/snapshots/latest.json")
+        assert latest == data or (self.is_behind and latest in self.documents.values())
         published = self.world.published()
         for name, digest in published.items():
             assert self.bytes_of.setdefault(name, digest) == digest
