@@ -30,11 +30,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from PIL import Image
 
 from sscd_ops.catalog import datasets, lookups
+from sscd_ops.catalog.placements import samples_of_output
 from sscd_ops.catalog.sql import need_file
 from sscd_ops.errors import BatchHeld, BatchNotRunnable, FileMismatch, SourceChanged, UsageError
 from sscd_ops.model import StoredFile
 from sscd_ops.options import GuardOptions
-from sscd_ops.steps import compacting_shards, manage
+from sscd_ops.steps import compacting_shards, manage, repair
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
@@ -48,9 +49,9 @@ from sscd_ops.testing import encode, make_tar, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
 from tests.integration.orders import Order, apply
-from tests.integration.slow_model import SOURCE, Batch, Id, Model, Picture, Said
+from tests.integration.slow_model import SOURCE, Batch, Id, Model, Picture, Read
 from tests.integration.test_crashes import DEATHS, Killed, die_at
-from tests.integration.test_damage import DAMAGES, flip, take_away
+from tests.integration.test_damage import DAMAGES, verify
 from tests.integration.world import (
     DATASET,
     World,
@@ -58,13 +59,12 @@ from tests.integration.world import (
     assert_no_kept_copies,
     assert_witnesses_are_kept,
     interval,
-    plain,
 )
 
 DAYS = tuple(f"2026-11-{number:02d}" for number in range(1, 5))
 SEEDS = range(4)
 KINDS = ("same", "jpeg_40", "half_size", "padded", "sheet", "cut")
-"""Of a picture: itself, near copies of it, the same pixels in other bytes, a plain sheet, no picture."""
+"""Of a picture: itself, near copies, the same pixels in other bytes, a plain sheet, no picture."""
 
 VACUUM_DIES = tuple(
     f"{point} {when}"
@@ -74,6 +74,11 @@ VACUUM_DIES = tuple(
 SNAPSHOT_DIES = tuple(
     f"next_snapshot.{point} {when}"
     for point in ("without_slots", "snapshots.add_snapshot", "output_shards.replace_shards")
+    for when in ("before", "after")
+)
+REPAIR_DIES = tuple(
+    f"{point} {when}"
+    for point in ("repair.turns.take", "turns.decisions.put_in_force", "repair.commit.run")
     for when in ("before", "after")
 )
 COUNTS = ("read", "removed_exact", "removed_near", "kept", "quarantined", "withdrawn")
@@ -122,6 +127,11 @@ contents = st.lists(
 )
 some = st.integers(0, 1000)
 """Which of those there are."""
+
+
+def members_of(read: Read) -> dict[str, bytes]:
+    """A sample's members in its source file."""
+    return {"jpg": read.picture.data} | ({"txt": read.caption.encode()} if read.caption else {})
 
 
 @contextmanager
@@ -187,11 +197,7 @@ class Life(RuleBasedStateMachine):
         """Have a version of a source file be there, with the time of change it had."""
         versions = self.model.contents[uri]
         reads = versions[version]
-        members = [
-            (r.key, {"jpg": r.picture.data} | ({"txt": r.caption.encode()} if r.caption else {}))
-            for r in reads
-        ]
-        path = make_tar(self.world.incoming / uri, members)
+        path = make_tar(self.world.incoming / uri, [(r.key, members_of(r)) for r in reads])
         moment = 1_700_000_000 + version % len(versions)
         os.utime(path, (moment, moment))
 
@@ -248,6 +254,13 @@ class Life(RuleBasedStateMachine):
         self.put(day, content)
         self.run(day, strict=strict)
 
+    @rule(day=days, content=contents)
+    def decided_alone(self, day: str, content: Sequence[tuple[int, str]]) -> None:
+        """A night dies between its decision and its first shard: what comes now comes between."""
+        self.put(day, content)
+        with dying("before", "publish.output_shards.register_output"):
+            self.run(day)
+
     def supplemented(self) -> list[str]:
         """Days whose next run may be a supplement."""
         last = {batch.day: batch for day in DAYS for batch in self.model.of_day(day)}
@@ -274,6 +287,7 @@ class Life(RuleBasedStateMachine):
         uri = there[pick % len(there)]
         day = uri.partition("/")[0]
         before = self.model.contents[uri][-1]
+        self.model.away.discard(uri)
         self.put(day, content, uri=uri)
         self.model.contents[uri][-1][:1] = before[:1]
         self.write(uri, -1)
@@ -305,14 +319,76 @@ class Life(RuleBasedStateMachine):
                 self.run(batch.day, supplement=batch.supplement > 0)
 
     @precondition(lambda self: any(b.state == "decided" for b in self.model.batches))
-    @rule(pick=some)
-    def source_lost(self, pick: int) -> None:
-        """A file goes before what is kept of it was published, unless that was written before."""
+    @rule(picks=st.lists(some, min_size=1, max_size=3))
+    def source_lost(self, picks: Sequence[int]) -> None:
+        """A file goes before what is kept of it is published; perhaps others that were read."""
         batch = next(b for b in self.model.batches if b.state == "decided")
-        uri, _ = batch.files[pick % len(batch.files)]
-        self.model.away.add(uri)
-        (self.world.incoming / uri).unlink(missing_ok=True)
+        decided = [uri for b in self.model.batches if b.is_decided for uri, _ in b.files]
+        there = sorted({uri for uri in decided if not self.is_being_read(uri)})
+        uri, _ = batch.files[picks[0] % len(batch.files)]
+        for lost in {uri, *(there[pick % len(there)] for pick in picks[1:] if there)}:
+            self.model.away.add(lost)
+            (self.world.incoming / lost).unlink(missing_ok=True)
         self.run(batch.day, supplement=batch.supplement > 0)
+
+    def is_being_read(self, uri: str) -> bool:
+        """Whether an undecided batch has claimed it."""
+        return any(uri in dict(b.files) for b in self.model.batches if not b.is_decided)
+
+    @precondition(lambda self: any(b.state == "unpublishable" for b in self.model.batches))
+    @rule(dies=st.sampled_from(("", *REPAIR_DIES)))
+    def repair(self, dies: str) -> None:
+        """What is lost of a night is given up, and what is left is published."""
+        batch = next(b for b in self.model.batches if b.state == "unpublishable")
+        number = self.number_of(batch)
+        lost = [each for each in self.unwritten(batch) if not self.can_be_had(each)]
+        given = {"actor": "ann", "why": "by chance"}
+        point, _, when = dies.partition(" ")
+        before = self.world.views(set())
+        with self.world.parts() as parts:
+            foreseen = repair.run(parts, number, dry_run=True, **given)
+            assert before == self.world.views(set())
+            with dying(when, point):
+                done = repair.run(parts, number, **given)
+                assert foreseen.outcomes == done.outcomes
+            with suppress(BatchNotRunnable):  # nothing is left to repair
+                repair.run(parts, number, **given)
+            with pytest.raises(BatchNotRunnable):
+                repair.run(parts, number, **given)
+        if lost:
+            self.model.repair((read.id for read in lost), self.can_be_had)
+        self.is_behind = bool(dies)
+        self.follow(batch)
+        assert batch.state == "published"
+        self.model.publish(None)
+
+    def unwritten(self, batch: Batch) -> list[Read]:
+        """Samples of the shards of a batch that are to be written yet."""
+        found = self.world.ask(
+            "SELECT o.output_id FROM sscd_ops.output_shards o JOIN sscd_ops.decisions d"
+            " USING (decision_id) WHERE d.batch_id = :b AND o.files IS NULL",
+            b=self.number_of(batch),
+        )
+        with self.world.parts() as parts, parts.catalog.begin() as conn:
+            return [
+                self.model.reads[sample.sample_id.bytes]
+                for row in found
+                for sample in samples_of_output(conn, row["output_id"])
+            ]
+
+    def can_be_had(self, read: Read) -> bool:
+        """Whether the bytes of a sample are where they were when it was read."""
+        path = self.world.incoming / read.uri
+        if read.uri in self.model.away:
+            return False
+        (version,) = (v for v in self.model.contents[read.uri] if any(r is read for r in v))
+        data, at = path.read_bytes(), 0
+        for each in version:
+            for member in members_of(each).values():
+                if each is read and data[at + 512 : at + 512 + len(member)] != member:
+                    return False
+                at += 512 + -len(member) % 512 + len(member)
+        return True
 
     @precondition(lambda self: self.model.away)
     @rule()
@@ -618,8 +694,6 @@ class Life(RuleBasedStateMachine):
         return alive, dead
 
     def verify(self) -> list[str]:
-        from tests.integration.test_damage import verify
-
         return verify(self.world)
 
     def mend(self, found: Sequence[str]) -> None:
@@ -649,19 +723,29 @@ class Life(RuleBasedStateMachine):
                 left = str(error)
             if not left:
                 return
-            assert "has changed" in str(left) or "put the original back" in str(left), left
+            told = ("has changed", "put the original back", "is gone")
+            assert any(words in str(left) for words in told), left
         raise AssertionError(left)
 
     def originals(self) -> Iterator[None]:
         """The source files as they are; then each earlier version of one put back for a while."""
         yield
-        for uri, versions in self.model.contents.items():
-            for number in range(len(versions) - 1):
-                self.write(uri, number)
-                try:
+        away = sorted(self.model.away)
+        try:
+            for uri in away:
+                self.write(uri, -1)
+            if away:
+                yield
+            for uri, versions in self.model.contents.items():
+                for number in range(len(versions) - 1):
+                    self.write(uri, number)
                     yield
-                finally:
-                    self.write(uri, -1)
+                self.write(uri, -1)
+        finally:
+            for uri in self.model.contents:
+                self.write(uri, -1)
+            for uri in away:
+                (self.world.incoming / uri).unlink()
 
     # ------------------------------------------------------------ what must hold
 
@@ -820,7 +904,7 @@ class Life(RuleBasedStateMachine):
             self.at_end.close()
 
     def finish(self) -> None:
-        """Everything is released and run to its end; then all promises are asked of what is there."""
+        """Everything is released and run to its end; then the promises are asked of what is there."""
         while any(b.state == "held" for b in self.model.batches):
             self.release(run_again=True)
         self.source_put_back()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -213,23 +213,21 @@ class Model:
         return Decision(said, images, described)
 
     def _judge(self, picture: Picture, before: Sequence[Picture], turn: int) -> Said:
-        """A picture without a verdict: against all that is kept, then its batch's kept before it."""
+        """A picture without a verdict, against all that is kept and its batch's kept before it."""
         if picture.fault:
             return Said(turn, "quarantined", picture.fault)
         if picture.is_plain:
             return Said(turn, "kept")
-        best, witness = self.nearest(picture, before)
+        best, witness = self._nearest(picture, [*self.kept_pictures(), *before])
         if best < self.threshold:
             return Said(turn, "kept")
         return Said(turn, "removed", "near", witness, best, self.threshold)
 
-    def nearest(
-        self, picture: Picture, before: Iterable[Picture] = ()
-    ) -> tuple[float, Image | None]:
-        """The most similar kept image; ties go to the earlier."""
-        kept = [p for p in self.kept_pictures() if p is not picture]
+    @staticmethod
+    def _nearest(picture: Picture, kept: Iterable[Picture]) -> tuple[float, Image | None]:
+        """The most similar one; ties go to the earlier."""
         best, witness = -math.inf, None
-        for other in (*kept, *before):
+        for other in kept:
             found = similarity(picture, other)
             if found > best:
                 best, witness = found, other.digest
@@ -270,6 +268,69 @@ class Model:
             else:
                 said = Said(self.turn, "withdrawn", "withdrawn")
             self.images[image].append(said)
+
+    def repair(self, lost: Iterable[Id], can_be_had: Callable[[Read], bool]) -> None:
+        """A turn in which samples are lost, whose source is gone (``sscd-ops batch repair``)."""
+        self.turn += 1
+        gone: set[Id] = set()
+        said: dict[Image, Said] = {}
+
+        def carry(image: Image) -> bool:
+            tried = self._bearers(image)
+            carrier = next((each for each in tried if can_be_had(each)), None)
+            gone.update(each.id for each in tried[: carrier and tried.index(carrier)])
+            said[image] = Said(self.turn, "free")
+            if carrier is not None:
+                said[image] = Said(self.turn, "kept", carrier=carrier.id)
+            return carrier is not None
+
+        freed = []
+        for each in lost:
+            verdict, image = self.verdict(each), self.reads[each].picture.digest
+            if verdict is not None and verdict.verdict == "kept":
+                gone.add(each)
+                if not carry(image):
+                    freed.append(image)
+        kept = [p for p in self.kept_pictures() if p.digest not in freed]
+        orphans = self._orphans(freed)
+        new = [i for i in orphans if self._nearest(self.pictures[i], kept)[0] < self.threshold]
+        hopeless = [i for i in new if not any(map(can_be_had, self._bearers(i)))]
+        again: list[Picture] = []
+        for image in sorted(orphans, key=lambda i: i in hopeless):
+            before = again if image in hopeless else [*kept, *again]
+            best, witness = self._nearest(self.pictures[image], before)
+            if best >= self.threshold:
+                said[image] = Said(self.turn, "removed", "near", witness, best, self.threshold)
+            elif carry(image):
+                again.append(self.pictures[image])
+        for image, now in said.items():
+            self.images[image].append(now)
+            if now.carrier:
+                self.waiting.add(now.carrier)
+        for each in gone:
+            self.samples[each].append(Said(self.turn, "quarantined", "source_gone"))
+
+    def _bearers(self, image: Image) -> list[Read]:
+        """Samples that may carry an image, the preferred first."""
+        able = [
+            (self.samples[each][0].turn, read.preferred, read)
+            for each, read in self.reads.items()
+            if read.picture.digest == image and read.caption is not None
+            if len(self.samples[each]) == 1 or self.samples[each][-1].verdict == "kept"
+        ]
+        return [read for *_, read in sorted(able, key=lambda each: each[:2])]
+
+    def _orphans(self, freed: Sequence[Image]) -> list[Image]:
+        """Images that are removed because of some, in their old order."""
+        found = []
+        for image in self.images:
+            said = self.said_of(image)
+            if said is not None and said.verdict == "removed" and said.witness in freed:
+                turn = self.images[image][0].turn
+                mine = [r for i, r in self.reads.items() if self.samples[i][0].turn == turn]
+                best = min(r.preferred for r in mine if r.caption and r.picture.digest == image)
+                found.append((turn, best, image))
+        return [image for *_, image in sorted(found)]
 
     def lonely(self) -> list[Id]:
         """Kept samples that nothing was removed for, and whose image nobody else has."""
