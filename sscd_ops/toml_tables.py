@@ -141,7 +141,7 @@ def _annotated(hint: Any, *said: str | Range, value: Any, key: str) -> Any:
     if "seconds" in said:
         read: Any = duration(value, key)
     elif "bytes" in said:
-        read = _size(value, key)
+        read = read_size(value, key)
     else:
         read = _plain(hint, value, key)
     for allowed in said:
@@ -190,7 +190,12 @@ def duration(value: Any, key: str) -> float:
     return seconds
 
 
-def _size(value: Any, key: str) -> int:
+def read_size(value: Any, key: str) -> int:
+    """Bytes: a number, or text with a unit.
+
+    Raises:
+        Wrong: it is something else.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _SIZE.match(value) if isinstance(value, str) else None

@@ -112,6 +112,17 @@ def give_up_others(conn: Connection, dataset_id: int, client_key: str) -> None:
     )
 
 
+def give_up_keys(conn: Connection, dataset_id: int, beginning: str) -> None:
+    """As ``give_up``, for the tries of commands under keys that begin so."""
+    run(
+        conn,
+        "UPDATE sscd_ops.decisions SET lost = true WHERE dataset_id = :d"
+        " AND starts_with(client_key, :c) AND batch_id IS NULL AND turn IS NULL AND NOT lost",
+        d=dataset_id,
+        c=beginning,
+    )
+
+
 def has_tries(conn: Connection, batch_id: int) -> bool:
     """Whether the batch has tries that are not in force: of processes that died, or are at work."""
     found = value(

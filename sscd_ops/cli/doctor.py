@@ -129,7 +129,10 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
         yield database
         if database[-1]:
             yield from _catalog(parts)
-        yield _try("storage", parts.check_storage)
+        storage = _try("storage", parts.check_storage)
+        yield storage
+        if database[-1] and storage[-1]:
+            yield from _snapshots(parts)
 
 
 def _catalog(parts: Wiring) -> Iterator[Line]:
@@ -140,6 +143,20 @@ def _catalog(parts: Wiring) -> Iterator[Line]:
             yield from list(findings(conn))
     except SscdOpsError as error:
         yield "database", str(error), False
+
+
+def _snapshots(parts: Wiring) -> Iterator[Line]:
+    """Where a restore left catalog and files of two ages."""
+    from sscd_ops.steps.snapshots import root_fault
+
+    for name in sorted(parts.settings.datasets):
+        try:
+            with parts.catalog.begin() as conn:
+                fault = root_fault(parts, conn, name)
+        except SscdOpsError as error:
+            fault = str(error)
+        if fault is not None:
+            yield f"snapshots {name}", fault, False
 
 
 def _sources(dataset: DatasetOptions) -> str:

@@ -428,3 +428,52 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
     if left or problems:
         sys.exit(1)
     say("every file is there with its sha256, and the counts agree")
+
+
+def _bytes(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """Bytes, as the config file takes them: ``500000``, ``100MB``."""
+    from sscd_ops.toml_tables import Wrong, read_size
+
+    try:
+        return None if value is None else read_size(int(value) if value.isdigit() else value, "")
+    except Wrong as error:
+        raise click.BadParameter(error.message) from error
+
+
+@snapshot.command("compact")
+@config_option
+@dataset_option
+@click.option(
+    "--below",
+    callback=_bytes,
+    metavar="BYTES",
+    help="Merge shards of fewer bytes than this, such as 100MB; default: half of"
+    " publish.max_bytes.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would be merged.")
+@guarded
+def snapshot_compact(config: str | None, dataset: str, below: int | None, dry_run: bool) -> None:
+    """Merge the small shards of many nights into few, in one new snapshot of the same samples.
+
+    Merged are shards of one form with the same columns, and of fewer samples than half of
+    publish.max_samples, up to the limits that [datasets.NAME.publish] has now; where the largest
+    would be more than half of what they become, it waits for more. No verdict changes, and older
+    snapshots list the shards they listed: the old files stay.
+
+    Example: sscd-ops snapshot compact --config curation.toml --dataset web
+    """
+    from sscd_ops.steps.compacting_shards import compact, would_merge
+
+    with open_wiring(config, progress=True) as parts:
+        done = would_merge(parts, dataset, below) if dry_run else compact(parts, dataset, below)
+    for merge in done.merges:
+        print_line(
+            f"{merge.into}: {len(merge.shards)} shards of {merge.form}, {merge.samples} samples,"
+            f" {merge.bytes} bytes ({merge.shards[0]} ... {merge.shards[-1]})"
+        )
+    if dry_run:
+        say(f"{len(done.merges)} to write; nothing was done")
+    elif done.snapshot is None:
+        say("nothing to merge")
+    else:
+        say(f"snapshot {done.snapshot}: {done.shards} shard(s), {done.samples} samples")

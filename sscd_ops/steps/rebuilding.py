@@ -29,7 +29,12 @@ from sscd_ops.steps.mending import mend_steps
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import load_queries, open_backend
 from sscd_ops.steps.shard_writing import write_again
-from sscd_ops.steps.snapshots import check_root, read_snapshot_file, set_back_latest
+from sscd_ops.steps.snapshots import (
+    check_root,
+    read_latest,
+    read_snapshot_file,
+    set_back_latest,
+)
 
 # ---------------------------------------------------------------- index
 
@@ -179,6 +184,8 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     left alone.
     """
     with parts.catalog.begin() as conn:
+        if datasets.read(conn, name) is None and read_latest(parts, name) is not None:
+            datasets.ensure(conn, name)  # a dump from before its first night was restored
         dataset = datasets.need(conn, name)
         made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         written = output_shards.written_shards(conn, dataset.dataset_id)

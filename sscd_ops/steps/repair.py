@@ -17,7 +17,7 @@ from sscd_ops.catalog import batches, datasets, decisions, output_shards
 from sscd_ops.catalog.locks import CLI_LOCK
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import PlacedSample, Slot, samples_of_output
-from sscd_ops.errors import BatchNotRunnable, SourceChanged
+from sscd_ops.errors import BatchNotRunnable, SourceChanged, SscdOpsError
 from sscd_ops.model import Batch, BatchState
 from sscd_ops.steps import commit, publish, turns
 from sscd_ops.steps.choosing import run_by_another
@@ -25,7 +25,7 @@ from sscd_ops.steps.manage import need_reason
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.parts import Parts, load_work
 from sscd_ops.steps.publish_plan import groups_of
-from sscd_ops.steps.repair_turn import Lost, Outcome, Repair
+from sscd_ops.steps.repair_turn import Lost, Outcome, Repair, Repaired
 from sscd_ops.steps.rewriting import slots_of
 from sscd_ops.steps.snapshots import check_root
 from sscd_ops.steps.still_there import StillThere
@@ -61,6 +61,8 @@ def run(
         CommitConflict: others were quicker many times over (retried).
     """
     need_reason(actor, why)
+    with parts.catalog.begin() as conn:
+        batches.read_batch(conn, batch_id)
     with parts.catalog.locks() as locks:
         if not locks.take(CLI_LOCK, batch_id):
             raise run_by_another(batch_id)
@@ -76,20 +78,31 @@ def run(
             unwritten = _unwritten(conn, batch)
         there = StillThere(parts)
         lost = _find_lost(parts, there, unwritten)
-        if not lost:
-            said = f"nothing that batch {batch_id} ({batch.name}) is to publish is lost"
-            if dry_run:
-                return RepairReport(f"dry run: {said}; without --dry-run it is published")
-            return RepairReport(f"{said}: {_publish(parts, batch)}")
         key = _keys_of(batch)
         repair = Repair(parts, batch, key, there, lost, actor=actor, why=why, dry_run=dry_run)
         if dry_run:
-            outcomes = repair.work_out(Seen(dataset), None).outcomes
-            return RepairReport("dry run: nothing was decided or published", outcomes)
-        taken = turns.take(parts, repair, keep)
+            return _would_be(batch, repair.work_out(Seen(dataset), None) if lost else None)
+        if not lost:
+            turns.forget_tries(parts, repair)
+            return RepairReport(f"{_nothing(batch)}: {_publish(parts, batch)}")
+        try:
+            taken = turns.take(parts, repair, keep)
+        except SscdOpsError:
+            turns.forget_tries(parts, repair)
+            raise
         if taken is None or repair.worked is None:
             return RepairReport(f"another command decided the same: {_publish(parts, batch)}")
         return RepairReport(f"turn {taken.turn}; {_publish(parts, batch)}", repair.worked.outcomes)
+
+
+def _nothing(batch: Batch) -> str:
+    return f"nothing that batch {batch.batch_id} ({batch.name}) is to publish is lost"
+
+
+def _would_be(batch: Batch, worked: Repaired | None) -> RepairReport:
+    if worked is None:
+        return RepairReport(f"dry run: {_nothing(batch)}; without --dry-run it is published")
+    return RepairReport("dry run: nothing was decided or published", worked.outcomes)
 
 
 def _keys_of(batch: Batch) -> str:

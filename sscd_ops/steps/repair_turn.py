@@ -127,7 +127,7 @@ class Repair:
         batch: the night.
         key: what its repairs' keys begin with.
         there: who can be had.
-        lost: at least one.
+        lost: what is; of none nothing is to be decided.
         actor: who repairs it.
         why: and why.
         dry_run: no file is written: it takes no turn.
@@ -151,6 +151,7 @@ class Repair:
         self._there, self._lost = there, lost
         self._actor, self._why = actor, why
         self._dry_run = dry_run
+        self._beginning = key
         self.dataset_id = batch.dataset_id
         names = sorted(f"{each.shard.output_id} {each.sample.sample_id}" for each in lost)
         self.key = key + hashlib.sha256(repr(names).encode()).hexdigest()[:16]
@@ -325,8 +326,8 @@ class Repair:
         )
 
     def give_up(self, conn: Connection) -> None:
-        """Mark other tries as lost."""
-        decisions.give_up_others(conn, self.dataset_id, self.key)
+        """Mark other tries to repair the night as lost, whatever was lost then."""
+        decisions.give_up_keys(conn, self.dataset_id, self._beginning)
 
     def guard(self, seen: Seen, worked: Repaired) -> str:
         """Nothing holds it: a person looked at what is lost."""

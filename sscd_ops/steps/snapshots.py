@@ -232,6 +232,32 @@ def read_latest(parts: Parts, dataset: str) -> bytes | None:
     return parts.store.read_small(latest_name(dataset))
 
 
+def root_fault(parts: Parts, conn: Connection, dataset: str) -> str | None:
+    """What a look at ``latest.json`` says of root and catalog: which is older, or not mounted."""
+    try:
+        latest = check_pointer(parts, conn, dataset)
+        row = datasets.read(conn, dataset)
+        newest = None if row is None else snapshots.read_snapshot(conn, row.dataset_id)
+        if newest is None:
+            return None
+        if latest is None:
+            _check_mounted(parts, conn, newest)
+    except (CatalogBehind, StoreRefused) as error:
+        return str(error)
+    named = snapshot_named(latest, newest)
+    if named >= newest.number:
+        return None
+    try:
+        parts.store.local(newest.file)
+    except FileMismatch as damage:
+        return (
+            f"latest.json names snapshot {named}, and {str(damage).partition(';')[0]}: the root is"
+            f" older than the catalog, which has snapshot {newest.number}: `sscd-ops catalog verify"
+            f" --dataset {dataset}` says what lacks, and what makes it anew"
+        )
+    return None  # one behind: a command died before it moved the pointer
+
+
 def snapshot_ahead(latest: bytes | None, newest: Snapshot | None) -> int | None:
     """The snapshot that ``latest.json`` names, where the catalog has none of that number.
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 _PUBLISHED, _FILES = "I7", "I8"
+_BOTH = " are both damaged"
 
 
 def verify_catalog(
@@ -244,7 +245,7 @@ def _as_one(parts: Parts, name: str, found: Sequence[Finding]) -> list[Finding]:
             " source is gone: go back to a dump of the copy's age (`sscd-ops db restore FILE"
             " --replace`) and run the nights since again",
         ),
-        *(each for each in found if each not in missing),
+        *(each for each in found if not each.what.endswith((" is missing", _BOTH))),
     ]
 
 

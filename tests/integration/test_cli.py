@@ -36,7 +36,7 @@ from sscd_ops.core.schedule import interval_of
 from sscd_ops.machine import cores
 from sscd_ops.model import Runner
 from sscd_ops.options import STEPS
-from sscd_ops.steps import plan
+from sscd_ops.steps import embed, ingest, match, plan, resolve, survey
 from sscd_ops.testing import make_tar, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database, role_of, superuser
@@ -452,6 +452,39 @@ def test_a_held_batch_runs_on_once_it_is_released(fresh: Site) -> None:
     assert (event["actor"], event["why"], event["batch_id"]) == ("ann", "a holiday", 1)
 
 
+def test_a_night_whose_source_is_lost_is_published_without_it(fresh: Site) -> None:
+    """By the command that the message prints; what it lists is said before anything is done."""
+    settings = load_settings(fresh.config)
+    options = settings.datasets["web"]
+    night = interval_of(options.schedule, options.timezone, FIRST)
+    with Wiring(settings, database_url=fresh.url) as parts:
+        planned = plan.run(parts, "web", night, runner=Runner("cli"))
+        ingest.run(parts, planned.batch_id, planned.groups)
+        surveyed = survey.run(parts, planned.batch_id)
+        embed.run(parts, planned.batch_id, planned.groups)
+        match.run(parts, planned.batch_id, surveyed.parts)
+        resolve.run(parts, planned.batch_id)
+    (fresh.folder / "in" / FIRST / "partner.tar").unlink()
+    failed = fresh("run", "--dataset", "web", "--date", FIRST, exit_code=1)
+    [shown] = fresh.json("batch", "show", 1)
+    remedy = re.search(r"sscd-ops (batch repair 1) --why '...'", failed.stderr)
+    assert remedy
+    assert remedy[0] in shown["message"]
+    repair = (*remedy[1].split(), "--who", "ann", "--why", "the partner left")
+
+    dry = fresh.json(*repair, "--dry-run")
+    assert [row["state"] for row in fresh.json("batch", "list")] == ["unpublishable"]
+    done = fresh(*repair)
+    again = fresh(*repair, exit_code=1)
+
+    assert [(row["becomes"], row["key"]) for row in dry] == [("source_gone", "three")]
+    assert [row["key"] for row in table(done.stdout)] == ["three"]
+    assert "turn 2; snapshot 1 of web has all that is left" in done.stderr
+    assert "is published, not unpublishable" in again.stderr
+    [event] = [row for row in fresh.json("audit", "events") if row["turn"] == 2]
+    assert (event["actor"], event["why"]) == ("ann", "the partner left")
+
+
 def test_a_batch_whose_command_died_is_shown_as_failed(fresh: Site) -> None:
     settings = load_settings(fresh.config)
     options = settings.datasets["web"]
@@ -525,6 +558,14 @@ def test_an_abandoned_batch_is_planned_anew(fresh: Site) -> None:
             1,
             "batch 1 is published: what is decided.*; run its night again",
         ),
+        (
+            ("repair", 1, "--why", "x"),
+            1,
+            "batch 1 .* is published, not unpublishable: .*`sscd-ops batch list`",
+        ),
+        (("repair", 3, "--why", "x"), 1, "batch 3 .* is held, not unpublishable"),
+        (("repair", 10**25, "--why", "x"), 2, "no batch 1000.*`sscd-ops batch list`"),
+        (("repair", 3, "--why", ""), 2, "say who and why"),
         (("release", 99, "--why", "x"), 2, "no batch 99: `sscd-ops batch list`"),
         (("abandon", 10**25, "--why", "x"), 2, "no batch 1000.*`sscd-ops batch list`"),
         (("show", 99), 2, "no batch 99: `sscd-ops batch list`"),
@@ -960,7 +1001,8 @@ WORDS = {
     "batch show": ("1",),
     "batch release": ("1", "--why", "x"),
     "batch abandon": ("1", "--why", "x"),
-    **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify")},
+    "batch repair": ("1", "--why", "x"),
+    **{f"snapshot {name}": ("--dataset", "web") for name in ("show", "urls", "verify", "compact")},
     "snapshot diff": ("1", "2", "--dataset", "web"),
     "snapshot users": ("1", "--dataset", "web"),
     "snapshot tag": ("1", "v1", "--dataset", "web", "--why", "x"),
@@ -1011,6 +1053,7 @@ def test_every_command_says_that_the_database_does_not_answer(site: Site, comman
         "snapshot show",
         "snapshot urls",
         "snapshot verify",
+        "snapshot compact",
         "index info",
         "index verify",
         "index rebuild",

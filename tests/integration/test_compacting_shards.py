@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import fsspec
 import pytest
+from click.testing import CliRunner, Result
 
+from sscd_ops.cli.main import main
 from sscd_ops.errors import FileMismatch, UsageError
 from sscd_ops.options import StorageOptions
 from sscd_ops.steps import compacting_shards, next_snapshot
@@ -224,6 +227,40 @@ def test_a_dataset_without_snapshots_and_one_that_is_not_there(world: World) -> 
         compact(parts, "none")
     world.night(DAYS[0])  # nothing is there to read
     assert compacted(world) == Compacted([], 0)
+
+
+def test_the_command_lists_before_it_writes(nights: World, tmp_path: Path) -> None:
+    config = tmp_path / "curation.toml"
+    config.write_text(
+        f'[storage]\nroot = "{nights.base}/root"\n[catalog]\nurl = "{nights.url}"\n'
+        '[datasets.web]\n[[datasets.web.sources]]\nname = "crawl"\nurls = ["in/{date}/*.tar"]\n'
+    )
+
+    def call(*more: str) -> Result:
+        asked = ["snapshot", "compact", "--config", str(config), "--dataset", DATASET, *more]
+        return CliRunner().invoke(main, asked)
+
+    there = nights.published()
+    planned = call("--dry-run")
+    assert planned.stderr.splitlines()[-1] == "1 to write; nothing was done"
+    assert nights.published() == there
+    assert call("--dry-run", "--below", "10kB").stderr.splitlines()[-1].startswith("0 to write")
+
+    done = call()
+    assert done.exit_code == 0
+    assert done.stdout == planned.stdout
+    assert re.fullmatch(
+        r"web/shards/turn-000003-\w{8}/00000\.tar: 3 shards of jpg\+txt\+json, 9 samples,"
+        r" \d+ bytes \(web/shards/2026-11-01-\w{8}/00000\.tar ... web/shards/2026-11-03-\S+tar\)\n",
+        done.stdout,
+    )
+    assert done.stderr.splitlines()[-1] == "snapshot 4: 1 shard(s), 9 samples"
+
+    again = call()
+    assert (again.stdout, again.stderr.splitlines()[-1]) == ("", "nothing to merge")
+    wrong = call("--below", "much")
+    assert wrong.exit_code == 2
+    assert 'a size such as "512MB"' in wrong.stderr
 
 
 # ---------------------------------------------------------------- what is kept no longer

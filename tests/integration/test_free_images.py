@@ -112,7 +112,7 @@ def assert_lost_slots(world: World) -> None:
     }
     with world.parts() as parts, parts.catalog.begin() as conn:
         dataset = datasets.need(conn, DATASET)
-        statement = f"{placements._LOST} SELECT * FROM lost"
+        statement = f"{placements.LOST} SELECT * FROM lost"
         lost = sql.rows(conn, statement, d=dataset.dataset_id, t=dataset.turn)
     assert {(row["decision_id"], row["slot"]) for row in lost} & given == given - kept
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from sscd_ops.errors import StoreRefused, UsageError
+from sscd_ops.steps.compacting_shards import compact
 from sscd_ops.steps.reproduce import reproduce
+from sscd_ops.steps.snapshot_diff import diff_samples
 from sscd_ops.steps.snapshot_tags import expire
+from sscd_ops.steps.vacuum import vacuum
+from sscd_ops.testing import picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
+from tests.integration.orders import lead_by
+from tests.integration.test_nights import DAYS, clouds
+from tests.integration.test_repair import mend, unpublishable
+from tests.integration.test_snapshot_diff import in_tars
 from tests.integration.test_snapshots_kept import ANN, as_command, three_nights
-from tests.integration.world import DATASET, World
+from tests.integration.world import DATASET, World, pair
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +137,19 @@ def test_what_cannot_be_had_again_is_named_and_the_remedy_works(
     assert "every file has the sha256 that it had" in capsys.readouterr().err
 
 
+def test_what_is_said_of_an_expired_snapshot_s_urls_writes_it_again(
+    made: World, parts: Wiring, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expire(parts, DATASET, (1,), **ANN)
+    with pytest.raises(SystemExit):
+        as_command(made, "snapshot urls --dataset web --snapshot 1")
+    (remedy,) = re.findall("`sscd-ops (.*?)`", capsys.readouterr().err)
+
+    as_command(made, remedy.replace("DIR", f"{tmp_path}/again"))
+
+    assert "4 samples in 1 shards" in capsys.readouterr().err
+
+
 def test_other_bytes_than_the_catalog_says_are_a_difference(
     made: World, parts: Wiring, tmp_path: Path
 ) -> None:
@@ -169,3 +192,52 @@ def test_a_snapshot_is_written_again_in_an_object_store(
     with fsspec.open(done.url, "rb") as stream:
         written = json.loads(stream.read())
     assert [shard["nsamples"] for shard in written["shardlist"]] == [4]
+
+
+def test_what_was_repaired_compacted_and_vacuumed_is_compared_and_written_again(
+    world: World, tmp_path: Path
+) -> None:
+    """A night that lost a source file, one shard of many, a withdrawal; all but the newest go."""
+    world.put(DAYS[0], "a.tar", clouds(range(4)))
+    copy = pair("copy", plant(picture(50), "jpeg_40"))
+    world.put(DAYS[1], "a.tar", [*clouds(range(10, 13)), copy])
+    lost = world.put(DAYS[1], "b.tar", [pair("better", picture(50, quality=95)), *clouds([60])])
+    world.put(DAYS[2], "a.tar", clouds(range(20, 23)))
+    world.night(DAYS[0])
+    mend(world, unpublishable(world, DAYS[1], lost))
+    with world.parts() as parts:
+        compact(parts, DATASET)
+        lead_by(parts, {"c0001": "withdrawn", "c0010": "free"})
+    world.night(DAYS[2])
+    root = Path(world.storage.root)
+    before = files_of(root)
+    *older, _ = numbers = [
+        row["snapshot"] for row in world.ask("SELECT snapshot FROM curation.snapshots ORDER BY 1")
+    ]
+    held = {number: in_tars(world, number) for number in numbers}
+    keys = {row["sample_id"]: row["key"] for row in world.ask("SELECT * FROM curation.samples")}
+
+    with world.parts() as parts:
+        compared = {two: diff_samples(parts, DATASET, *two) for two in permutations(numbers, 2)}
+        expire(parts, DATASET, older, **ANN)
+        (vacuumed,) = vacuum(parts, DATASET, grace=0)
+        again = {two: diff_samples(parts, DATASET, *two) for two in permutations(numbers, 2)}
+        done = [reproduce(parts, DATASET, number, str(tmp_path / "again")) for number in numbers]
+
+    for (first, second), found in compared.items():
+        was, now = held[first], held[second]
+        assert {each.sample_id: (each.from_shard, each.to_shard) for each in found} == {
+            key: (was.get(key), now.get(key))
+            for key in was.keys() | now.keys()
+            if was.get(key) != now.get(key)
+        }
+    added = {keys[each.sample_id]: each.decision for each in compared[1, numbers[1]]}
+    assert [(key, added[key] and added[key].kind) for key in ("copy", "c0010")] == [
+        ("copy", "repair"),
+        ("c0010", "night"),
+    ]
+    assert again == compared
+    assert len(vacuumed.removed) > 6
+    assert all(each.is_equal for each in done)
+    assert files_of(tmp_path / "again").items() <= before.items()
+    assert [each.samples for each in done] == [len(held[number]) for number in numbers]

@@ -94,7 +94,7 @@ def test_what_looks_like_an_end_inside_a_member_is_none() -> None:
 
 def test_a_tar_that_is_cut_off_is_refused() -> None:
     data = written([("a.jpg", b"x" * 700)])
-    with pytest.raises(InvariantError, match="no member, nor its end"):
+    with pytest.raises(InvariantError, match="neither a member nor its end"):
         TarWriter(io.BytesIO()).append([data[:1_536]], 512)
 
 
