@@ -26,7 +26,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from PIL import Image
 
 from sscd_ops.catalog import datasets, lookups
@@ -63,7 +63,7 @@ from tests.integration.world import (
 )
 
 DAYS = tuple(f"2026-11-{number:02d}" for number in range(1, 5))
-SEEDS = range(4)
+SEEDS = range(6)
 KINDS = ("same", "jpeg_40", "half_size", "padded", "sheet", "cut")
 """Of a picture: itself, near copies, the same pixels in other bytes, a plain sheet, no picture."""
 
@@ -176,6 +176,12 @@ class Life(RuleBasedStateMachine):
         """A night died before it moved the pointer to the newest snapshot."""
         self.expired: set[int] = set()
         self.tags: dict[str, int] = {}
+
+    @initialize()
+    def two_nights(self) -> None:
+        """What the first rules are about: a night with copies, and one without."""
+        self.night(DAYS[0], [(0, "same"), (0, "jpeg_40"), (1, "same"), (2, "same")], strict=False)
+        self.night(DAYS[1], [(1, "half_size"), (3, "same"), (0, "sheet")], strict=False)
 
     # ------------------------------------------------------------ source files
 
@@ -913,7 +919,7 @@ class Life(RuleBasedStateMachine):
             self.at_end.close()
 
     def finish(self) -> None:
-        """Everything is released and run to its end; then the promises are asked of what is there."""
+        """Everything is released and run to its end; then the promises are asked of it."""
         while any(b.state == "held" for b in self.model.batches):
             self.release(run_again=True)
         self.source_put_back()
