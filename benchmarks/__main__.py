@@ -27,6 +27,7 @@ BENCHMARKS = (
     "leader",
     "resolve",
     "publish_copy",
+    "merge_shards",
     "snapshot_diff",
     "night",
     "dag_import",

@@ -193,7 +193,7 @@ def measure(image_bytes: int, scale: float, repeats: int, say: Callable[[str], N
 def main() -> int:
     """Print the tables; exit code 3 where a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0, help="part of the shards")
     parser.add_argument("--child", nargs=2, metavar=("WAY", "HOME"))
     arguments = parser.parse_args()

@@ -75,6 +75,10 @@ PUBLISHED_COLUMNS = (
 Preference = Literal["priority", "pixels", "caption_length", "bytes"]
 
 
+SMALL_SEGMENT = 250_000
+"""Rows of a segment that is not merged any more: at 512 dimensions 256 MB of descriptors."""
+
+
 class Range(NamedTuple):
     """The least and the greatest value of a setting; ``toml_tables`` holds it to them."""
 

@@ -31,6 +31,19 @@ def add_event(
     run(conn, insert, d=dataset_id, t=turn, k=kind, a=actor, b=batch_id, **said)
 
 
+def compacted_after(conn: Connection, dataset_id: int, snapshot: int) -> int | None:
+    """The newest snapshot behind one that a compaction made, if there is any."""
+    found: int | None = value(
+        conn,
+        "SELECT max(CAST(details ->> 'snapshot' AS int)) FROM sscd_ops.events"
+        " WHERE dataset_id = :d AND kind = 'compacted'"
+        " AND CAST(details ->> 'snapshot' AS int) > :s",
+        d=dataset_id,
+        s=snapshot,
+    )
+    return found
+
+
 def is_told(conn: Connection, batch_id: int, kind: str) -> bool:
     """Whether the batch has an event of this kind since it came to its turn."""
     found = value(

@@ -60,10 +60,11 @@ def who_options(command: F) -> F:
     command = click.option("--why", required=True, help="The reason; kept in curation.events.")(
         command
     )
-    return click.option("--who", default=_user, help="Who decides this; default: you.")(command)
+    return click.option("--who", default=user, help="Who decides this; default: you.")(command)
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs the command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError) as error:  # a container's user without a name

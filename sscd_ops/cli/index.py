@@ -15,9 +15,7 @@ from sscd_ops.cli.context import (
 )
 from sscd_ops.cli.output import print_line, print_rows, say
 from sscd_ops.cli.snapshot import dataset_option
-
-_SMALL = 250_000
-"""Rows of a segment that is not merged any more: at 512 dimensions 256 MB of descriptors."""
+from sscd_ops.options import SMALL_SEGMENT
 
 
 @click.group(cls=CommandGroup)
@@ -88,7 +86,7 @@ def index_rebuild(config: str | None, dataset: str) -> None:
 @click.option(
     "--below",
     type=click.IntRange(min=2),
-    default=_SMALL,
+    default=SMALL_SEGMENT,
     show_default=True,
     metavar="ROWS",
     help="Merge segments of fewer rows than this, to about so many.",

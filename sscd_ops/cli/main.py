@@ -33,6 +33,7 @@ def _add_commands() -> None:
         doctor,
         evaluate,
         index,
+        maintain,
         snapshot,
         train,
         try_,
@@ -46,8 +47,9 @@ def _add_commands() -> None:
     main.add_command(batch.batch)
     main.add_command(snapshot.snapshot)
     main.add_command(index.index)
-    main.add_command(catalog.catalog)
     main.add_command(vacuum.vacuum)
+    main.add_command(maintain.maintain)
+    main.add_command(catalog.catalog)
     main.add_command(evaluate.evaluate)
     main.add_command(try_.try_)
     main.add_command(train.train)

@@ -11,6 +11,7 @@ from typing import Any
 
 _WHERE = {
     "asset": "sscd_ops.provider.assets",
+    "corrections": "sscd_ops.provider.assets",
     "curation_dags": "sscd_ops.provider.factory",
     "SscdOpsHook": "sscd_ops.provider.hooks",
     "SscdPlanOperator": "sscd_ops.provider.operators",
@@ -21,6 +22,9 @@ _WHERE = {
     "SscdResolveOperator": "sscd_ops.provider.operators",
     "SscdPublishOperator": "sscd_ops.provider.operators",
     "SscdCommitOperator": "sscd_ops.provider.operators",
+    "SscdMaintenanceListOperator": "sscd_ops.provider.maintenance",
+    "SscdMaintenanceOperator": "sscd_ops.provider.maintenance",
+    "SscdCompactOperator": "sscd_ops.provider.maintenance",
     "SscdReadySensor": "sscd_ops.provider.sensors",
     "SscdPublishedSensor": "sscd_ops.provider.sensors",
     "ReadyTrigger": "sscd_ops.provider.triggers",

@@ -1,4 +1,4 @@
-"""The asset that tells consumers of a new snapshot."""
+"""The assets that tell consumers of a new snapshot."""
 
 from __future__ import annotations
 
@@ -18,3 +18,16 @@ def asset(dataset: str) -> Asset:
 def alias(dataset: str) -> AssetAlias:
     """The outlet of commit: an event is added to it only where there is a new snapshot."""
     return AssetAlias(name=f"sscd-ops-{dataset}")
+
+
+def corrections(dataset: str) -> Asset:
+    """The asset of snapshots that hold nothing new: compactions, withdrawals, repairs.
+
+    Their extra is {kind, snapshot, parent, samples, shards, bytes, location}.
+    """
+    return Asset(name=f"sscd-ops://{dataset}/corrections", uri=f"sscd-ops://{dataset}/corrections")
+
+
+def corrections_alias(dataset: str) -> AssetAlias:
+    """The outlet of what makes such a snapshot. No dataset's name has a slash."""
+    return AssetAlias(name=f"sscd-ops-{dataset}/corrections")

@@ -143,6 +143,29 @@ a time is midnight UTC.
 **New snapshots** are events of the asset `sscd-ops://{dataset}`."""
 
 
+def maintenance_doc_md(settings: Settings, options: DatasetOptions) -> str:
+    """The page of the DAG that looks after a dataset."""
+    keep = options.retention.snapshots
+    kept = f"the newest {keep} snapshots and tagged ones" if keep else "all snapshots"
+    grace = options.retention.grace / 3600
+    return masked(
+        _MAINTENANCE.format(name=options.name, config=settings.path, kept=kept, grace=grace)
+    )
+
+
+_MAINTENANCE = """\
+# {name}: maintenance
+
+`list` says what would be done, then: **compact** merges small segments and small shards (a new
+snapshot is an event of the asset `sscd-ops://{name}/corrections`); **expire** keeps {kept}
+readable; **vacuum** removes files that no row names, {grace:g} hours after it first saw them;
+**verify** checks rows and files.
+
+Where compact fails nothing is expired or removed, and verify says what is wrong, each finding with
+the command that mends it. Then clear the run. By hand:
+`sscd-ops maintain --config {config} --dataset {name} --dry-run`."""
+
+
 def faulty_doc_md(name: str, message: str) -> str:
     """The page of a dataset whose configuration is wrong."""
     said = masked(message)

@@ -1,4 +1,4 @@
-"""One DAG per dataset of the config file."""
+"""One DAG of nights per dataset of the config file, and one that looks after it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param
+from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable, Param
 
+from sscd_ops.provider import maintenance
 from sscd_ops.provider import operators as ours
-from sscd_ops.provider.doc_md import doc_md, faulty_doc_md
+from sscd_ops.provider.doc_md import doc_md, faulty_doc_md, maintenance_doc_md
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -46,6 +47,7 @@ _TIMEOUTS = {
     "commit": timedelta(hours=1),
 }
 """A hanging task ends and is tried again; waiting for data or a turn does not count."""
+_MAINTENANCE_TIMEOUT = timedelta(hours=12)
 
 
 def curation_dags(
@@ -58,12 +60,12 @@ def curation_dags(
 
     Args:
         config: path of the TOML file, as the workers see it too.
-        task_args: step -> further operator arguments (``executor_config``, ``on_failure_callback``,
-            ``poll`` ...); they go before the config file's.
+        task_args: step, or task of maintenance -> further operator arguments (``executor_config``,
+            ``on_failure_callback``, ``poll`` ...); they go before the config file's.
         operators: step -> a subclass of that step's operator.
 
     Returns:
-        DAG id (``curate_<dataset>``) -> DAG.
+        DAG id (``curate_<dataset>``, and ``maintain_<dataset>`` where that has a schedule) -> DAG.
 
     Raises:
         ConfigError: the file is missing, no TOML, or wrong outside its datasets.
@@ -85,6 +87,9 @@ def dags_of(
         f"curate_{name}": _dag(settings, options, task_args or {}, classes)
         for name, options in settings.datasets.items()
     }
+    for name, options in settings.datasets.items():
+        if options.airflow.maintain:
+            dags[f"maintain_{name}"] = _maintenance_dag(settings, options, task_args or {})
     for name, message in settings.faulty.items():
         dags[f"curate_{name}"] = _faulty_dag(name, message)
     return dags
@@ -97,17 +102,11 @@ def _dag(
     classes: Mapping[str, type[BaseOperator]],
 ) -> DAG:
     airflow = options.airflow
-    start = datetime(
-        options.start.year,
-        options.start.month,
-        options.start.day,
-        tzinfo=ZoneInfo(options.timezone),
-    )
     dag = DAG(
         dag_id=f"curate_{options.name}",
         description=f"Nightly curation of {options.name}: find copies, keep one, publish",
         schedule=CronDataIntervalTimetable(options.schedule, timezone=options.timezone),
-        start_date=start,
+        start_date=_start(options),
         catchup=True,
         max_active_runs=airflow.max_active_runs,
         dagrun_timeout=timedelta(seconds=airflow.run_timeout),
@@ -117,6 +116,52 @@ def _dag(
     )
     with dag:
         _steps(settings, options, task_args, classes)
+    return dag
+
+
+def _start(options: DatasetOptions) -> datetime:
+    day = options.start
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(options.timezone))
+
+
+def _maintenance_dag(
+    settings: Settings, options: DatasetOptions, task_args: Mapping[str, Mapping[str, Any]]
+) -> DAG:
+    dag = DAG(
+        dag_id=f"maintain_{options.name}",
+        description=f"Looks after {options.name}: compact, expire, vacuum, verify",
+        schedule=CronTriggerTimetable(options.airflow.maintain, timezone=options.timezone),
+        start_date=_start(options),
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=timedelta(seconds=options.airflow.run_timeout),
+        doc_md=maintenance_doc_md(settings, options),
+        tags=["sscd-ops", "maintenance"],
+    )
+
+    def task(kind: type[BaseOperator], name: str, **own: Any) -> Any:
+        args: dict[str, Any] = {
+            "task_id": name,
+            "config": settings.path,
+            "dataset": options.name,
+            "retries": _RETRIES,
+            "retry_delay": _RETRY_DELAY,
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": _MAX_RETRY_DELAY,
+            "execution_timeout": _MAINTENANCE_TIMEOUT,
+        }
+        return kind(**{**args, **own, **task_args.get(name, {})})
+
+    with dag:
+        verify = task(maintenance.SscdMaintenanceOperator, "verify", task="verify")
+        (
+            task(maintenance.SscdMaintenanceListOperator, "list")
+            >> task(maintenance.SscdCompactOperator, "compact")
+            >> task(maintenance.SscdMaintenanceOperator, "expire", task="expire")
+            >> task(maintenance.SscdMaintenanceOperator, "vacuum", task="vacuum")
+            # runs whatever became of the others, and hides no failure of theirs
+            >> verify.as_teardown(on_failure_fail_dagrun=True)
+        )
     return dag
 
 

@@ -21,7 +21,10 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [{"integration-name": name, "external-doc-url": "", "tags": ["service"]}],
         "hooks": [{"integration-name": name, "python-modules": ["sscd_ops.provider.hooks"]}],
         "operators": [
-            {"integration-name": name, "python-modules": ["sscd_ops.provider.operators"]}
+            {
+                "integration-name": name,
+                "python-modules": ["sscd_ops.provider.operators", "sscd_ops.provider.maintenance"],
+            }
         ],
         "sensors": [{"integration-name": name, "python-modules": ["sscd_ops.provider.sensors"]}],
         "triggers": [{"integration-name": name, "python-modules": ["sscd_ops.provider.triggers"]}],

@@ -389,7 +389,7 @@ class SscdCommitOperator(CommitLineage, _BatchOperator):
         from sscd_ops.steps import commit
         from sscd_ops.steps import parts as step_parts
 
-        if report.snapshot is None or (report.announced and not _is_retry(context, self.retries)):
+        if report.snapshot is None or (report.announced and not is_retry(context, self.retries)):
             return
         batch = step_parts.load_work(parts, int(self.batch_id)).batch
         if not report.made_now and batch.runner != runner_of(context):
@@ -421,7 +421,7 @@ class SscdFaultyOperator(BaseOperator):
             raise ConfigError(self.message)
 
 
-def _is_retry(context: Context, retries: int | None) -> bool:
+def is_retry(context: Context, retries: int | None) -> bool:
     """Whether a try before this one failed since the task was begun, or begun anew by a clear."""
     ti = context["ti"]
     # a clear leaves try numbers going up, and allows as many retries on top of them

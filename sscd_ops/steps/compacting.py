@@ -9,7 +9,7 @@ so a night that worked for the one before is worked out again (``steps.turns.mak
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy.engine import Connection
@@ -62,6 +62,23 @@ def compact(parts: Parts, name: str, below: int) -> list[Merged]:
         parts.progress.advance()
     parts.progress.done()
     return done
+
+
+def would_merge(parts: Parts, name: str, below: int) -> list[list[int]]:
+    """The segments that ``compact`` would merge now, each list into one; nothing is changed.
+
+    Raises:
+        UsageError: there is no such dataset.
+    """
+    with parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, name)
+        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
+    answer = []
+    while run := run_of(live, below):
+        answer.append([segment.segment_id for segment in run])
+        at = live.index(run[0])
+        live[at : at + len(run)] = [replace(run[0], rows=sum(each.rows for each in run))]
+    return answer
 
 
 def run_of(live: Sequence[Segment], below: int) -> list[Segment]:

@@ -50,8 +50,8 @@ def card(document: bytes) -> bytes:
         f"# {snapshot['name']}",
         "",
         f"Snapshot {snapshot['snapshot']}: {snapshot['samples']} samples in"
-        f" {len(snapshot['shardlist'])} shards. `load_dataset` on this folder reads the first of",
-        "these, another one by its name.",
+        f" {len(snapshot['shardlist'])} shard(s). `load_dataset` on this folder reads the first one"
+        " below, another one by its name.",
         "",
         "| name | samples | shards |",
         "|---|---|---|",

@@ -284,10 +284,10 @@ def _behind(parts: Parts, dataset: str, ahead: int, newest: Snapshot | None) -> 
     has = "none" if newest is None else f"{newest.number} as the newest"
     return CatalogBehind(
         f"{parts.store.url(latest_name(dataset))} names snapshot {ahead} and the catalog has {has}:"
-        " the catalog is older than the files, as where an older dump was restored; restore a newer"
-        " one (`sscd-ops db restore FILE --replace`), or go on with the catalog as it is, and run"
-        f" the nights since again: `sscd-ops snapshot verify --dataset {dataset} --repair` sets"
-        " latest.json back"
+        " an older dump of it was restored, or storage.root is that of another catalog; restore a"
+        " newer dump (`sscd-ops db restore FILE --replace`) or mend storage.root; or go on with the"
+        " catalog as it is, and run the nights since again: `sscd-ops snapshot verify --dataset"
+        f" {dataset} --repair` sets latest.json back"
     )
 
 

@@ -9,7 +9,6 @@ A process that is killed leaves condemned files, of which the next one removes w
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
@@ -20,6 +19,8 @@ from hashlib import sha256
 from itertools import islice
 from typing import TypeVar
 
+from sqlalchemy.engine import Connection
+
 from sscd_ops.catalog import condemned, datasets, events, named_files, snapshots
 from sscd_ops.catalog.condemned import Condemned
 from sscd_ops.catalog.database import IDLE_SECONDS
@@ -27,7 +28,7 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.errors import CatalogUnavailable, StoreRefused, UsageError
 from sscd_ops.model import ListedFile
 from sscd_ops.steps.parts import Parts
-from sscd_ops.steps.snapshots import check_root, latest_name
+from sscd_ops.steps.snapshots import check_root, latest_name, read_latest
 
 T = TypeVar("T")
 
@@ -94,7 +95,8 @@ def vacuum(
 
     Raises:
         UsageError: there is no such dataset, or the grace is below 0.
-        StoreRefused: the root is not mounted, newer than the catalog, or of another one.
+        StoreRefused: the root is not mounted, or another catalog's.
+        CatalogBehind: the root is newer than the catalog, which was restored from an older dump.
         CatalogUnavailable: a transaction that names files does not end.
     """
     if not grace >= 0:
@@ -124,10 +126,10 @@ def _of_dataset(parts: Parts, name: str, grace: float, *, dry_run: bool) -> Vacu
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         check_root(parts, conn, dataset)
+        _check_pointer(parts, conn, dataset)
     parts.progress.start(f"vacuum {name}", None)
     # listed before rows are asked: what is written and named in between is in neither, or named
     found = {file.name: file for file in _listed(parts, name, done.others)}
-    _check_not_newer(parts, dataset, found)
     old = {file.name: file.bytes for file in found.values() if _is_old(file, grace)}
     with parts.catalog.begin() as conn:
         named = named_files.all_names(conn, dataset.dataset_id)
@@ -165,57 +167,26 @@ def _is_old(file: ListedFile, grace: float) -> bool:
     return file.modified is None or file.modified <= time.time() - grace
 
 
-def _check_not_newer(parts: Parts, dataset: Dataset, found: Iterable[str]) -> None:
-    """Refuse a root that knows of snapshots which the catalog has not made.
-
-    Then a file that no row names may be one that the rows which were lost named.
+def _check_pointer(parts: Parts, conn: Connection, dataset: Dataset) -> None:
+    """Refuse a root whose newest snapshot another catalog made: its rows name what is there.
 
     Raises:
-        StoreRefused: it is so; the message has both ways on.
+        StoreRefused: ``latest.json`` is no snapshot of this catalog.
     """
-    with parts.catalog.begin() as conn:
-        made = snapshots.all_snapshots(conn, dataset.dataset_id)
-    newest = made[-1].number if made else 0
-    name = dataset.name
-    told = (
-        f"the catalog's newest snapshot of {name} is {newest}: it was restored from an older dump,"
-        " or the root is that of another catalog. Nothing was removed. Restore a newer dump, or"
-        " mend storage.root; or, if this catalog is the one that counts,"
+    latest = read_latest(parts, dataset.name)
+    made = {each.file.sha256 for each in snapshots.all_snapshots(conn, dataset.dataset_id)}
+    if latest is None or sha256(latest).hexdigest() in made:
+        return
+    again = (
+        f"`sscd-ops snapshot verify --dataset {dataset.name} --repair` writes it anew"
+        if made
+        else "move it away"
     )
-    pointer = latest_name(name)
-    latest = parts.store.read_small(pointer)
-    if latest is not None and sha256(latest).hexdigest() not in {s.file.sha256 for s in made}:
-        way = (
-            f"`sscd-ops snapshot verify --dataset {name} --repair` writes that file anew"
-            if made
-            else "move that file away"
-        )
-        raise StoreRefused(
-            f"{parts.store.url(pointer)} is {_called(latest)}, which this catalog does not have;"
-            f" {told} {way}"
-        )
-    numbers = {file: int(file.rpartition("/")[2].partition("-")[0]) for file in _snapshots(found)}
-    # a commit that died or lost leaves a file of the next number
-    ahead = sorted(file for file, number in numbers.items() if number > newest + 1)
-    if ahead:
-        others = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
-        raise StoreRefused(
-            f"{parts.store.url(ahead[0])}{others} cannot be of this catalog; {told} move what is"
-            f" numbered above {newest + 1} out of that folder"
-        )
-
-
-def _snapshots(found: Iterable[str]) -> Iterator[str]:
-    for name in found:
-        if folder_of(name) == "snapshots" and not _LEFTOVER.fullmatch(name):
-            yield name
-
-
-def _called(latest: bytes) -> str:
-    try:
-        return f"snapshot {int(json.loads(latest)['snapshot'])}"
-    except (ValueError, KeyError, TypeError):
-        return "no snapshot's file"
+    raise StoreRefused(
+        f"{parts.store.url(latest_name(dataset.name))} is no snapshot of this catalog, and nothing"
+        " was removed: does storage.root belong to another catalog? Mend that; if both are right,"
+        f" that file is damaged: {again}"
+    )
 
 
 # ---------------------------------------------------------------- condemn, try, remove

@@ -93,20 +93,22 @@ def verify_snapshot(
     """
     with parts.catalog.begin() as conn:
         behind = _pointer(parts, conn, name)
-        dataset = datasets.need(conn, name)
-        made = snapshots.readable_snapshots(conn, dataset.dataset_id)
+        dataset_id = datasets.need(conn, name).dataset_id
+        made = snapshots.readable_snapshots(conn, dataset_id)
         chosen = [each for each in made if snapshot in (None, each.number)]
         if snapshot is not None and not chosen:
-            what = f"there is no snapshot {snapshot} of {name}, or it was expired"
+            if any(each.number == snapshot for each in snapshots.all_snapshots(conn, dataset_id)):
+                return []  # expired: nothing of it has to be there
+            what = f"there is no snapshot {snapshot} of {name}"
             return [Finding(_PUBLISHED, what, RESTORE)]
         newest = chosen[-1] if chosen else None
         listed: list[ListedShard] = []
         if newest is not None:
-            listed = output_shards.listed_shards(conn, dataset.dataset_id, newest.number)
+            listed = output_shards.listed_shards(conn, dataset_id, newest.number)
         written = (
-            output_shards.live_shards(conn, dataset.dataset_id, snapshot)
+            output_shards.live_shards(conn, dataset_id, snapshot)
             if snapshot
-            else output_shards.written_shards(conn, dataset.dataset_id)
+            else output_shards.written_shards(conn, dataset_id)
         )
     found = [p for each in chosen[:-1] for p in _check(parts, each.file, _PUBLISHED)]
     if newest is not None:
@@ -125,7 +127,7 @@ def verify_snapshot(
     parts.progress.done()
     if of_rows:
         with parts.catalog.read() as conn:
-            found += checks.check_rows(conn, dataset.dataset_id, snapshot, only=("I4", "I7"))
+            found += checks.check_rows(conn, dataset_id, snapshot, only=("I4", "I7"))
     return found
 
 

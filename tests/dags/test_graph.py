@@ -63,7 +63,7 @@ def bag(config):
 
 def test_the_dag_file_has_no_import_errors(bag):
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["curate_broken", "curate_web"]
+    assert sorted(bag.dags) == ["curate_broken", "curate_web", "maintain_web"]
 
 
 def test_the_file_beside_the_dag_file_goes_first(config, tmp_path):
@@ -74,7 +74,7 @@ def test_the_file_beside_the_dag_file_goes_first(config, tmp_path):
     shutil.copy(ROOT / "dags" / "curation.py", folder)
     (folder / "curation.toml").write_text(dedent(CONFIG).replace("datasets.web", "datasets.mine"))
 
-    assert sorted(DagBag(str(folder)).dags) == ["curate_broken", "curate_mine"]
+    assert sorted(DagBag(str(folder)).dags) == ["curate_broken", "curate_mine", "maintain_mine"]
 
 
 def test_without_a_config_the_import_error_says_where_to_put_it(monkeypatch):
@@ -108,6 +108,34 @@ def test_a_night_is_this_graph(bag):
         "publish": (["commit"], "all_success", True),
         "commit": ([], "none_failed", False),
     }
+
+
+def test_maintenance_is_this_graph(bag):
+    dag = bag.dags["maintain_web"]
+
+    graph = {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks}
+    assert graph == {
+        "list": ["compact"],
+        "compact": ["expire"],
+        "expire": ["vacuum"],
+        "vacuum": ["verify"],
+        "verify": [],
+    }
+    assert dag.get_task("verify").is_teardown
+    assert type(dag.timetable).__name__ == "CronTriggerTimetable"
+    assert dag.timetable.expression == "0 6 * * 0"
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert "**expire** keeps all snapshots" in dag.doc_md
+
+
+def test_an_empty_schedule_of_maintenance_makes_no_such_dag():
+    from sscd_ops.options import AirflowOptions, DatasetOptions, Settings, StorageOptions
+    from sscd_ops.provider.factory import dags_of
+
+    web = DatasetOptions("web", airflow=AirflowOptions(maintain=""))
+    settings = Settings("x.toml", StorageOptions(root="/r"), datasets={"web": web})
+
+    assert list(dags_of(settings)) == ["curate_web"]
 
 
 def test_the_chain_is_the_list_of_steps(bag):

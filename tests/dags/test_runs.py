@@ -670,3 +670,101 @@ def start_by(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         return made
 
     monkeypatch.setattr(module, "get_or_create_dagrun", with_events)
+
+
+# ---------------------------------------------------------------- maintenance
+
+
+def corrections() -> list[Any]:
+    """Extras of the events of snapshots that hold nothing new."""
+    return [event.extra for event in events("demo/corrections")]
+
+
+def small_nights(site: Site, *days: int) -> None:
+    with site.parts() as parts:
+        for day in days:
+            site.put(f"2026-11-{day}", "00000.tar", 100 * day)
+            night.run(parts, "demo", interval(f"2026-11-{day}"))
+
+
+def test_maintenance_lists_then_compacts_and_verifies_and_is_inert_a_second_time(site):
+    (newest,) = site.ask("SELECT max(snapshot) AS n FROM curation.snapshots WHERE dataset = 'demo'")
+    before = site.ask("SELECT shard_key FROM curation.kept ORDER BY 1")
+
+    ended = run(26, {}, "maintain_demo")
+
+    tasks = ("run", "list", "compact", "expire", "vacuum", "verify")
+    assert ended == dict.fromkeys(tasks, "success")
+    listed = report(26, "list", "maintain_demo")
+    done = report(26, "compact", "maintain_demo")
+    assert listed["snapshot"] == newest["n"]
+    assert listed["compact"] == done
+    assert done["shards"] > done["into_shards"] > 0
+    assert report(26, "verify", "maintain_demo") == {"findings": 0}
+    assert site.ask("SELECT shard_key FROM curation.kept ORDER BY 1") == before
+    (told,) = corrections()
+    (made,) = site.ask(
+        "SELECT * FROM curation.snapshots WHERE dataset = 'demo' ORDER BY snapshot DESC LIMIT 1"
+    )
+    assert told == {
+        "kind": "compaction",
+        "snapshot": newest["n"] + 1,
+        "parent": newest["n"],
+        "samples": made["samples"],
+        "shards": made["shards"],
+        "bytes": made["bytes"],
+        "location": f"{site.base}/root/{made['file']}",
+    }
+    after = site.state()
+
+    assert run(27, {}, "maintain_demo") == ended
+    assert run(26, {}, "maintain_demo") == ended, "cleared"
+
+    assert differing(site.state(), after) == []
+    assert len(corrections()) == 1
+
+
+def test_a_compaction_whose_try_died_behind_its_snapshot_is_told_of_by_the_next(site, monkeypatch):
+    from sscd_ops.provider import curation_dags, maintenance
+
+    seen = len(corrections())
+    small_nights(site, 22, 23)
+    tries = []
+    real = maintenance.SscdCompactOperator.maintain
+
+    def dies_once(self, context):
+        done = real(self, context)
+        tries.append(done.counts)
+        if len(tries) == 1:
+            raise CatalogUnavailable("gone, with the snapshot made")
+        return done
+
+    monkeypatch.setattr(maintenance.SscdCompactOperator, "maintain", dies_once)
+
+    soon = {"retry_delay": timedelta(seconds=0.1), "retry_exponential_backoff": 0.0}
+    dag = curation_dags(site.config, {"compact": soon})["maintain_demo"]
+    ended = run(28, {}, "maintain_demo", dag=dag)
+
+    assert ended["run"] == "success"
+    assert [counts["into_shards"] > 0 for counts in tries] == [True, False]
+    assert len(corrections()) == seen + 1
+
+
+def test_a_failed_compaction_removes_nothing_and_verify_says_why(site):
+    small_nights(site, 24, 25)
+    shard = next((site.base / "root/demo/shards").glob("2026-11-25-*")) / "00000.tar"
+    sound = shard.read_bytes()
+    shard.write_bytes(sound[:-1] + b"x")
+
+    ended = run(29, {}, "maintain_demo")
+    shard.write_bytes(sound)
+
+    assert ended == {
+        "run": "failed",
+        "list": "success",
+        "compact": "failed",
+        "expire": "upstream_failed",
+        "vacuum": "upstream_failed",
+        "verify": "failed",
+    }
+    assert run(29, {}, "maintain_demo")["run"] == "success", "cleared, when it was mended"

@@ -15,12 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sscd_ops.cli.main import main
-from sscd_ops.errors import FileMismatch, UsageError
+from sscd_ops.errors import FileMismatch, FileRemoved, UsageError
 from sscd_ops.options import StorageOptions
-from sscd_ops.steps import compacting_shards, next_snapshot
+from sscd_ops.steps import commit, compacting_shards, next_snapshot, publish, resolve
 from sscd_ops.steps.compacting_shards import Compacted, compact, would_merge
 from sscd_ops.steps.rebuilding import rebuild_snapshots
+from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.snapshots import shard_names
+from sscd_ops.steps.vacuum import vacuum
 from sscd_ops.steps.verify import verify_snapshot
 from sscd_ops.testing import picture
 from tests.databases import fresh_database
@@ -98,6 +100,20 @@ def assert_sound(world: World) -> None:
     """What is published is what is kept, and catalog and files agree."""
     assert_published_bytes(world, replaced=True)
     assert_catalog_and_files_agree(world)
+
+
+def assert_sound_now(world: World) -> None:
+    """The same where earlier snapshots are expired."""
+    newest = len(world.ask("SELECT FROM curation.snapshots"))
+    kept = {f"{row['shard_key']}.jpg" for row in world.ask("SELECT * FROM curation.kept")}
+    assert set(keys_of(listed(world, newest))) == kept
+    assert_catalog_and_files_agree(world)
+
+
+def vacuum_all(world: World) -> None:
+    with world.parts() as parts:
+        for _ in range(2):
+            vacuum(parts, DATASET, grace=0)
 
 
 # ---------------------------------------------------------------- what becomes of shards
@@ -418,6 +434,22 @@ def test_a_commit_that_loses_to_a_compaction_keeps_it(
     assert_sound(nights)
 
 
+def test_a_night_that_is_decided_and_not_published_is_left_to_its_commit(nights: World) -> None:
+    nights.put(NEXT, "a.tar", clouds(range(20, 23)))
+    with nights.parts() as parts:
+        batch = nights.until_match(parts, NEXT)
+        decided = resolve.run(parts, batch)
+
+        done = compacted(nights)
+
+        assert (done.snapshot, done.shards, done.samples) == (4, 1, 9)
+        for group in decided.groups:
+            publish.run(parts, batch, group)
+        assert commit.run(parts, batch).snapshot == 5
+    assert [len(keys) for _, _, keys in listed(nights, 5)] == [9, 3]
+    assert_sound(nights)
+
+
 def test_two_compactions_merge_once(nights: World, monkeypatch: pytest.MonkeyPatch) -> None:
     others: list[Compacted] = []
     beside(monkeypatch, compacting_shards, "write_merged", lambda: others.append(compacted(nights)))
@@ -426,6 +458,41 @@ def test_two_compactions_merge_once(nights: World, monkeypatch: pytest.MonkeyPat
 
     assert ([each.snapshot for each in others], done.snapshot) == ([4], None)
     assert done.merges == []
+    assert_sound(nights)
+
+
+def expire_all(world: World) -> None:
+    with world.parts() as parts:
+        expire(parts, DATASET, keep_last=1, actor="ann", why="room")
+
+
+def test_snapshots_that_expire_meanwhile_are_of_no_matter(
+    nights: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = beside(monkeypatch, compacting_shards, "write_merged", lambda: expire_all(nights))
+
+    done = compacted(nights)
+
+    assert (len(calls), done.snapshot) == (1, 4)
+    assert_sound_now(nights)
+    monkeypatch.undo()
+    expire_all(nights)
+    vacuum_all(nights)
+    assert list(nights.published()) == [
+        f"{done.merges[0].into.removesuffix('.tar')}{end}"
+        for end in (".parquet", ".tar", "_stats.json")
+    ]
+    assert_sound_now(nights)
+
+
+def test_a_merged_shard_that_vacuum_took_before_its_row_is_written_again(
+    nights: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(monkeypatch, compacting_shards, "write_merged", lambda: vacuum_all(nights))
+    with pytest.raises(FileRemoved, match="Run the night or command again"):
+        compacted(nights)
+
+    assert compacted(nights).snapshot == 4
     assert_sound(nights)
 
 

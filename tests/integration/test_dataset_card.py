@@ -125,8 +125,8 @@ def test_a_lost_or_stale_card_is_found_and_written_again(published: World) -> No
 
         with published.parts() as parts:
             (said,) = verify_snapshot(parts, DATASET)
-            assert str(written) in said
-            assert "`sscd-ops snapshot verify --dataset web --repair` writes it anew" in said
+            assert str(written) in str(said)
+            assert "`sscd-ops snapshot verify --dataset web --repair` writes it anew" in str(said)
             assert rebuild_snapshots(parts, DATASET) == ([], [])
             assert verify_snapshot(parts, DATASET) == []
         assert written.read_bytes() == before

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.engine import make_url
 
-from sscd_ops.catalog.dumps import dump, restore
+from sscd_ops.catalog import embedded
+from sscd_ops.catalog.dumps import DUMP_FLAGS, RESTORE_FLAGS, _Programs, dump, restore
 from sscd_ops.catalog.migrate import upgrade
 from sscd_ops.errors import CatalogBehind, CatalogUnavailable, UsageError
 from sscd_ops.steps import commit, publish, resolve
@@ -63,6 +65,30 @@ def test_a_restored_catalog_is_the_one_that_was_dumped(first: World, empty_url: 
     assert shards[1]["shard_id"] > 1_000_000
 
 
+def test_what_the_docs_say_to_do_by_hand_is_the_same(first: World, empty_url: str) -> None:
+    """The two commands of the docs, letter by letter, for a database of their own."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    before = first.views(set())
+    for program, url in (("pg_dump", first.url), ("pg_restore", empty_url)):
+        (line,) = [line for line in page.splitlines() if line.startswith(f"{program} --")]
+        programs = _Programs.of(url)
+        words = [
+            word.replace("DATABASE", programs.database).replace(
+                "catalog.dump", str(first.base / "catalog.dump")
+            )
+            for word in line.split()
+        ]
+        flags = DUMP_FLAGS if program == "pg_dump" else RESTORE_FLAGS
+        assert set(flags) <= set(words)
+        programs.run(program, *words[1:])
+    first.url = empty_url
+    run_command(first, "db upgrade")
+
+    assert first.views(set()) == before
+    first.night(DAYS[1])
+    assert_promises(first, read=18)
+
+
 def test_a_file_that_cannot_be_restored_leaves_the_catalog_as_it_is(first: World) -> None:
     file = dumped(first)
     before = first.views(set())
@@ -103,11 +129,7 @@ def test_no_password_stands_on_a_command_line(
 def test_the_embedded_server_is_dumped_and_restored(
     first: World, postgres_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of its own below the root, reached without a URL."""
-    import tempfile
-
-    from sscd_ops.catalog import embedded
-
+    """One of its own, reached without a URL."""
     home = Path(tempfile.mkdtemp(prefix="sscd-ops-dump-"))
     home.chmod(0o755)
     monkeypatch.setenv("SSCD_OPS_HOME", str(home))

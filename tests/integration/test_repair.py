@@ -316,7 +316,44 @@ def test_what_was_removed_because_of_a_lost_picture_is_decided_anew(world: World
     )  # fmt: skip
     shards = world.ask("SELECT shard, samples FROM curation.shards ORDER BY shard")
     assert sum(row["samples"] for row in shards) == 5
-    assert [row["samples"] for row in shards if "turn-000004" in row["shard"]] == [2, 1]
+    assert sum(row["samples"] for row in shards if "turn-000004" in row["shard"]) == 3
+    assert_repaired(world)
+
+
+def test_a_dry_run_says_the_same_and_leaves_no_file(world: World) -> None:
+    batch_id = lost_between(world)
+    before = world.views(), sorted((world.base / "root").rglob("*"))
+
+    dry = mend(world, batch_id, dry_run=True)
+
+    assert dry.said == "dry run: nothing was decided or published"
+    assert (world.views(), sorted((world.base / "root").rglob("*"))) == before
+    assert mend(world, batch_id).outcomes == dry.outcomes
+
+
+def test_copies_that_were_lost_with_their_witness_lead_nothing(world: World) -> None:
+    """One is near a copy that is there, though it was preferred; of the other ones none is."""
+    lost = world.put(
+        DAYS[0],
+        "a.tar",
+        [
+            pair("lead", picture(1, quality=95), PREFERRED * 2),
+            pair("next", picture(1, quality=80), PREFERRED),
+            pair("sole", picture(2, quality=95), PREFERRED * 2),
+            pair("sole2", picture(2, quality=80), PREFERRED),
+        ],
+    )
+    world.put(DAYS[0], "b.tar", [pair("last", picture(1, quality=60)), *clouds(range(7, 9))])
+    batch_id = unpublishable(world, DAYS[0], lost)
+    before = world.verdicts()
+    slow = Slow.of(world, batch_id, [lost])
+
+    mend(world, batch_id)
+
+    gone = dict.fromkeys(["lead", "sole", "sole2"], "quarantined source_gone")
+    assert slow.verdicts == gone | {"last": "kept", "next": "removed near"}
+    assert_as(world, before, slow)
+    assert world.witnesses() == {"next": "last"}
     assert_repaired(world)
 
 

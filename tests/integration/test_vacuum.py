@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from sscd_ops.catalog import condemned, naming, searches
 from sscd_ops.errors import (
+    CatalogBehind,
     FileMismatch,
     FileRemoved,
     StoreRefused,
@@ -30,8 +31,9 @@ from sscd_ops.steps import manage
 from sscd_ops.steps import vacuum as steps
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
+from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.vacuum import Vacuumed, folder_of, vacuum
-from sscd_ops.steps.verify import verify_snapshot
+from sscd_ops.steps.verify import verify_catalog, verify_index, verify_snapshot
 from sscd_ops.testing import picture
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
@@ -46,6 +48,8 @@ EVERY_FOLDER = {
     "manifests", "worklists", "descriptors", "matches", "index/segments", "index/masks", "shards",
     "snapshots",
 }  # fmt: skip
+BESIDE = {f"{DATASET}/README.md", f"{DATASET}/snapshots/latest.json"}
+"""What no row names either, and stays."""
 
 
 def files(world: World) -> dict[str, Path]:
@@ -175,7 +179,6 @@ def use(world: World) -> World:
 def test_what_no_row_names_goes_and_all_else_stays(used: World) -> None:
     left = plant_leftovers(used)
     folder = Path(used.storage.root) / DATASET
-    (folder / "README.md").write_text("what this is")
     (folder / "manifests" / "notes.txt").write_text("somebody's")
     (folder / "shards" / "mine").mkdir()
     (folder / "shards" / "mine" / "00000.tar").write_text("somebody's")
@@ -189,7 +192,7 @@ def test_what_no_row_names_goes_and_all_else_stays(used: World) -> None:
         "manifests/notes.txt", "shards/mine/00000.tar", "matches/more",
         f"matches/{'b' * 64}.parquet",
     )}  # fmt: skip
-    stay = others | {f"{DATASET}/README.md", f"{DATASET}/snapshots/latest.json"}
+    stay = others | BESIDE
 
     foreseen = clean(used, dry_run=True)
     assert files(used).keys() == before.keys()
@@ -212,6 +215,7 @@ def test_what_no_row_names_goes_and_all_else_stays(used: World) -> None:
     assert used.views(set()) == views
     assert_promises_of_replaced(used)
     with used.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
         assert rebuild_index(parts, DATASET) == []
         assert rebuild_snapshots(parts, DATASET) == ([], [])
     assert clean(used).removed == {}
@@ -234,7 +238,7 @@ def test_a_file_is_condemned_after_one_grace_and_removed_after_another(world: Wo
     fill(world, {DAYS[0]: clouds(range(4))}, shards=1)
     world.night(DAYS[0])
     before = plant_leftovers(world)
-    night_s = files(world).keys() - named(world) - before - {f"{DATASET}/snapshots/latest.json"}
+    night_s = files(world).keys() - named(world) - before - BESIDE
 
     assert clean(world, 24 * HOUR).condemned == {}  # too young
     age(world, 25)
@@ -271,17 +275,27 @@ def test_a_snapshot_is_read_as_before_until_it_is_expired(used: World) -> None:
         for row in old:
             assert verify_snapshot(parts, DATASET, row["snapshot"]) == []
 
-    with used.parts() as parts, parts.catalog.begin() as conn:
-        conn.execute(
-            sa.text("UPDATE sscd_ops.snapshots SET expired_at = now() WHERE snapshot <= 2")
-        )
+    with used.parts() as parts:
+        expire(parts, DATASET, [1, 2], actor="ann", why="a test")
     done = clean(used)
 
     assert {name for name in done.removed if name.endswith(".tar")} == mine
     assert {name for name in done.removed if "/snapshots/" in name} == {
         row["file"] for row in old[:2]
     }
-    assert files(used).keys() == named(used) | {f"{DATASET}/snapshots/latest.json"}
+    assert files(used).keys() == named(used) | BESIDE
+    assert_promises_of_readable(used)
+
+
+def assert_promises_of_readable(world: World) -> None:
+    """Verify misses nothing that was expired, and repairs nothing of it."""
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
+        assert verify_snapshot(parts, DATASET) == []
+        assert verify_index(parts, DATASET) == []
+        assert rebuild_snapshots(parts, DATASET) == ([], [])
+        assert rebuild_index(parts, DATASET) == []
+    assert files(world).keys() == named(world) | BESIDE
 
 
 def test_what_a_batch_under_way_may_still_read_stays(used: World) -> None:
@@ -303,7 +317,7 @@ def test_what_a_batch_under_way_may_still_read_stays(used: World) -> None:
     assert {"index/segments", "index/masks", "matches", "worklists"} <= set(
         map(folder_of, done.removed)
     )
-    assert files(used).keys() == named(used) | {f"{DATASET}/snapshots/latest.json"}
+    assert files(used).keys() == named(used) | BESIDE
     assert_promises_of_replaced(used)
 
 
@@ -421,7 +435,7 @@ def test_nights_beside_vacuums_without_a_grace_end_as_undisturbed_ones(
     assert removed
     assert world.views() == other_world.views()
     assert world.published() == other_world.published()
-    assert files(world).keys() == named(world) | {f"{DATASET}/snapshots/latest.json"}
+    assert files(world).keys() == named(world) | BESIDE
     assert_promises(world)
 
 
@@ -595,7 +609,7 @@ with Wiring(settings, database_url=url) as parts:
 def test_a_vacuum_that_is_killed_while_it_removes_is_finished_by_the_next(world: World) -> None:
     fill(world, {DAYS[0]: clouds(range(4))}, shards=1)
     world.night(DAYS[0])
-    kept = named(world) | {f"{DATASET}/snapshots/latest.json"}
+    kept = named(world) | BESIDE
     left = plant_leftovers(world)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, world.url, world.storage.root, to_json(world.options)],
@@ -632,7 +646,7 @@ def test_two_vacuums_at_once_remove_each_file_once(
     assert len(done) == 2
     assert not done[0].removed.keys() & done[1].removed.keys()
     assert left <= done[0].removed.keys() | done[1].removed.keys()
-    assert files(world).keys() == named(world) | {f"{DATASET}/snapshots/latest.json"}
+    assert files(world).keys() == named(world) | BESIDE
     assert_promises(world)
 
 
@@ -653,7 +667,7 @@ def restored(world: World, postgres_home: Path) -> Iterator[World]:
 
 def test_a_root_that_is_newer_than_the_catalog_is_refused(world: World, restored: World) -> None:
     before = files(restored).keys()
-    with pytest.raises(StoreRefused, match=r"latest\.json is snapshot 2.*newest.* is 1.*older"):
+    with pytest.raises(CatalogBehind, match=r"latest\.json names snapshot 2.*has 1 as the newest"):
         clean(restored)
     assert files(restored).keys() == before
     assert restored.ask("SELECT * FROM sscd_ops.condemned") == []
@@ -668,34 +682,27 @@ def test_a_root_that_is_newer_than_the_catalog_is_refused(world: World, restored
     assert_promises(restored)
 
 
-def test_snapshots_that_the_catalog_has_not_made_are_refused(world: World) -> None:
-    """The restored catalog went on: its next night wrote the pointer anew."""
-    fill(world, {DAYS[0]: clouds(range(4))}, shards=1)
-    world.night(DAYS[0])
-    folder = Path(world.storage.root) / DATASET / "snapshots"
-    next_one, ahead = folder / "000002-12345678.json", folder / "000003-12345678.json"
-    for path in (next_one, ahead):
-        path.write_bytes(b"{}")
-
-    with pytest.raises(StoreRefused, match=r"000003-12345678\.json.*numbered above 2 out of that"):
-        clean(world)
-
-    ahead.rename(world.base / ahead.name)
-    assert f"{DATASET}/snapshots/{next_one.name}" in clean(world).removed  # of a killed commit
-
-
 def test_the_root_of_another_catalog_is_refused(world: World, other_world: World) -> None:
-    fill(world, {DAYS[0]: clouds(range(4))}, shards=1)
+    fill(world, {DAYS[0]: clouds(range(4)), DAYS[1]: clouds(range(4, 8))}, shards=1)
+    for day in reversed(DAYS[:2]):
+        other_world.night(day)
     world.night(DAYS[0])
-    with other_world.parts() as parts:
-        other_world.until_match(parts, DAYS[0])
+    before, own = files(world).keys(), other_world.storage
+
     other_world.storage = world.storage
-    before = files(world).keys()
-
-    with pytest.raises(StoreRefused, match=r"latest\.json is snapshot 1.*move that file away"):
+    with pytest.raises(StoreRefused, match=r"latest\.json is no snapshot of this catalog"):
         clean(other_world)
-
     assert files(world).keys() == before
+
+    other_world.storage = own
+    pointer = Path(own.root) / DATASET / "snapshots" / "latest.json"
+    pointer.write_bytes(b"{")
+    with pytest.raises(StoreRefused, match="if both are right, that file is damaged: `sscd"):
+        clean(other_world)
+    with other_world.parts() as parts:  # snapshot verify --repair
+        rebuild_snapshots(parts, DATASET)
+    clean(other_world)
+    assert_promises(other_world)
 
 
 def test_a_grace_below_zero_and_an_unknown_dataset_are_refused(world: World) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sscd_ops.catalog import datasets
+from sscd_ops.catalog import datasets, segments
 from sscd_ops.catalog.checks import CHECKS, RESTORE, check_rows
 from sscd_ops.catalog.dumps import dump
+from sscd_ops.core.segment_file import read_kept, read_roles
 from sscd_ops.model import Finding
 from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import picture, plant
@@ -133,3 +135,27 @@ def test_nothing_is_found_of_sound_nights_and_a_dump_mends_what_is(sound: World)
     assert commands_in(told.stderr) == ["catalog verify --dataset NAME"]
     told = run_command(sound, "catalog verify --dataset web --copies")
     assert told.stderr.endswith("rows and files are as promised\n")
+
+
+def test_kept_copies_are_found_wherever_they_lie_in_the_index(sound: World) -> None:
+    """Of a threshold that was changed by hand: the pairs that numpy finds by brute force."""
+    vectors = []
+    with sound.parts() as parts, parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, DATASET)
+        for segment in segments.live_segments(conn, dataset.dataset_id, dataset.generation):
+            rows = read_roles(parts.store, segment, ["descriptors"])["descriptors"]
+            vectors.append(np.asarray(rows, np.float64)[read_kept(parts.store, segment)])
+    matrix = np.concatenate(vectors)
+    norms = np.sqrt((matrix**2).sum(axis=1))
+    similar = np.sort((matrix @ matrix.T / np.outer(norms, norms))[np.tril_indices(len(norms), -1)])
+    threshold = float(similar[-6:-4].mean())
+    with sound.parts() as parts, parts.catalog.begin() as conn:
+        conn.exec_driver_sql(f"UPDATE sscd_ops.attempts SET threshold = {threshold}")
+
+    (copies,) = found(sound, copies=True)
+
+    assert copies.promise == "I3"
+    assert copies.what.startswith("5 pair(s) of kept images")
+    (command,) = commands_in(copies.remedy)
+    run_command(sound, command, sound.base / "catalog.dump")
+    assert found(sound, copies=True) == []

@@ -35,7 +35,7 @@ from sscd_ops.options import (
     StorageOptions,
 )
 from sscd_ops.steps import commit, embed, ingest, match, night, plan, publish, resolve, survey
-from sscd_ops.steps.verify import verify_index, verify_snapshot
+from sscd_ops.steps.verify import verify_catalog, verify_index, verify_snapshot
 from sscd_ops.testing import Sample, make_tar
 from sscd_ops.wiring import Wiring
 
@@ -197,6 +197,8 @@ def assert_promises(world: World, *, read: int | None = None) -> None:
     assert_no_kept_copies(world)
     assert_published_bytes(world)
     assert_catalog_and_files_agree(world)
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET, only_rows=True) == []
 
 
 def assert_one_verdict_each(world: World, read: int | None) -> None:

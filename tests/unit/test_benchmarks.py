@@ -21,6 +21,7 @@ TINY = {
     "leader": ["--rows", "1000", "--in-blocks", "1000"],
     "resolve": ["--rows", "1000", "2000"],
     "publish_copy": ["--repeats", "1", "--scale", "0.005"],
+    "merge_shards": ["--repeats", "1", "--scale", "0.004"],
     "snapshot_diff": ["--samples", "2000", "--repeats", "1"],
     "night": ["--samples", "20"],
     "dag_import": ["--tries", "1"],
