@@ -34,9 +34,10 @@ from sscd_ops.catalog.placements import samples_of_output
 from sscd_ops.catalog.sql import need_file
 from sscd_ops.errors import BatchHeld, BatchNotRunnable, FileMismatch, SourceChanged, UsageError
 from sscd_ops.model import StoredFile
-from sscd_ops.options import GuardOptions
-from sscd_ops.steps import compacting_shards, manage, repair
+from sscd_ops.options import GuardOptions, RetentionOptions
+from sscd_ops.steps import compacting_shards, maintaining, manage, repair
 from sscd_ops.steps.compacting import compact
+from sscd_ops.steps.maintaining import TASKS, Maintained
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
 from sscd_ops.steps.reproduce import reproduce
@@ -638,6 +639,25 @@ class Life(RuleBasedStateMachine):
         self.world.change(publish={"max_samples": 3})
         self.is_behind = False
         self.model.publish(None)
+
+    @precondition(lambda self: self.documents)
+    @rule(keep=st.sampled_from((0, 1, 2)), grace=st.sampled_from((0.0, 3600.0)))
+    def maintained(self, keep: int, grace: float) -> None:
+        """Housekeeping as a timer does it, after a look at what it would do."""
+        self.world.change(retention=RetentionOptions(keep, grace))
+        before = self.world.views(set()), self.world.published()
+        with self.world.parts() as parts:
+            for task in TASKS:
+                maintaining.run(parts, DATASET, task, dry_run=True)
+            assert before == (self.world.views(set()), self.world.published())
+            done = list(maintaining.maintain(parts, DATASET, actor="timer"))
+            assert all(isinstance(each, Maintained) for each in done), done
+            assert [found for each in done for found in each.found] == []
+        self.model.publish(None)
+        self.is_behind = False
+        (newest,) = self.world.ask("SELECT max(snapshot) AS n FROM curation.snapshots")
+        there = [number for number in range(1, newest["n"] + 1) if number not in self.expired]
+        self.expired |= set(there[:-keep] if keep else ()) - set(self.tags.values())
 
     # ------------------------------------------------------------ damage
 
