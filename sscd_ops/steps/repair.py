@@ -121,7 +121,7 @@ def _unwritten(conn: Connection, batch: Batch) -> list[OutputShard]:
     # decided: it was repaired, and is to be published yet
     if batch.state is BatchState.UNPUBLISHABLE or (batch.state is BatchState.DECIDED and repairs):
         waiting.append(decisions.of_batch(conn, batch.batch_id).decision_id)
-    if not waiting:
+    if not (waiting or repairs):  # one that was repaired and published is answered
         to_do = "run its night again to publish it" if batch.state is BatchState.DECIDED else ""
         raise BatchNotRunnable(
             f"batch {batch.batch_id} ({batch.name}) is {batch.state}, not unpublishable: there is"
