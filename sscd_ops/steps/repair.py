@@ -27,7 +27,7 @@ from sscd_ops.steps.parts import Parts, load_work
 from sscd_ops.steps.publish_plan import groups_of
 from sscd_ops.steps.repair_turn import Lost, Outcome, Repair, Repaired
 from sscd_ops.steps.rewriting import slots_of
-from sscd_ops.steps.snapshots import check_root
+from sscd_ops.steps.snapshots import check_root, repair_latest
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
 
@@ -172,6 +172,7 @@ def _publish(parts: Parts, batch: Batch) -> str:
             publish.run(parts, batch.batch_id, group)
         commit.run(parts, batch.batch_id)
     publish_others(parts, batch.dataset_id)
+    repair_latest(parts, batch.dataset)
     with parts.catalog.begin() as conn:
         newest = datasets.of_number(conn, batch.dataset_id)
         pending = decisions.pending_others(conn, batch.dataset_id, newest.turn)
