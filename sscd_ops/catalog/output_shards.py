@@ -213,8 +213,13 @@ def register_output(conn: Connection, output_id: int, files: Mapping[str, Stored
         o=output_id,
         n=files["tar"].name,
     )
+    return is_planned(conn, output_id, files["tar"].name)
+
+
+def is_planned(conn: Connection, output_id: int, name: str) -> bool:
+    """Whether an output shard still has the name, and so the samples, that it was planned with."""
     planned = "SELECT name = :n FROM sscd_ops.output_shards WHERE output_id = :o"
-    return bool(value(conn, planned, o=output_id, n=files["tar"].name))
+    return bool(value(conn, planned, o=output_id, n=name))
 
 
 def files_of_output(conn: Connection, output_id: int) -> Mapping[str, StoredFile]:
