@@ -34,9 +34,8 @@ class OutputShard:
     """A registered output shard.
 
     ``files``: by role (``tar``, ``parquet``, ``stats``), none until written. ``name``: of the tar,
-    relative to the root. ``turn``: what is not kept at it is not in the shard; it is later than
-    ``decided_turn``, its decision's, where the shard took the place of another one. ``batch_id``,
-    ``label``, ``supplement``: of the night that decided it; ``label`` is None of no night's.
+    relative to the root. ``turn``: what is not kept at it is not in the shard; it is later than its
+    decision's where the shard took the place of another one.
     """
 
     files: Mapping[str, StoredFile]
@@ -48,17 +47,11 @@ class OutputShard:
     samples: int
     name: str
     turn: int
-    decided_turn: int
-    batch_id: int
-    label: str | None
-    supplement: int | None
 
 
 _COLUMNS = (
-    "o.files, o.output_id, o.decision_id, o.number, o.plan, o.form, o.samples, o.name, o.turn,"
-    " x.turn AS decided_turn, x.batch_id, b.label, b.supplement"
+    "o.files, o.output_id, o.decision_id, o.number, o.plan, o.form, o.samples, o.name, o.turn"
     " FROM sscd_ops.output_shards o JOIN sscd_ops.decisions x USING (decision_id)"
-    " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
 )
 """The fields of ``OutputShard``, in order."""
 
@@ -246,9 +239,10 @@ def is_listed(dataset: str) -> str:
     )
 
 
+_IS_READ = f"(p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')})"
+"""A condition on placements ``p`` of decisions ``x``: as ``READABLE``."""
 READABLE = (
-    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id AND"
-    f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')}))"
+    f"EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id AND {_IS_READ})"
 )
 """A condition on output shards ``o`` of decisions ``x``: readable, or waiting for their commit."""
 
@@ -261,8 +255,7 @@ def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
     return _shards(
         conn,
         f"SELECT {_COLUMNS} JOIN sscd_ops.placements p ON p.output_id = o.output_id"
-        f" AND p.position = 0{_OF_DATASET} AND o.files IS NOT NULL AND"
-        f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')})"
+        f" AND p.position = 0{_OF_DATASET} AND o.files IS NOT NULL AND {_IS_READ}"
         " ORDER BY x.turn, p.slot_from, o.output_id",
         d=dataset_id,
     )
@@ -303,10 +296,6 @@ class ListedShard(NamedTuple):
     samples: int
     bytes: int | None
     sha256: str | None
-    turn: int
-    decided_turn: int
-    label: str | None
-    supplement: int | None
 
 
 def listed_shards(
@@ -316,11 +305,9 @@ def listed_shards(
     found = tuples(
         conn,
         "SELECT o.output_id, o.decision_id, o.number, o.name, o.form, o.samples,"
-        " CAST(o.files #>> '{tar,bytes}' AS bigint) AS bytes, o.files #>> '{tar,sha256}' AS sha256,"
-        " o.turn, x.turn AS decided_turn, b.label, b.supplement"
+        " CAST(o.files #>> '{tar,bytes}' AS bigint) AS bytes, o.files #>> '{tar,sha256}' AS sha256"
         f" FROM {_LISTED} JOIN sscd_ops.output_shards o USING (output_id)"
-        " JOIN sscd_ops.decisions x USING (decision_id)"
-        f" LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id{_OF_DATASET}{_IN_ORDER}",
+        f" JOIN sscd_ops.decisions x USING (decision_id){_OF_DATASET}{_IN_ORDER}",
         d=dataset_id,
         s=snapshot,
         x=list(adding),
@@ -340,8 +327,4 @@ def listed(shard: OutputShard) -> ListedShard:
         shard.samples,
         tar.bytes,
         tar.sha256,
-        shard.turn,
-        shard.decided_turn,
-        shard.label,
-        shard.supplement,
     )

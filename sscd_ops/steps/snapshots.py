@@ -78,7 +78,7 @@ def _entry(shard: ListedShard) -> str:
     )
 
 
-def made_by(made: ListedShard | Snapshot | Label) -> str:
+def made_by(made: Snapshot | Label) -> str:
     """Who made it, in published names: a batch, or another decision."""
     if made.label is None:
         return turn_label(made.decided_turn)
