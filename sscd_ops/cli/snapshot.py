@@ -118,7 +118,7 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
     Example: sscd-ops snapshot urls --dataset web --form jpg+txt+json > shards.txt
     """
     from sscd_ops.catalog.audit import snapshot_shards
-    from sscd_ops.steps.snapshots import shard_names
+    from sscd_ops.steps.snapshots import shard_urls
 
     with open_wiring(config) as parts:
         with parts.catalog.begin() as conn:
@@ -130,7 +130,7 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
                 f"snapshot {found['snapshot']} of {dataset!r} has no shard of form {which!r};"
                 f" it has: {', '.join(forms) or 'none'}"
             )
-        for url in shard_names(parts, dataset, found["snapshot"], which):
+        for url in shard_urls(parts, dataset, found["snapshot"], which):
             click.echo(url)
 
 

@@ -25,7 +25,7 @@ from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import PlacedSample, Slot, Span
 from sscd_ops.core.changes import Carried, Change, change_table
 from sscd_ops.core.segment_file import write_mask
-from sscd_ops.core.shard_plan import WRITER_VERSION
+from sscd_ops.core.shard_plan import WRITER_VERSION, maker_of, shard_name
 from sscd_ops.errors import CommitConflict, SscdOpsError
 from sscd_ops.model import Batch, DecisionKind, Fault, StoredFile
 from sscd_ops.steps import history
@@ -272,8 +272,7 @@ class Repair:
         answer = []
         for number, shard in sorted(shards.items()):
             left = [slot for slot in slots_of(self._parts, number) if slot not in gone[number]]
-            folder = shard.name.rpartition("/")[0].removesuffix(f"-{shard.plan}")
-            name = f"{folder}-{plan}/{shard.number:05d}.tar"
+            name = shard_name(self._batch.dataset, maker_of(shard.name), plan, shard.number)
             answer.append(Replanned(shard, plan, name, len(left), list(spans_of(left))))
         return answer
 

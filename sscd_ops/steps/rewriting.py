@@ -16,7 +16,7 @@ from sscd_ops.catalog import placements
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import Slot, Span
 from sscd_ops.core.identities import turn_label
-from sscd_ops.core.shard_plan import WRITER_VERSION
+from sscd_ops.core.shard_plan import WRITER_VERSION, shard_name
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
@@ -63,7 +63,6 @@ def without_slots(
         gone = [place for place, slot in enumerate(own) if slot in lost[shard.output_id]]
         digest.update(f"{shard.files['tar'].sha256} {gone}\n".encode())
     plan = digest.hexdigest()[:8]
-    folder = f"{dataset}/shards/{turn_label(turn)}-{plan}"
     answer: list[Replaced] = []
     for shard in affected:
         own, gone_slots = slots[shard.output_id], lost[shard.output_id]
@@ -71,7 +70,7 @@ def without_slots(
         written = None
         if left:
             number = sum(each.shard is not None for each in answer)
-            name = f"{folder}/{number:05d}.tar"
+            name = shard_name(dataset, turn_label(turn), plan, number)
             other = replace(shard, plan=plan, name=name, turn=turn, samples=len(left))
             written = replace(other, files=_write(parts, shard, other, left, len(own)))
         spans = list(spans_of([own[place] for place in left]))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.core.identities import turn_label
-from sscd_ops.core.shard_plan import WRITER_VERSION
+from sscd_ops.core.shard_plan import WRITER_VERSION, shard_name
 from sscd_ops.errors import FileMismatch
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.shard_files import describe, put_file
@@ -40,7 +40,7 @@ def merged_shard(dataset: str, shards: Sequence[OutputShard]) -> OutputShard:
         files={},
         plan=plan,
         number=0,
-        name=f"{dataset}/shards/{turn_label(turn)}-{plan}/00000.tar",
+        name=shard_name(dataset, turn_label(turn), plan, 0),
         turn=turn,
         samples=sum(shard.samples for shard in shards),
     )
