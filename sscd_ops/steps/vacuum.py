@@ -27,12 +27,13 @@ from sscd_ops.catalog.database import IDLE_SECONDS
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.errors import CatalogUnavailable, StoreRefused, UsageError
 from sscd_ops.model import ListedFile
+from sscd_ops.options import RetentionOptions
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.snapshots import check_root, latest_name, read_latest
 
 T = TypeVar("T")
 
-GRACE = 72 * 3600.0
+GRACE = RetentionOptions().grace
 """Seconds; the default."""
 
 _DIGEST = "[0-9a-f]{64}"
@@ -126,7 +127,7 @@ def _of_dataset(parts: Parts, name: str, grace: float, *, dry_run: bool) -> Vacu
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         check_root(parts, conn, dataset)
-        _check_pointer(parts, conn, dataset)
+        _check_catalog(parts, conn, dataset)
     parts.progress.start(f"vacuum {name}", None)
     # listed before rows are asked: what is written and named in between is in neither, or named
     found = {file.name: file for file in _listed(parts, name, done.others)}
@@ -167,7 +168,7 @@ def _is_old(file: ListedFile, grace: float) -> bool:
     return file.modified is None or file.modified <= time.time() - grace
 
 
-def _check_pointer(parts: Parts, conn: Connection, dataset: Dataset) -> None:
+def _check_catalog(parts: Parts, conn: Connection, dataset: Dataset) -> None:
     """Refuse a root whose newest snapshot another catalog made: its rows name what is there.
 
     Raises:
