@@ -375,6 +375,9 @@ class Sources(Protocol):
     def source_root(self, options: SourceOptions) -> str:
         """What the identities of a source are relative to."""
 
+    def is_empty(self, root: str) -> bool:
+        """Whether nothing at all lies at the root of a source."""
+
     def inspector(self, limits: LimitsOptions) -> InspectImage:
         """Looks at a picture's header, and at its pixels where asked."""
 

@@ -196,6 +196,12 @@ class Wiring:
 
         return resolve_root(options)
 
+    def is_empty(self, root: str) -> bool:
+        """Whether nothing at all lies at the root of a source."""
+        from sscd_ops.sources.files import is_empty
+
+        return is_empty(root)
+
     def inspector(self, limits: LimitsOptions) -> InspectImage:
         """Looks at a picture's header, and at its pixels where asked."""
         from sscd_ops.images.inspector import Inspector

@@ -133,16 +133,24 @@ def batch_abandon(batch_id: int, config: str | None, who: str, why: str) -> None
 @config_option
 @who_options
 @click.option("--dry-run", is_flag=True, help="Only say what would become of what.")
+@click.option("--empty-root", is_flag=True, help="Also where nothing is left at a source's root.")
 @format_option
 @guarded
 def batch_repair(
-    batch_id: int, config: str | None, who: str, why: str, dry_run: bool, form: str
+    batch_id: int,
+    config: str | None,
+    who: str,
+    why: str,
+    dry_run: bool,
+    empty_root: bool,
+    form: str,
 ) -> None:
     """Publish an unpublishable batch without what its source lost.
 
     A sample whose bytes are gone for good is quarantined as source_gone; another one with equal
     bytes takes its place, or what was removed because of it is decided anew. Where the original can
-    be put back, do that and run the night again instead.
+    be put back, do that and run the night again instead. A source of which nothing at all is there
+    is refused, since its disk may not be mounted.
 
     Example: sscd-ops batch repair 12 --why "the partner deleted the file"
     """
@@ -151,7 +159,9 @@ def batch_repair(
     from sscd_ops.steps import repair
 
     with open_wiring(config, progress=True) as parts:
-        report = repair.run(parts, batch_id, actor=who, why=why, dry_run=dry_run)
+        report = repair.run(
+            parts, batch_id, actor=who, why=why, dry_run=dry_run, empty_root=empty_root
+        )
     if report.outcomes:
         print_rows([dataclasses.asdict(each) for each in report.outcomes], form)
     say(report.said)

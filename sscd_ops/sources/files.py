@@ -352,6 +352,21 @@ def is_there(url: str, *, is_pattern: bool) -> bool:
         return True
 
 
+def is_empty(url: str) -> bool:
+    """Whether a folder is missing, or nothing at all is in it.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    fs, path = filesystem(url)
+    with asking(url):
+        fs.invalidate_cache()
+        try:
+            return not [name for name in fs.ls(path, detail=False) if name.rstrip("/") != path]
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+
+
 def is_about_content(error: Exception) -> bool:
     """Whether an OSError is Arrow's way to say that a file is damaged, not storage's fault."""
     return type(error) is OSError and error.errno is None

@@ -14,6 +14,7 @@ from itertools import chain
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import batches, datasets, decisions, output_shards
+from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.locks import CLI_LOCK
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import PlacedSample, Slot, samples_of_output
@@ -41,7 +42,13 @@ class RepairReport:
 
 
 def run(
-    parts: Parts, batch_id: int, *, actor: str, why: str, dry_run: bool = False
+    parts: Parts,
+    batch_id: int,
+    *,
+    actor: str,
+    why: str,
+    dry_run: bool = False,
+    empty_root: bool = False,
 ) -> RepairReport:
     """Decide what becomes of what is lost of a night, and publish what is left.
 
@@ -53,10 +60,12 @@ def run(
         actor: who repairs it.
         why: and why.
         dry_run: only say what would become of what; nothing is decided, written or published.
+        empty_root: what is lost is lost also where nothing at all is at the root of its source.
 
     Raises:
         UsageError: no reason given.
-        BatchNotRunnable: there is nothing to repair; another command runs the batch.
+        BatchNotRunnable: there is nothing to repair; another command runs the batch; a source's
+            root is empty.
         SourceChanged: more was lost meanwhile: run it again.
         CommitConflict: others were quicker many times over (retried).
     """
@@ -78,6 +87,8 @@ def run(
             unwritten = _unwritten(conn, batch)
         there = StillThere(parts)
         lost = _find_lost(parts, there, unwritten)
+        if not empty_root:
+            _need_roots(parts, dataset, there, lost)
         key = _keys_of(batch)
         repair = Repair(parts, batch, key, there, lost, actor=actor, why=why, dry_run=dry_run)
         if dry_run:
@@ -121,7 +132,7 @@ def _unwritten(conn: Connection, batch: Batch) -> list[OutputShard]:
     # decided: it was repaired, and is to be published yet
     if batch.state is BatchState.UNPUBLISHABLE or (batch.state is BatchState.DECIDED and repairs):
         waiting.append(decisions.of_batch(conn, batch.batch_id).decision_id)
-    if not waiting:
+    if not (waiting or repairs):  # one that was repaired and published is answered
         to_do = "run its night again to publish it" if batch.state is BatchState.DECIDED else ""
         raise BatchNotRunnable(
             f"batch {batch.batch_id} ({batch.name}) is {batch.state}, not unpublishable: there is"
@@ -154,6 +165,23 @@ def _find_lost(parts: Parts, there: StillThere, unwritten: Sequence[OutputShard]
         for shard, slot, sample in placed
         if sample.sample_id in gone
     ]
+
+
+def _need_roots(parts: Parts, dataset: Dataset, there: StillThere, lost: Sequence[Lost]) -> None:
+    """Refuse to give up what lies on a disk that is not mounted: no later turn brings it back.
+
+    Raises:
+        BatchNotRunnable: nothing at all is at the root of a source that lost samples.
+    """
+    read = there.sources.of([each.sample for each in lost])
+    for source in sorted({read[each.sample.shard_id][1].source for each in lost}):
+        root = dataset.roots[source]
+        if parts.is_empty(root):
+            raise BatchNotRunnable(
+                f"nothing at all is at {root}, the root of source {source!r}: is it mounted? Mount"
+                " it, then run the night again; if everything there is gone for good:"
+                f" sscd-ops batch repair --empty-root, with the same arguments"
+            )
 
 
 def _publish(parts: Parts, batch: Batch) -> str:

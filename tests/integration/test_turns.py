@@ -318,7 +318,7 @@ def test_a_snapshot_that_a_fail_over_forgot_is_not_mistaken_for_the_one_that_has
                 publish.run(parts, batch, group)
     standby = Standby(world)
     forgotten, late, other = waiting
-    real = commit._Snapshot.work_out
+    real = commit._Commit.work_out
     taken_over: list[bool] = []
 
     def work_out(*given: Any) -> Any:
@@ -335,7 +335,7 @@ def test_a_snapshot_that_a_fail_over_forgot_is_not_mistaken_for_the_one_that_has
 
     with world.parts() as parts:
         commit.run(parts, forgotten)
-        monkeypatch.setattr(commit._Snapshot, "work_out", work_out)
+        monkeypatch.setattr(commit._Commit, "work_out", work_out)
         assert commit.run(parts, late).snapshot == 3
         assert commit.run(parts, forgotten).snapshot == 4
 

@@ -24,6 +24,7 @@ SHARDS = st.builds(
     samples=st.integers(0),
     bytes=st.integers(0),
     sha256=st.text("0123456789abcdef", min_size=4, max_size=4),
+    decided_turn=st.integers(1, 3),
 )
 
 

@@ -191,6 +191,7 @@ def test_the_codes_of_a_sample_are_all_shown() -> None:
         Fault.TOO_PLAIN,  # by a setting, resolve's
         Fault.TOO_MANY_PIXELS,
         Fault.EXTREME_ASPECT,  # the header's
+        Fault.SOURCE_GONE,  # a repair's
     }
     assert {fault for fault in Fault if not fault.of_shard} - elsewhere == shown - {None}
 
