@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sscd_ops.cli.context import (
+    SIZE,
     CommandGroup,
     check_dataset,
     config_option,
@@ -430,22 +431,12 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
     say("every file is there with its sha256, and the counts agree")
 
 
-def _bytes(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    """Bytes, as the config file takes them: ``500000``, ``100MB``."""
-    from sscd_ops.toml_tables import Wrong, read_size
-
-    try:
-        return None if value is None else read_size(int(value) if value.isdigit() else value, "")
-    except Wrong as error:
-        raise click.BadParameter(error.message) from error
-
-
 @snapshot.command("compact")
 @config_option
 @dataset_option
 @click.option(
     "--below",
-    callback=_bytes,
+    type=SIZE,
     metavar="BYTES",
     help="Merge shards of fewer bytes than this, such as 100MB; default: half of"
     " publish.max_bytes.",
