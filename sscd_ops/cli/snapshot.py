@@ -28,7 +28,8 @@ from sscd_ops.errors import UsageError
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from sscd_ops.steps.snapshot_diff import Difference, Named
+    from sscd_ops.catalog.snapshot_changes import DecisionName
+    from sscd_ops.steps.snapshot_diff import Difference
 
 dataset_option = click.option("--dataset", required=True, help="A dataset.")
 snapshot_option = click.option(
@@ -141,7 +142,7 @@ _DIFFERS = ("change", "turn", "kind", "night", "samples", "why")
 """The columns of a difference that a table on a terminal shows."""
 
 
-def _decision(decision: Named) -> dict[str, Any]:
+def _decision(decision: DecisionName | None) -> dict[str, Any]:
     """A decision in columns, all of them null where there is none."""
     names = ("turn", "decision_id", "kind", "night", "supplement", "snapshot", "actor", "why")
     return {name: getattr(decision, name, None) for name in names}
