@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sscd_ops.catalog.output_shards import PlannedShard
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.core.decide import Samples
-from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.descriptor_file import bytes_rows, fixed_bytes
 from sscd_ops.core.identities import turn_label
 from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards, shard_name
 from sscd_ops.core.stored_rows import StoredRows
@@ -123,8 +123,8 @@ def plan_carried(
         (settings.max_samples, settings.max_bytes),
         work.meta_columns,
         shards,
-        _bytes([sample.placed.sample_id.bytes for sample in samples], 16),
-        _bytes([ref.sha256 for sample in samples for ref in sample.members], 32),
+        bytes_rows([sample.placed.sample_id.bytes for sample in samples], 16),
+        bytes_rows([ref.sha256 for sample in samples for ref in sample.members], 32),
         np.cumsum([len(sample.members) for sample in samples]),
     )
     answer = CarriedPlan(digest, [], {})
@@ -135,10 +135,6 @@ def plan_carried(
         for row in shard.rows.tolist():
             answer.slots[samples[row].placed.sample_id] = len(answer.slots)
     return answer
-
-
-def _bytes(values: Sequence[bytes], width: int) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(values), np.uint8).reshape(-1, width)
 
 
 @dataclass(frozen=True)
