@@ -133,7 +133,7 @@ def prepare(home: Path, image_bytes: int, shards: int) -> int:
         }
         shard = OutputShard(
             files, number, number, 0, "", "jpg+txt+json", PER_SHARD, f"bench/shards/{path.name}",
-            number + 1, number + 1, number, None, None,
+            number + 1, number + 1,
         )  # fmt: skip
         lines.append(json.dumps(dataclasses.asdict(shard)))
         total += files["tar"].bytes

@@ -105,7 +105,7 @@ def product(home: Path, per_tar: int) -> int:
     written = 0
     for shard, rows in _planned(home, per_tar):
         name, form = f"bench/shards/{shard.ordinal:05d}.tar", "jpg+json+txt"
-        output = OutputShard({}, 1, 1, 0, "", form, len(rows), name, 1, 1, 1, None, None)
+        output = OutputShard({}, 1, 1, 0, "", form, len(rows), name, 1, 1)
         put = partial(put_file, parts)
         write_samples(parts, output, rows, [], {shard.shard_id: (work, shard)}, put)
         written += 3 * len(rows)

@@ -81,6 +81,10 @@ PUT_BACK = "put the original back and run the night again (in Airflow: clear the
 """What to do about ``SourceChanged``, for its messages."""
 
 
+IS_MISSING = "is missing"
+"""What messages say of a file of the root that is not there."""
+
+
 class StoreRefused(DataError):
     """Storage says no, and will again: names the place, the reason and the remedy."""
 

@@ -139,7 +139,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
 def _annotated(hint: Any, *said: str | Range, value: Any, key: str) -> Any:
     """A value with its unit, if it has one, within its range, if there is one."""
     if "seconds" in said:
-        read: Any = duration(value, key)
+        read: Any = read_duration(value, key)
     elif "bytes" in said:
         read = read_size(value, key)
     else:
@@ -172,7 +172,7 @@ def _tuple(item: Any, value: Any, key: str) -> tuple[Any, ...]:
     return read
 
 
-def duration(value: Any, key: str) -> float:
+def read_duration(value: Any, key: str) -> float:
     """Seconds, given as a number or as text such as ``6h``.
 
     Raises:

@@ -29,9 +29,9 @@ class Condemned:
     is_ripe: bool
 
 
-def condemn(conn: Connection, dataset_id: int, sizes: Mapping[str, int]) -> int:
-    """Condemn files, of names and sizes in bytes; how many were not condemned before."""
-    return run(
+def condemn(conn: Connection, dataset_id: int, sizes: Mapping[str, int]) -> None:
+    """Condemn files, of names and sizes in bytes, that are not condemned yet."""
+    run(
         conn,
         "INSERT INTO sscd_ops.condemned AS c (name, dataset_id, bytes)"
         " SELECT f.name, :d, f.bytes FROM unnest(CAST(:n AS text[]), CAST(:z AS bigint[]))"

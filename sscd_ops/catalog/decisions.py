@@ -370,18 +370,6 @@ def pending_others(conn: Connection, dataset_id: int, turn: int) -> list[Decisio
     return [_decision(raw) for raw in found]
 
 
-def config_of(conn: Connection, decision_id: int) -> str:
-    """The configuration that a decision in force was made with, as JSON."""
-    return str(
-        value(
-            conn,
-            "SELECT CAST(c.config AS text) FROM sscd_ops.decisions x JOIN sscd_ops.configs c"
-            " USING (dataset_id, config_sha256) WHERE x.decision_id = :x",
-            x=decision_id,
-        )
-    )
-
-
 def configs_of(conn: Connection, decision_ids: Sequence[int]) -> dict[int, str]:
     """The configurations of some decisions in force, as JSON."""
     found = tuples(

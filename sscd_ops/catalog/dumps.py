@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import IO, cast
 
 from psycopg2.extensions import make_dsn
-from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from sscd_ops.catalog.database import Catalog
+from sscd_ops.catalog.sql import value
 from sscd_ops.catalog.urls import checked_url
 from sscd_ops.errors import CatalogUnavailable, ConfigError, MissingExtra, UsageError
 
@@ -146,10 +146,9 @@ def _has_rows(url: str) -> bool:
     try:
         with catalog.read() as conn:
             there = "SELECT to_regclass('sscd_ops.datasets')"
-            if conn.execute(text(there)).scalar() is None:
+            if value(conn, there) is None:
                 return False
-            found = conn.execute(text("SELECT EXISTS (SELECT FROM sscd_ops.datasets)"))
-            return bool(found.scalar_one())
+            return bool(value(conn, "SELECT EXISTS (SELECT FROM sscd_ops.datasets)"))
     finally:
         catalog.dispose()
 
@@ -174,8 +173,8 @@ class _Programs:
         catalog = Catalog(url)
         try:
             with catalog.read() as conn:
-                number = "SELECT current_setting('server_version_num')::int / 10000"
-                major = int(conn.execute(text(number)).scalar_one())
+                number = "SELECT CAST(current_setting('server_version_num') AS int) / 10000"
+                major = int(value(conn, number))
         finally:
             catalog.dispose()
         dialect = PGDialect_psycopg2()  # type: ignore[no-untyped-call]

@@ -35,8 +35,7 @@ class OutputShard:
 
     ``files``: by role (``tar``, ``parquet``, ``stats``), none until written. ``name``: of the tar,
     relative to the root. ``turn``: what is not kept at it is not in the shard; it is later than
-    ``decided_turn``, its decision's, where the shard took the place of another one. ``batch_id``,
-    ``label``, ``supplement``: of the night that decided it; ``label`` is None of no night's.
+    ``decided_turn``, its decision's, where the shard took the place of another one.
     """
 
     files: Mapping[str, StoredFile]
@@ -49,16 +48,12 @@ class OutputShard:
     name: str
     turn: int
     decided_turn: int
-    batch_id: int
-    label: str | None
-    supplement: int | None
 
 
 _COLUMNS = (
     "o.files, o.output_id, o.decision_id, o.number, o.plan, o.form, o.samples, o.name, o.turn,"
-    " x.turn AS decided_turn, x.batch_id, b.label, b.supplement"
+    " x.turn AS decided_turn"
     " FROM sscd_ops.output_shards o JOIN sscd_ops.decisions x USING (decision_id)"
-    " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id"
 )
 """The fields of ``OutputShard``, in order."""
 
@@ -251,9 +246,10 @@ def is_listed(dataset: str) -> str:
     )
 
 
+_IS_READ = f"(p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')})"
+"""A condition on placements ``p`` of decisions ``x``: as ``READABLE``."""
 READABLE = (
-    "EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id AND"
-    f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')}))"
+    f"EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = o.output_id AND {_IS_READ})"
 )
 """A condition on output shards ``o`` of decisions ``x``: readable, or waiting for their commit."""
 
@@ -266,8 +262,7 @@ def written_shards(conn: Connection, dataset_id: int) -> list[OutputShard]:
     return _shards(
         conn,
         f"SELECT {_COLUMNS} JOIN sscd_ops.placements p ON p.output_id = o.output_id"
-        f" AND p.position = 0{_OF_DATASET} AND o.files IS NOT NULL AND"
-        f" (p.snapshot_from IS NULL AND p.snapshot_to IS NULL OR {is_listed('x.dataset_id')})"
+        f" AND p.position = 0{_OF_DATASET} AND o.files IS NOT NULL AND {_IS_READ}"
         " ORDER BY x.turn, p.slot_from, o.output_id",
         d=dataset_id,
     )
@@ -292,21 +287,8 @@ def shards_of_numbers(conn: Connection, output_ids: Sequence[int]) -> dict[int, 
 
 def of_decision(conn: Connection, shard: OutputShard, decision_id: int) -> OutputShard:
     """A shard as that of another decision, of which its first slot is by now."""
-    (found,) = tuples(
-        conn,
-        "SELECT x.turn, x.batch_id, b.label, b.supplement FROM sscd_ops.decisions x"
-        " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id WHERE x.decision_id = :x",
-        x=decision_id,
-    )
-    turn, batch_id, label, supplement = found
-    return replace(
-        shard,
-        decision_id=decision_id,
-        decided_turn=turn,
-        batch_id=batch_id,
-        label=label,
-        supplement=supplement,
-    )
+    turn = value(conn, "SELECT turn FROM sscd_ops.decisions WHERE decision_id = :x", x=decision_id)
+    return replace(shard, decision_id=decision_id, decided_turn=turn)
 
 
 # ---------------------------------------------------------------- what a snapshot lists
@@ -328,10 +310,7 @@ class ListedShard(NamedTuple):
     samples: int
     bytes: int | None
     sha256: str | None
-    turn: int
     decided_turn: int
-    label: str | None
-    supplement: int | None
     slot: int
 
 
@@ -348,10 +327,9 @@ def listed_shards(
         conn,
         "SELECT o.output_id, o.decision_id, o.number, o.name, o.form, o.samples,"
         " CAST(o.files #>> '{tar,bytes}' AS bigint) AS bytes, o.files #>> '{tar,sha256}' AS sha256,"
-        " o.turn, x.turn AS decided_turn, b.label, b.supplement, f.slot"
+        " x.turn AS decided_turn, f.slot"
         f" FROM {_LISTED} JOIN sscd_ops.output_shards o USING (output_id)"
-        " JOIN sscd_ops.decisions x USING (decision_id)"
-        f" LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id{_OF_DATASET}{_IN_ORDER}",
+        f" JOIN sscd_ops.decisions x USING (decision_id){_OF_DATASET}{_IN_ORDER}",
         d=dataset_id,
         s=snapshot,
         x=list(adding),
@@ -371,9 +349,6 @@ def listed(shard: OutputShard, slot: int = 0) -> ListedShard:
         shard.samples,
         tar.bytes,
         tar.sha256,
-        shard.turn,
         shard.decided_turn,
-        shard.label,
-        shard.supplement,
         slot,
     )

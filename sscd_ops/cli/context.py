@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import io
@@ -15,6 +16,7 @@ import click
 from sscd_ops.drivers import remedy_for
 from sscd_ops.errors import ConfigError, SscdOpsError, UsageError
 from sscd_ops.masking import MaskingFormatter, harmless, traceback_of
+from sscd_ops.toml_tables import Wrong, read_duration, read_size
 
 if TYPE_CHECKING:
     from sscd_ops.options import Settings
@@ -22,6 +24,32 @@ if TYPE_CHECKING:
     from sscd_ops.wiring import Wiring
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Measured(click.ParamType[float]):
+    """A number, or text with a unit as the config file takes it."""
+
+    def __init__(
+        self, name: str, number: Callable[[Any], float], read: Callable[[Any, str], float]
+    ) -> None:
+        self.name = name
+        self._number = number
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, in the option's own unit."""
+        with contextlib.suppress(ValueError):  # it has a unit
+            value = self._number(value)
+        try:
+            return self._read(value, "")
+        except Wrong as error:
+            self.fail(error.message, param, ctx)
+
+
+DURATION = _Measured("duration", float, read_duration)
+"""Seconds: ``90``, ``30m``, ``72h``, ``7d``."""
+SIZE = _Measured("size", int, read_size)
+"""Bytes: ``500000``, ``100MB``."""
 
 
 def config_option(command: F) -> F:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sscd_ops.cli.context import (
+    SIZE,
     CommandGroup,
     check_dataset,
     config_option,
@@ -27,7 +28,8 @@ from sscd_ops.errors import UsageError
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from sscd_ops.steps.snapshot_diff import Difference, Named
+    from sscd_ops.catalog.snapshot_changes import DecisionName
+    from sscd_ops.steps.snapshot_diff import Difference
 
 dataset_option = click.option("--dataset", required=True, help="A dataset.")
 snapshot_option = click.option(
@@ -118,7 +120,7 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
     Example: sscd-ops snapshot urls --dataset web --form jpg+txt+json > shards.txt
     """
     from sscd_ops.catalog.audit import snapshot_shards
-    from sscd_ops.steps.snapshots import shard_names
+    from sscd_ops.steps.snapshots import shard_urls
 
     with open_wiring(config) as parts:
         with parts.catalog.begin() as conn:
@@ -130,7 +132,7 @@ def snapshot_urls(config: str | None, dataset: str, number: int | None, which: s
                 f"snapshot {found['snapshot']} of {dataset!r} has no shard of form {which!r};"
                 f" it has: {', '.join(forms) or 'none'}"
             )
-        for url in shard_names(parts, dataset, found["snapshot"], which):
+        for url in shard_urls(parts, dataset, found["snapshot"], which):
             click.echo(url)
 
 
@@ -140,7 +142,7 @@ _DIFFERS = ("change", "turn", "kind", "night", "samples", "why")
 """The columns of a difference that a table on a terminal shows."""
 
 
-def _decision(decision: Named) -> dict[str, Any]:
+def _decision(decision: DecisionName | None) -> dict[str, Any]:
     """A decision in columns, all of them null where there is none."""
     names = ("turn", "decision_id", "kind", "night", "supplement", "snapshot", "actor", "why")
     return {name: getattr(decision, name, None) for name in names}
@@ -430,22 +432,12 @@ def snapshot_verify(config: str | None, dataset: str, number: int | None, repair
     say("every file is there with its sha256, and the counts agree")
 
 
-def _bytes(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    """Bytes, as the config file takes them: ``500000``, ``100MB``."""
-    from sscd_ops.toml_tables import Wrong, read_size
-
-    try:
-        return None if value is None else read_size(int(value) if value.isdigit() else value, "")
-    except Wrong as error:
-        raise click.BadParameter(error.message) from error
-
-
 @snapshot.command("compact")
 @config_option
 @dataset_option
 @click.option(
     "--below",
-    callback=_bytes,
+    type=SIZE,
     metavar="BYTES",
     help="Merge shards of fewer bytes than this, such as 100MB; default: half of"
     " publish.max_bytes.",

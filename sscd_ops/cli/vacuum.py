@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sscd_ops.cli.context import config_option, format_option, guarded, open_wiring
+from sscd_ops.cli.context import DURATION, config_option, format_option, guarded, open_wiring
 from sscd_ops.cli.output import print_rows, say
-from sscd_ops.toml_tables import Wrong, duration
 
 if TYPE_CHECKING:
     from sscd_ops.steps.vacuum import Vacuumed
@@ -17,29 +16,12 @@ _SHOWN = 5
 """Names of others' files that are told."""
 
 
-class Duration(click.ParamType[float]):
-    """Seconds, or a duration as in the config file: ``30m``, ``72h``, ``7d``."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The seconds of what was typed."""
-        try:
-            return float(value)
-        except ValueError:
-            pass
-        try:
-            return duration(value, "")
-        except Wrong as error:
-            self.fail(error.message, param, ctx)
-
-
 @click.command()
 @config_option
 @click.option("--dataset", help="Only this dataset; default: all.")
 @click.option(
     "--grace",
-    type=Duration(),
+    type=DURATION,
     default="72h",
     show_default=True,
     metavar="TIME",

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.descriptor_file import bytes_rows, fixed_bytes
 from sscd_ops.core.exact import group_images
 from sscd_ops.core.leader import Leader
 from sscd_ops.core.manifest import SCHEMA
@@ -281,11 +281,11 @@ def find_images(
             faults[image] = fault
     query = _rows_of(query_ids, digests)
     answers = list(query_faults.values())
-    rows = _rows_of(_keys(query_faults), digests)
+    rows = _rows_of(bytes_rows(query_faults, 32), digests)
     for failure in np.flatnonzero((rows >= 0) & (standing == NEW)):
         standing[failure] = IMAGE_FAULTY
         faults[int(failure)] = answers[rows[failure]]
-    standing[(_rows_of(_keys(plain), digests) >= 0) & (standing == NEW)] = PLAIN
+    standing[(_rows_of(bytes_rows(plain, 32), digests) >= 0) & (standing == NEW)] = PLAIN
     return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
 
 
@@ -298,10 +298,6 @@ def _header_faults(samples: Samples, carrier: NDArray[np.int64]) -> dict[int, tu
         int(image): (FAULTS[code], message or "")
         for image, (code, message) in zip(at, said, strict=True)
     }
-
-
-def _keys(digests: Iterable[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 def _rows_of(keys: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -227,6 +227,11 @@ class Queries:
             self.digest,
             lambda: replace(self.listed, ids=np.concatenate([self.ids, more.ids])),
         )
+
+
+def bytes_rows(values: Iterable[bytes], width: int) -> NDArray[np.uint8]:
+    """Values of so many bytes each, such as digests, as uint8 (n, width)."""
+    return np.frombuffer(b"".join(values), np.uint8).reshape(-1, width)
 
 
 def fixed_bytes(column: pa.ChunkedArray, width: int) -> NDArray[np.uint8]:

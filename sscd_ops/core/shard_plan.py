@@ -23,6 +23,23 @@ LONGEST_EXTENSION = 67
 _MADE = ("txt", "json")
 
 
+def shard_name(dataset: str, maker: str, plan: str, number: int) -> str:
+    """Name of a shard's tar, relative to the root.
+
+    Args:
+        dataset: its name.
+        maker: the night or turn that made it, as published names say it.
+        plan: 8 hex digits.
+        number: of the shard in its folder.
+    """
+    return f"{dataset}/shards/{maker}-{plan}/{number:05d}.tar"
+
+
+def maker_of(name: str) -> str:
+    """The night or turn that made a shard, by the name of its tar."""
+    return name.split("/")[-2].rpartition("-")[0]
+
+
 def published_extensions(extensions: Sequence[str]) -> tuple[str, ...]:
     """The published extension of each member, then those of members made here.
 

@@ -35,12 +35,13 @@ class Merged:
     rows: int
 
 
-def compact(parts: Parts, name: str, below: int) -> list[Merged]:
+def compact(parts: Parts, name: str, below: int, *, actor: str = "cli") -> list[Merged]:
     """Merge segments of fewer than ``below`` rows that follow each other; what was merged.
 
     Each merged segment takes as many as give it ``below`` rows, so it is merged no further. It is
     in force before the next is begun: a process that is killed leaves whole ones, and files that
-    no row names. Files of what was merged stay until `vacuum`.
+    no row names. Files of what was merged stay until `vacuum`. ``actor``: who asked,
+    for the events.
 
     Raises:
         UsageError: there is no such dataset.
@@ -54,7 +55,7 @@ def compact(parts: Parts, name: str, below: int) -> list[Merged]:
     done: list[Merged] = []
     parts.progress.start(f"compact {name}", None)
     while True:
-        merger = _Merger(parts, dataset.dataset_id, name, below)
+        merger = _Merger(parts, dataset.dataset_id, name, below, actor)
         turns.make_generation(parts, merger)
         if merger.merged is None:
             break
@@ -115,11 +116,12 @@ class _Joined:
 class _Merger:
     """Merges the first run of small segments (``turns.GenerationMaker``)."""
 
-    def __init__(self, parts: Parts, dataset_id: int, name: str, below: int) -> None:
+    def __init__(self, parts: Parts, dataset_id: int, name: str, below: int, actor: str) -> None:
         self._parts = parts
         self.dataset_id = dataset_id
         self._name = name
         self._below = below
+        self._actor = actor
         self._before: _Joined | None = None
         self.merged: Merged | None = None
         """What was merged, once it is in force."""
@@ -155,7 +157,7 @@ class _Merger:
             conn,
             self.dataset_id,
             "compacted",
-            actor="cli",
+            actor=self._actor,
             details={"segments": merged, "into": into, "rows": rows, "generation": generation},
         )
         return True

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sscd_ops.catalog import datasets, lookups, segments
 from sscd_ops.catalog.checks import RESTORE
 from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.core.measures import DESCRIPTORS, Measure
 from sscd_ops.core.segment_file import IDS, read_kept, read_roles
 from sscd_ops.model import Finding, Matches, Segment
@@ -143,7 +144,7 @@ def _search(
 def _turns(parts: Parts, dataset: Dataset, pairs: Sequence[_Pair]) -> dict[bytes, int]:
     """Image -> the turn that its verdict is of."""
     images = sorted({image for pair in pairs for image in (pair.one, pair.other)})
-    digests = np.frombuffer(b"".join(images), np.uint8).reshape(-1, 32)
+    digests = bytes_rows(images, 32)
     with parts.catalog.begin() as conn:
         known = lookups.known_images(conn, dataset.dataset_id, digests, dataset.turn)
     return {images[row]: turn for row, turn in zip(known.row, known.turn, strict=True)}

@@ -52,11 +52,14 @@ OF_DESCRIPTORS = frozenset({DESCRIPTORS, "ids", *HASHES})
 """The roles of a segment that its batch's descriptor files follow from, and it from them."""
 
 
+BOTH_DAMAGED = "are both damaged"
+
+
 def both_damaged(segment: Segment, batch_id: int) -> str:
     """Says that of what follows from each other neither is sound."""
     return (
-        f"segment {segment.segment_id} and descriptor files of its batch {batch_id} are both"
-        " damaged; restore one of them from a backup, the other follows from it; both follow from"
+        f"segment {segment.segment_id} and descriptor files of its batch {batch_id} {BOTH_DAMAGED};"
+        " restore one of them from a backup, the other follows from it; both follow from"
         " the batch's sources on the device that embedded it (`sscd-ops index rebuild`)"
     )
 

@@ -113,7 +113,7 @@ def _compact(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
         segments = compacting.would_merge(parts, name, SMALL_SEGMENT)
         shards = compacting_shards.would_merge(parts, name)
     else:
-        merged = compacting.compact(parts, name, SMALL_SEGMENT)
+        merged = compacting.compact(parts, name, SMALL_SEGMENT, actor=actor)
         segments = [each.segments for each in merged]
         shards = compacting_shards.compact(parts, name, actor=actor)
     counts = {
@@ -149,9 +149,8 @@ def _expire(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
 
 
 def _vacuum(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
-    del actor  # nobody decides it: what no row names goes
     grace = configured(parts, name).retention.grace
-    (done,) = vacuum(parts, name, grace=grace, dry_run=dry_run)
+    (done,) = vacuum(parts, name, grace=grace, actor=actor, dry_run=dry_run)
     counts = {
         "condemned": len(done.condemned),
         "removed": len(done.removed),

@@ -7,7 +7,6 @@ batch added is in the first one that follows it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +18,10 @@ from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.errors import BatchNotRunnable, InvariantError
 from sscd_ops.model import StoredFile
 from sscd_ops.steps import turns
-from sscd_ops.steps.parts import Parts, write_bytes
+from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.publish import write_others
 from sscd_ops.steps.rewriting import Replaced, without_slots
-from sscd_ops.steps.snapshots import document, made_by, snapshot_name
+from sscd_ops.steps.snapshots import document, made_by, put_snapshot
 from sscd_ops.steps.turns import Seen
 
 
@@ -123,11 +122,7 @@ class NextSnapshot:
             fingerprint=str(dataset.fingerprint),
             shards=listed,
         )
-        name = snapshot_name(dataset.name, dataset.snapshot + 1, hashlib.sha256(body).hexdigest())
-        # the name says the content: other bytes there are those of a killed try or a bad disk
-        return self._parts.store.put_named(
-            name, lambda stream: write_bytes(stream, body), over=True
-        )
+        return put_snapshot(self._parts.store, dataset.name, dataset.snapshot + 1, body)
 
     def put(self, conn: Connection, seen: Seen, worked: Listing) -> int:
         """Register it, and mark as published what it publishes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sscd_ops.catalog.output_shards import PlannedShard
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.core.decide import Samples
-from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.descriptor_file import bytes_rows, fixed_bytes
 from sscd_ops.core.identities import turn_label
-from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards
+from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards, shard_name
 from sscd_ops.core.stored_rows import StoredRows
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.shard_writing import SourceShards, with_members
@@ -71,13 +71,12 @@ def plan_publish(
         members.digests,
         np.cumsum(counts),
     )
-    folder = f"{work.folder}/shards/{work.label}-{digest}"
     named = []
     start = 0
     for shard in shards:
         count = len(shard.rows)
         slot[shard.rows] = np.arange(start, start + count)
-        name = f"{folder}/{shard.number:05d}.tar"
+        name = shard_name(work.folder, work.label, digest, shard.number)
         named.append(PlannedShard(shard.number, shard.form, count, name, start))
         start += count
     return PublishPlan(digest, named, slot)
@@ -124,23 +123,18 @@ def plan_carried(
         (settings.max_samples, settings.max_bytes),
         work.meta_columns,
         shards,
-        _bytes([sample.placed.sample_id.bytes for sample in samples], 16),
-        _bytes([ref.sha256 for sample in samples for ref in sample.members], 32),
+        bytes_rows([sample.placed.sample_id.bytes for sample in samples], 16),
+        bytes_rows([ref.sha256 for sample in samples for ref in sample.members], 32),
         np.cumsum([len(sample.members) for sample in samples]),
     )
-    folder = f"{work.folder}/shards/{turn_label(turn)}-{digest}"
     answer = CarriedPlan(digest, [], {})
     for shard in shards:
         start = len(answer.slots)
-        name = f"{folder}/{shard.number:05d}.tar"
+        name = shard_name(work.folder, turn_label(turn), digest, shard.number)
         answer.shards.append(PlannedShard(shard.number, shard.form, len(shard.rows), name, start))
         for row in shard.rows.tolist():
             answer.slots[samples[row].placed.sample_id] = len(answer.slots)
     return answer
-
-
-def _bytes(values: Sequence[bytes], width: int) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(values), np.uint8).reshape(-1, width)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from sscd_ops.catalog.bearers import Bearer, bearers, kept_slots, orphans
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import PlacedSample, Slot, Span
 from sscd_ops.core.changes import Carried, Change, change_table
+from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.core.segment_file import write_mask
-from sscd_ops.core.shard_plan import WRITER_VERSION
+from sscd_ops.core.shard_plan import WRITER_VERSION, maker_of, shard_name
 from sscd_ops.errors import CommitConflict, SscdOpsError
 from sscd_ops.model import Batch, DecisionKind, Fault, StoredFile
 from sscd_ops.steps import history
@@ -179,12 +180,12 @@ class Repair:
         verdicts = _Verdicts({e.sample.sample_id.bytes: e.sample for e in kept})
         verdicts.ask(self._there, able)
         index = ChangedIndex(parts, Origin(self.dataset_id, dataset.turn, live))
-        index.clear(_array(verdicts.freed))
+        index.clear(bytes_rows(verdicts.freed, 32))
         with parts.catalog.read() as conn:
             ids = orphans(conn, self.dataset_id, verdicts.freed)
             able |= bearers(conn, self.dataset_id, ids)
         self._decide_anew(work, index, ids, able, verdicts)
-        index.keep(_array([image for image in ids if image in verdicts.carried]))
+        index.keep(bytes_rows([image for image in ids if image in verdicts.carried], 32))
         carriers = [bearer.sample for bearer in verdicts.carried.values()]
         planned = plan_carried(parts, work, dataset.turn + 1, carriers, self._there.sources)
         self.worked = Repaired(
@@ -223,7 +224,7 @@ class Repair:
             asked.ask(self._there, {ids[n]: able[ids[n]] for n in numbers.tolist()})
             return np.array([ids[n] in asked.carried for n in numbers.tolist()], bool)
 
-        anew = decide_anew(self._parts, work, index, _array(ids), can_be_published)
+        anew = decide_anew(self._parts, work, index, bytes_rows(ids, 32), can_be_published)
         for n, image in enumerate(ids):
             if anew.kept[n] or anew.measure[n] < 0:
                 verdicts.ask(self._there, {image: able[image]})
@@ -272,8 +273,7 @@ class Repair:
         answer = []
         for number, shard in sorted(shards.items()):
             left = [slot for slot in slots_of(self._parts, number) if slot not in gone[number]]
-            folder = shard.name.rpartition("/")[0].removesuffix(f"-{shard.plan}")
-            name = f"{folder}-{plan}/{shard.number:05d}.tar"
+            name = shard_name(self._batch.dataset, maker_of(shard.name), plan, shard.number)
             answer.append(Replanned(shard, plan, name, len(left), list(spans_of(left))))
         return answer
 
@@ -373,8 +373,3 @@ class Repair:
             details={"counts": dict(worked.counts)},
             batch_id=self._batch.batch_id,
         )
-
-
-def _array(images: Sequence[bytes]) -> NDArray[np.uint8]:
-    """Digests as uint8 (n, 32)."""
-    return np.frombuffer(b"".join(images), np.uint8).reshape(-1, 32)

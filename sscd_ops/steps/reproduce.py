@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,10 +12,10 @@ from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.model import StoredFile
 from sscd_ops.ports import Store
 from sscd_ops.steps.damage import noting
-from sscd_ops.steps.parts import Parts, write_bytes
+from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.shard_files import Write
 from sscd_ops.steps.shard_writing import SourceShards, samples_of, write_samples
-from sscd_ops.steps.snapshots import check_root, made_from_catalog, snapshot_name
+from sscd_ops.steps.snapshots import check_root, made_from_catalog, put_snapshot
 
 KeptOf = Callable[[Sequence[PlacedSample]], list[PlacedSample]]
 
@@ -115,11 +114,15 @@ def _write(
     files = write_samples(parts, shard, kept, columns, sources.of(kept), put)
     if len(kept) == len(placed):
         done.differs += [
-            f"{file.name} has sha256 {file.sha256}, the catalog says {shard.files[role].sha256}"
+            _differs(file, shard.files[role])
             for role, file in files.items()
             if file.sha256 != shard.files[role].sha256
         ]
     return replace(shard, files=files, samples=len(kept))
+
+
+def _differs(written: StoredFile, named: StoredFile) -> str:
+    return f"{written.name} has sha256 {written.sha256}, the catalog says {named.sha256}"
 
 
 def _write_document(
@@ -130,9 +133,7 @@ def _write_document(
     done: Reproduced,
 ) -> None:
     body = made_from_catalog(dataset, snapshot, listed)
-    sha256 = hashlib.sha256(body).hexdigest()
-    name = snapshot_name(dataset, snapshot.number, sha256)
-    file = other.put_named(name, lambda stream: write_bytes(stream, body), over=True)
+    file = put_snapshot(other, dataset, snapshot.number, body)
     done.url = other.url(file.name)
-    if sha256 != snapshot.file.sha256 and not done.less:
-        done.differs.append(f"{name} has sha256 {sha256}, the catalog says {snapshot.file.sha256}")
+    if file.sha256 != snapshot.file.sha256 and not done.less:
+        done.differs.append(_differs(file, snapshot.file))

@@ -10,17 +10,15 @@ from functools import partial
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sscd_ops.catalog import output_shards, placements
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import Slot, Span
 from sscd_ops.core.identities import turn_label
-from sscd_ops.core.shard_plan import WRITER_VERSION
-from sscd_ops.errors import FileMismatch
+from sscd_ops.core.shard_plan import WRITER_VERSION, shard_name
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
-from sscd_ops.steps.shard_files import describe, put_file
+from sscd_ops.steps.shard_files import describe, listed_rows, put_file, with_offsets
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,6 @@ def without_slots(
         gone = [place for place, slot in enumerate(own) if slot in lost[shard.output_id]]
         digest.update(f"{shard.files['tar'].sha256} {gone}\n".encode())
     plan = digest.hexdigest()[:8]
-    folder = f"{dataset}/shards/{turn_label(turn)}-{plan}"
     answer: list[Replaced] = []
     for shard in affected:
         own, gone_slots = slots[shard.output_id], lost[shard.output_id]
@@ -71,7 +68,7 @@ def without_slots(
         written = None
         if left:
             number = sum(each.shard is not None for each in answer)
-            name = f"{folder}/{number:05d}.tar"
+            name = shard_name(dataset, turn_label(turn), plan, number)
             # several merged ones of a decision may bear one number
             other = replace(
                 shard, plan=plan, number=number, name=name, turn=turn, samples=len(left)
@@ -106,18 +103,12 @@ def _write(
     parts: Parts, shard: OutputShard, other: OutputShard, left: Sequence[int], count: int
 ) -> dict[str, StoredFile]:
     """Copy the samples at some places of a shard, which holds ``count``, into another one."""
-    table = pq.read_table(parts.store.local(shard.files["parquet"]))
-    if len(table) != count:
-        raise FileMismatch(
-            f"{shard.name}: its parquet lists {len(table)} samples, the catalog {count}: run"
-            " `sscd-ops snapshot verify`"
-        )
+    table = listed_rows(shard, parts.store.local(shard.files["parquet"]), count)
     path = parts.store.local(shard.files["tar"])
     table = table.take(pa.array(left, pa.int64()))
     wanted = set(table.column("key").to_pylist())
     moved: dict[int, int] = {}
 
-    # another commit of the same turn may have registered that by now, under another release
     put = partial(put_file, parts)
 
     def write_tar(stream: BinaryIO) -> None:
@@ -131,7 +122,6 @@ def _write(
         sink.close()
 
     tar = put("tar", other.name, write_tar)
-    at = table.column_names.index("offset")
-    offsets = pa.array([moved[offset] for offset in table.column(at).to_pylist()], pa.int64())
-    table = table.set_column(at, "offset", offsets)
+    offsets = [moved[offset] for offset in table.column("offset").to_pylist()]
+    table = with_offsets(table, pa.array(offsets, pa.int64()))
     return {"tar": tar, **describe(put, other, tar, table)}

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -50,6 +51,34 @@ def describe(
     ).encode()
     stats_file = put("stats", f"{stem}_stats.json", lambda stream: write_bytes(stream, stats))
     return {"parquet": parquet, "stats": stats_file}
+
+
+def listed_rows(
+    shard: OutputShard, parquet: Path | pa.BufferReader, count: int | None = None
+) -> pa.Table:
+    """The rows of a written shard's parquet.
+
+    Args:
+        shard: the shard.
+        parquet: that one's content.
+        count: how many samples it is to list; default: those of the shard.
+
+    Raises:
+        FileMismatch: it lists another number of samples.
+    """
+    table = pq.read_table(parquet)
+    count = shard.samples if count is None else count
+    if len(table) != count:
+        raise FileMismatch(
+            f"{shard.name}: its parquet lists {len(table)} samples, the catalog {count}: run"
+            " `sscd-ops snapshot verify`"
+        )
+    return table
+
+
+def with_offsets(table: pa.Table, offsets: pa.Array) -> pa.Table:
+    """Rows of a parquet whose images lie elsewhere in their tar by now."""
+    return table.set_column(table.column_names.index("offset"), "offset", offsets)
 
 
 def put_file(

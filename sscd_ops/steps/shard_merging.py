@@ -10,14 +10,12 @@ from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.core.identities import turn_label
-from sscd_ops.core.shard_plan import WRITER_VERSION
-from sscd_ops.errors import FileMismatch
+from sscd_ops.core.shard_plan import WRITER_VERSION, shard_name
 from sscd_ops.steps.parts import Parts
-from sscd_ops.steps.shard_files import describe, put_file
+from sscd_ops.steps.shard_files import describe, listed_rows, put_file, with_offsets
 
 
 def merged_shard(dataset: str, shards: Sequence[OutputShard]) -> OutputShard:
@@ -40,7 +38,7 @@ def merged_shard(dataset: str, shards: Sequence[OutputShard]) -> OutputShard:
         files={},
         plan=plan,
         number=0,
-        name=f"{dataset}/shards/{turn_label(turn)}-{plan}/00000.tar",
+        name=shard_name(dataset, turn_label(turn), plan, 0),
         turn=turn,
         samples=sum(shard.samples for shard in shards),
     )
@@ -79,9 +77,7 @@ def write_merged(
     tar = put("tar", merged.name, write_tar)
     table = pa.concat_tables(
         [
-            table.set_column(
-                table.column_names.index("offset"), "offset", pc.add(table.column("offset"), by)
-            )
+            with_offsets(table, pc.add(table.column("offset"), by))
             for table, by in zip(tables, moved, strict=True)
         ]
     )
@@ -92,10 +88,4 @@ def write_merged(
 
 def _table(parts: Parts, shard: OutputShard) -> pa.Table:
     data = b"".join(parts.store.pieces(shard.files["parquet"]))
-    table = pq.read_table(pa.BufferReader(data))
-    if len(table) != shard.samples:
-        raise FileMismatch(
-            f"{shard.name}: its parquet lists {len(table)} samples, the catalog {shard.samples}:"
-            " run `sscd-ops snapshot verify`"
-        )
-    return table
+    return listed_rows(shard, pa.BufferReader(data))

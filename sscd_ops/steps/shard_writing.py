@@ -105,7 +105,8 @@ def samples_of(parts: Parts, shard: OutputShard) -> tuple[list[PlacedSample], li
     """
     with parts.catalog.begin() as conn:
         placed = placements.samples_of_output(conn, shard.output_id)
-        columns = dataset_from_json(decisions.config_of(conn, shard.decision_id)).meta_columns
+        (config,) = decisions.configs_of(conn, [shard.decision_id]).values()
+    columns = dataset_from_json(config).meta_columns
     if len(placed) != shard.samples:
         raise FileMismatch(
             f"{shard.name}: the month of its samples was detached, so that it cannot be written"

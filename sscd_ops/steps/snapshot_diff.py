@@ -19,7 +19,6 @@ from sscd_ops.model import SlotSpan
 from sscd_ops.steps.parts import Parts
 
 Change = Literal["added", "removed", "moved"]
-Named = DecisionName | None
 CHANGES: tuple[Change, ...] = ("added", "removed", "moved")
 
 
@@ -33,7 +32,7 @@ class Difference:
     """
 
     change: Change
-    decision: Named
+    decision: DecisionName | None
     samples: int
 
 
@@ -42,7 +41,7 @@ class SampleDifference(NamedTuple):
 
     change: Change
     sample_id: UUID
-    decision: Named
+    decision: DecisionName | None
     from_shard: str | None
     to_shard: str | None
 
@@ -90,7 +89,10 @@ def diff_samples(parts: Parts, dataset: str, first: int, second: int) -> list[Sa
     return sorted(differences, key=_order)
 
 
-def _names(conn: Connection, decisions: set[int | None]) -> Callable[[int | None], Named]:
+def _names(
+    conn: Connection, decisions: set[int | None]
+) -> Callable[[int | None], DecisionName | None]:
+    """What answers a decision's names, None for None."""
     found = snapshot_changes.names_of(conn, [each for each in decisions if each is not None])
     return lambda number: None if number is None else found[number]
 

@@ -14,7 +14,10 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.catalog.snapshots import Label, Snapshot
 from sscd_ops.core.identities import batch_label, turn_label
+from sscd_ops.core.shard_plan import maker_of
 from sscd_ops.errors import CatalogBehind, CatalogUnavailable, FileMismatch, StoreRefused
+from sscd_ops.model import StoredFile
+from sscd_ops.ports import Store
 from sscd_ops.steps.dataset_card import card, card_name, is_ours
 from sscd_ops.steps.parts import Parts, restore, write_bytes
 
@@ -69,16 +72,15 @@ def document(
 def _entry(shard: ListedShard) -> str:
     """A shard as ``json.dumps`` indents it there, which takes ten times as long for many."""
     # as its folder is named: a shard that took the place of others bears a turn of its own
-    maker = shard.name.split("/")[-2].rpartition("-")[0]
     url = "../" + shard.name.partition("/")[2]
     return (
-        f'  {{\n   "batch": {_text(maker)},\n   "filesize": {shard.bytes},\n'
+        f'  {{\n   "batch": {_text(maker_of(shard.name))},\n   "filesize": {shard.bytes},\n'
         f'   "form": {_text(shard.form)},\n   "nsamples": {shard.samples},\n'
         f'   "sha256": {_text(shard.sha256 or "")},\n   "url": {_text(url)}\n  }}'
     )
 
 
-def made_by(made: ListedShard | Snapshot | Label) -> str:
+def made_by(made: Snapshot | Label) -> str:
     """Who made it, in published names: a batch, or another decision."""
     if made.label is None:
         return turn_label(made.decided_turn)
@@ -317,12 +319,19 @@ def _check_mounted(parts: Parts, conn: Connection, newest: Snapshot) -> None:
         )
 
 
+def put_snapshot(store: Store, dataset: str, number: int, body: bytes) -> StoredFile:
+    """Write a snapshot's file below a root."""
+    name = snapshot_name(dataset, number, hashlib.sha256(body).hexdigest())
+    # the name says the content: other bytes there are those of a killed try or a bad disk
+    return store.put_named(name, lambda stream: write_bytes(stream, body), over=True)
+
+
 def snapshot_name(dataset: str, snapshot: int, sha256: str) -> str:
     """Name of a snapshot file, relative to the root."""
     return f"{dataset}/snapshots/{snapshot:06d}-{sha256[:8]}.json"
 
 
-def shard_names(parts: Parts, dataset: str, snapshot: int | None, form: str) -> list[str]:
+def shard_urls(parts: Parts, dataset: str, snapshot: int | None, form: str) -> list[str]:
     """URLs of a snapshot's tars, of one form if given."""
     with parts.catalog.begin() as conn:
         row = datasets.read(conn, dataset)

@@ -27,12 +27,13 @@ from sscd_ops.catalog.database import IDLE_SECONDS
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.errors import CatalogUnavailable, StoreRefused, UsageError
 from sscd_ops.model import ListedFile
+from sscd_ops.options import RetentionOptions
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.snapshots import check_root, latest_name, read_latest
 
 T = TypeVar("T")
 
-GRACE = 72 * 3600.0
+GRACE = RetentionOptions().grace
 """Seconds; the default."""
 
 _DIGEST = "[0-9a-f]{64}"
@@ -81,7 +82,12 @@ class Vacuumed:
 
 
 def vacuum(
-    parts: Parts, dataset: str | None = None, *, grace: float = GRACE, dry_run: bool = False
+    parts: Parts,
+    dataset: str | None = None,
+    *,
+    grace: float = GRACE,
+    actor: str = "cli",
+    dry_run: bool = False,
 ) -> list[Vacuumed]:
     """Remove files of a dataset, or of all, that no row names any more; what was done to each.
 
@@ -91,6 +97,7 @@ def vacuum(
         grace: seconds; a file is condemned when it is so old, and removed so long after that.
             Longer than the longest night, or what nights write and read is taken from under them
             (they fail, and go on when they are run again).
+        actor: who asked, for the event.
         dry_run: change nothing, say what would be.
 
     Raises:
@@ -103,7 +110,7 @@ def vacuum(
         raise UsageError(f"a grace is 0 seconds or more, not {grace:g}")
     with parts.catalog.begin() as conn:
         names = datasets.all_names(conn) if dataset is None else [dataset]
-    return [_of_dataset(parts, name, grace, dry_run=dry_run) for name in names]
+    return [_of_dataset(parts, name, grace, actor, dry_run=dry_run) for name in names]
 
 
 def folder_of(name: str) -> str:
@@ -121,12 +128,12 @@ def by_folder(files: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     return {folder: (count[folder], size[folder]) for folder in _FILES if count[folder]}
 
 
-def _of_dataset(parts: Parts, name: str, grace: float, *, dry_run: bool) -> Vacuumed:
+def _of_dataset(parts: Parts, name: str, grace: float, actor: str, *, dry_run: bool) -> Vacuumed:
     done = Vacuumed(name)
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         check_root(parts, conn, dataset)
-        _check_pointer(parts, conn, dataset)
+        _check_catalog(parts, conn, dataset)
     parts.progress.start(f"vacuum {name}", None)
     # listed before rows are asked: what is written and named in between is in neither, or named
     found = {file.name: file for file in _listed(parts, name, done.others)}
@@ -142,7 +149,7 @@ def _of_dataset(parts: Parts, name: str, grace: float, *, dry_run: bool) -> Vacu
         _condemn(parts, dataset, done.condemned)
         ripe = _try_them(parts, dataset, grace, found, old, done)
         _remove(parts, dataset, ripe, found, done)
-        _record(parts, dataset, grace, done)
+        _record(parts, dataset, grace, actor, done)
     parts.progress.done()
     return done
 
@@ -167,7 +174,7 @@ def _is_old(file: ListedFile, grace: float) -> bool:
     return file.modified is None or file.modified <= time.time() - grace
 
 
-def _check_pointer(parts: Parts, conn: Connection, dataset: Dataset) -> None:
+def _check_catalog(parts: Parts, conn: Connection, dataset: Dataset) -> None:
     """Refuse a root whose newest snapshot another catalog made: its rows name what is there.
 
     Raises:
@@ -289,7 +296,7 @@ def _remove(
         condemned.forget_removed(conn, dataset.dataset_id)
 
 
-def _record(parts: Parts, dataset: Dataset, grace: float, done: Vacuumed) -> None:
+def _record(parts: Parts, dataset: Dataset, grace: float, actor: str, done: Vacuumed) -> None:
     if not (done.condemned or done.removed or done.acquitted):
         return
 
@@ -304,7 +311,7 @@ def _record(parts: Parts, dataset: Dataset, grace: float, done: Vacuumed) -> Non
             conn,
             dataset.dataset_id,
             "vacuumed",
-            actor="cli",
+            actor=actor,
             details={
                 "grace": grace,
                 "condemned": figures(done.condemned),

@@ -26,10 +26,11 @@ from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard, OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core import segment_file
-from sscd_ops.errors import CatalogBehind, SscdOpsError
+from sscd_ops.errors import IS_MISSING, CatalogBehind, SscdOpsError
 from sscd_ops.model import Finding, Segment, StoredFile
 from sscd_ops.steps.copies import find_copies
 from sscd_ops.steps.damage import (
+    BOTH_DAMAGED,
     OF_DESCRIPTORS,
     both_damaged,
     damage,
@@ -40,6 +41,7 @@ from sscd_ops.steps.damage import (
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.snapshots import (
     check_pointer,
+    latest_name,
     made_from_catalog,
     read_latest,
     snapshot_named,
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 _PUBLISHED, _FILES = "I7", "I8"
-_BOTH = " are both damaged"
 
 
 def verify_catalog(
@@ -208,9 +209,8 @@ def _compare_document(
 
 
 def _compare_pointer(parts: Parts, name: str, newest: Snapshot) -> list[Finding]:
-    pointer = f"{name}/snapshots/latest.json"
     wanted = parts.store.local(newest.file).read_bytes()
-    stale = [pointer] if parts.store.read_small(pointer) != wanted else []
+    stale = [latest_name(name)] if read_latest(parts, name) != wanted else []
     return [
         Finding(
             _PUBLISHED,
@@ -225,12 +225,12 @@ def _as_one(parts: Parts, name: str, found: Sequence[Finding]) -> list[Finding]:
     """What is found of files; of a root that was restored from an older copy, in one finding."""
     with parts.catalog.begin() as conn:
         made = snapshots.all_snapshots(conn, datasets.need(conn, name).dataset_id)
-    missing = [each for each in found if each.what.endswith(" is missing")]
+    missing = [each for each in found if each.what.endswith(f" {IS_MISSING}")]
     named = snapshot_named(read_latest(parts, name), made[-1] if made else None)
     lost = [
         each
         for each in made
-        if parts.store.url(each.file.name) + " is missing" in {each.what for each in missing}
+        if f"{parts.store.url(each.file.name)} {IS_MISSING}" in {each.what for each in missing}
     ]
     if not lost or not 0 < named < lost[0].number:
         return list(found)
@@ -241,13 +241,13 @@ def _as_one(parts: Parts, name: str, found: Sequence[Finding]) -> list[Finding]:
             _FILES,
             f"the root is older than the catalog, as where an older copy of it was put back:"
             f" latest.json names snapshot {named}, and {len(missing)} files of {since} (up to turn"
-            f" {last.turn}) are missing, such as {missing[0].what.removesuffix(' is missing')}",
+            f" {last.turn}) are missing, such as {missing[0].what.removesuffix(f' {IS_MISSING}')}",
             f"copy newer files there, or make them anew: `sscd-ops index rebuild --dataset {name}`,"
             f" then `sscd-ops snapshot verify --dataset {name} --repair`; where they say that a"
             " source is gone: go back to a dump of the copy's age (`sscd-ops db restore FILE"
             " --replace`) and run the nights since again",
         ),
-        *(each for each in found if not each.what.endswith((" is missing", _BOTH))),
+        *(each for each in found if not each.what.endswith((f" {IS_MISSING}", f" {BOTH_DAMAGED}"))),
     ]
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from sscd_ops.drivers import told
-from sscd_ops.errors import FileMismatch
+from sscd_ops.errors import IS_MISSING, FileMismatch
 from sscd_ops.model import StoredFile
 
 NO_FILE = "is a folder or a device, not a file (move it away first)"
@@ -86,7 +86,7 @@ class Checked:
                 if time.time() - found.st_ctime > _TICK:
                     self._seen[_state(found)] = sha256
         except (FileNotFoundError, NotADirectoryError):
-            return "is missing"
+            return IS_MISSING
         except OSError as error:
             if error.errno in _BAD_MEDIUM:
                 return f"cannot be read ({error.strerror})"

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from sscd_ops.drivers import asking, told
-from sscd_ops.errors import ConfigError, FileMismatch, StoreUnavailable
+from sscd_ops.errors import IS_MISSING, ConfigError, FileMismatch, StoreUnavailable
 from sscd_ops.model import ListedFile, StoredFile
 from sscd_ops.options import StorageOptions
 from sscd_ops.ports import Store
@@ -345,7 +345,7 @@ class RemoteStore:
                     while piece := stream.read(_PIECE):
                         yield piece
             except FileNotFoundError:
-                raise mismatch(name, self.url(name), "is missing") from None
+                raise mismatch(name, self.url(name), IS_MISSING) from None
 
     def pieces(self, file: StoredFile) -> Iterator[bytes]:
         """The file's bytes in pieces, its sha256 compared behind the last; not its copy's."""
@@ -376,7 +376,7 @@ class RemoteStore:
             try:
                 self._fs.get_file(self._path(file.name), str(path))
             except FileNotFoundError:
-                raise mismatch(file.name, self.url(file.name), "is missing") from None
+                raise mismatch(file.name, self.url(file.name), IS_MISSING) from None
 
     def verify(self, file: StoredFile) -> None:
         """Read the whole file and compare its sha256; not its copy."""

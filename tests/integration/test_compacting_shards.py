@@ -28,7 +28,7 @@ from sscd_ops.steps import (
 from sscd_ops.steps.compacting_shards import Compacted, compact, would_merge
 from sscd_ops.steps.rebuilding import rebuild_snapshots
 from sscd_ops.steps.snapshot_tags import expire
-from sscd_ops.steps.snapshots import shard_names
+from sscd_ops.steps.snapshots import shard_urls
 from sscd_ops.steps.vacuum import vacuum
 from sscd_ops.steps.verify import verify_snapshot
 from sscd_ops.testing import picture
@@ -136,7 +136,7 @@ def test_shards_of_many_nights_become_one_and_old_snapshots_stay(nights: World, 
         )
     before = [listed(nights, number) for number in (1, 2, 3)]
     with nights.parts() as parts:
-        urls = shard_names(parts, DATASET, 3, "")
+        urls = shard_urls(parts, DATASET, 3, "")
         planned = would_merge(parts, DATASET)
     verdicts = nights.ask("SELECT * FROM curation.verdicts ORDER BY sample_id, turn")
 
@@ -152,7 +152,7 @@ def test_shards_of_many_nights_become_one_and_old_snapshots_stay(nights: World, 
     assert keys == keys_of(before[2])
     assert [listed(nights, number) for number in (1, 2, 3)] == before
     with nights.parts() as parts:
-        assert shard_names(parts, DATASET, 3, "") == urls
+        assert shard_urls(parts, DATASET, 3, "") == urls
     assert nights.ask("SELECT * FROM curation.verdicts ORDER BY sample_id, turn") == verdicts
     (event,) = nights.ask("SELECT * FROM curation.events WHERE kind = 'compacted'")
     assert event["details"] == {"snapshot": 4, "shards": 3, "into": 1, "samples": 9}

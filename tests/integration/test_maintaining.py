@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from sscd_ops.cli.context import user
 from sscd_ops.cli.main import main
 from sscd_ops.steps import maintaining
 from sscd_ops.testing import picture
@@ -22,6 +23,7 @@ from tests.integration.world import (
 )
 
 DAYS = tuple(f"2026-11-{day:02d}" for day in range(1, 4))
+DONE = ["compacted", "expired", "vacuumed"]
 RETENTION = "[datasets.web.retention]\nsnapshots = 1\ngrace = 0\n"
 
 
@@ -85,6 +87,8 @@ def test_it_keeps_what_it_should_and_a_second_time_nothing_is_left_to_do(kept: W
     assert "compact: 3 shards into 1\ncompact: snapshot 4 was made" in said.output
     assert "expire: 3 snapshots (retention.snapshots = 1): 1 ... 3" in said.output
     assert "verify: rows and files are as promised" in said.output
+    events = kept.ask("SELECT kind, actor FROM curation.events WHERE kind = ANY(:k)", k=DONE)
+    assert {(row["kind"], row["actor"]) for row in events} == {(kind, user()) for kind in DONE}
     assert kept.ask("SELECT shard_key FROM curation.kept ORDER BY 1") == before
     after = everything(kept)
     again = maintain(kept)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sscd_ops.steps.snapshots import shard_names
+from sscd_ops.steps.snapshots import shard_urls
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.world import DATASET, World, pair
 
@@ -54,7 +54,7 @@ def published(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def urls(world: World, form: str = "") -> list[str]:
     with world.parts() as parts:
-        return shard_names(parts, DATASET, None, form)
+        return shard_urls(parts, DATASET, None, form)
 
 
 def forms(world: World) -> list[str]:

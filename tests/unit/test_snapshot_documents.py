@@ -24,10 +24,7 @@ SHARDS = st.builds(
     samples=st.integers(0),
     bytes=st.integers(0),
     sha256=st.text("0123456789abcdef", min_size=4, max_size=4),
-    turn=st.integers(1, 3),
     decided_turn=st.integers(1, 3),
-    label=st.none() | st.just("2026-11-01"),
-    supplement=st.none() | st.integers(0, 2),
 )
 
 
