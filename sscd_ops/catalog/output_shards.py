@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -213,8 +213,13 @@ def register_output(conn: Connection, output_id: int, files: Mapping[str, Stored
         o=output_id,
         n=files["tar"].name,
     )
+    return is_planned(conn, output_id, files["tar"].name)
+
+
+def is_planned(conn: Connection, output_id: int, name: str) -> bool:
+    """Whether an output shard still has the name, and so the samples, that it was planned with."""
     planned = "SELECT name = :n FROM sscd_ops.output_shards WHERE output_id = :o"
-    return bool(value(conn, planned, o=output_id, n=files["tar"].name))
+    return bool(value(conn, planned, o=output_id, n=name))
 
 
 def files_of_output(conn: Connection, output_id: int) -> Mapping[str, StoredFile]:
@@ -226,7 +231,7 @@ def files_of_output(conn: Connection, output_id: int) -> Mapping[str, StoredFile
 
 _OF_DATASET = " WHERE x.dataset_id = :d AND x.turn IS NOT NULL"
 _IN_ORDER = " ORDER BY x.turn, f.slot, o.output_id"
-"""In turn order, whatever order batches commit in; a shard stands where the one it replaces did."""
+"""In turn order, whatever order batches commit in, by first slots. ``in_order`` says the same."""
 _LISTED = (
     "(SELECT p.output_id, p.slot_from AS slot FROM sscd_ops.placements p WHERE p.position = 0"
     " AND p.snapshot_from <= :s AND (p.snapshot_to IS NULL OR p.snapshot_to > :s)"
@@ -285,6 +290,25 @@ def shards_of_numbers(conn: Connection, output_ids: Sequence[int]) -> dict[int, 
     return {shard.output_id: shard for shard in found}
 
 
+def of_decision(conn: Connection, shard: OutputShard, decision_id: int) -> OutputShard:
+    """A shard as that of another decision, of which its first slot is by now."""
+    (found,) = tuples(
+        conn,
+        "SELECT x.turn, x.batch_id, b.label, b.supplement FROM sscd_ops.decisions x"
+        " LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id WHERE x.decision_id = :x",
+        x=decision_id,
+    )
+    turn, batch_id, label, supplement = found
+    return replace(
+        shard,
+        decision_id=decision_id,
+        decided_turn=turn,
+        batch_id=batch_id,
+        label=label,
+        supplement=supplement,
+    )
+
+
 # ---------------------------------------------------------------- what a snapshot lists
 
 
@@ -292,7 +316,8 @@ class ListedShard(NamedTuple):
     """What a snapshot says of a shard; ``OutputShard`` says the rest.
 
     A tuple with no more than that: a snapshot may list 100,000 of them, every night.
-    ``sha256``, ``bytes``: of the tar, None until it is written.
+    ``sha256``, ``bytes``: of the tar, None until it is written. ``slot``: its first one, which is
+    of its decision.
     """
 
     output_id: int
@@ -307,6 +332,12 @@ class ListedShard(NamedTuple):
     decided_turn: int
     label: str | None
     supplement: int | None
+    slot: int
+
+
+def in_order(shards: Iterable[ListedShard]) -> list[ListedShard]:
+    """Shards as a snapshot lists them: by the turn and number of the first slot of each."""
+    return sorted(shards, key=lambda shard: (shard.decided_turn, shard.slot))
 
 
 def listed_shards(
@@ -317,7 +348,7 @@ def listed_shards(
         conn,
         "SELECT o.output_id, o.decision_id, o.number, o.name, o.form, o.samples,"
         " CAST(o.files #>> '{tar,bytes}' AS bigint) AS bytes, o.files #>> '{tar,sha256}' AS sha256,"
-        " o.turn, x.turn AS decided_turn, b.label, b.supplement"
+        " o.turn, x.turn AS decided_turn, b.label, b.supplement, f.slot"
         f" FROM {_LISTED} JOIN sscd_ops.output_shards o USING (output_id)"
         " JOIN sscd_ops.decisions x USING (decision_id)"
         f" LEFT JOIN sscd_ops.batches b ON b.batch_id = x.batch_id{_OF_DATASET}{_IN_ORDER}",
@@ -328,8 +359,8 @@ def listed_shards(
     return list(starmap(ListedShard, found))
 
 
-def listed(shard: OutputShard) -> ListedShard:
-    """What a snapshot says of a written shard."""
+def listed(shard: OutputShard, slot: int = 0) -> ListedShard:
+    """What a snapshot says of a written shard; ``slot``: its first, where it is put in order."""
     tar = shard.files["tar"]
     return ListedShard(
         shard.output_id,
@@ -344,4 +375,5 @@ def listed(shard: OutputShard) -> ListedShard:
         shard.decided_turn,
         shard.label,
         shard.supplement,
+        slot,
     )

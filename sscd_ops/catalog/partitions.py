@@ -80,7 +80,7 @@ def detach_month(catalog: Catalog, month: date) -> list[str]:
 
     Raises:
         UsageError: the month is not over for two days yet, or has batches that are undecided or
-            unpublished, which still need its rows.
+            unpublished, or samples that a later decision is to publish yet: they need its rows.
     """
     first = month.replace(day=1)
     if datetime.now(UTC).date() < _after(first) + _REST:
@@ -130,6 +130,24 @@ def _check_done(conn: Connection, first: date) -> None:
             f"{first:%Y-%m} cannot be detached: batches {named} still need its rows: publish or"
             " abandon them first"
         )
+    pending = conn.execute(_TO_PUBLISH, {"m": first}).all()
+    if pending:
+        named = ", ".join(f"turn {turn} ({kind})" for turn, kind in pending[:5])
+        raise UsageError(
+            f"{first:%Y-%m} cannot be detached: {named} still publishes samples of it: `sscd-ops"
+            " batch repair` of its night, or the next night, once their sources can be read"
+        )
+
+
+_TO_PUBLISH = text(
+    "SELECT DISTINCT x.turn, x.kind FROM sscd_ops.decisions x JOIN sscd_ops.changes c"
+    " ON c.decision_id = x.decision_id AND c.slot_decision = x.decision_id"
+    " JOIN sscd_ops.decisions d ON d.decision_id = c.carrier_decision AND d.month = :m"
+    " JOIN sscd_ops.placements p ON p.decision_id = x.decision_id AND p.slot_from <= c.slot"
+    " AND p.slot_to > c.slot AND p.snapshot_from IS NULL AND p.snapshot_to IS NULL"
+    " WHERE x.batch_id IS NULL AND x.turn IS NOT NULL AND x.published_at IS NULL ORDER BY x.turn"
+)
+"""What is kept by decisions without a batch, of samples of a month, and published by none yet."""
 
 
 def _exists(conn: Connection, name: str) -> bool:

@@ -6,6 +6,7 @@ bytes; no verdict changes and no turn is taken. Older snapshots list the shards 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from sscd_ops.steps.rewriting import Replaced
 from sscd_ops.steps.shard_merging import merged_shard, write_merged
 from sscd_ops.steps.snapshots import check_root, repair_latest
 from sscd_ops.steps.turns import Seen
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,15 @@ class _Compaction(NextSnapshot):
             shards = _shards(self._parts, group, anew)
             target = merged_shard(name, shards)
             if target.name not in self._written:
-                self._written[target.name] = write_merged(self._parts, shards, target)
+                written = write_merged(self._parts, shards, target)
+                if written is None:
+                    log.warning(
+                        "shards with different columns are not merged: %s ... %s",
+                        shards[0].name,
+                        shards[-1].name,
+                    )
+                    continue
+                self._written[target.name] = written
                 self._parts.progress.advance()
             ids = [shard.output_id for shard in shards]
             spans = [span for each in ids for span in self._spans(each, anew)]

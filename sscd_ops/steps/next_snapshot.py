@@ -165,13 +165,16 @@ class NextSnapshot:
 
 
 def _with(listed: Sequence[ListedShard], replaced: Sequence[Replaced]) -> list[ListedShard]:
-    """A list in which shards stand where the first of those did that they take the place of."""
+    """A list with shards in place of those that they replace, in the order of the catalog's."""
     instead: dict[int, ListedShard | None] = {}
     for each in replaced:
         first, *further = each.output_ids
-        instead[first] = None if each.shard is None else output_shards.listed(each.shard)
+        instead[first] = None
+        if each.shard is not None:
+            instead[first] = output_shards.listed(each.shard, each.slots[0][1])
         instead |= dict.fromkeys(further)
-    return [shard for each in listed if (shard := instead.get(each.output_id, each)) is not None]
+    left = (instead.get(each.output_id, each) for each in listed)
+    return output_shards.in_order(shard for shard in left if shard is not None)
 
 
 def publish_others(parts: Parts, dataset_id: int) -> None:

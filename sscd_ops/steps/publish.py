@@ -79,10 +79,18 @@ def is_unwritten(shard: OutputShard) -> bool:
 
 def _write(parts: Parts, shard: OutputShard, sources: SourceShards) -> int:
     """Write a planned shard and name its files; the bytes of its tar."""
-    files = write_shard(parts, shard, sources)
+    conflict = CommitConflict(f"{shard.name} was planned anew meanwhile: write it again")
+    try:
+        files = write_shard(parts, shard, sources)
+    except (SourceChanged, FileMismatch) as error:
+        # what a repair took out of it is no fault of what is left
+        with parts.catalog.begin() as conn:
+            if output_shards.is_planned(conn, shard.output_id, shard.name):
+                raise
+        raise conflict from error
     with parts.catalog.begin() as conn:
         if not output_shards.register_output(conn, shard.output_id, files):
-            raise CommitConflict(f"{shard.name} was planned anew meanwhile: write it again")
+            raise conflict
     return files["tar"].bytes
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sscd_ops.catalog import placements
+from sscd_ops.catalog import output_shards, placements
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import Slot, Span
 from sscd_ops.core.identities import turn_label
@@ -72,7 +72,13 @@ def without_slots(
         if left:
             number = sum(each.shard is not None for each in answer)
             name = f"{folder}/{number:05d}.tar"
-            other = replace(shard, plan=plan, name=name, turn=turn, samples=len(left))
+            # several merged ones of a decision may bear one number
+            other = replace(
+                shard, plan=plan, number=number, name=name, turn=turn, samples=len(left)
+            )
+            if own[left[0]][0] != shard.decision_id:
+                with parts.catalog.begin() as conn:
+                    other = output_shards.of_decision(conn, other, own[left[0]][0])
             written = replace(other, files=_write(parts, shard, other, left, len(own)))
         spans = list(spans_of([own[place] for place in left]))
         answer.append(Replaced([shard.output_id], written, spans))

@@ -46,7 +46,9 @@ def merged_shard(dataset: str, shards: Sequence[OutputShard]) -> OutputShard:
     )
 
 
-def write_merged(parts: Parts, shards: Sequence[OutputShard], merged: OutputShard) -> OutputShard:
+def write_merged(
+    parts: Parts, shards: Sequence[OutputShard], merged: OutputShard
+) -> OutputShard | None:
     """Write the shard that some become: tar bodies copied whole, parquet rows with their offsets.
 
     Args:
@@ -54,16 +56,15 @@ def write_merged(parts: Parts, shards: Sequence[OutputShard], merged: OutputShar
         shards: as in ``merged_shard``.
         merged: its answer.
 
+    Returns:
+        None where their parquets have different columns: releases that differ wrote them.
+
     Raises:
         FileMismatch: a shard is lost or damaged, or its parquet lists another number of samples.
     """
     tables = [_table(parts, shard) for shard in shards]
-    for shard, table in zip(shards, tables, strict=True):
-        if table.schema != tables[0].schema:
-            raise FileMismatch(
-                f"{shard.name}: its parquet has other columns than that of {shards[0].name}, so"
-                " another release wrote one of them: they cannot be merged"
-            )
+    if any(table.schema != tables[0].schema for table in tables):
+        return None
     moved: list[int] = []
     put = partial(put_file, parts)
 

@@ -17,7 +17,14 @@ from click.testing import CliRunner, Result
 from sscd_ops.cli.main import main
 from sscd_ops.errors import FileMismatch, FileRemoved, UsageError
 from sscd_ops.options import StorageOptions
-from sscd_ops.steps import commit, compacting_shards, next_snapshot, publish, resolve
+from sscd_ops.steps import (
+    commit,
+    compacting_shards,
+    next_snapshot,
+    publish,
+    resolve,
+    shard_writing,
+)
 from sscd_ops.steps.compacting_shards import Compacted, compact, would_merge
 from sscd_ops.steps.rebuilding import rebuild_snapshots
 from sscd_ops.steps.snapshot_tags import expire
@@ -207,6 +214,22 @@ def test_shards_of_other_forms_and_columns_are_left_apart(world: World) -> None:
     ]
     assert sorted(len(keys) for _, _, keys in listed(world, 5)) == [1, 4, 4]
     assert compacted(world).merges == []
+
+
+def test_shards_that_another_release_wrote_with_other_columns_stay_apart(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(3)))
+    world.put(DAYS[1], "a.tar", clouds(range(3, 6)))
+    fewer = tuple(name for name in shard_writing.PUBLISHED_COLUMNS if name != "height")
+    with monkeypatch.context() as older:
+        older.setattr(shard_writing, "PUBLISHED_COLUMNS", fewer)
+        world.night(DAYS[0])
+    world.night(DAYS[1])
+
+    assert compacted(world).snapshot is None
+    assert "different columns are not merged" in caplog.text
+    assert_catalog_and_files_agree(world)
 
 
 def test_what_is_small_and_what_fits_are_settings_of_now(nights: World) -> None:

@@ -32,7 +32,7 @@ LEFT JOIN sscd_ops.attempts a ON a.attempt_id = b.attempt_id
 LEFT JOIN LATERAL (
     SELECT count(*) AS shards,
         coalesce(sum((p.files -> 'tar' ->> 'bytes')::bigint), 0)::bigint AS published_bytes
-    FROM sscd_ops.output_shards p WHERE p.decision_id = b.decision_id AND p.turn = x.turn
+    FROM sscd_ops.output_shards p WHERE p.decision_id = b.decision_id AND NOT p.replaces
 ) o ON b.decision_id IS NOT NULL
 WHERE NOT b.dry_run;
 
