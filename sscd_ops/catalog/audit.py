@@ -31,7 +31,9 @@ AUDITS: dict[str, tuple[str, ...]] = {
     "quarantined": (
         "dataset", "batch_id", "source_shard", "key", "reason", "message", "sample_id",
     ),
-    "events": ("event_id", "at", "dataset", "turn", "kind", "actor", "why", "batch_id"),
+    "events": (
+        "event_id", "at", "dataset", "turn", "kind", "actor", "why", "batch_id", "details",
+    ),
 }  # fmt: skip
 """View -> the columns that a table on a terminal shows of it."""
 

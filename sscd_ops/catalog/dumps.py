@@ -204,7 +204,7 @@ class _Programs:
         with self.start(program, *arguments) as process:
             out, said = process.communicate()
         if process.returncode:
-            raise CatalogUnavailable(f"{program}: {_last_line(said)}")
+            raise CatalogUnavailable(f"{program}: {_last_line(said).removeprefix(f'{program}: ')}")
         return out.decode(errors="replace")
 
 

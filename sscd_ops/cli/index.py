@@ -91,8 +91,9 @@ def index_rebuild(config: str | None, dataset: str) -> None:
     metavar="ROWS",
     help="Merge segments of fewer rows than this, to about so many.",
 )
+@click.option("--dry-run", is_flag=True, help="Only print what would be merged.")
 @guarded
-def index_compact(config: str | None, dataset: str, below: int) -> None:
+def index_compact(config: str | None, dataset: str, below: int, dry_run: bool) -> None:
     """Merge the segments of small nights: later ones open fewer files, with equal answers.
 
     Those that follow each other in turn order are merged; no verdict changes. Run it between
@@ -101,9 +102,15 @@ def index_compact(config: str | None, dataset: str, below: int) -> None:
 
     Example: sscd-ops index compact --config curation.toml --dataset web
     """
-    from sscd_ops.steps.compacting import compact
+    from sscd_ops.steps.compacting import compact, would_merge
 
     with open_wiring(config, progress=True) as parts:
+        if dry_run:
+            runs = would_merge(parts, dataset, below)
+            for run in runs:
+                print_line(f"{len(run)} segments ({run[0]} ... {run[-1]}) into one")
+            say(f"{len(runs)} to write; nothing was done" if runs else "nothing to merge")
+            return
         done = compact(parts, dataset, below)
     for merged in done:
         print_line(

@@ -27,8 +27,10 @@ def maintain(config: str | None, dataset: str, dry_run: bool) -> None:
     Example: sscd-ops maintain --config curation.toml --dataset web --dry-run
     """
     from sscd_ops.steps import maintaining
+    from sscd_ops.steps.parts import configured
 
     with open_wiring(config, progress=True) as parts:
+        configured(parts, dataset)  # a mistyped one is told before anything else
         say("would be done now:")
         for task in maintaining.TASKS:
             for line in maintaining.run(parts, dataset, task, dry_run=True).lines:
@@ -38,7 +40,7 @@ def maintain(config: str | None, dataset: str, dry_run: bool) -> None:
         bad = False
         for done in maintaining.maintain(parts, dataset, actor=user()):
             if isinstance(done, maintaining.NotDone):
-                lines, failed = [f"FAILED: {done.why}"], True
+                lines, failed = [*done.lines, f"FAILED: {done.why}"], True
             else:
                 lines, failed = [*done.lines, *done.found], bool(done.found)
             for line in lines:

@@ -45,7 +45,9 @@ def vacuum(config: str | None, dataset: str | None, grace: float, dry_run: bool,
 
     with open_wiring(config, progress=True) as parts:
         done = steps.vacuum(parts, dataset, grace=grace, dry_run=dry_run)
-    print_rows([row for each in done for row in (_files if dry_run else _folders)(each)], form)
+    rows = [row for each in done for row in (_files if dry_run else _folders)(each)]
+    if rows or form != "table":
+        print_rows(rows, form)
     for each in done:
         _tell(each, dry_run=dry_run)
 

@@ -6,7 +6,7 @@ may hold the same samples still.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -41,10 +41,14 @@ class Maintained:
 
 @dataclass(frozen=True)
 class NotDone:
-    """A task that failed, or that was not begun for one before it that did."""
+    """A task that failed, or that was not begun for one before it that did.
+
+    ``lines``: what it did before that, for people.
+    """
 
     task: Task
     why: str
+    lines: Sequence[str] = ()
 
 
 def maintain(parts: Parts, name: str, *, actor: str) -> Iterator[Maintained | NotDone]:
@@ -58,7 +62,7 @@ def maintain(parts: Parts, name: str, *, actor: str) -> Iterator[Maintained | No
             yield run(parts, name, task, actor=actor)
         except SscdOpsError as error:
             failed = failed or task
-            yield NotDone(task, str(error))
+            yield NotDone(task, str(error), getattr(error, "__notes__", []))
 
 
 def run(
@@ -115,7 +119,12 @@ def _compact(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
     else:
         merged = compacting.compact(parts, name, SMALL_SEGMENT, actor=actor)
         segments = [each.segments for each in merged]
-        shards = compacting_shards.compact(parts, name, actor=actor)
+        try:
+            shards = compacting_shards.compact(parts, name, actor=actor)
+        except SscdOpsError as error:
+            if merged:
+                error.add_note(_into(segments, "segments of the index"))
+            raise
     counts = {
         "segments": sum(map(len, segments)),
         "into_segments": len(segments),
@@ -123,13 +132,20 @@ def _compact(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
         "into_shards": len(shards.merges),
     }
     into = [
-        f"{counts[what]} {said} into {counts[f'into_{what}']}"
-        for what, said in (("segments", "segments of the index"), ("shards", "shards"))
-        if counts[what]
+        _into(groups, said)
+        for groups, said in (
+            (segments, "segments of the index"),
+            ([merge.shards for merge in shards.merges], "shards"),
+        )
+        if groups
     ]
     made = [] if shards.snapshot is None else [f"snapshot {shards.snapshot} was made"]
     lines = [*into, *made] or ["nothing to merge"]
     return Maintained("compact", counts, lines, [])
+
+
+def _into(groups: Sequence[Sequence[Any]], what: str) -> str:
+    return f"{sum(map(len, groups))} {what} into {len(groups)}"
 
 
 def _expire(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
@@ -170,7 +186,7 @@ def _verify(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
     if dry_run:
         return Maintained("verify", {}, ["all rows and files, at the end"], [])
     found = [str(finding) for finding in verify_catalog(parts, name)]
-    said = f"{len(found)} findings" if found else "rows and files are as promised"
+    said = f"findings: {len(found)}" if found else "rows and files are as promised"
     return Maintained("verify", {"findings": len(found)}, [said], found)
 
 

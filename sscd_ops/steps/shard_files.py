@@ -92,10 +92,24 @@ def put_file(
 
     Save over a parquet of the same rows, which is taken. ``registered`` answers the files that
     another process registered meanwhile, if any: its bytes count, not ours.
+
+    Raises:
+        FileMismatch: ``write`` read a file that is lost or damaged; nothing is written over.
     """
+    unread: list[FileMismatch] = []
+
+    def filled(stream: BinaryIO) -> None:
+        try:
+            write(stream)
+        except FileMismatch as error:
+            unread.append(error)
+            raise
+
     try:
-        return parts.store.put_named(name, write)
+        return parts.store.put_named(name, filled)
     except FileMismatch:
+        if unread:
+            raise
         files = registered()
     if files:
         return files[role]

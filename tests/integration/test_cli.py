@@ -528,9 +528,10 @@ def test_vacuum_lists_before_it_acts_and_says_what_it_did(fresh: Site) -> None:
     }
     assert not left.exists()
     assert sum(row["removed"] for row in gone) == len(listed.stdout.splitlines()) - 1
-    assert "nothing there" in again.stderr
+    assert "0 files (0 bytes) condemned, 0 files (0 bytes) removed" in again.stderr
     (event,) = [row for row in fresh.json("audit", "events") if row["kind"] == "vacuumed"]
     assert event["details"]["removed"]["manifests"] == {"files": 1, "bytes": 4}
+    assert '"grace": 0' in fresh("audit", "events").stdout, "a table says what was done, too"
     for wrong in ("-1", "2w", "nan"):
         assert "grace" in fresh("vacuum", "--grace", wrong, exit_code=2).stderr
 

@@ -367,7 +367,9 @@ def test_a_damaged_merged_shard_follows_from_the_sources(world: World) -> None:
 
 
 @pytest.mark.parametrize("role", sweep(["tar", "parquet"], ["tar"]))
-def test_a_damaged_shard_is_not_merged_and_its_remedy_works(nights: World, role: str) -> None:
+def test_a_damaged_shard_is_not_merged_and_its_remedy_works(
+    nights: World, role: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (path,) = (nights.base / "root" / DATASET / "shards").glob(f"{DAYS[1]}-*/*.{role}")
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -377,6 +379,7 @@ def test_a_damaged_shard_is_not_merged_and_its_remedy_works(nights: World, role:
         compacted(nights)
 
     assert nights.published() == there
+    assert "wrote over" not in caplog.text, "there was nothing to write over"
     with nights.parts() as parts:
         assert rebuild_snapshots(parts, DATASET)[1] == []
     assert compacted(nights).snapshot == 4

@@ -45,7 +45,10 @@ def kept(world: World) -> World:
 
 def maintain(world: World, *options: str) -> Result:
     """The command, as it is typed."""
-    words = ["maintain", "--dataset", DATASET, *options]
+    return command(world, "maintain", "--dataset", DATASET, *options)
+
+
+def command(world: World, *words: str) -> Result:
     config = str(world.base / "curation.toml")
     env = {"SSCD_OPS_CONFIG": config, "SSCD_OPS_DATABASE_URL": world.url}
     return CliRunner().invoke(main, words, env=env)
@@ -78,6 +81,21 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(kept: World) -> N
     assert everything(kept) == before
 
 
+def test_merging_segments_and_vacuum_say_what_they_would_do(kept: World) -> None:
+    there = everything(kept)
+    compact = ["index", "compact", "--dataset", DATASET]
+
+    said = command(kept, *compact, "--dry-run")
+
+    assert (said.exit_code, everything(kept)) == (0, there)
+    assert said.output == "3 segments (1 ... 3) into one\n1 to write; nothing was done\n"
+    assert command(kept, *compact).exit_code == 0
+    assert command(kept, *compact, "--dry-run").output == "nothing to merge\n"
+    assert command(kept, "vacuum").output == (
+        "web: 0 files (0 bytes) condemned, 0 files (0 bytes) removed\n"
+    )
+
+
 def test_it_keeps_what_it_should_and_a_second_time_nothing_is_left_to_do(kept: World) -> None:
     before = kept.ask("SELECT shard_key FROM curation.kept ORDER BY 1")
 
@@ -108,7 +126,8 @@ def test_where_compaction_fails_nothing_is_removed_and_what_is_wrong_is_said(kep
     said = maintain(kept)
 
     assert said.exit_code == 1
-    assert "compact: FAILED" in said.output
+    assert "compact: 3 segments of the index into 1\ncompact: FAILED" in said.output
+    assert "findings: 1\n" in said.output
     for task in maintaining.REMOVING:
         assert (
             f"{task}: FAILED: not begun, because compact failed: nothing is removed" in said.output
@@ -117,6 +136,15 @@ def test_where_compaction_fails_nothing_is_removed_and_what_is_wrong_is_said(kep
     assert not kept.ask("SELECT 1 FROM curation.snapshots WHERE expired_at IS NOT NULL")
     shard.write_bytes(sound)
     assert maintain(kept).exit_code == 0
+
+
+def test_a_dataset_that_the_configuration_lacks_is_told_before_anything_else(kept: World) -> None:
+    for options in ([], ["--dry-run"]):
+        said = maintain(kept, *options, "--dataset", "webb")
+
+        assert said.exit_code == 2
+        assert "it has: web" in said.output
+        assert "would be done" not in said.output
 
 
 def test_a_root_that_is_not_mounted_is_told_and_nothing_is_done(
