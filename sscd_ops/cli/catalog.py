@@ -35,10 +35,11 @@ def catalog_verify(
 
     Example: sscd-ops catalog verify --config curation.toml --dataset web
     """
-    from sscd_ops.steps.verify import verify_catalog
+    from sscd_ops.steps.verify import unpublished, verify_catalog
 
     with open_wiring(config, progress=True) as parts:
         found = verify_catalog(parts, dataset, copies=copies, only_rows=rows_only)
+        waiting = unpublished(parts, dataset)
     if form == "table":
         for finding in found:
             print_line(f"{finding.promise}: {finding.what}")
@@ -46,6 +47,8 @@ def catalog_verify(
     else:
         columns = ("promise", "what", "remedy")
         print_rows([vars(finding) for finding in found], form, columns)
+    for said in waiting:
+        say(said)
     if found:
         sys.exit(1)
     say("rows and files are as promised" if not rows_only else "rows are as promised")

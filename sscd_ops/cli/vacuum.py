@@ -22,15 +22,16 @@ _SHOWN = 5
 @click.option(
     "--grace",
     type=DURATION,
-    default="72h",
-    show_default=True,
     metavar="TIME",
-    help="So old a file must be to be condemned, and so long condemned to be removed.",
+    help="So old a file must be to be condemned, and so long condemned to be removed; default:"
+    " the dataset's retention.grace, which is 72h unless set.",
 )
 @click.option("--dry-run", is_flag=True, help="List what would go, change nothing.")
 @format_option
 @guarded
-def vacuum(config: str | None, dataset: str | None, grace: float, dry_run: bool, form: str) -> None:
+def vacuum(
+    config: str | None, dataset: str | None, grace: float | None, dry_run: bool, form: str
+) -> None:
     """Remove files below the storage root that no row names any more.
 
     Those of killed tries, abandoned attempts and dry runs, of segments that were merged and masks

@@ -17,7 +17,7 @@ from sscd_ops.steps import compacting, compacting_shards
 from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.vacuum import vacuum
-from sscd_ops.steps.verify import verify_catalog
+from sscd_ops.steps.verify import unpublished, verify_catalog
 
 Task = Literal["compact", "expire", "vacuum", "verify"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -165,8 +165,7 @@ def _expire(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
 
 
 def _vacuum(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
-    grace = configured(parts, name).retention.grace
-    (done,) = vacuum(parts, name, grace=grace, actor=actor, dry_run=dry_run)
+    (done,) = vacuum(parts, name, actor=actor, dry_run=dry_run)
     counts = {
         "condemned": len(done.condemned),
         "removed": len(done.removed),
@@ -187,7 +186,7 @@ def _verify(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
         return Maintained("verify", {}, ["all rows and files, at the end"], [])
     found = [str(finding) for finding in verify_catalog(parts, name)]
     said = f"findings: {len(found)}" if found else "rows and files are as promised"
-    return Maintained("verify", {"findings": len(found)}, [said], found)
+    return Maintained("verify", {"findings": len(found)}, [said, *unpublished(parts, name)], found)
 
 
 _TASKS: dict[Task, Callable[[Parts, str, str, bool], Maintained]] = {

@@ -85,7 +85,7 @@ def vacuum(
     parts: Parts,
     dataset: str | None = None,
     *,
-    grace: float = GRACE,
+    grace: float | None = None,
     actor: str = "cli",
     dry_run: bool = False,
 ) -> list[Vacuumed]:
@@ -96,7 +96,8 @@ def vacuum(
         dataset: its name.
         grace: seconds; a file is condemned when it is so old, and removed so long after that.
             Longer than the longest night, or what nights write and read is taken from under them
-            (they fail, and go on when they are run again).
+            (they fail, and go on when they are run again). None: each dataset's own
+            ``retention.grace``; ``GRACE`` of one that the configuration does not have.
         actor: who asked, for the event.
         dry_run: change nothing, say what would be.
 
@@ -106,11 +107,15 @@ def vacuum(
         CatalogBehind: the root is newer than the catalog, which was restored from an older dump.
         CatalogUnavailable: a transaction that names files does not end.
     """
-    if not grace >= 0:
+    if grace is not None and not grace >= 0:
         raise UsageError(f"a grace is 0 seconds or more, not {grace:g}")
     with parts.catalog.begin() as conn:
         names = datasets.all_names(conn) if dataset is None else [dataset]
-    return [_of_dataset(parts, name, grace, actor, dry_run=dry_run) for name in names]
+    own = {name: options.retention.grace for name, options in parts.settings.datasets.items()}
+    graces = {name: own.get(name, GRACE) if grace is None else grace for name in names}
+    return [
+        _of_dataset(parts, name, given, actor, dry_run=dry_run) for name, given in graces.items()
+    ]
 
 
 def folder_of(name: str) -> str:

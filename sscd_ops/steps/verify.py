@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog import (
+    batches,
     checks,
     datasets,
+    decisions,
     named_files,
     output_shards,
     placements,
@@ -27,7 +29,7 @@ from sscd_ops.catalog.output_shards import ListedShard, OutputShard
 from sscd_ops.catalog.snapshots import Snapshot
 from sscd_ops.core import segment_file
 from sscd_ops.errors import IS_MISSING, CatalogBehind, SscdOpsError
-from sscd_ops.model import Finding, Segment, StoredFile
+from sscd_ops.model import BatchState, Finding, Segment, StoredFile
 from sscd_ops.steps.copies import find_copies
 from sscd_ops.steps.damage import (
     BOTH_DAMAGED,
@@ -76,6 +78,25 @@ def verify_catalog(
     if copies:
         found += find_copies(parts, name)
     return list(dict.fromkeys(found))
+
+
+def unpublished(parts: Parts, name: str) -> list[str]:
+    """What no snapshot has for want of a source, each with what to do: no promise is broken yet."""
+    with parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, name)
+        stuck = batches.batches_in_state(conn, dataset.dataset_id, BatchState.UNPUBLISHABLE)
+        pending = decisions.pending_others(conn, dataset.dataset_id, dataset.turn)
+    said = [
+        f"batch {batch.batch_id} ({batch.name}) is unpublishable, and in no snapshot:"
+        f" `sscd-ops batch show {batch.batch_id}` says what is gone and what to do"
+        for batch in stuck
+    ]
+    return said + [
+        f"turn {decision.turn} ({decision.kind}) is in no snapshot yet: the next one publishes it;"
+        " if its source is gone, the night's log says which, and `sscd-ops batch repair` of its"
+        " night decides what becomes of it"
+        for decision in pending
+    ]
 
 
 # ---------------------------------------------------------------- snapshots

@@ -16,7 +16,7 @@ from sscd_ops.errors import BatchNotRunnable, CommitConflict, SourceChanged
 from sscd_ops.steps import publish, repair, repair_turn, resolve
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.repair import RepairReport
-from sscd_ops.steps.verify import verify_catalog
+from sscd_ops.steps.verify import unpublished, verify_catalog
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed, die_at
@@ -479,6 +479,10 @@ def test_a_file_that_comes_back_while_it_is_worked_out_is_published_whole(
 
 def test_nothing_is_lost_once_the_file_is_back(world: World) -> None:
     batch_id = lost_between(world)
+    with world.parts() as parts:
+        (said,) = unpublished(parts, DATASET)
+        assert "batch 2 (2026-11-02) is unpublishable" in said
+        assert verify_catalog(parts, DATASET) == []
     before = world.verdicts()
     put_back(world)
 

@@ -105,7 +105,6 @@ def test_a_plain_picture_that_was_lost_is_kept_when_it_is_delivered_again(world:
     assert_what_holds(world)
 
 
-@pytest.mark.xfail(reason="an empty mount point looks like files that are gone", strict=True)
 def test_nothing_is_lost_where_the_disk_of_the_sources_is_not_there(world: World) -> None:
     world.put(DAYS[0], "a.tar", clouds(range(4)))
     world.put(DAYS[1], "a.tar", clouds(range(10, 14)))

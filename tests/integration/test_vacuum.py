@@ -705,6 +705,15 @@ def test_the_root_of_another_catalog_is_refused(world: World, other_world: World
     assert_promises(other_world)
 
 
+def test_the_grace_is_the_dataset_s_own_unless_one_is_given(used: World) -> None:
+    used.change(retention={"grace": 0.0})
+    with used.parts() as parts:
+        (own,) = vacuum(parts, dry_run=True)
+        (given,) = vacuum(parts, grace=3600, dry_run=True)
+    assert own.condemned
+    assert not given.condemned
+
+
 def test_a_grace_below_zero_and_an_unknown_dataset_are_refused(world: World) -> None:
     with world.parts() as parts:
         for grace in (-1.0, float("nan")):
