@@ -16,6 +16,7 @@ from sscd_ops.model import Runner, StoredFile
 from sscd_ops.steps import embed, ingest, manage, match, plan, resolve, searching, survey
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.rebuilding import rebuild_index
+from sscd_ops.steps.snapshots import set_back_latest
 from sscd_ops.testing import picture, plant
 from sscd_ops.wiring import Wiring
 from tests.integration.orders import lead_by
@@ -194,6 +195,7 @@ def test_a_search_of_a_segment_that_a_fail_over_forgot_is_not_taken_for_one_of_i
         monkeypatch.setattr(searching.Searcher, "_record", real)
         standby.take_over()
         with world.parts() as other:
+            set_back_latest(other, DATASET)  # a person goes on with what is left
             world.from_resolve(other, later[2])
         return real(*given)
 

@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from sscd_ops.catalog import output_shards
 from sscd_ops.catalog.output_shards import PlannedShard
+from sscd_ops.catalog.partitions import ensure_month
 from sscd_ops.catalog.sql import run, value
 from sscd_ops.model import StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS
@@ -128,6 +129,7 @@ def test_a_year_of_small_nights(world: World, many: int, most: int) -> None:
     made: dict[int, list[tuple[str, str, int]]] = {1: list(shards_of(world, 1))}
     compactions: list[tuple[int, int]] = []
     with world.parts() as parts:
+        ensure_month(parts.catalog, MONTH, "samples")
         with parts.catalog.begin() as conn:
             dataset_id = value(conn, "SELECT dataset_id FROM sscd_ops.datasets")
         for turn in range(2, many + 1):

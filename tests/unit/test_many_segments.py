@@ -96,7 +96,8 @@ def test_many_segments_hold_no_files_open(store: Store) -> None:
     work = SimpleNamespace(measures=[near(0.75, 0.7)], batch=SimpleNamespace(dataset="web"))
     before = len(list(Path("/proc/self/fd").iterdir()))
 
-    group = _Group(SimpleNamespace(store=store), work, backend("flat"), many)  # type: ignore[arg-type]
+    parts = SimpleNamespace(store=store)
+    group = _Group(parts, work, backend("flat"), many, {})  # type: ignore[arg-type]
     join_segments(store, FOLDER, many, backend("flat"))
 
     assert len(group.kept) == 200
@@ -115,7 +116,8 @@ def test_headers_are_parsed_by_one_thread(store: Store, monkeypatch: pytest.Monk
         return real(*given)
 
     monkeypatch.setattr(segment_file, "_map", mapped)
-    _Group(SimpleNamespace(store=store), work, backend("flat"), many)  # type: ignore[arg-type]
+    parts = SimpleNamespace(store=store)
+    _Group(parts, work, backend("flat"), many, {})  # type: ignore[arg-type]
     for each in many:
         segment_file.open_segment(store, each)
 
