@@ -41,6 +41,15 @@ def world(tmp_path: Path, catalog_url: str) -> World:
     return World(tmp_path, catalog_url)
 
 
+@pytest.fixture(scope="module")
+def module_world(
+    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
+) -> Iterator[World]:
+    """An empty dataset that is begun once, of which a module's tests get copies."""
+    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
+        yield World(tmp_path_factory.mktemp("begun"), url)
+
+
 @pytest.fixture
 def other_world(tmp_path: Path, postgres_home: Path, catalog_template: str) -> Iterator[World]:
     """Another root and another database over the same incoming folder."""

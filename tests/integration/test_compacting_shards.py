@@ -32,7 +32,6 @@ from sscd_ops.steps.snapshots import shard_urls
 from sscd_ops.steps.vacuum import vacuum
 from sscd_ops.steps.verify import verify_snapshot
 from sscd_ops.testing import picture
-from tests.databases import fresh_database
 from tests.integration.orders import lead_by
 from tests.integration.test_crashes import Killed, die_at
 from tests.integration.test_damage import copy_of
@@ -60,14 +59,10 @@ def run_nights(world: World, samples: Sequence[int]) -> None:
 
 
 @pytest.fixture(scope="module")
-def begun(
-    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
-) -> Iterator[World]:
+def begun(module_world: World) -> World:
     """Three nights of three pictures, c0000 to c0008; nobody changes it."""
-    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
-        world = World(tmp_path_factory.mktemp("begun"), url)
-        run_nights(world, (3, 3, 3))
-        yield world
+    run_nights(module_world, (3, 3, 3))
+    return module_world
 
 
 @pytest.fixture

@@ -60,14 +60,10 @@ def start(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def begun(
-    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
-) -> Iterator[World]:
+def begun(module_world: World) -> World:
     """The first night is over; nobody changes it."""
-    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
-        world = World(tmp_path_factory.mktemp("begun"), url)
-        start(world)
-        yield world
+    start(module_world)
+    return module_world
 
 
 def copy_of(begun: World, base: Path, home: Path) -> Iterator[World]:

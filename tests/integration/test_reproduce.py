@@ -32,14 +32,10 @@ from tests.integration.world import DATASET, World, pair
 
 
 @pytest.fixture(scope="module")
-def begun(
-    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
-) -> Iterator[World]:
+def begun(module_world: World) -> World:
     """Three snapshots; the third one has a shard of the first night without two samples."""
-    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
-        world = World(tmp_path_factory.mktemp("begun"), url)
-        three_nights(world)
-        yield world
+    three_nights(module_world)
+    return module_world
 
 
 @pytest.fixture

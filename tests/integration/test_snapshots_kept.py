@@ -42,13 +42,9 @@ def three_nights(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def begun(
-    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
-) -> Iterator[World]:
-    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
-        world = World(tmp_path_factory.mktemp("begun"), url)
-        three_nights(world)
-        yield world
+def begun(module_world: World) -> World:
+    three_nights(module_world)
+    return module_world
 
 
 @pytest.fixture

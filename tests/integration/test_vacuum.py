@@ -142,12 +142,9 @@ def age(world: World, hours: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def begun(
-    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
-) -> Iterator[World]:
+def begun(module_world: World) -> World:
     """What ``used`` is a copy of."""
-    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
-        yield use(World(tmp_path_factory.mktemp("begun"), url))
+    return use(module_world)
 
 
 @pytest.fixture

@@ -5,9 +5,6 @@ Files of every kind are damaged in `test_damage.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -18,7 +15,6 @@ from sscd_ops.core.segment_file import read_kept, read_roles
 from sscd_ops.model import Finding
 from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import picture, plant
-from tests.databases import fresh_database
 from tests.integration.orders import lead_by
 from tests.integration.remedies import commands_in, run_command
 from tests.integration.test_nights import BOTH, DAYS, clouds
@@ -32,23 +28,19 @@ COPIES = [
 
 
 @pytest.fixture(scope="module")
-def sound(
-    tmp_path_factory: pytest.TempPathFactory, postgres_home: Path, catalog_template: str
-) -> Iterator[World]:
+def sound(module_world: World) -> World:
     """Two nights, an order, one more, and a dump; nobody leaves it changed."""
-    for url in fresh_database(postgres_home, catalog_template.rpartition("/")[2]):
-        world = World(tmp_path_factory.mktemp("sound"), url)
-        world.change(duplicates=BOTH)
-        world.put(DAYS[0], "a.tar", clouds(range(9)))
-        world.put(DAYS[1], "a.tar", [*COPIES, *clouds(range(20, 23))])
-        world.put(DAYS[2], "a.tar", clouds(range(30, 34)))
-        world.night(DAYS[0])
-        world.night(DAYS[1])
-        with world.parts() as parts:
-            lead_by(parts, {"c0005": "free", "c0006": "withdrawn"}, {"c0006": "free"})
-        world.night(DAYS[2])
-        dump(world.url, world.base / "catalog.dump")
-        yield world
+    module_world.change(duplicates=BOTH)
+    module_world.put(DAYS[0], "a.tar", clouds(range(9)))
+    module_world.put(DAYS[1], "a.tar", [*COPIES, *clouds(range(20, 23))])
+    module_world.put(DAYS[2], "a.tar", clouds(range(30, 34)))
+    module_world.night(DAYS[0])
+    module_world.night(DAYS[1])
+    with module_world.parts() as parts:
+        lead_by(parts, {"c0005": "free", "c0006": "withdrawn"}, {"c0006": "free"})
+    module_world.night(DAYS[2])
+    dump(module_world.url, module_world.base / "catalog.dump")
+    return module_world
 
 
 def found(world: World, **options: bool) -> list[Finding]:
