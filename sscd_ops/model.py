@@ -48,6 +48,10 @@ class Fault(StrEnum):
     CAPTION_FORBIDDEN_CHARACTER = "caption_forbidden_character"
     # the sample, decided before: its bytes went before they were published (`batch repair`)
     SOURCE_GONE = "source_gone"
+    # the sample, which a withdrawal's rule kept from being read; the order ended (`order revert`)
+    RULE_ENDED = "rule_ended"
+    # the image, removed because of one that was withdrawn as a copy of a withdrawn picture
+    NEAR_WITHDRAWN = "near_withdrawn"
     # a whole source shard: a row without key, in no count of `runs`
     TRUNCATED_SHARD = "truncated_shard"
     EMPTY_FILE = "empty_file"

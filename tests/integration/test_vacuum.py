@@ -732,6 +732,8 @@ OTHERS = {
     "datasets.fingerprint_detail", "datasets.roots", "batches.runner", "attempts.config",
     "attempts.fingerprint_detail", "source_shards.counts", "decisions.counts", "decisions.origins",
     "decision_sources.counts", "samples.meta", "events.details", "configs.config",
+    "orders.request", "orders.drafted_by", "orders.applied_by", "orders.approved_by",
+    "order_drafts.counts",
 }  # fmt: skip
 """Columns of JSON that hold no file."""
 

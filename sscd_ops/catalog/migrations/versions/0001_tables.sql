@@ -232,13 +232,17 @@ CREATE TABLE sscd_ops.samples (
     similarity      double precision,
     threshold       double precision,
     slot            integer,                        -- kept: its number in the decision, for ever
-    plain           boolean                         -- true: kept, and nothing in its image to compare; else null
+    plain           boolean,                        -- true: kept, and nothing in its image to compare; else null
+    url_sha256      bytea,                          -- of the normalised URL, where the source says one
+    host            text                            -- its host, labels reversed: org.example.www.
 ) PARTITION BY RANGE (month);
 -- Also: no place of a source shard has two rows in one decision (the month must be in the key).
 CREATE UNIQUE INDEX samples_by_place ON sscd_ops.samples (decision_id, shard_id, position, month);
 CREATE INDEX samples_by_id ON sscd_ops.samples (sample_id);
 CREATE INDEX samples_by_image ON sscd_ops.samples (image_sha256);
 CREATE INDEX samples_by_slot ON sscd_ops.samples (decision_id, slot) WHERE slot IS NOT NULL;
+CREATE INDEX samples_by_url ON sscd_ops.samples (url_sha256) WHERE url_sha256 IS NOT NULL;
+CREATE INDEX samples_by_host ON sscd_ops.samples (host COLLATE "C") WHERE host IS NOT NULL;
 
 -- Later verdicts, of an image or of one sample. In force at turn T is the row with
 -- turn <= T < coalesce(turn_to, infinity) of a decision in force, else what was said first. Never
@@ -250,7 +254,8 @@ CREATE TABLE sscd_ops.changes (
     turn_to         bigint,                         -- the turn that changed the same again
     image_sha256    bytea,
     sample_id       uuid,
-    verdict         text NOT NULL,                  -- kept | removed | quarantined | withdrawn | free
+    verdict         text NOT NULL,                  -- kept | removed | quarantined | withdrawn; an image: free;
+                                                    -- a sample: follows (its own verdict ended: its image's again)
     reason          text,
     message         text,
     witness_sha256  bytea,
@@ -291,12 +296,18 @@ CREATE TABLE sscd_ops.detached_samples (
     own_fault       boolean,
     rank            integer NOT NULL,
     slot            integer,
+    url_sha256      bytea,
+    host            text,
     PRIMARY KEY (sample_id, decision_id)
 );
 CREATE INDEX detached_samples_by_place ON sscd_ops.detached_samples (decision_id, shard_id);
 CREATE INDEX detached_samples_by_image ON sscd_ops.detached_samples (image_sha256);
 CREATE INDEX detached_samples_by_slot ON sscd_ops.detached_samples (decision_id, slot)
     WHERE slot IS NOT NULL;
+CREATE INDEX detached_samples_by_url ON sscd_ops.detached_samples (url_sha256)
+    WHERE url_sha256 IS NOT NULL;
+CREATE INDEX detached_samples_by_host ON sscd_ops.detached_samples (host COLLATE "C")
+    WHERE host IS NOT NULL;
 
 -- One row a source of a decision: its counts.
 CREATE TABLE sscd_ops.decision_sources (
@@ -404,6 +415,62 @@ CREATE TABLE sscd_ops.events (
     details         jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX events_by_batch ON sscd_ops.events (batch_id);
+
+-- What people decide, from its draft on; never deleted. Its decision has the rows of what changed.
+CREATE TABLE sscd_ops.orders (
+    order_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    verb            text NOT NULL,                  -- withdraw | revert
+    request         jsonb NOT NULL,                 -- scope and flags; of what: order_subjects
+    client_key      text NOT NULL,                  -- by which a command finds it again
+    of_order        bigint REFERENCES sscd_ops.orders, -- revert: which one; else whose second part it is
+    state           text NOT NULL,                  -- drafted | held | applied | refused | reverted
+    message         text NOT NULL DEFAULT '',       -- held, refused: why
+    actor           text NOT NULL,                  -- as typed
+    why             text NOT NULL,
+    drafted_by      jsonb NOT NULL,                 -- database_user, os_user, host; in Airflow airflow_user
+    applied_by      jsonb,                          -- who tried to apply it first
+    approved_by     jsonb,
+    approved        text,                           -- the effect that was approved
+    at              timestamptz NOT NULL DEFAULT now(),
+    draft           integer NOT NULL DEFAULT 0,     -- its newest one
+    decision_id     bigint REFERENCES sscd_ops.decisions,
+    turn            bigint,                         -- its decision's: its rules and pictures hold from then on,
+    turn_to         bigint                          -- and not from this one, which reverted it
+);
+CREATE UNIQUE INDEX orders_by_key ON sscd_ops.orders (dataset_id, client_key)
+    WHERE state IN ('drafted', 'held', 'applied');
+CREATE UNIQUE INDEX orders_by_decision ON sscd_ops.orders (decision_id);
+
+-- What an order names. urls, domains and sources of a withdrawal in force are its standing rules.
+CREATE TABLE sscd_ops.order_subjects (
+    order_id        bigint NOT NULL REFERENCES sscd_ops.orders,
+    kind            text NOT NULL,                  -- id | sha256 | url | domain | source | picture
+    digest          bytea NOT NULL,                 -- id: its 16 bytes; sha256, picture: of the image; else of the value
+    value           text,                           -- as it was normalised; null once erased
+    host            text,                           -- domain: its labels reversed, org.example.
+    PRIMARY KEY (order_id, kind, digest)
+);
+CREATE INDEX order_subjects_by_digest ON sscd_ops.order_subjects (kind, digest);
+
+-- What an order would change, as it was shown: each time another one.
+CREATE TABLE sscd_ops.order_drafts (
+    order_id        bigint NOT NULL REFERENCES sscd_ops.orders,
+    draft           integer NOT NULL,
+    turn            bigint NOT NULL,                -- as of which it was worked out
+    effect_sha256   text NOT NULL,
+    counts          jsonb NOT NULL,
+    at              timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (order_id, draft)
+);
+CREATE TABLE sscd_ops.order_effects (
+    order_id        bigint NOT NULL,
+    draft           integer NOT NULL,
+    subject         bytea NOT NULL,                 -- a sample's 16 bytes
+    before          text NOT NULL,                  -- its verdict
+    after           text NOT NULL,
+    PRIMARY KEY (order_id, draft, subject)
+);
 
 CREATE TABLE sscd_ops.configs (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
