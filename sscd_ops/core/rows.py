@@ -84,7 +84,7 @@ ROWS = 40_000
 """Rows made at once: their texts are some 20 MB, and COPY encodes half of them at a time."""
 FROM_MANIFEST = (
     *("sample_id", "position", "key", "width", "height", "format", "image_bytes"),
-    *("caption", "meta"),
+    *("caption", "meta", "url_sha256", "host"),
 )
 """The columns of manifests that go into rows of ``samples``."""
 
@@ -157,6 +157,8 @@ def _sample_rows(
             "bytes": _where(table.column("image_bytes"), shown),
             "caption": table.column("caption"),
             "meta": table.column("meta"),
+            "url_sha256": table.column("url_sha256"),
+            "host": table.column("host"),
             "verdict": _verdicts(outcome),
             "reason": code,
             "message": message,
