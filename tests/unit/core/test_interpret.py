@@ -521,9 +521,9 @@ def test_a_quarantined_sample_says_it_too(members: dict[str, bytes]) -> None:
     "document", [b"[1]", b"{}", b'{"url": null}', b'{"url": 3}', b'{"url": "no\\u0020url"}']
 )
 def test_what_is_no_url_is_no_fault(document: bytes) -> None:
-    row = interpreter(SourceOptions("crawl", url="json:url")).row(
-        raw(jpg=GOOD, txt=b"a", json=document)
-    )
+    source = SourceOptions("crawl", caption=("txt",), url="json:url")
+
+    row = interpreter(source).row(raw(jpg=GOOD, txt=b"a", json=document))
 
     assert (row.code, row.url_sha256, row.host) == (None, None, None)
 
