@@ -139,6 +139,9 @@ class SourceOptions:
     missing_caption: Literal["quarantine", "keep"] = "quarantine"
     columns: tuple[str, ...] = ()
     """Metadata fields carried to samples.meta and the published parquet, beside its own."""
+    url: str = ""
+    """Where a sample says which URL its picture came from: ``json:field`` or ``column:name``;
+    empty: ``json:url`` of ``img2dataset``, of other kinds nowhere."""
     image_column: str = "image"
     """parquet only: the column with image bytes, or with ``{bytes, path}``."""
     caption_column: str = "caption"
@@ -147,6 +150,12 @@ class SourceOptions:
     """parquet only: the column with the key; empty: the row number."""
     captions_file: str = ""
     """folder only: a csv, tsv, jsonl or json file with ``file_name`` and ``caption`` columns."""
+
+    @property
+    def url_path(self) -> str:
+        """The field of the json member with the URL; empty where there is none."""
+        place = self.url or ("json:url" if self.kind == "img2dataset" else "")
+        return place.partition(":")[2]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 from sqlalchemy.engine import Connection
@@ -361,9 +362,8 @@ def withdrawn_still(conn: Connection, dataset_id: int, samples: Sequence[bytes])
     found = tuples(
         conn,
         "SELECT uuid_send(sample_id) FROM sscd_ops.changes_now WHERE dataset_id = :d"
-        " AND sample_id = ANY(SELECT encode(x, 'hex')::uuid FROM unnest(CAST(:s AS bytea[])) x)"
-        " AND verdict = 'withdrawn'",
+        " AND sample_id = ANY(CAST(:s AS uuid[])) AND verdict = 'withdrawn'",
         d=dataset_id,
-        s=list(samples),
+        s=[str(UUID(bytes=number)) for number in samples],
     )
     return {bytes(number) for (number,) in found}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sscd_ops.core.urls import covering, covers, digest, read_domain, read_url, reverse
+from sscd_ops.core.urls import _read, covering, covers, digest, read_domain, read_url, reverse
 from sscd_ops.errors import UsageError
 
 PLAIN = "https://www.example.org/a/b.jpg"
@@ -110,10 +110,18 @@ def test_the_normal_form_of_a_normal_form_is_itself(host: str, rest: str) -> Non
     for text in (f"http://{host}/{rest}", f"HTTPS://{host}{rest}", host, rest):
         found = read_url(text)
         if found is not None:
-            assert read_url(found.text) == found
+            assert read_url(found.text) == _read(found.text) == found
             assert found.text.isascii()
             assert not set(found.text) & set(" #\\\x00")
             assert found.host.isascii()
+
+
+USUAL = st.from_regex(r"\Ahttps?://[a-z0-9_-]{1,3}(\.[a-z0-9-]{1,3}){1,3}/[a-z0-9./?%~&=-]{0,9}\Z")
+
+
+@given(USUAL)
+def test_the_short_way_of_usual_addresses_answers_the_same(text: str) -> None:
+    assert read_url(text) == _read(text)
 
 
 LABELS = st.from_regex(r"\A[a-z][a-z0-9-]{0,8}\Z")
