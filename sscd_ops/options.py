@@ -307,6 +307,21 @@ class RetentionOptions:
 
 
 @dataclass(frozen=True)
+class OrderOptions:
+    """What people may decide alone."""
+
+    max_changed: Annotated[int, Range(0, 10**9)] | None = None
+    """An order that changes the verdicts of more samples is held until another person approves it.
+    None: a thousandth of what is kept, at least 20 and at most 1000."""
+    approval: Literal["other", "self"] = "other"
+    """Who approves it: another person than drafted or applied it, or anybody."""
+
+    def most(self, kept: int) -> int:
+        """So many verdicts may be changed where so many images are kept."""
+        return max(20, min(1000, kept // 1000)) if self.max_changed is None else self.max_changed
+
+
+@dataclass(frozen=True)
 class AirflowStepOptions:
     """Where and how one step's tasks run.
 
@@ -367,6 +382,7 @@ class DatasetOptions:
     publish: PublishOptions = PublishOptions()
     turn: TurnOptions = TurnOptions()
     retention: RetentionOptions = RetentionOptions()
+    orders: OrderOptions = OrderOptions()
     airflow: AirflowOptions = AirflowOptions()
 
     @property
