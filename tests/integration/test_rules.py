@@ -354,3 +354,23 @@ def test_many_urls_are_asked_for_in_blocks(begun: World) -> None:
     assert np.flatnonzero(found).tolist() == [7, 1007, 2007, 3007, 4007]
     assert np.flatnonzero(few).tolist() == [7]
     assert not early.any()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [{"url": URL}, {"domain": "example.org"}, {"domain": "www.example.org"}, {"source": "crawl"}],
+)
+def test_verify_finds_what_a_rule_should_have_stopped(
+    begun: World, subject: dict[str, str]
+) -> None:
+    rule(begun, **subject)
+    assert_sound(begun)
+    with begun.parts() as parts, parts.catalog.begin() as conn:
+        sql.run(conn, "UPDATE sscd_ops.orders SET turn = 0")
+
+    with begun.parts() as parts:
+        answer = verify_catalog(parts, DATASET, only_rows=True)
+
+    (finding,) = answer
+    assert "though a rule in force stopped them" in finding.what
+    assert finding.what.startswith("2" if "source" in subject else "1")
