@@ -40,9 +40,7 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
     without = {s.sample_id.bytes for s in samples}
     settled = settle(parts, work, dataset, there, Asked(lost=lost, without=without))
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
-    changes = [
-        Change(WITHDRAWN, sample=s.sample_id.bytes, reason=WITHDRAWN) for s in samples
-    ]
+    changes = [Change(WITHDRAWN, sample=s.sample_id.bytes, reason=WITHDRAWN) for s in samples]
     changes += [*gone_changes(there, settled), *settled.changes(planned)]
     after = dict.fromkeys(named, WITHDRAWN) | becomes(settled)
     with parts.catalog.read() as conn:
