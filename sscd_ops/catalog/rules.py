@@ -186,6 +186,20 @@ def ruled_samples(conn: Connection, dataset_id: int, order_id: int) -> list[UUID
     return [sample_id for (sample_id,) in found]
 
 
+def ruled_of(conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of some samples a rule stopped as they were read: no image ever speaks for them."""
+    found = tuples(
+        conn,
+        f"SELECT s.sample_id FROM sscd_ops.samples s{_IN} AND d.month = s.month"
+        " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.verdict = 'withdrawn' AND s.own_fault"
+        f" UNION SELECT s.sample_id FROM sscd_ops.detached_samples s{_IN}"
+        " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.ruled",
+        d=dataset_id,
+        s=list(sample_ids),
+    )
+    return {sample_id for (sample_id,) in found}
+
+
 @dataclass(frozen=True, slots=True)
 class WithoutUrl:
     """A source whose samples, or some of them, no rule by URL or domain can find.

@@ -67,7 +67,7 @@ def detach_as_of(world: World, month: date) -> None:
 
 def test_a_url_that_was_withdrawn_never_comes_back(begun: World) -> None:
     """Under another shard, with other bytes, in another spelling, also past the month's end."""
-    order = rule(begun, url=URL, free={"a0": "free"})
+    order = rule(begun, url=URL)
     again = "http://ann:pw@WWW.example.org:80/%61.jpg#x"
     begun.put(
         DAYS[1], "other.tar", [crawled("a1", picture(3), again), crawled("c1", picture(4), None)]
