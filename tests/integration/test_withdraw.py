@@ -183,6 +183,7 @@ def test_by_bytes_and_by_picture(two: World) -> None:
 
 def test_a_whole_source_is_held_until_another_person_looks(two: World) -> None:
     two.change(orders=OrderOptions(max_changed=3))
+    before = verdicts(two)
     drafted = draft(two, sources=["crawl"])
     number = drafted.order.order_id
     for _ in range(2):
@@ -198,6 +199,17 @@ def test_a_whole_source_is_held_until_another_person_looks(two: World) -> None:
     two.put(DAYS[2], "c.tar", [pair("new", picture(20))])
     two.night(DAYS[2])
     assert verdicts(two)["new"] == "withdrawn"
+    with two.parts() as parts:
+        drafted = applying.revert(parts, number, who=ANN, why="too wide")
+        assert drafted.draft.counts["by_source"]["crawl"]["withdrawn -> quarantined"] == 1
+        with pytest.raises(OrderHeld):
+            applying.apply(parts, drafted.order.order_id, by=ANN)
+        applying.approve(parts, drafted.order.order_id, by=BOB)
+    assert verdicts(two) == before | {"new": "quarantined"}
+    reason = two.ask("SELECT reason FROM curation.quarantined WHERE key = 'new'")
+    assert reason == [{"reason": "rule_ended"}]
+    assert published(two) == {key for key, verdict in before.items() if verdict == "kept"}
+    assert_ordered(two)
 
 
 def test_one_turned_down_changes_nothing(two: World) -> None:
