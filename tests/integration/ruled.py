@@ -20,7 +20,9 @@ def crawled(key: str, image: bytes, url: str | None) -> Sample:
     return key, {"jpg": image, "txt": f"caption of {key}".encode(), "json": document}
 
 
-def rule(world: World, *, url: str = "", domain: str = "", source: str = "") -> int:
+def rule(
+    world: World, *, url: str = "", domain: str = "", source: str = "", sample: str = ""
+) -> int:
     """Withdraw what these name; the order's number."""
     with world.parts() as parts:
         asked = withdrawal(
@@ -28,6 +30,7 @@ def rule(world: World, *, url: str = "", domain: str = "", source: str = "") -> 
             scope="only-these",
             who=ANN,
             why="opt-out",
+            ids=filter(None, [sample]),
             url_list=[url],
             domains=filter(None, [domain]),
             sources=filter(None, [source]),

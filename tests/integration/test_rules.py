@@ -260,6 +260,22 @@ def test_what_nobody_described_for_a_rule_that_ended_is_quarantined(begun: World
     assert_sound(begun, read=7)
 
 
+@pytest.mark.parametrize("named", ["url", "id"])
+def test_what_several_orders_stopped_ends_with_the_last(begun: World, named: str) -> None:
+    """It has no verdict to go back to, whether the last one is a rule or names it alone."""
+    first = rule(begun, domain="example.org")
+    begun.put(DAYS[1], "a.tar", [crawled("a1", picture(3), URL)])
+    begun.night(DAYS[1])
+    sample = str(said(begun, "a1")["sample_id"])
+    last = rule(begun, url=URL) if named == "url" else rule(begun, sample=sample)
+
+    end(begun, first)
+    assert begun.verdicts()["a1"] == "withdrawn withdrawn"
+    end(begun, last)
+    assert begun.verdicts() == {"a0": "kept", "b0": "kept", "a1": "quarantined rule_ended"}
+    assert_sound(begun, read=3)
+
+
 def test_a_dry_run_and_a_supplement_are_ruled_likewise(begun: World) -> None:
     rule(begun, url=URL)
     begun.put(
