@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.lookups import numbered_digests
 from sscd_ops.catalog.sql import tuples
 from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.core.rules import Rules, stopped
@@ -72,7 +71,7 @@ def orders_of_urls(
     """The first order in force at a turn that names each of some URLs; 0: none does.
 
     Args:
-        conn: an open transaction; what it locks, it locks until its end: ask for not too many.
+        conn: an open transaction.
         dataset_id: whose.
         digests: uint8 (n, 32), of URLs (``core.urls``).
         turn: as in ``rules_at``.
@@ -81,21 +80,22 @@ def orders_of_urls(
     Returns:
         int64 (n,).
     """
-    source, asked = numbered_digests(conn, digests)
-    found = tuples(
-        conn,
-        f"SELECT q.i - 1, min(o.order_id) FROM {source} JOIN sscd_ops.order_subjects s"
-        " ON s.kind = 'url' AND s.digest = q.sha256 JOIN sscd_ops.orders o USING (order_id)"
-        f" WHERE {_IN_FORCE} GROUP BY 1",
-        d=dataset_id,
-        t=turn,
-        w=without,
-        **asked,
-    )
     answer = np.zeros(len(digests), np.int64)
-    for row, order in found:
-        answer[row] = order
+    for start in range(0, len(digests), _URLS):
+        asked = [url.tobytes() for url in digests[start : start + _URLS]]
+        for row, order in tuples(conn, _OF_URLS, u=asked, d=dataset_id, t=turn, w=without):
+            answer[start + row] = order
     return answer
+
+
+_URLS = 2000
+"""Digests asked for at once: as a bound array of so many each is a look-up (10 us a digest among a
+million), while a table of more would be joined with all that is named."""
+_OF_URLS = (
+    "SELECT q.i - 1, min(o.order_id) FROM unnest(CAST(:u AS bytea[])) WITH ORDINALITY AS q(url, i)"
+    " JOIN sscd_ops.order_subjects s ON s.kind = 'url' AND s.digest = q.url"
+    f" JOIN sscd_ops.orders o USING (order_id) WHERE {_IN_FORCE} GROUP BY 1"
+)
 
 
 # ---------------------------------------------------------------- samples that have a verdict
@@ -184,6 +184,20 @@ def ruled_samples(conn: Connection, dataset_id: int, order_id: int) -> list[UUID
     """
     found = tuples(conn, f"{_RULED} ORDER BY 1", d=dataset_id, o=order_id)
     return [sample_id for (sample_id,) in found]
+
+
+def ruled_of(conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of some samples a rule stopped as they were read: no image ever speaks for them."""
+    found = tuples(
+        conn,
+        f"SELECT s.sample_id FROM sscd_ops.samples s{_IN} AND d.month = s.month"
+        " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.verdict = 'withdrawn' AND s.own_fault"
+        f" UNION SELECT s.sample_id FROM sscd_ops.detached_samples s{_IN}"
+        " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.ruled",
+        d=dataset_id,
+        s=list(sample_ids),
+    )
+    return {sample_id for (sample_id,) in found}
 
 
 @dataclass(frozen=True, slots=True)

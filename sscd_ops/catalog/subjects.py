@@ -56,7 +56,8 @@ def _both(condition: str) -> str:
     return (
         f"WITH found AS (SELECT {_COLUMNS}, verdict FROM sscd_ops.samples"
         f" WHERE sample_id IS NOT NULL AND {condition}"
-        f" UNION ALL SELECT {_COLUMNS}, NULL FROM sscd_ops.detached_samples WHERE {condition})"
+        f" UNION ALL SELECT {_COLUMNS}, CASE WHEN ruled THEN 'withdrawn' END"
+        f" FROM sscd_ops.detached_samples WHERE {condition})"
         f"{_NOW}"
     )
 
@@ -72,7 +73,7 @@ _SOURCE = (
     + f", s.verdict{_OF_SOURCE.format('samples')} AND s.month = b.month"
     " AND s.sample_id IS NOT NULL UNION ALL SELECT "
     + ", ".join(f"s.{name}" for name in _COLUMNS.split(", "))
-    + f", NULL{_OF_SOURCE.format('detached_samples')}){_NOW}"
+    + f", CASE WHEN ruled THEN 'withdrawn' END{_OF_SOURCE.format('detached_samples')}){_NOW}"
 )
 _SUBJECTS = "ARRAY(SELECT digest FROM sscd_ops.order_subjects WHERE order_id = :o AND kind = :k)"
 

@@ -53,7 +53,6 @@ class Ruling:
         urls = table.column("url_sha256")
         there = np.flatnonzero(urls.is_valid().to_numpy())
         digests = fixed_bytes(pc.drop_null(urls), 32)
-        # one transaction a source shard: many digests make a table, whose locks stay until its end
         with self._parts.catalog.begin() as conn:
             answer[there] = rules.orders_of_urls(conn, self._dataset_id, digests, self._turn)
         return answer

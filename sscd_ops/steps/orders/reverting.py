@@ -95,6 +95,9 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     asked = [*(UUID(bytes=number) for number in still), *ruled]
     others = rules.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
     samples = [n for n in covered if n in still and UUID(bytes=n) not in others]
+    # no image speaks for those that another order's rule, which ended before, stopped
+    own = rules.ruled_of(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
+    samples = [n for n in samples if UUID(bytes=n) not in own]
     if target.turn == turn:
         samples += orders.gone_by(conn, target.decision)
     named = subjects.samples_now(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
@@ -103,7 +106,7 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     unread = [
         s.sample_id for s in subjects.samples_now(conn, target.dataset_id, free) if not s.is_own
     ]
-    return _Back(samples, sorted(images), unread)
+    return _Back(samples, sorted(images), [*sorted(own), *unread])
 
 
 def _known(parts: Parts, dataset_id: int, images: Sequence[bytes], turn: int) -> KnownImages:
