@@ -278,9 +278,23 @@ _MASKS = Check(
     " SELECT CAST(g.segment_id AS text) AS what FROM sscd_ops.segments g"
     " JOIN sscd_ops.segment_masks m ON m.segment_id = g.segment_id AND m.generation_to IS NULL"
     " JOIN sscd_ops.segment_parts p ON p.segment_id = g.segment_id"
-    " LEFT JOIN kept k ON k.decision_id = p.decision_id WHERE g.dataset_id = :d"
+    " LEFT JOIN kept k ON k.decision_id = p.decision_id"
+    " WHERE g.dataset_id = :d AND g.role = 'images'"
     " GROUP BY g.segment_id, m.kept, g.rows HAVING m.kept <> coalesce(sum(k.images), 0)"
     " OR g.rows <> sum(p.rows)",
+)
+_WITHDRAWN_SET = Check(
+    "I8",
+    "{count} order(s) have other pictures in the withdrawn set than in its segments",
+    f"WITH {_DECIDED}, entries AS (SELECT w.decision_id, count(w.row) AS pictures,"
+    " count(DISTINCT w.row) AS places, max(w.row) AS last FROM sscd_ops.withdrawn_images w"
+    " JOIN decided USING (decision_id) GROUP BY 1), stored AS (SELECT g.decision_id, g.rows,"
+    " m.kept FROM sscd_ops.segments g LEFT JOIN sscd_ops.segment_masks m"
+    " ON m.segment_id = g.segment_id AND m.generation_to IS NULL"
+    " WHERE g.dataset_id = :d AND g.role = 'withdrawn')"
+    " SELECT 'of turn ' || x.turn AS what FROM entries e FULL JOIN stored s USING (decision_id)"
+    " JOIN decided x USING (decision_id) WHERE coalesce(e.pictures, 0) <> coalesce(s.kept, 0)"
+    " OR e.places <> e.pictures OR e.last >= s.rows",
 )
 
 CHECKS = (
@@ -302,6 +316,7 @@ CHECKS = (
     _NUMBERS,
     _STATES,
     _MASKS,
+    _WITHDRAWN_SET,
 )
 
 

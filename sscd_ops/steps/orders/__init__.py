@@ -1,0 +1,1 @@
+"""Orders: what people decide."""
