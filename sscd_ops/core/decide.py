@@ -21,6 +21,7 @@ from sscd_ops.core.leader import Leader
 from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import order
+from sscd_ops.core.rules import Stopped, none_stopped
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Fault, KnownImages, Matches
 
@@ -82,6 +83,8 @@ class Samples:
     rank: NDArray[np.int64]
     is_known: NDArray[np.bool_]
     """Samples that already have a verdict of an earlier turn."""
+    stopped: Stopped
+    """Which a rule stops: withdrawn as they come, unless they are known. They carry no image."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -148,6 +151,7 @@ def load_samples(
         ).combine_chunks(),
         rank,
         np.zeros(len(shard), bool),
+        none_stopped(len(shard)),
     )
 
 
@@ -197,7 +201,7 @@ class Images:
     sample of each image. ``standing``: int8 (m,). ``known``: what history says; its ``row`` is the
     image.
     ``query``: int64 (m,), row of its descriptor in the batch's queries, -1 without one.
-    ``stopped``: bool (m,), new and free images that the withdrawn set stops (``core.withdrawn``).
+    ``caught``: bool (m,), new and free images that the withdrawn set catches (``core.withdrawn``).
     """
 
     image_of: NDArray[np.int64]
@@ -207,7 +211,7 @@ class Images:
     known: KnownImages
     faults: dict[int, tuple[Fault, str]]
     query: NDArray[np.int64]
-    stopped: NDArray[np.bool_]
+    caught: NDArray[np.bool_]
 
     @property
     def undescribed(self) -> NDArray[np.int64]:
@@ -218,14 +222,14 @@ class Images:
     def is_compared(self) -> NDArray[np.bool_]:
         """Bool (m,): those that leader decides, new ones and free ones."""
         free = (self.standing == FREE) & (self.query >= 0)
-        compared: NDArray[np.bool_] = (free | (self.standing == NEW)) & ~self.stopped
+        compared: NDArray[np.bool_] = (free | (self.standing == NEW)) & ~self.caught
         return compared
 
     @property
     def is_plain(self) -> NDArray[np.bool_]:
         """Bool (m,): those that are kept without: of free ones what was kept so before."""
         free = (self.standing == FREE) & (self.query < 0)
-        plain: NDArray[np.bool_] = (free | (self.standing == PLAIN)) & ~self.stopped
+        plain: NDArray[np.bool_] = (free | (self.standing == PLAIN)) & ~self.caught
         return plain
 
 
@@ -266,6 +270,7 @@ def find_images(
         plain: images that embed found nothing in to compare, and which are to be kept.
     """
     eligible = samples.pictured & ~samples.is_known & ~samples.is_shard_fault
+    eligible &= samples.stopped.order == 0
     grouped = group_images(samples.digests, eligible, samples.rank)
     digests = samples.digests[grouped.carrier]
     standing = np.full(len(digests), NEW, np.int8)
@@ -288,9 +293,9 @@ def find_images(
         standing[failure] = IMAGE_FAULTY
         faults[int(failure)] = answers[rows[failure]]
     standing[(_rows_of(bytes_rows(plain, 32), digests) >= 0) & (standing == NEW)] = PLAIN
-    stopped = np.zeros(len(digests), bool)
+    caught = np.zeros(len(digests), bool)
     return Images(
-        grouped.image_of, grouped.carrier, digests, standing, known, faults, query, stopped
+        grouped.image_of, grouped.carrier, digests, standing, known, faults, query, caught
     )
 
 
@@ -402,6 +407,7 @@ def _outcomes(
     removed: NDArray[np.int8],
 ) -> NDArray[np.int8]:
     outcome = np.full(len(samples), QUARANTINED, np.int8)
+    outcome[samples.stopped.order > 0] = WITHDRAWN
     outcome[samples.is_known] = KNOWN
     outcome[samples.is_shard_fault] = SHARD_FAULT
     has = np.flatnonzero(images.image_of >= 0)
@@ -410,7 +416,7 @@ def _outcomes(
     carries = images.carrier[image] == has
     answer = np.full(len(has), QUARANTINED, np.int8)
     answer[standing == IMAGE_KEPT] = REMOVED_EXACT
-    answer[(standing == IMAGE_WITHDRAWN) | images.stopped[image]] = WITHDRAWN
+    answer[(standing == IMAGE_WITHDRAWN) | images.caught[image]] = WITHDRAWN
     compared, plain = images.is_compared[image], images.is_plain[image]
     fresh = compared | plain
     gone = (standing == IMAGE_REMOVED) | (fresh & ~kept[image])

@@ -86,7 +86,7 @@ ROWS = 40_000
 """Rows made at once: their texts are some 20 MB, and COPY encodes half of them at a time."""
 FROM_MANIFEST = (
     *("sample_id", "position", "key", "width", "height", "format", "image_bytes"),
-    *("caption", "meta"),
+    *("caption", "meta", "url_sha256", "host"),
 )
 """The columns of manifests that go into rows of ``samples``."""
 
@@ -109,7 +109,7 @@ def sample_rows(given: DecisionRows, manifests: Iterable[pa.Table]) -> Iterator[
     lasting[images.known.row] = True
     said = np.full(len(images.carrier), None, object)
     said[images.known.row] = images.known.reason
-    said[images.stopped] = WITHDRAWN_FOR
+    said[images.caught] = WITHDRAWN_FOR
     start = 0
     for table in manifests:
         yield _sample_rows(given, start, table, lasting, said)
@@ -137,16 +137,18 @@ def _sample_rows(
     removed = np.isin(outcome, list(_REMOVED))
     witnessed = witness.valid[image] & (removed | (outcome == WITHDRAWN))
     measured = witnessed & (outcome != REMOVED_EXACT)
-    # a removed sample shows which image it follows, also where its own header was refused
+    # a sample that follows an image shows which, also where its own header was refused
     shown = (
         removed
-        | (outcome == WITHDRAWN)
+        | ((outcome == WITHDRAWN) & (image >= 0))
         | table.column("width").is_valid().to_numpy(zero_copy_only=False)
     )
     code, message = _reasons(given, rows, said)
     slots = given.slot[rows]
     plain = outcome == KEPT_PLAIN
+    # one that a rule stops has no image that could speak for it
     own_fault = np.isin(outcome, (QUARANTINED, SHARD_FAULT)) & ~lasting[image]
+    own_fault |= (outcome == WITHDRAWN) & (image < 0)
     return pa.table(
         {
             "month": _constant(days(given.month), len(rows), pa.date32()),
@@ -162,6 +164,8 @@ def _sample_rows(
             "bytes": _where(table.column("image_bytes"), shown),
             "caption": table.column("caption"),
             "meta": table.column("meta"),
+            "url_sha256": table.column("url_sha256"),
+            "host": table.column("host"),
             "verdict": _verdicts(outcome),
             "reason": code,
             "message": message,
@@ -198,8 +202,12 @@ def _reasons(
     message = np.full(len(outcome), None, object)
     for removed, reason in _REMOVED.items():
         code[outcome == removed] = reason
-    withdrawn = outcome == WITHDRAWN
-    code[withdrawn] = said[given.images.image_of[rows[withdrawn]]]
+    image = given.images.image_of[rows]
+    withdrawn = (outcome == WITHDRAWN) & (image >= 0)
+    code[withdrawn] = said[image[withdrawn]]
+    ruled = np.flatnonzero((outcome == WITHDRAWN) & (image < 0))
+    code[ruled] = WITHDRAWN_FOR
+    message[ruled] = [given.samples.stopped.message(row) for row in rows[ruled].tolist()]
     bad, codes, messages = faults_of(given.samples, given.images, given.decided.outcome, rows)
     code[bad], message[bad] = codes, messages
     return pa.array(code, pa.string()), pa.array(message, pa.string())
@@ -239,12 +247,12 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
-    stopped = images.stopped[rows]
-    near = ~kept & ~faulty & ~stopped
+    caught = images.caught[rows]
+    near = ~kept & ~faulty & ~caught
     outcome = np.full(len(rows), REMOVED_NEAR, np.int8)
-    outcome[kept], outcome[faulty], outcome[stopped] = KEPT, QUARANTINED, WITHDRAWN
+    outcome[kept], outcome[faulty], outcome[caught] = KEPT, QUARANTINED, WITHDRAWN
     reason = np.full(len(rows), None, object)
-    reason[stopped] = WITHDRAWN_FOR
+    reason[caught] = WITHDRAWN_FOR
     message = np.full(len(rows), None, object)
     reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
     for at in np.flatnonzero(faulty):
@@ -253,7 +261,7 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     carrier = images.carrier[rows]
     slots = np.where(kept, given.slot[carrier], -1)
     query = images.query[rows]
-    because = near | stopped
+    because = near | caught
     return pa.table(
         {
             "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
@@ -280,14 +288,14 @@ def change_rows(given: DecisionRows) -> pa.Table:
     """Rows of ``changes``: one for each image that was free, and is decided again."""
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     rows = np.flatnonzero(images.standing == FREE)
-    gone, stopped = ~decided.kept[rows], images.stopped[rows]
-    near = gone & ~stopped
+    gone, caught = ~decided.kept[rows], images.caught[rows]
+    near = gone & ~caught
     carrier = images.carrier[rows]
     verdict = np.where(gone, "removed", "kept").astype(object)
-    verdict[stopped] = "withdrawn"
+    verdict[caught] = "withdrawn"
     reason = np.full(len(rows), None, object)
     reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
-    reason[stopped] = WITHDRAWN_FOR
+    reason[caught] = WITHDRAWN_FOR
 
     def of_kept(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind, mask=gone)

@@ -49,8 +49,8 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """Images of a batch that the withdrawn set stops, in columns of one length (k,).
+class Caught:
+    """Images of a batch that the withdrawn set catches, in columns of one length (k,).
 
     ``image``: int64. ``entry``: uint8 (k, 32), the picture because of which. ``similarity``,
     ``threshold``: float64, NaN where the bytes are equal.
@@ -62,19 +62,19 @@ class Stopped:
     threshold: NDArray[np.float64]
 
     @classmethod
-    def equal(cls, image: NDArray[np.int64], entry: NDArray[np.uint8]) -> Stopped:
+    def equal(cls, image: NDArray[np.int64], entry: NDArray[np.uint8]) -> Caught:
         """Those of equal bytes."""
         nothing = np.full(len(image), np.nan)
         return cls(image, entry, nothing, nothing)
 
     @classmethod
-    def nothing(cls) -> Stopped:
+    def nothing(cls) -> Caught:
         """Of an empty set."""
         return cls.equal(np.empty(0, np.int64), np.empty((0, 32), np.uint8))
 
-    def and_also(self, more: Stopped) -> Stopped:
+    def and_also(self, more: Caught) -> Caught:
         """These, and others."""
-        return Stopped(
+        return Caught(
             np.concatenate([self.image, more.image]),
             np.concatenate([self.entry, more.entry]),
             np.concatenate([self.similarity, more.similarity]),

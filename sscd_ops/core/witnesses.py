@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.core.decide import IMAGE_KEPT, Decided, Images, Samples
-from sscd_ops.core.withdrawn import Stopped
+from sscd_ops.core.withdrawn import Caught
 
 THIS_DECISION = 0
 """In place of a decision's number that is not known yet."""
@@ -61,7 +61,7 @@ class Earlier:
 
 
 def find_witnesses(
-    samples: Samples, images: Images, decided: Decided, earlier: Earlier, stopped: Stopped
+    samples: Samples, images: Images, decided: Decided, earlier: Earlier, caught: Caught
 ) -> Witnesses:
     """Find the witness of every image that has one.
 
@@ -70,7 +70,7 @@ def find_witnesses(
         images: its images.
         decided: the leader's answer.
         earlier: the history's images that some were removed for.
-        stopped: the images that the withdrawn set stops.
+        caught: the images that the withdrawn set catches.
     """
     count = len(images.carrier)
     ids = samples.ids
@@ -99,7 +99,7 @@ def find_witnesses(
     answer.put(gone.row, gone.witness_sha256, gone.witness_id, gone.witness_decision)
     answer.similarity[gone.row] = gone.similarity
     answer.threshold[gone.row] = gone.threshold
-    answer.put(stopped.image, stopped.entry, np.zeros((len(stopped.image), 16), np.uint8), -1)
-    answer.similarity[stopped.image] = stopped.similarity
-    answer.threshold[stopped.image] = stopped.threshold
+    answer.put(caught.image, caught.entry, np.zeros((len(caught.image), 16), np.uint8), -1)
+    answer.similarity[caught.image] = caught.similarity
+    answer.threshold[caught.image] = caught.threshold
     return answer

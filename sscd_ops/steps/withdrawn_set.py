@@ -23,7 +23,7 @@ from sscd_ops.core.descriptor_file import Queries, bytes_rows
 from sscd_ops.core.measures import DESCRIPTORS, Measure
 from sscd_ops.core.perceptual import ROLE, WIDTH
 from sscd_ops.core.segment_file import write_mask, write_segment
-from sscd_ops.core.withdrawn import Pictures, Stopped
+from sscd_ops.core.withdrawn import Caught, Pictures
 from sscd_ops.errors import InvariantError
 from sscd_ops.model import Fingerprint, Segment, StoredFile
 from sscd_ops.steps.free_images import fill, places
@@ -123,28 +123,28 @@ def read_set(conn: Connection, dataset: Dataset) -> WithdrawnSet:
     )
 
 
-# ---------------------------------------------------------------- what it stops of a night
+# ---------------------------------------------------------------- what it catches of a night
 
 
-def stop_equal(images: Images, theirs: WithdrawnSet) -> Stopped:
-    """Stop the new and free images of a batch that have the bytes of an entry.
+def catch_equal(images: Images, theirs: WithdrawnSet) -> Caught:
+    """Catch the new and free images of a batch that have the bytes of an entry.
 
     Not those with a fault, which are kept by nobody.
     """
     listed = {entry.sha256 for entry in theirs.entries}
     if not listed:
-        return Stopped.nothing()
+        return Caught.nothing()
     undecided = np.flatnonzero(np.isin(images.standing, (NEW, PLAIN, FREE)))
     found = [image for image in undecided.tolist() if images.digests[image].tobytes() in listed]
-    stopped = np.array(found, np.int64)
-    images.stopped[stopped] = True
-    return Stopped.equal(stopped, images.digests[stopped])
+    caught = np.array(found, np.int64)
+    images.caught[caught] = True
+    return Caught.equal(caught, images.digests[caught])
 
 
-def stop_near(
+def catch_near(
     parts: Parts, work: Work, images: Images, queries: Queries, theirs: WithdrawnSet
-) -> Stopped:
-    """Stop the images of a batch that one of its measures finds near to an entry.
+) -> Caught:
+    """Catch the images of a batch that one of its measures finds near to an entry.
 
     Args:
         parts: the real parts.
@@ -154,15 +154,15 @@ def stop_near(
         theirs: the set.
     """
     if not any(entry.row is not None for entry in theirs.entries):
-        return Stopped.nothing()
+        return Caught.nothing()
     entries = theirs.pictures(parts, work.attempt.fingerprint.dimensions)
     entries = entries.take(entries.described)
     asked = np.flatnonzero(images.is_compared)
-    answer = Stopped.nothing()
+    answer = Caught.nothing()
     for measure in work.measures:
         similarity, entry = nearest(parts, work, measure, queries, images.query[asked], entries)
         hit = similarity >= measure.threshold
-        found = Stopped(
+        found = Caught(
             asked[hit],
             entries.ids[entry[hit]],
             similarity[hit],
@@ -170,7 +170,7 @@ def stop_near(
         )
         answer = answer.and_also(found)
         asked = asked[~hit]
-    images.stopped[answer.image] = True
+    images.caught[answer.image] = True
     return answer
 
 

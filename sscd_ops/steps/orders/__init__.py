@@ -1,1 +1,1 @@
-"""Orders: what people decide."""
+"""What people decide: asked for, drafted, applied, approved, reverted. ``applying`` is the way in."""
