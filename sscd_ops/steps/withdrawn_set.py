@@ -113,9 +113,19 @@ def known_pictures(
     return pictures
 
 
-def read_set(conn: Connection, dataset: Dataset) -> WithdrawnSet:
-    """The set in force as of the dataset's turn."""
-    entries = withdrawn_set.entries_in_force(conn, dataset.dataset_id, dataset.turn)
+def read_set(conn: Connection, dataset: Dataset, without: int = 0) -> WithdrawnSet:
+    """The set in force as of the dataset's turn; ``without``: an order that does not count."""
+    entries = withdrawn_set.entries_in_force(conn, dataset.dataset_id, dataset.turn, without)
+    return _set_of(conn, dataset, entries)
+
+
+def read_pictures_of(conn: Connection, dataset: Dataset, decision_id: int) -> WithdrawnSet:
+    """What one decision put into the set."""
+    entries = withdrawn_set.entries_of(conn, dataset.dataset_id, decision_id)
+    return _set_of(conn, dataset, entries)
+
+
+def _set_of(conn: Connection, dataset: Dataset, entries: Sequence[Entry]) -> WithdrawnSet:
     live = segments.live_segments(conn, dataset.dataset_id, dataset.generation, "withdrawn")
     described = sorted({entry.decision_id for entry in entries if entry.row is not None})
     return WithdrawnSet(
