@@ -236,6 +236,10 @@ class StoredPictures:
         return [Entry(sha256, order_id, decision_id, row) for sha256, row in pairs]
 
 
+NO_PICTURES = StoredPictures((), (), {}, None)
+"""Of an order that names none."""
+
+
 def store_pictures(parts: Parts, folder: str, pictures: Pictures) -> StoredPictures:
     """Write the segment of an order's pictures: descriptors, hashes and digests, no bytes.
 

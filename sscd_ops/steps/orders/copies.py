@@ -8,11 +8,9 @@ are quarantined, ``near_withdrawn``, until a person decides.
 
 from __future__ import annotations
 
-import base64
-import json
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import lookups
 from sscd_ops.catalog.bearers import orphans
 from sscd_ops.catalog.datasets import Dataset
+from sscd_ops.catalog.orders import Subject
 from sscd_ops.core.changes import Change
 from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.core.measures import HASHES, Measure
@@ -47,61 +46,49 @@ _NEAR_WITHDRAWN = "removed because of an image that was withdrawn as a copy of a
 # ---------------------------------------------------------------- the pictures
 
 
-def describe(parts: Parts, work: Work, files: Mapping[bytes, bytes]) -> Pictures:
+def describe(parts: Parts, work: Work, files: Sequence[tuple[str, bytes]]) -> list[Subject]:
     """Describe and hash pictures that were given as files, as nights do.
 
     Args:
         parts: the real parts.
         work: whose model.
-        files: sha256 (32 bytes) -> a file's bytes.
+        files: name and bytes of each.
 
     Raises:
         UsageError: one is no picture that can be decoded; says why.
     """
-    pictures = blank_pictures(list(files), work.attempt.fingerprint.dimensions)
     if not files:
-        return pictures
-    done = 0
+        return []
+    answer: list[Subject] = []
     with open_embedder(parts, work, perceptual=True) as embedder:
-        for chunk in embedder.embed(iter(files.values())):
-            here = slice(done, done + len(chunk.descriptors))
-            for row, (code, message) in sorted(chunk.faults.items()):
-                name = pictures.ids[done + row].tobytes().hex()
-                raise UsageError(f"picture sha256={name} cannot be compared: {code}: {message}")
-            pictures.described[here] = True
-            pictures.described[[done + row for row in chunk.plain]] = False
-            pictures.descriptors[here] = chunk.descriptors.astype(np.float16)
-            if chunk.hashes is not None:
-                pictures.hashes[here] = chunk.hashes
-            done = here.stop
-    return pictures
+        for chunk in embedder.embed(data for _, data in files):
+            rows = chunk.descriptors.astype("<f2")
+            for row in range(len(rows)):
+                name, data = files[len(answer)]
+                digest = hashlib.sha256(data).digest()
+                if row in chunk.faults:
+                    code, message = chunk.faults[row]
+                    raise UsageError(
+                        f"--picture {name}: {code}: {message}. What cannot be looked at has no"
+                        f" copies: name its bytes alone with --sha256 {digest.hex()}"
+                    )
+                if row in chunk.plain or chunk.hashes is None:
+                    answer.append(Subject("picture", digest, name))
+                    continue
+                described = rows[row].tobytes(), chunk.hashes[row].tobytes()
+                answer.append(Subject("picture", digest, name, None, *described))
+    return answer
 
 
-def as_text(pictures: Pictures) -> list[str]:
-    """Each picture's descriptor and hash, to be kept with a draft until it is applied."""
-
-    def stored(values: NDArray[Any]) -> str:
-        return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
-
-    return [
-        json.dumps(
-            {"descriptor": stored(pictures.descriptors[n]), "hash": stored(pictures.hashes[n])}
-            if pictures.described[n]
-            else {}
-        )
-        for n in range(len(pictures))
-    ]
-
-
-def from_text(texts: Mapping[bytes, str], dimensions: int) -> Pictures:
-    """Pictures as ``as_text`` gave them: sha256 (32 bytes) -> text."""
-    pictures = blank_pictures(list(texts), dimensions)
-    for n, text in enumerate(texts.values()):
-        said = json.loads(text)
-        if said:
+def given_pictures(subjects: Sequence[Subject], dimensions: int) -> Pictures:
+    """The pictures among what an order names, as ``describe`` answered them."""
+    given = [subject for subject in subjects if subject.kind == "picture"]
+    pictures = blank_pictures([subject.digest for subject in given], dimensions)
+    for n, subject in enumerate(given):
+        if subject.descriptor is not None and subject.hash is not None:
             pictures.described[n] = True
-            pictures.descriptors[n] = np.frombuffer(base64.b64decode(said["descriptor"]), "<f2")
-            pictures.hashes[n] = np.frombuffer(base64.b64decode(said["hash"]), np.uint8)
+            pictures.descriptors[n] = np.frombuffer(subject.descriptor, "<f2")
+            pictures.hashes[n] = np.frombuffer(subject.hash, np.uint8)
     return pictures
 
 

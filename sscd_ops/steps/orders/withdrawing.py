@@ -56,7 +56,7 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
         effects,
         {
             "named": len(samples),
-            "named_by": _named_by(samples),
+            "named_by": named_by(samples),
             "changed": len(effects),
             "by_source": by_source(before, effects),
             **counts_of(settled),
@@ -83,6 +83,7 @@ def counts_of(settled: Settled) -> dict[str, int]:
     }
 
 
-def _named_by(samples: Sequence[Named]) -> dict[str, int]:
+def named_by(samples: Sequence[Named]) -> dict[str, int]:
+    """Kind of subject -> how many samples it names."""
     kinds = [sample.by for sample in samples]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}

@@ -452,6 +452,8 @@ CREATE TABLE sscd_ops.order_subjects (
     digest          bytea NOT NULL,                 -- id: its 16 bytes; sha256, picture: of the image; else of the value
     value           text,                           -- as it was normalised; null once erased
     host            text,                           -- domain: its labels reversed, org.example.
+    descriptor      bytea,                          -- picture of a withdrawal with its copies: float16, and
+    hash            bytea,                          -- its perceptual hash; null: plain, or erased
     PRIMARY KEY (order_id, kind, digest)
 );
 CREATE INDEX order_subjects_by_digest ON sscd_ops.order_subjects (kind, digest);
