@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
@@ -174,16 +173,3 @@ def test_a_search_that_never_says_all_is_asked_for_more() -> None:
 
     assert np.bincount(found.query, minlength=3).tolist() == [3, 50_000, 0]
     assert limits == [(3, 1024), (1, 16384), (1, 60_000)]
-
-
-def test_pictures_are_kept_with_a_draft(tmp_path: Path) -> None:
-    asked = pictures_of(7, 12, plain=0.5)
-    texts = dict(zip((i.tobytes() for i in asked.ids), copies.as_text(asked), strict=True))
-
-    again = copies.from_text(texts, DIMENSIONS)
-
-    assert again.described.tolist() == asked.described.tolist()
-    assert (again.ids == asked.ids).all()
-    has = asked.described
-    assert (again.descriptors[has] == asked.descriptors[has]).all()
-    assert (again.hashes[has] == asked.hashes[has]).all()
