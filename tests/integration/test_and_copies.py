@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sscd_ops.model import Person
+from sscd_ops.errors import EffectChanged, OrderHeld, OrderNotApplicable, UsageError
+from sscd_ops.model import OrderState, Person
+from sscd_ops.options import OrderOptions
 from sscd_ops.steps.orders import applying
 from sscd_ops.steps.orders.asked import withdrawal
 from sscd_ops.steps.parts import configured
@@ -17,8 +19,18 @@ from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_catalog, verify_index
 from sscd_ops.testing import encode, picture, plant
 from tests.integration.orders import Order, apply
+from tests.integration.test_crashes import Killed, die_at
 from tests.integration.test_nights import BOTH, DAYS, clouds
-from tests.integration.world import DATASET, World, pair
+from tests.integration.world import (
+    DATASET,
+    World,
+    assert_catalog_and_files_agree,
+    assert_newest_verdicts,
+    assert_published_bytes,
+    assert_witnesses_are_kept,
+    pair,
+)
+from tests.soak import sweep
 
 SHEET = encode(Image.new("RGB", (80, 60), "white"), 90)
 
@@ -106,13 +118,17 @@ def test_later_nights_withdraw_what_is_near_to_an_entry(world: World, perceptual
 
 
 def assert_sound(world: World) -> None:
+    assert_newest_verdicts(world)
+    assert_witnesses_are_kept(world)
+    assert_published_bytes(world, replaced=True)
+    assert_catalog_and_files_agree(world)
     with world.parts() as parts:
         assert verify_catalog(parts, DATASET) == []
         assert verify_index(parts, DATASET) == []
 
 
 def test_two_entries_for_one_image_and_one_ends(world: World) -> None:
-    """An image is stopped while any entry is in force; without one it is a newcomer."""
+    """An image is withdrawn while any entry is in force; without one it is a newcomer."""
     world.put(DAYS[0], "a.tar", clouds(range(2)))
     world.night(DAYS[0])
     first = withdraw(world, picture(50))
@@ -120,12 +136,16 @@ def test_two_entries_for_one_image_and_one_ends(world: World) -> None:
     revert(world, first)
     world.put(DAYS[1], "a.tar", [pair("jpeg", plant(picture(50), "jpeg_40"))])
     world.night(DAYS[1])
+    third = withdraw(world, plant(picture(50), "half_size"))
+    assert third.counts["changed"] == 0  # it is withdrawn already
     revert(world, second)
+    assert world.verdicts()["jpeg"] == "withdrawn withdrawn"
+    revert(world, third)
+    assert world.verdicts()["jpeg"] == "kept"
     world.put(DAYS[2], "a.tar", [pair("half", plant(picture(50), "half_size"))])
     world.night(DAYS[2])
 
-    assert world.verdicts()["jpeg"] == "withdrawn withdrawn"
-    assert world.verdicts()["half"] == "kept"
+    assert world.verdicts()["half"] == "removed near"
     assert_sound(world)
 
 
@@ -173,3 +193,216 @@ def test_a_free_image_is_stopped_too(world: World) -> None:
     assert row["verdict"] == "withdrawn"
     assert row["similarity"] >= row["threshold"]
     assert_sound(world)
+
+
+# ---------------------------------------------------------------- what is there already
+
+
+TEXT = plant(picture(1), "text_10")
+NIGHTS = {
+    DAYS[0]: (
+        0.9999,
+        [
+            *clouds(range(4)),
+            pair("jpeg1", plant(picture(1), "jpeg_40")),
+            pair("half1", plant(picture(1), "half_size")),
+            pair("same1", picture(1), "other words"),
+            pair("sheet", SHEET),
+        ],
+    ),
+    DAYS[1]: (0.7, [pair("text1", TEXT), pair("half2", plant(picture(2), "half_size"))]),
+    DAYS[2]: (0.95, [pair("text3", plant(picture(3), "text_10")), pair("other", picture(9))]),
+}
+"""Thresholds and samples: copies of 1 are kept; what has text on it went for it, and would not."""
+
+
+@pytest.fixture
+def three(world: World) -> World:
+    for day, (threshold, samples) in NIGHTS.items():
+        world.change(duplicates={"threshold": threshold})
+        world.put(day, "a.tar", samples)
+        world.night(day)
+    kept = ["c0000", "c0001", "c0002", "c0003", "jpeg1", "half1", "sheet", "text3", "other"]
+    gone = {"same1": "removed exact", "text1": "removed near", "half2": "removed near"}
+    assert world.verdicts() == dict.fromkeys(kept, "kept") | gone
+    return world
+
+
+def changed(world: World, before: dict[str, str]) -> dict[str, str]:
+    return {k: now for k, now in world.verdicts().items() if before.get(k) != now}
+
+
+GONE = "withdrawn withdrawn"
+OF_ONE = dict.fromkeys(("c0001", "same1", "jpeg1", "half1"), GONE)
+OF_ONE["text1"] = "quarantined near_withdrawn"
+
+
+def night(world: World, day: str, *samples: Any) -> None:
+    world.put(day, "a.tar", samples)
+    world.night(day)
+
+
+def recrawl(world: World) -> None:
+    """Other re-encodings of picture 1, and what went because of it."""
+    night(
+        world,
+        DAYS[3],
+        pair("again1", picture(1)),
+        pair("q60", picture(1, quality=60)),
+        pair("text-again", TEXT),
+        pair("text-jpeg", plant(TEXT, "jpeg_40")),
+    )
+
+
+def test_a_picture_goes_with_its_kept_copies_and_none_comes_back(three: World) -> None:
+    """By its file: equal bytes, what is near, and what had been removed for one of them."""
+    before = three.verdicts()
+    done = withdraw(three, picture(1))
+    assert changed(three, before) == OF_ONE
+    assert done.snapshot == 3
+    rows = three.ask("SELECT * FROM curation.samples WHERE verdict = 'withdrawn'")
+    near = {row["key"]: row["similarity"] for row in rows}
+    assert near["c0001"] is None
+    assert min(near["jpeg1"], near["half1"]) >= 0.95
+    assert_sound(three)
+
+    recrawl(three)
+
+    new = dict.fromkeys(("again1", "q60"), GONE)
+    new |= {"text-again": OF_ONE["text1"], "text-jpeg": "kept"}
+    assert changed(three, before) == OF_ONE | new
+    assert_sound(three)
+
+
+def test_pictures_that_are_not_in_the_dataset_and_plain_ones(three: World) -> None:
+    before = three.verdicts()
+    done = withdraw(three, picture(2, quality=80), SHEET)
+    assert changed(three, before) == dict.fromkeys(("c0002", "half2", "sheet"), GONE)
+    assert (done.counts["pictures"], done.counts["compared"]) == (2, 1)
+    with pytest.raises(UsageError, match=r"0.jpg: not_an_image.*--sha256"):
+        draft(three, [b"no picture"])
+    assert_sound(three)
+
+
+def test_by_ids_digests_and_sources(three: World) -> None:
+    """The pictures of all that is named; every named sample has a verdict of its own."""
+    before = three.verdicts()
+    withdraw(three, ids=ids(three, "text1"))  # a removed one
+    assert changed(three, before) == {"text1": GONE}
+    withdraw(three, sha256=[sha256(plant(picture(1), "half_size")).hex()])
+    assert changed(three, before) == OF_ONE | {"text1": GONE}
+    done = withdraw(three, sources=["crawl"])
+    assert set(three.verdicts().values()) == {GONE}
+    assert done.counts["named"] == len(before)
+    assert_sound(three)
+
+
+def test_reverted_at_once_it_never_was(three: World) -> None:
+    before, witnesses = three.verdicts(), three.witnesses()
+    done = withdraw(three, picture(1), ids=ids(three, "other"))
+    revert(three, done)
+    assert three.verdicts() == before
+    assert three.witnesses() == witnesses
+    recrawl(three)
+    assert three.verdicts()["again1"] == "removed exact"
+    assert_sound(three)
+
+
+def test_reverted_behind_a_night_all_come_back_as_newcomers(three: World) -> None:
+    """What nights withdrew since too, in the old order, at the threshold of now."""
+    before = three.verdicts()
+    done = withdraw(three, picture(1), SHEET, ids=ids(three, "other"))
+    recrawl(three)
+    revert(three, done)
+    assert changed(three, before) == {
+        "half1": "removed near",
+        "jpeg1": "removed near",
+        "again1": "removed exact",
+        "q60": "removed near",
+        "text-again": "removed near",
+        "text-jpeg": "kept",
+    }
+    assert three.witnesses()["text1"] == "text-jpeg"
+    assert_sound(three)
+
+
+def test_what_is_near_waits_for_another_person_as_a_second_order(three: World) -> None:
+    """The picture itself goes at once, and no night keeps a copy meanwhile."""
+    three.change(orders=OrderOptions(max_changed=3))
+    before = three.verdicts()
+    done = withdraw(three, picture(1))
+    first = {key: OF_ONE[key] for key in ("c0001", "same1")}
+    assert changed(three, before) == first
+    assert done.second is not None
+    assert done.second.state is OrderState.HELD
+    assert f"order approve {done.second.order_id}" in done.second.message
+    again = withdraw(three, picture(1))
+    assert again.answered
+    assert again.second == done.second
+    recrawl(three)
+    assert three.verdicts()["q60"] == GONE
+    with three.parts() as parts:
+        with pytest.raises(UsageError, match="drafted by ann too"):
+            applying.approve(parts, done.second.order_id, by=ANN)
+        with pytest.raises(EffectChanged, match="1 samples more"):  # text-again came meanwhile
+            applying.approve(parts, done.second.order_id, by=BOB)
+        with pytest.raises(OrderHeld):
+            applying.apply(parts, done.second.order_id, by=ANN)
+        applying.approve(parts, done.second.order_id, by=BOB)
+    assert {key: three.verdicts()[key] for key in OF_ONE} == OF_ONE
+    assert_sound(three)
+    three.change(orders=OrderOptions(max_changed=100))
+    revert(three, done)
+    assert GONE not in three.verdicts().values()
+    states = three.ask("SELECT state FROM sscd_ops.orders WHERE verb = 'withdraw'")
+    assert [row["state"] for row in states] == ["reverted", "reverted"]
+    assert_sound(three)
+
+
+def test_a_second_part_whose_first_was_reverted_is_turned_down(three: World) -> None:
+    three.change(orders=OrderOptions(max_changed=3))
+    done = withdraw(three, picture(1))
+    assert done.second is not None
+    number = done.second.order_id
+    revert(three, done)
+    with three.parts() as parts:
+        with pytest.raises(OrderNotApplicable, match=f"order refuse {number}"):
+            applying.approve(parts, number, by=BOB)
+        applying.refuse(parts, number, by=BOB, why="its first part was reverted")
+    assert GONE not in three.verdicts().values()
+
+
+DEATHS = [
+    f"{when} {point}"
+    for point in (
+        "orders.applying.orders.add_order",
+        "orders.applying.turns.take",
+        "turns.copy_table",
+        "orders.turn.add_pictures",
+        "turns.decisions.put_in_force",
+        "orders.applying.orders.hold",
+        "orders.applying.publish_others",
+    )
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize("death", sweep(DEATHS, DEATHS[3::5]))
+def test_killed_anywhere_it_is_done_again(
+    three: World, death: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.change(orders=OrderOptions(max_changed=3))
+    when, point = death.split()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_at(patch, when, point)
+        withdraw(three, picture(1))
+    done = withdraw(three, picture(1))
+    assert done.second is not None
+    assert done.second.state is OrderState.HELD
+    assert len(three.ask("SELECT * FROM sscd_ops.withdrawn_images")) == 1
+    assert len(three.ask("SELECT * FROM sscd_ops.segments WHERE role = 'withdrawn'")) == 1
+    assert len(three.ask("SELECT * FROM sscd_ops.orders")) == 2
+    with three.parts() as parts:
+        applying.approve(parts, done.second.order_id, by=BOB)
+    assert {key: three.verdicts()[key] for key in OF_ONE} == OF_ONE
+    assert_sound(three)
