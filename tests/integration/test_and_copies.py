@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -352,6 +353,8 @@ def test_what_is_near_waits_for_another_person_as_a_second_order(three: World) -
     assert {key: three.verdicts()[key] for key in OF_ONE} == OF_ONE
     assert_sound(three)
     three.change(orders=OrderOptions(max_changed=100))
+    with pytest.raises(OrderNotApplicable, match=f"order revert {done.order.order_id}"):
+        revert(three, replace(done, order=done.second))
     revert(three, done)
     assert GONE not in three.verdicts().values()
     states = three.ask("SELECT state FROM sscd_ops.orders WHERE verb = 'withdraw'")

@@ -171,6 +171,11 @@ def _need_in_force(order: Order) -> None:
             f"order {order.order_id} {what}: only one that is in force can be reverted"
             " (`sscd-ops order list` shows which are)"
         )
+    if order.of_order is not None:
+        raise OrderNotApplicable(
+            f"order {order.order_id} is the second part of order {order.of_order}, whose pictures"
+            f" still hold: sscd-ops order revert {order.of_order} --why '...' ends both"
+        )
 
 
 def _redraft(parts: Parts, order_id: int) -> tuple[Order, Draft]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from sscd_ops.catalog import decisions, orders, segments, subjects
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import decisions, orders, rules, segments, subjects
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
@@ -35,6 +37,7 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
             conn, order.dataset_id, order.order_id, orders.subjects_of(conn, order.order_id)
         )
         kept = segments.history_rows(conn, order.dataset_id, dataset.generation)
+        left_out = unsearched(conn, order)
     samples = list(named.values())
     lost = [s.image_sha256 for s in samples if s.verdict == "kept" and s.image_sha256 is not None]
     without = {s.sample_id.bytes for s in samples}
@@ -60,9 +63,19 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
             "changed": len(effects),
             "by_source": by_source(before, effects),
             **counts_of(settled),
+            "unsearched": left_out,
         },
         kept,
     )
+
+
+def unsearched(conn: Connection, order: Order) -> dict[str, int]:
+    """Source -> samples without a URL, which an order by URLs or domains cannot find."""
+    kinds = orders.subject_counts(conn, order.order_id).keys()
+    if not kinds & {"url", "domain"}:
+        return {}
+    found = rules.without_urls(conn, order.dataset_id)
+    return {each.source: each.without for each in found}
 
 
 def becomes(settled: Settled) -> dict[UUID, str]:

@@ -28,7 +28,7 @@ from sscd_ops.steps.orders.copies import (
     work_out_copies,
 )
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
-from sscd_ops.steps.orders.withdrawing import WITHDRAWN, counts_of, named_by
+from sscd_ops.steps.orders.withdrawing import WITHDRAWN, counts_of, named_by, unsearched
 from sscd_ops.steps.parts import Parts, Work, configured, load_work
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
@@ -47,6 +47,7 @@ def withdraw_copies(parts: Parts, order: Order, seen: Seen, there: StillThere) -
         named = subjects.named_samples(conn, order.dataset_id, order.order_id, asked)
         kept = segments.history_rows(conn, order.dataset_id, dataset.generation)
         live = history.live_of(history.origins_of(conn, work, dataset))
+        left_out = unsearched(conn, order)
     digests = [s.digest for s in asked if s.kind in ("sha256", "picture")]
     digests += [s.image_sha256 for s in named.values() if s.image_sha256 is not None]
     given = given_pictures(asked, work.attempt.fingerprint.dimensions)
@@ -62,6 +63,7 @@ def withdraw_copies(parts: Parts, order: Order, seen: Seen, there: StillThere) -
         "pictures": len(pictures),
         "compared": int(pictures.described.sum()),
         "near_waits": waits,
+        "unsearched": left_out,
     }
     return replace(answer, counts={**answer.counts, **more}, pictures=pictures)
 
@@ -164,6 +166,8 @@ def end_entries(parts: Parts, work: Work, target: Order, seen: Seen) -> Ended:
     dataset = seen.dataset
     with parts.catalog.read() as conn:
         images = withdrawn_set.images_of(conn, dataset.dataset_id, target.order_id)
+        if not images:
+            return Ended((), ())
         live = history.live_of(history.origins_of(conn, work, dataset))
         others = read_set(conn, dataset, without=target.order_id)
     entries = others.pictures(parts, work.attempt.fingerprint.dimensions)
