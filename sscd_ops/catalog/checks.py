@@ -164,6 +164,15 @@ _SIMILAR = Check(
     " THEN s.witness_sha256 = s.image_sha256 ELSE s.similarity >= s.threshold END IS NOT TRUE",
 )
 
+_LISTED_BYTES = Check(
+    "I1",
+    "{count} kept image(s) have the bytes of pictures that are withdrawn with their copies",
+    f"WITH {_KEPT_NOW} SELECT DISTINCT encode(k.sha256, 'hex') AS what FROM kept k"
+    " JOIN sscd_ops.withdrawn_images w ON w.dataset_id = :d AND w.sha256 = k.sha256"
+    " JOIN sscd_ops.decisions x ON x.decision_id = w.decision_id AND x.turn IS NOT NULL"
+    " JOIN sscd_ops.orders o ON o.order_id = w.order_id AND o.turn_to IS NULL",
+)
+
 # ---------------------------------------------------------------- I4: in the newest snapshot once
 
 _PLACED = (
@@ -331,6 +340,7 @@ CHECKS = (
     _CARRIERS,
     _WITNESSES,
     _SIMILAR,
+    _LISTED_BYTES,
     _NUMBERED,
     _TWO_SHARDS,
     _NO_SHARD,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from sscd_ops.cli.main import main
 from sscd_ops.errors import EffectChanged, OrderHeld, OrderNotApplicable, UsageError
 from sscd_ops.model import OrderState, Person
 from sscd_ops.options import OrderOptions
+from sscd_ops.steps import resolve
 from sscd_ops.steps.orders import applying
 from sscd_ops.steps.orders.asked import withdrawal
 from sscd_ops.steps.parts import configured
@@ -175,6 +179,50 @@ def test_entries_of_known_images_have_what_nights_stored(world: World) -> None:
     path.unlink()
     with world.parts() as parts, pytest.raises(Exception, match=r"restore .* from a backup"):
         rebuild_index(parts, DATASET)
+
+
+def test_an_order_beside_a_night_is_asked_by_its_next_try(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night that was matched before, and had decided but for its swap."""
+    world.put(DAYS[0], "a.tar", clouds(range(2)))
+    world.night(DAYS[0])
+    world.put(DAYS[1], "a.tar", [pair("jpeg", plant(picture(50), "jpeg_40")), *clouds(range(3, 5))])
+    tries = []
+
+    def guard(night: resolve.Night, *given: Any) -> str:
+        tries.append(given)
+        if len(tries) == 1:
+            withdraw(world, picture(50))
+        return ""
+
+    monkeypatch.setattr(resolve.Night, "guard", guard)
+    with world.parts() as parts:
+        decided = world.from_resolve(parts, world.until_match(parts, DAYS[1]))
+
+    assert len(tries) == 2
+    assert decided.counts.withdrawn == 1
+    assert world.verdicts()["jpeg"] == GONE
+    assert_sound(world)
+
+
+def test_what_is_withdrawn_is_explained_and_not_shown(world: World, tmp_path: Path) -> None:
+    world.put(DAYS[0], "a.tar", clouds(range(2)))
+    world.night(DAYS[0])
+    withdraw(world, picture(50))
+    night(world, DAYS[1], pair("jpeg", plant(picture(50), "jpeg_40")), *clouds(range(3, 5)))
+    config = tmp_path / "curation.toml"
+    config.write_text(f'[storage]\nroot = "{world.base}/root"\n')
+    asked = ["explain", f"{DAYS[1]}/a.tar#jpeg", "--config", str(config)]
+    env = {"SSCD_OPS_DATABASE_URL": world.url}
+
+    said = CliRunner().invoke(main, asked, env=env)
+    refused = CliRunner().invoke(main, [*asked, "--picture", str(tmp_path / "why.png")], env=env)
+
+    assert "Withdrawn: its image is 0.99" in said.output
+    assert "to a picture that was withdrawn with its copies; the threshold is 0.5." in said.output
+    assert refused.exit_code == 2
+    assert "it is not shown" in refused.output
 
 
 def test_a_free_image_is_stopped_too(world: World) -> None:
