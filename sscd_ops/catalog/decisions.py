@@ -199,7 +199,8 @@ def delete_lost(conn: Connection, dataset_id: int) -> None:
             " (SELECT output_id FROM sscd_ops.output_shards WHERE decision_id = :x)",
             x=key["x"],
         )
-        for table in ("changes", "decision_sources", "output_shards", "decisions"):
+        few = ("changes", "withdrawn_images", "decision_sources", "output_shards", "decisions")
+        for table in few:
             run(conn, f"DELETE FROM sscd_ops.{table} WHERE decision_id = :x", x=key["x"])
 
 

@@ -218,6 +218,10 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
         (counts["removed_again"], "pictures go for another one than before"),
         (counts["freed"], "pictures are nobody's from then on"),
         (counts["source_gone"], "samples that could be kept instead are gone from their source"),
+        (counts.get("pictures", 0), "pictures are withdrawn with their copies, now and later"),
+        (counts.get("near", 0), "images go because they are near to one of them"),
+        (counts.get("near_withdrawn", 0), "images that went for one of all these are quarantined"),
+        (counts.get("near_waits", 0), "samples near to them wait for another person's approval"),
     ):
         if count:
             say(f"{count} {what}")
@@ -254,3 +258,5 @@ def _say_applied(done: Applied) -> None:
         else "the next snapshot follows it"
     )
     say(f"order {found.order_id} {was} turn {found.turn} on; {published}")
+    if done.second is not None and done.second.message:
+        say(done.second.message)

@@ -38,6 +38,8 @@ from sscd_ops.model import Matches
 
 _REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_FOR.items()}}
 """Reason of a removed sample, by outcome."""
+WITHDRAWN_FOR = "withdrawn"
+"""Reason of what is withdrawn, an image or a sample."""
 
 
 def days(day: date) -> int:
@@ -103,8 +105,11 @@ def sample_rows(given: DecisionRows, manifests: Iterable[pa.Table]) -> Iterator[
     lasting = np.zeros(len(images.carrier) + 1, bool)  # -1, no image: the last
     for number, (fault, _) in images.faults.items():
         lasting[number] = fault.follows_bytes
+    # what an earlier turn said of the image: its bearers follow it, whatever the fault
+    lasting[images.known.row] = True
     said = np.full(len(images.carrier), None, object)
     said[images.known.row] = images.known.reason
+    said[images.caught] = WITHDRAWN_FOR
     start = 0
     for table in manifests:
         yield _sample_rows(given, start, table, lasting, said)
@@ -120,8 +125,8 @@ def _sample_rows(
 ) -> pa.Table:
     """The rows of a block of samples; ``said``: what history says of images that are known.
 
-    ``lasting``: the images with a fault of their bytes. A sample quarantined for another follows
-    no image.
+    ``lasting``: the images that are known, or have a fault of their bytes. A sample quarantined for
+    another follows no image.
     """
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     here = np.flatnonzero(decided.outcome[start : start + len(table)] != KNOWN)
@@ -168,7 +173,7 @@ def _sample_rows(
             "rank": samples.rank[rows],
             "witness_sha256": fixed(witness.sha256[image], witnessed),
             **_carriers(given, image, witnessed),
-            "similarity": pa.array(witness.similarity[image], mask=~witnessed),
+            "similarity": _floats(np.where(witnessed, witness.similarity[image], np.nan)),
             "threshold": _floats(np.where(measured, witness.threshold[image], np.nan)),
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "plain": pa.array(plain, pa.bool_(), mask=~plain),
@@ -201,7 +206,7 @@ def _reasons(
     withdrawn = (outcome == WITHDRAWN) & (image >= 0)
     code[withdrawn] = said[image[withdrawn]]
     ruled = np.flatnonzero((outcome == WITHDRAWN) & (image < 0))
-    code[ruled] = "withdrawn"
+    code[ruled] = WITHDRAWN_FOR
     message[ruled] = [given.samples.stopped.message(row) for row in rows[ruled].tolist()]
     bad, codes, messages = faults_of(given.samples, given.images, given.decided.outcome, rows)
     code[bad], message[bad] = codes, messages
@@ -242,9 +247,12 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
-    near = ~kept & ~faulty
-    outcome = np.where(kept, KEPT, np.where(faulty, QUARANTINED, REMOVED_NEAR)).astype(np.int8)
+    caught = images.caught[rows]
+    near = ~kept & ~faulty & ~caught
+    outcome = np.full(len(rows), REMOVED_NEAR, np.int8)
+    outcome[kept], outcome[faulty], outcome[caught] = KEPT, QUARANTINED, WITHDRAWN
     reason = np.full(len(rows), None, object)
+    reason[caught] = WITHDRAWN_FOR
     message = np.full(len(rows), None, object)
     reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
     for at in np.flatnonzero(faulty):
@@ -253,7 +261,7 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     carrier = images.carrier[rows]
     slots = np.where(kept, given.slot[carrier], -1)
     query = images.query[rows]
-    similarity = np.where(near, witness.similarity[rows], np.nan)
+    because = near | caught
     return pa.table(
         {
             "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
@@ -268,10 +276,10 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
             "rank": samples.rank[carrier],
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "segment_row": pa.array(query, pa.int64(), mask=query < 0),
-            "witness_sha256": fixed(witness.sha256[rows], near),
-            **_carriers(given, rows, near),
-            "similarity": _floats(similarity),
-            "threshold": _floats(np.where(near, witness.threshold[rows], np.nan)),
+            "witness_sha256": fixed(witness.sha256[rows], because),
+            **_carriers(given, rows, because),
+            "similarity": _floats(np.where(because, witness.similarity[rows], np.nan)),
+            "threshold": _floats(np.where(because, witness.threshold[rows], np.nan)),
         }
     )
 
@@ -280,10 +288,14 @@ def change_rows(given: DecisionRows) -> pa.Table:
     """Rows of ``changes``: one for each image that was free, and is decided again."""
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     rows = np.flatnonzero(images.standing == FREE)
-    gone = ~decided.kept[rows]
+    gone, caught = ~decided.kept[rows], images.caught[rows]
+    near = gone & ~caught
     carrier = images.carrier[rows]
+    verdict = np.where(gone, "removed", "kept").astype(object)
+    verdict[caught] = "withdrawn"
     reason = np.full(len(rows), None, object)
-    reason[gone] = decided.each(rows[gone], [m.reason for m in decided.measures])
+    reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
+    reason[caught] = WITHDRAWN_FOR
 
     def of_kept(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind, mask=gone)
@@ -294,7 +306,7 @@ def change_rows(given: DecisionRows) -> pa.Table:
             "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
             "turn": _constant(given.turn, len(rows), pa.int64()),
             "image_sha256": fixed(images.digests[rows]),
-            "verdict": pa.array(np.where(gone, "removed", "kept").astype(object), pa.string()),
+            "verdict": pa.array(verdict, pa.string()),
             "reason": pa.array(reason, pa.string()),
             "witness_sha256": fixed(witness.sha256[rows], gone),
             "similarity": _floats(np.where(gone, witness.similarity[rows], np.nan)),

@@ -52,6 +52,7 @@ from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
 from sscd_ops.steps.queries import Backends, codes_of, load_queries, open_backends
 from sscd_ops.steps.ruling import COLUMNS as RULED_BY
 from sscd_ops.steps.ruling import Ruling
+from sscd_ops.steps.withdrawn_set import catch_equal, catch_near, read_set
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         places = [(s.source, s.relative_uri) for s in registered]
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
         origins = history.origins_of(conn, work, dataset)
+        withdrawn = read_set(conn, dataset)
     live = history.live_of(origins)
     again = before if before is not None and before.files == files else None
     manifests = Manifests(parts, work, registered)
@@ -163,6 +165,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     images = _images(parts, work, samples, queries, turn)
     _quarantine_ended(manifests, samples, images)
     _need_descriptors(work, registered, samples, images)
+    equal = catch_equal(images, withdrawn)
     backends = open_backends(parts, work)
     segment_files = (
         again.segment_files if again else _write_segment(parts, work, backends.history, queries)
@@ -173,6 +176,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     images.query[free.images] = len(queries) + np.arange(len(free.images))
     near = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
+    caught = equal.and_also(catch_near(parts, work, images, everything, withdrawn))
     decided = decide(
         samples,
         images,
@@ -187,7 +191,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         samples,
         images,
         decided,
-        find_witnesses(samples, images, decided, earlier),
+        find_witnesses(samples, images, decided, earlier, caught),
         shard_ids=np.array([s.shard_id for s in registered], np.int64),
         slot=publish.slot,
         dataset_id=work.batch.dataset_id,

@@ -25,6 +25,7 @@ from sscd_ops.steps.history import Origin
 from sscd_ops.steps.losing import Asked, Settled, gone_changes, plan_settled, settle
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
 from sscd_ops.steps.orders.withdrawing import counts_of
+from sscd_ops.steps.orders.withdrawing_copies import end_entries
 from sscd_ops.steps.orphans import ChangedIndex
 from sscd_ops.steps.parts import Parts, Work, load_work
 from sscd_ops.steps.still_there import StillThere
@@ -54,12 +55,14 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         work = load_work(parts, decisions.newest_night(conn, target.dataset_id))
         kept = segments.history_rows(conn, target.dataset_id, dataset.generation)
         back = _back(conn, target, dataset.turn)
-    settled = None
+    settled, stay = None, list[Change]()
     if target.turn == dataset.turn:
         settled = _as_before(parts, work, target, seen, there, back)
     if settled is None:
-        asked = Asked(anew=_free(parts, target, dataset.turn, back.images), again=back.samples)
-        settled = settle(parts, work, dataset, there, asked)
+        ended = end_entries(parts, work, target, seen)
+        stay += ended.stay
+        anew = [*_free(parts, target, dataset.turn, back.images), *ended.anew]
+        settled = settle(parts, work, dataset, there, Asked(anew=anew, again=back.samples))
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
     gone = settled.gone.keys()
     changes = [Change(FOLLOWS, sample=number) for number in back.samples if number not in gone]
@@ -67,7 +70,7 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         Change("quarantined", sample=number.bytes, reason=Fault.RULE_ENDED, message=_UNREAD)
         for number in back.unread
     ]
-    changes += [*gone_changes(there, settled), *settled.changes(planned)]
+    changes += [*gone_changes(there, settled), *settled.changes(planned), *stay]
     before, after = _verdicts(parts, target.dataset_id, back, settled)
     effects = effects_of(before, after)
     return Ordered(

@@ -142,6 +142,7 @@ CREATE INDEX decisions_by_batch ON sscd_ops.decisions (batch_id);
 CREATE TABLE sscd_ops.segments (
     segment_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    role            text NOT NULL DEFAULT 'images', -- withdrawn: of pictures in withdrawn_images
     decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions, -- the first: it stands at its turn
     rows            bigint NOT NULL,
     dimensions      integer NOT NULL,
@@ -185,8 +186,8 @@ CREATE TABLE sscd_ops.images (
     dataset_id      smallint NOT NULL,
     sha256          bytea NOT NULL,
     decision_id     bigint NOT NULL,
-    verdict         text NOT NULL,                  -- kept | removed | quarantined
-    reason          text,                           -- near, perceptual, or a fault that follows the bytes
+    verdict         text NOT NULL,                  -- kept | removed | quarantined | withdrawn
+    reason          text,                           -- near, perceptual, withdrawn, or a fault that follows the bytes
     message         text,
     sample_id       uuid NOT NULL,                  -- the sample that carries it, and its place
     shard_id        bigint NOT NULL,
@@ -194,7 +195,8 @@ CREATE TABLE sscd_ops.images (
     rank            integer NOT NULL,               -- 0: the most preferred of the decision
     slot            integer,                        -- kept: its number in the decision
     segment_row     bigint,                         -- of the decision's in its segment; null: no descriptor (kept: plain)
-    witness_sha256  bytea,                          -- removed: the kept image because of which
+    witness_sha256  bytea,                          -- removed: the kept image because of which; withdrawn:
+                                                    -- the picture of withdrawn_images, which may be no image
     witness_id      uuid,                           -- the sample that carried that one then,
     witness_decision bigint,                        -- and the decision that has the sample's row
     similarity      double precision,
@@ -450,6 +452,8 @@ CREATE TABLE sscd_ops.order_subjects (
     digest          bytea NOT NULL,                 -- id: its 16 bytes; sha256, picture: of the image; else of the value
     value           text,                           -- as it was normalised; null once erased
     host            text,                           -- domain: its labels reversed, org.example.
+    descriptor      bytea,                          -- picture of a withdrawal with its copies: float16, and
+    hash            bytea,                          -- its perceptual hash; null: plain, or erased
     PRIMARY KEY (order_id, kind, digest)
 );
 CREATE INDEX order_subjects_by_digest ON sscd_ops.order_subjects (kind, digest);
@@ -488,6 +492,19 @@ CREATE TABLE sscd_ops.receipts (
     UNIQUE (dataset_id, number),
     UNIQUE (order_id, kind)
 );
+
+-- The withdrawn set: pictures that a withdrawal with its copies names. An entry is in force where its
+-- order is; what is near one, or has its bytes, is withdrawn by every night.
+CREATE TABLE sscd_ops.withdrawn_images (
+    dataset_id      smallint NOT NULL,
+    sha256          bytea NOT NULL,                 -- of the picture's bytes: it may be no image of the dataset
+    order_id        bigint NOT NULL,
+    decision_id     bigint NOT NULL,                -- the order's, if that is in force
+    row             bigint,                         -- in that decision's segment of role withdrawn; null: no
+                                                    -- descriptor (plain, or forgotten), equal bytes alone count
+    PRIMARY KEY (dataset_id, sha256, decision_id)
+);
+CREATE INDEX withdrawn_images_by_decision ON sscd_ops.withdrawn_images (decision_id);
 
 CREATE TABLE sscd_ops.configs (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
