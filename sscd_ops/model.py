@@ -150,6 +150,10 @@ class StoredFile:
     bytes: int
 
 
+ERASED = "(erased)"
+"""What stands where a sample's key was, once its text is erased."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedFile:
     """A file that a listing of the storage root shows.

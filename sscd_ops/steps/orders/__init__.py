@@ -1,0 +1,1 @@
+"""What people order about data, and what becomes of it."""
