@@ -1,1 +1,1 @@
-"""What people order about data, and what becomes of it."""
+"""What people decide: asked for, drafted, applied, reverted. ``applying`` is the way in."""
