@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.naming import file_json, files_json
 from sscd_ops.catalog.partitions import months
-from sscd_ops.catalog.sql import file_of, files_of, rows, run, tuples
+from sscd_ops.catalog.sql import file_of, files_of, rows, run, tuples, value
 from sscd_ops.model import ERASED, StoredFile
 
 _MONTH = re.compile(r"samples_(\d{4})_(\d{2})")
@@ -293,10 +293,13 @@ def forget_images(conn: Connection, dataset_id: int, images: Collection[bytes]) 
     )
 
 
-def forgotten_images(conn: Connection, dataset_id: int) -> set[bytes]:
-    """All images of a dataset whose descriptors are forgotten."""
-    listed = "SELECT sha256 FROM sscd_ops.forgotten_images WHERE dataset_id = :d"
-    return {bytes(digest) for (digest,) in tuples(conn, listed, d=dataset_id)}
+def any_kept(conn: Connection, dataset_id: int, images: Collection[bytes]) -> bool:
+    """Whether one of some images is kept now."""
+    kept = (
+        "SELECT EXISTS (SELECT FROM sscd_ops.images_now WHERE dataset_id = :d"
+        " AND sha256 = ANY(:i) AND verdict = 'kept')"
+    )
+    return bool(value(conn, kept, d=dataset_id, i=list(images)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sscd_ops.catalog import named_files
+from sscd_ops.catalog import condemned, named_files
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.errors import CommitConflict, FileMismatch
 from sscd_ops.model import ListedFile, StoredFile
@@ -38,7 +38,8 @@ def remove_files(
         dataset: whose.
         samples: which.
         known: names of files that held them; no row may name one any more.
-        folders: below the dataset's, of which all files go that no row names.
+        folders: below the dataset's, whose files do not say what they hold: those go that are
+            condemned, or that no row names and nobody wrote lately.
 
     Returns:
         What was removed, name -> bytes, and what is left to whoever is writing it.
@@ -49,6 +50,7 @@ def remove_files(
     found = vacuum.listed(parts, dataset.name)
     with parts.catalog.begin() as conn:
         named = named_files.all_names(conn, dataset.dataset_id)
+        condemned_ones = condemned.condemned(conn, dataset.dataset_id, 0.0)
     if still := sorted(named.intersection(known)):
         raise CommitConflict(
             f"{still[0]} holds what is to be removed, and was named meanwhile: run this again"
@@ -56,18 +58,13 @@ def remove_files(
     gone = set(known)
     unnamed = {name: file for name, file in found.items() if name not in named}
     gone.update(_holding(parts, dataset.name, samples, unnamed))
-    gone.update(
-        name
-        for name in unnamed
-        if not vacuum.is_leftover(name) and vacuum.folder_of(name) in folders
-    )
-    left = []
+    left: list[str] = []
     for name, file in unnamed.items():
+        is_old = file.modified is not None and file.modified <= time.time() - _AT_WORK
         if vacuum.is_leftover(name):
-            if file.modified is not None and file.modified <= time.time() - _AT_WORK:
-                gone.add(name)
-            else:
-                left.append(name)
+            (gone.add if is_old else left.append)(name)
+        elif vacuum.folder_of(name) in folders and (is_old or name in condemned_ones):
+            gone.add(name)
     parts.store.drop_copies({name.rpartition("/")[2].partition(".")[0] for name in gone})
     return vacuum.remove_now(parts, dataset, gone, found), sorted(left)
 
