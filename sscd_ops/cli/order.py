@@ -222,6 +222,8 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
     ):
         if count:
             say(f"{count} {what}")
+    for source, count in counts.get("unsearched", {}).items():
+        say(f"{count} samples of source {source} say no URL: they could not be searched")
     if found.state is OrderState.APPLIED:
         say(f"order {found.order_id} was applied in turn {found.turn}")
     elif found.state is OrderState.HELD:
