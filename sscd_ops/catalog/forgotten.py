@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.naming import file_json, files_json
 from sscd_ops.catalog.partitions import months
+from sscd_ops.catalog.snapshot_changes import withdrawn_now
 from sscd_ops.catalog.sql import file_of, files_of, rows, run, tuples, value
 from sscd_ops.model import ERASED, StoredFile
 
@@ -44,7 +45,8 @@ _READ = (
 def _read(conn: Connection, dataset_id: int, by: str, asked: Sequence[object]) -> list[ReadSample]:
     columns = "s.sample_id, s.shard_id, s.decision_id, s.image_sha256"
     attached = _READ.format(columns=f"{columns}, s.verdict", table="samples", by=by)
-    detached = _READ.format(columns=f"{columns}, NULL", table="detached_samples", by=by)
+    ruled = f"{columns}, CASE WHEN s.ruled THEN 'withdrawn' END"
+    detached = _READ.format(columns=ruled, table="detached_samples", by=by)
     found = tuples(conn, f"{attached} UNION ALL {detached}", d=dataset_id, asked=asked)
     return [
         ReadSample(sample, shard, decision, image and bytes(image), verdict)
@@ -358,3 +360,59 @@ def drop_dead_rows(conn: Connection, of_months: Collection[date]) -> None:
     for (name,) in list(tuples(conn, found)):
         if name in wanted:
             conn.exec_driver_sql(f"VACUUM sscd_ops.{name}")
+
+
+# ---------------------------------------------------------------- orders
+
+
+def of_withdrawn_images(conn: Connection, dataset_id: int, decision_id: int) -> list[UUID]:
+    """The samples of images that a decision withdrew, where both are withdrawn still."""
+    withdrawn = (
+        "SELECT image_sha256 FROM sscd_ops.changes_now WHERE dataset_id = :d AND decision_id = :x"
+        " AND image_sha256 IS NOT NULL AND verdict = 'withdrawn'"
+    )
+    images = [bytes(image) for (image,) in tuples(conn, withdrawn, d=dataset_id, x=decision_id)]
+    found = [(each.sample_id, each.image or b"") for each in bearers_of(conn, dataset_id, images)]
+    return sorted(withdrawn_now(conn, dataset_id, found))
+
+
+def mark_finished(conn: Connection, order_id: int) -> None:
+    """Say that an order was carried out with all that it asks for."""
+    run(
+        conn,
+        "UPDATE sscd_ops.orders SET finished_at = now()"
+        " WHERE order_id = :o AND finished_at IS NULL",
+        o=order_id,
+    )
+
+
+def erase_order(conn: Connection, order_id: int) -> int:
+    """Take the text out of what an order says and names, and out of its events; how many rows."""
+    changed = run(
+        conn,
+        "UPDATE sscd_ops.order_subjects SET value = NULL WHERE order_id = :o"
+        " AND kind IN ('url', 'picture') AND value IS NOT NULL",
+        o=order_id,
+    )
+    for statement in (
+        "UPDATE sscd_ops.orders SET why = :e, message = '' WHERE order_id = :o"
+        " AND (why, message) <> (:e, '')",
+        "UPDATE sscd_ops.decisions x SET why = :e FROM sscd_ops.orders o"
+        " WHERE o.order_id = :o AND x.decision_id = o.decision_id AND x.why <> :e",
+        "UPDATE sscd_ops.events SET why = :e WHERE why <> :e AND kind <> 'erased'"
+        " AND CAST(details ->> 'order_id' AS bigint) = :o",
+    ):
+        changed += run(conn, statement, o=order_id, e=ERASED)
+    return changed
+
+
+def hosts_of(conn: Connection, order_id: int) -> int:
+    """How many domains an order names."""
+    asked = "SELECT count(*) FROM sscd_ops.order_subjects WHERE order_id = :o AND kind = 'domain'"
+    return int(value(conn, asked, o=order_id))
+
+
+def drop_dead_orders(conn: Connection) -> None:
+    """As ``drop_dead_rows``, of orders and what tells of them."""
+    for table in ("orders", "order_subjects", "decisions", "events"):
+        conn.exec_driver_sql(f"VACUUM sscd_ops.{table}")

@@ -437,7 +437,8 @@ CREATE TABLE sscd_ops.orders (
     draft           integer NOT NULL DEFAULT 0,     -- its newest one
     decision_id     bigint REFERENCES sscd_ops.decisions,
     turn            bigint,                         -- its decision's: its rules and pictures hold from then on,
-    turn_to         bigint                          -- and not from this one, which reverted it
+    turn_to         bigint,                         -- and not from this one, which reverted it
+    finished_at     timestamptz                     -- what it asks beside verdicts, to forget and purge, was done
 );
 CREATE UNIQUE INDEX orders_by_key ON sscd_ops.orders (dataset_id, client_key)
     WHERE state IN ('drafted', 'held', 'applied');
