@@ -188,6 +188,10 @@ class StoredFile:
     bytes: int
 
 
+ERASED = "(erased)"
+"""What stands where a sample's key was, once its text is erased."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedFile:
     """A file that a listing of the storage root shows.
@@ -412,6 +416,22 @@ class KnownImages:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> KnownImages:
         """Some of them, by their places here or by a mask."""
         return KnownImages(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The standing rules in force at a turn; those by URL, which may be millions, are asked for.
+
+    ``domains``: reversed domain -> number of its first order. ``sources``: digest of a source's
+    name -> likewise. ``has_urls``: whether there are any by URL.
+    """
+
+    domains: Mapping[str, int]
+    sources: Mapping[bytes, int]
+    has_urls: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.domains or self.sources or self.has_urls)
 
 
 @dataclass(frozen=True, slots=True)

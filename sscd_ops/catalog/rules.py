@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.sql import tuples
-from sscd_ops.core.descriptor_file import bytes_rows
-from sscd_ops.core.rules import Rules, stopped
+from sscd_ops.model import Rules
 
 _IN_FORCE = (
     "o.dataset_id = :d AND o.verb = 'withdraw' AND o.order_id <> :w"
@@ -101,8 +100,6 @@ _OF_URLS = (
 # ---------------------------------------------------------------- samples that have a verdict
 
 
-_AT_ONCE = 10_000
-"""Samples that are asked about at once."""
 _IN = (
     " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.dataset_id = :d"
     " AND d.turn IS NOT NULL"
@@ -110,44 +107,21 @@ _IN = (
 _SOURCE = " JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id"
 
 
-def orders_of_samples(
-    conn: Connection,
-    dataset_id: int,
-    sample_ids: Sequence[UUID],
-    turn: int,
-    *,
-    without: int = 0,
-) -> dict[UUID, int]:
-    """Sample -> the first order whose rules stop it; those that none stops are not there.
-
-    Args:
-        conn: an open transaction.
-        dataset_id: whose.
-        sample_ids: of samples with a verdict, also of months that were detached.
-        turn: as in ``rules_at``.
-        without: likewise: the order that is to end.
-    """
-    rules = rules_at(conn, dataset_id, turn, without=without)
-    answer: dict[UUID, int] = {}
-    for start in range(0, len(sample_ids) if rules else 0, _AT_ONCE):
-        where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
-        columns = "s.sample_id, s.url_sha256, s.host, sh.source"
-        found = list(
-            tuples(
-                conn,
-                f"SELECT {columns} FROM sscd_ops.samples s{_IN} AND d.month = s.month{_SOURCE}"
-                f" WHERE {where} UNION"
-                f" SELECT {columns} FROM sscd_ops.detached_samples s{_IN}{_SOURCE} WHERE {where}",
-                d=dataset_id,
-                s=list(sample_ids[start : start + _AT_ONCE]),
-            )
-        )
-        urls = bytes_rows([bytes(url or bytes(32)) for _, url, *_ in found], 32)
-        of_url = orders_of_urls(conn, dataset_id, urls, turn, without=without)
-        hosts, sources = [host for *_, host, _ in found], [source for *_, source in found]
-        orders = stopped(rules, of_url, hosts, sources).order.tolist()
-        answer |= {row[0]: order for row, order in zip(found, orders, strict=True) if order}
-    return answer
+def places_of_samples(
+    conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]
+) -> list[tuple[UUID, bytes | None, str | None, str]]:
+    """Sample, digest of its URL, its reversed host, name of its source; of detached months too."""
+    where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
+    columns = "s.sample_id, s.url_sha256, s.host, sh.source"
+    found = tuples(
+        conn,
+        f"SELECT {columns} FROM sscd_ops.samples s{_IN} AND d.month = s.month{_SOURCE}"
+        f" WHERE {where} UNION"
+        f" SELECT {columns} FROM sscd_ops.detached_samples s{_IN}{_SOURCE} WHERE {where}",
+        d=dataset_id,
+        s=list(sample_ids),
+    )
+    return [(sample, url and bytes(url), host, source) for sample, url, host, source in found]
 
 
 _RULED = (

@@ -43,7 +43,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     parts.progress.start(f"publish {work.batch.dataset}", len(todo))
     for shard in todo:
         try:
-            files = _write(parts, shard, sources)
+            files = write_planned(parts, shard, sources)
         except (SourceChanged, FileMismatch) as error:
             said = (
                 f"{error}; what is gone for good: sscd-ops batch repair {batch_id} --why '...'"
@@ -77,8 +77,14 @@ def is_unwritten(shard: OutputShard) -> bool:
     return not shard.files and shard.samples > 0
 
 
-def _write(parts: Parts, shard: OutputShard, sources: SourceShards) -> int:
-    """Write a planned shard and name its files; the bytes of its tar."""
+def write_planned(parts: Parts, shard: OutputShard, sources: SourceShards) -> int:
+    """Write a planned shard and name its files; the bytes of its tar.
+
+    Raises:
+        SourceChanged: a member is gone from its source, or differs.
+        FileMismatch: a manifest is lost and cannot be made anew.
+        CommitConflict: it was planned anew meanwhile (retried).
+    """
     conflict = CommitConflict(f"{shard.name} was planned anew meanwhile: write it again")
     try:
         files = write_shard(parts, shard, sources)
@@ -106,7 +112,7 @@ def write_others(parts: Parts, pending: Sequence[Decision]) -> list[int]:
             planned = output_shards.planned_shards(conn, decision.decision_id)
         try:
             for shard in filter(is_unwritten, planned):
-                _write(parts, shard, sources)
+                write_planned(parts, shard, sources)
         except (SourceChanged, FileMismatch) as error:
             log.warning("turn %d (%s) is not published: %s", decision.turn, decision.kind, error)
             continue

@@ -13,6 +13,7 @@ from sscd_ops.catalog import datasets, partitions, rules, sql
 from sscd_ops.catalog.rules import WithoutUrl
 from sscd_ops.core.urls import digest
 from sscd_ops.options import SourceOptions
+from sscd_ops.steps.ruling import orders_of_samples
 from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import picture
 from tests.integration.ruled import crawled, end, rule
@@ -317,7 +318,7 @@ def test_samples_tell_which_orders_stop_them_and_which_end_with_one(begun: World
             given = (conn, dataset.dataset_id)
 
             def stopping(turn: int, without: int = 0) -> dict[str, int]:
-                found = rules.orders_of_samples(*given, list(keys), turn, without=without)
+                found = orders_of_samples(*given, list(keys), turn, without=without)
                 return {keys[sample]: order for sample, order in found.items()}
 
             return {

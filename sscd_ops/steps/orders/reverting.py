@@ -28,6 +28,7 @@ from sscd_ops.steps.orders.withdrawing import counts_of
 from sscd_ops.steps.orders.withdrawing_copies import end_entries
 from sscd_ops.steps.orphans import ChangedIndex
 from sscd_ops.steps.parts import Parts, Work, load_work
+from sscd_ops.steps.ruling import orders_of_samples
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
 
@@ -96,7 +97,7 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     still -= orders.covered_otherwise(conn, target, turn)
     ruled = rules.ruled_samples(conn, target.dataset_id, target.order_id)
     asked = [*(UUID(bytes=number) for number in still), *ruled]
-    others = rules.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
+    others = orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
     samples = [n for n in covered if n in still and UUID(bytes=n) not in others]
     # no image speaks for those that another order's rule, which ended before, stopped
     own = rules.ruled_of(conn, target.dataset_id, [UUID(bytes=n) for n in samples])

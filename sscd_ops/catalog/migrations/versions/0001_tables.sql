@@ -439,7 +439,8 @@ CREATE TABLE sscd_ops.orders (
     draft           integer NOT NULL DEFAULT 0,     -- its newest one
     decision_id     bigint REFERENCES sscd_ops.decisions,
     turn            bigint,                         -- its decision's: its rules and pictures hold from then on,
-    turn_to         bigint                          -- and not from this one, which reverted it
+    turn_to         bigint,                         -- and not from this one, which reverted it
+    finished_at     timestamptz                     -- what it asks beside verdicts, to forget and purge, was done
 );
 CREATE UNIQUE INDEX orders_by_key ON sscd_ops.orders (dataset_id, client_key)
     WHERE state IN ('drafted', 'held', 'applied');
@@ -513,4 +514,20 @@ CREATE TABLE sscd_ops.configs (
     turn            bigint,                         -- the first turn decided with it
     at              timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (dataset_id, config_sha256)
+);
+
+-- Samples whose text is erased: what is made again of their source shard leaves it out. Ids alone.
+CREATE TABLE sscd_ops.erased_samples (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    sample_id       uuid NOT NULL,
+    shard_id        bigint NOT NULL,                -- names the source and the file it was read from
+    PRIMARY KEY (dataset_id, sample_id)
+);
+CREATE INDEX erased_samples_by_shard ON sscd_ops.erased_samples (shard_id);
+
+-- Images whose descriptors and hashes are forgotten: their rows of segments and files are blank.
+CREATE TABLE sscd_ops.forgotten_images (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    sha256          bytea NOT NULL,
+    PRIMARY KEY (dataset_id, sha256)
 );
