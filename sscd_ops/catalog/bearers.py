@@ -41,7 +41,9 @@ def bearers(
         " JOIN sscd_ops.source_shards sh USING (shard_id)"
         " WHERE d.dataset_id = :d AND s.image_sha256 = ANY(:i) AND s.own_fault IS NULL"
         " AND NOT EXISTS (SELECT FROM sscd_ops.changes_now own WHERE own.dataset_id = :d"
-        " AND own.sample_id = s.sample_id AND own.verdict <> 'kept') ORDER BY d.turn, s.rank",
+        " AND own.sample_id = s.sample_id AND own.verdict NOT IN ('kept', 'follows'))"
+        " AND NOT EXISTS (SELECT FROM sscd_ops.read_again_now r WHERE r.of_decision = s.decision_id"
+        " AND r.shard_id = s.shard_id AND r.position = s.position) ORDER BY d.turn, s.rank",
         d=dataset_id,
         i=list(images),
     )

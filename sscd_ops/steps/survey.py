@@ -13,19 +13,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sscd_ops.catalog import attempts, lookups, segments, shards
 from sscd_ops.catalog.attempts import Survey
+from sscd_ops.core.decide import is_faulty
 from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.exact import first_places
 from sscd_ops.core.manifest import read_manifest
+from sscd_ops.core.read_again import KNOWN
 from sscd_ops.core.work_list import read_work_list, write_work_list
 from sscd_ops.errors import BatchNotRunnable, FileMismatch
 from sscd_ops.model import SourceShard, StoredFile
 from sscd_ops.options import Step
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
+from sscd_ops.steps.reading_again import Again, again_of
 from sscd_ops.steps.reports import Report, in_line
 
 log = logging.getLogger(__name__)
@@ -194,9 +198,11 @@ def _new_images(
     """The work list of each source shard: int32 (k,), ascending positions."""
     positions: list[NDArray[np.int32]] = []
     pieces: list[NDArray[np.uint8]] = []
+    with parts.catalog.read() as conn:
+        again = again_of(conn, work, work.attempt.pinned_turn)
     parts.progress.start(f"survey {work.batch.dataset}", len(registered))
     for shard in registered:
-        table = _readable(parts, work, shard)
+        table = _readable(parts, work, shard, again)
         positions.append(table.column("position").to_numpy())
         pieces.append(fixed_bytes(table.column("image_sha256"), 32))
         parts.progress.advance()
@@ -208,11 +214,15 @@ def _new_images(
     return [mine[is_new[end - len(mine) : end]] for mine, end in zip(positions, ends, strict=True)]
 
 
-def _readable(parts: Parts, work: Work, shard: SourceShard) -> pa.Table:
+def _readable(parts: Parts, work: Work, shard: SourceShard, again: Again | None) -> pa.Table:
     """The samples of a shard's manifest that carry a picture to be embedded."""
     path = manifest_of(parts, work, shard)
     table = read_manifest(path, columns=["position", "image_sha256", "code"])
-    return table.filter(table.column("code").is_null())
+    readable = table.column("code").is_null()
+    if again is not None:
+        _, found = again.find(parts, work, shard)
+        readable = pc.and_(readable, pa.array(found != KNOWN))
+    return table.filter(readable)
 
 
 def _joined(pieces: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -229,7 +239,10 @@ def _joined(pieces: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def _leave_known(
     parts: Parts, work: Work, digests: NDArray[np.uint8], is_new: NDArray[np.bool_]
 ) -> None:
-    """Take images with a verdict as of the pinned turn out of the new ones."""
+    """Take images with a verdict as of the pinned turn out of the new ones.
+
+    Where quarantined samples are read again, those with a fault are new.
+    """
     asked = np.flatnonzero(is_new)
     for start in range(0, len(asked), _LOOKED_UP):
         rows = asked[start : start + _LOOKED_UP]
@@ -238,4 +251,6 @@ def _leave_known(
             known = lookups.known_images(
                 conn, work.batch.dataset_id, digests[rows], work.attempt.pinned_turn
             )
+        if work.attempt.read_again is not None:
+            known = known.take(~is_faulty(known))
         is_new[rows[known.row]] = False

@@ -23,7 +23,7 @@ FROM (
     SELECT c.dataset_id, c.sample_id, c.turn, c.decision_id, c.verdict, c.reason,
         c.witness_sha256, c.similarity, c.threshold
     FROM sscd_ops.changes c
-    WHERE c.sample_id IS NOT NULL
+    WHERE c.sample_id IS NOT NULL AND c.verdict <> 'follows'
     UNION ALL
     SELECT c.dataset_id, s.sample_id, c.turn, c.decision_id,
         CASE WHEN c.verdict = 'kept' AND c.carrier_id <> s.sample_id THEN 'removed'
@@ -43,7 +43,11 @@ FROM (
     WHERE s.own_fault IS NULL AND NOT EXISTS (
         SELECT FROM sscd_ops.changes o
         JOIN sscd_ops.decisions e ON e.decision_id = o.decision_id AND e.turn = o.turn
-        WHERE o.dataset_id = c.dataset_id AND o.sample_id = s.sample_id AND o.turn <= c.turn)
+        WHERE o.dataset_id = c.dataset_id AND o.sample_id = s.sample_id AND o.turn <= c.turn
+            AND o.verdict <> 'follows' AND (o.turn_to IS NULL OR o.turn_to > c.turn))
+        AND NOT EXISTS (SELECT FROM sscd_ops.read_again_now r
+        WHERE r.of_decision = s.decision_id AND r.shard_id = s.shard_id
+        AND r.position = s.position AND r.turn <= c.turn)
 ) v
 JOIN sscd_ops.decisions x ON x.decision_id = v.decision_id AND x.turn = v.turn
 JOIN sscd_ops.datasets d ON d.dataset_id = v.dataset_id;
