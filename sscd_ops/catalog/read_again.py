@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date
-
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.sql import tuples, value
 from sscd_ops.model import Fault, Interval, Quarantined
 
@@ -62,7 +60,7 @@ def quarantined(
     ]
 
 
-def detached(conn: Connection, dataset_id: int, interval: Interval, months: Sequence[date]) -> bool:
+def has_detached(conn: Connection, dataset_id: int, interval: Interval) -> bool:
     """Whether samples of an interval's batches have their rows in months that were detached."""
     found = value(
         conn,
@@ -73,6 +71,6 @@ def detached(conn: Connection, dataset_id: int, interval: Interval, months: Sequ
         d=dataset_id,
         start=interval.start,
         end=interval.end,
-        m=list(months),
+        m=months(conn),
     )
     return bool(found)

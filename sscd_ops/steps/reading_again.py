@@ -66,12 +66,14 @@ class Wanted:
 
     ``found``: the source shards that hold it, of those that are there. ``samples``: how many
     quarantined samples, and faults of whole shards, those hold; ``gone``: how many others do.
+    ``detached``: whether the night has samples in months that were detached.
     """
 
     turn: int
     found: list[FoundShard]
     samples: int
     gone: int
+    detached: bool
 
 
 def wanted(
@@ -86,7 +88,8 @@ def wanted(
     mine = [shard for shard in found if (shard.source, shard.relative_uri) in count]
     there = {(shard.source, shard.relative_uri) for shard in mine}
     samples = sum(count[place] for place in there)
-    return Wanted(turn, mine, samples, sum(count.values()) - samples)
+    detached = read_again.has_detached(conn, batch.dataset_id, batch.interval)
+    return Wanted(turn, mine, samples, sum(count.values()) - samples, detached)
 
 
 # ---------------------------------------------------------------- which samples
