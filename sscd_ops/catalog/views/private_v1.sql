@@ -31,8 +31,9 @@ LEFT JOIN sscd_ops.changes_now c ON c.dataset_id = i.dataset_id AND c.image_sha2
 WHERE (SELECT d.turn FROM sscd_ops.decisions d WHERE d.decision_id = i.decision_id) IS NOT NULL;
 
 -- One row a sample, and one a fault of a source shard. What speaks for a sample: its own change,
--- else its own fault, else its image: kept with it, or as equal bytes of the one that carries it. Of
--- an image that was changed before the sample was read, the sample's own row says all.
+-- unless that says it follows its image again; else its own fault, else its image: kept with it, or as
+-- equal bytes of the one that carries it. Of an image that was changed before the sample was read, the
+-- sample's own row says all.
 -- The month joins so that a decision's rows are looked for in their own partition alone.
 CREATE VIEW sscd_ops.samples_now AS
 SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.key,

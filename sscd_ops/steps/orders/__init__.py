@@ -1,0 +1,1 @@
+"""What people decide: asked for, drafted, applied, approved, reverted. ``applying`` is the way in."""
