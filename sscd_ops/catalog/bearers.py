@@ -76,6 +76,20 @@ def kept_slots(conn: Connection, dataset_id: int, images: Sequence[bytes]) -> di
     return {bytes(image): (decision_id, number) for image, decision_id, number in found}
 
 
+def verdicts_now(
+    conn: Connection, dataset_id: int, images: Sequence[bytes]
+) -> dict[bytes, tuple[str, bytes]]:
+    """Image -> its verdict in force, and the sample (16 bytes) that carries it, kept or not."""
+    found = tuples(
+        conn,
+        "SELECT sha256, verdict, uuid_send(carrier_id) FROM sscd_ops.images_now"
+        " WHERE dataset_id = :d AND sha256 = ANY(:i)",
+        d=dataset_id,
+        i=list(images),
+    )
+    return {bytes(image): (verdict, bytes(carrier)) for image, verdict, carrier in found}
+
+
 def orphans(conn: Connection, dataset_id: int, witnesses: Sequence[bytes]) -> list[bytes]:
     """The images that are removed now because of some, in their old order: first turn, then rank.
 

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.copy import copy_table
 from sscd_ops.catalog.sql import row, rows, run, tuples, value
-from sscd_ops.errors import UsageError
+from sscd_ops.errors import InvariantError, UsageError
 from sscd_ops.masking import without_nul
 from sscd_ops.model import OrderState
 
@@ -60,6 +60,17 @@ class Order:
     decision_id: int | None
     turn: int | None
     turn_to: int | None
+
+    @property
+    def decision(self) -> int:
+        """The decision that it is.
+
+        Raises:
+            InvariantError: it was not applied.
+        """
+        if self.decision_id is None:
+            raise InvariantError(f"order {self.order_id} was not applied")
+        return self.decision_id
 
     @property
     def client_key(self) -> str:
@@ -162,6 +173,18 @@ def newest_draft(conn: Connection, order_id: int) -> Draft | None:
     return Draft(order_id, found["draft"], found["turn"], found["effect_sha256"], found["counts"])
 
 
+def need_draft(conn: Connection, order_id: int) -> Draft:
+    """As ``newest_draft``, of an order that was drafted.
+
+    Raises:
+        InvariantError: it was not.
+    """
+    found = newest_draft(conn, order_id)
+    if found is None:
+        raise InvariantError(f"order {order_id} has no draft")
+    return found
+
+
 def effects_of(conn: Connection, order_id: int, draft: int) -> dict[bytes, tuple[str, str]]:
     """Sample (16 bytes) -> its verdict before and after, of a draft."""
     found = tuples(
@@ -177,6 +200,17 @@ def effects_of(conn: Connection, order_id: int, draft: int) -> dict[bytes, tuple
 def database_user(conn: Connection) -> str:
     """As whom the session logged in, whatever role it took since."""
     return str(value(conn, "SELECT session_user"))
+
+
+def first_snapshot(conn: Connection, order: Order) -> int | None:
+    """The first snapshot that follows an order's turn; None where there is none yet."""
+    found: int | None = value(
+        conn,
+        "SELECT min(snapshot) FROM sscd_ops.snapshots WHERE dataset_id = :d AND turn >= :t",
+        d=order.dataset_id,
+        t=order.turn,
+    )
+    return found
 
 
 # ---------------------------------------------------------------- write
@@ -339,6 +373,28 @@ def covered_by(conn: Connection, decision_id: int) -> list[bytes]:
         x=decision_id,
     )
     return [bytes(number) for (number,) in found]
+
+
+def gone_by(conn: Connection, decision_id: int) -> list[bytes]:
+    """The samples (16 bytes each) that could not be had when a decision was made."""
+    found = tuples(
+        conn,
+        "SELECT uuid_send(sample_id) FROM sscd_ops.changes"
+        " WHERE decision_id = :x AND sample_id IS NOT NULL AND reason = 'source_gone'",
+        x=decision_id,
+    )
+    return [bytes(number) for (number,) in found]
+
+
+def changed_images(conn: Connection, decision_id: int) -> list[bytes]:
+    """The images that a decision gave another verdict, or another carrier."""
+    found = tuples(
+        conn,
+        "SELECT image_sha256 FROM sscd_ops.changes"
+        " WHERE decision_id = :x AND image_sha256 IS NOT NULL",
+        x=decision_id,
+    )
+    return sorted(bytes(image) for (image,) in found)
 
 
 def covered_otherwise(conn: Connection, order: Order, turn: int) -> set[bytes]:

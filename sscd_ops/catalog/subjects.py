@@ -21,8 +21,8 @@ from sscd_ops.catalog.sql import tuples
 class Named:
     """A sample that an order names. ``by``: the kind of subject that does.
 
-    ``verdict``: in force now. A ``kept`` one carries its image. ``own_fault``: no image speaks for
-    it.
+    ``verdict``: in force now. A ``kept`` one carries its image. ``own_fault``: no image ever speaks
+    for it; ``is_own``: now none does, for it has a later verdict of its own.
     """
 
     sample_id: UUID
@@ -30,6 +30,7 @@ class Named:
     source: str
     verdict: str
     own_fault: bool
+    is_own: bool
     by: str
 
 
@@ -38,7 +39,8 @@ _NOW = (
     " SELECT f.sample_id, f.image_sha256, sh.source, CASE WHEN own.verdict IS NOT NULL"
     " THEN own.verdict WHEN f.own_fault OR img.verdict IS NULL"
     " THEN coalesce(f.verdict, 'quarantined') WHEN img.verdict <> 'kept' THEN img.verdict"
-    " WHEN img.carrier_id = f.sample_id THEN 'kept' ELSE 'removed' END, f.own_fault IS TRUE"
+    " WHEN img.carrier_id = f.sample_id THEN 'kept' ELSE 'removed' END, f.own_fault IS TRUE,"
+    " own.verdict IS NOT NULL"
     " FROM (SELECT DISTINCT ON (r.sample_id) r.* FROM found r JOIN sscd_ops.decisions x"
     " ON x.decision_id = r.decision_id AND x.turn IS NOT NULL AND x.dataset_id = :d"
     " ORDER BY r.sample_id, x.turn DESC, r.verdict) f"
@@ -54,7 +56,8 @@ def _both(condition: str) -> str:
     return (
         f"WITH found AS (SELECT {_COLUMNS}, verdict FROM sscd_ops.samples"
         f" WHERE sample_id IS NOT NULL AND {condition}"
-        f" UNION ALL SELECT {_COLUMNS}, NULL FROM sscd_ops.detached_samples WHERE {condition}){_NOW}"
+        f" UNION ALL SELECT {_COLUMNS}, NULL FROM sscd_ops.detached_samples WHERE {condition})"
+        f"{_NOW}"
     )
 
 
@@ -123,6 +126,6 @@ def samples_of_images(conn: Connection, dataset_id: int, images: Sequence[bytes]
 
 
 def _named(conn: Connection, sql: str, by: str, **asked: Any) -> Iterator[Named]:
-    for sample_id, image, source, verdict, own_fault in tuples(conn, sql, **asked):
+    for sample_id, image, source, verdict, own_fault, is_own in tuples(conn, sql, **asked):
         digest = None if image is None else bytes(image)
-        yield Named(sample_id, digest, source, verdict, own_fault, by)
+        yield Named(sample_id, digest, source, verdict, own_fault, is_own, by)

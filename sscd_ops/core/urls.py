@@ -11,10 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-<<<<<<< HEAD
-=======
 from functools import lru_cache
->>>>>>> rules
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
@@ -34,14 +31,11 @@ neither paths nor queries give a meaning of their own."""
 _SAFE = re.compile(f"[{_MEANT_ALIKE}$&+;=/?]*")
 _ESCAPED = re.compile(f"%([0-9A-Fa-f]{{2}})|[^{_MEANT_ALIKE}$&+;=/?]")
 _IS_MEANT_ALIKE = re.compile(f"[{_MEANT_ALIKE}]")
-<<<<<<< HEAD
-=======
 _USUAL = re.compile(
     r"https?(://((?:[a-z0-9_-]{1,63}\.)+[a-z][a-z0-9-]{0,62})"
     f"/[{_MEANT_ALIKE}$&+;=/]*(?:\\?[{_MEANT_ALIKE}$&+;=/?]+)?)"
 )
 """What is in normal form already, but for its scheme and for dots: nearly every URL of a crawl."""
->>>>>>> rules
 
 _LABEL = re.compile("[a-z0-9_-]{1,63}")
 _FULL_STOPS = re.compile("[\u3002\uff0e\uff61]")
@@ -74,8 +68,6 @@ def read_url(value: Any) -> Url | None:
     """The address that a value is; None where it is no text, or no address of the web."""
     if not isinstance(value, str):
         return None
-<<<<<<< HEAD
-=======
     # a tenth of the time that ingest takes, if each were taken apart
     usual = _USUAL.fullmatch(value)
     if usual is not None and "/." not in value and len(usual[2]) <= _LONGEST_HOST:
@@ -85,7 +77,6 @@ def read_url(value: Any) -> Url | None:
 
 def _read(value: str) -> Url | None:
     """Whatever the address looks like."""
->>>>>>> rules
     found = _PARTS.fullmatch(value.strip(_BLANK).translate(_GAPS).partition("#")[0])
     if found is None:
         return None
@@ -131,10 +122,7 @@ def read_domain(text: str) -> str:
     return name
 
 
-<<<<<<< HEAD
-=======
 @lru_cache(maxsize=4096)
->>>>>>> rules
 def reverse(host: str) -> str:
     """A host's labels in reverse order, each with a dot after it."""
     if host[0] == "[" or host.rpartition(".")[2].isdigit():

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sscd_ops.catalog import partitions, sql
+from sscd_ops.catalog import datasets, partitions, rules, sql
+from sscd_ops.catalog.rules import WithoutUrl
+from sscd_ops.core.urls import digest
 from sscd_ops.options import SourceOptions
 from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import picture
@@ -267,3 +270,107 @@ def test_a_dry_run_and_a_supplement_are_ruled_likewise(begun: World) -> None:
     assert [report.counts.withdrawn for report in (dry, done)] == [1, 1]
     assert begun.verdicts()["a1"] == "withdrawn withdrawn"
     assert_promises(begun, read=4)
+
+
+# ---------------------------------------------------------------- what an end asks
+
+
+def test_samples_tell_which_orders_stop_them_and_which_end_with_one(begun: World) -> None:
+    """Also those of a month that was detached."""
+    narrow = rule(begun, url=URL)
+    wide = rule(begun, domain="example.org")
+    whole = rule(begun, source="crawl")
+    begun.put(
+        DAYS[1],
+        "a.tar",
+        [
+            crawled("a1", picture(3), URL),
+            crawled("b1", picture(4), URL + "?b"),
+            crawled("c1", picture(5), None),
+        ],
+    )
+    begun.night(DAYS[1])
+    end(begun, whole)
+    keys = {row["sample_id"]: row["key"] for row in begun.ask("SELECT * FROM curation.samples")}
+
+    def told() -> dict[str, Any]:
+        with begun.parts() as parts, parts.catalog.begin() as conn:
+            dataset = datasets.need(conn, DATASET)
+            given = (conn, dataset.dataset_id)
+
+            def stopping(turn: int, without: int = 0) -> dict[str, int]:
+                found = rules.orders_of_samples(*given, list(keys), turn, without=without)
+                return {keys[sample]: order for sample, order in found.items()}
+
+            return {
+                "now": stopping(dataset.turn),
+                "without": stopping(dataset.turn, narrow),
+                "before": stopping(dataset.turn - 1),
+                "at first": stopping(1),
+                "ruled": {
+                    order: sorted(keys[sample] for sample in rules.ruled_samples(*given, order))
+                    for order in (narrow, wide, whole)
+                },
+            }
+
+    before = told()
+    assert before == {
+        "now": {"a0": narrow, "a1": narrow, "b1": wide},
+        "without": {"a0": wide, "a1": wide, "b1": wide},
+        "before": {"a0": narrow, "a1": narrow, "b0": whole, "b1": wide, "c1": whole},
+        "at first": {},
+        "ruled": {narrow: ["a1"], wide: ["a1", "b1"], whole: ["a1", "b1", "c1"]},
+    }
+    detach_as_of(begun, date(2026, 10, 1))
+    assert told() == before
+
+
+def test_sources_that_say_no_urls_are_told(begun: World) -> None:
+    crawl = begun.options.sources[0]
+    mute = SourceOptions("mute", urls=(f"{begun.incoming}/mute/{{date}}/*.tar",))
+    begun.change(sources=(crawl, mute))
+    begun.put(DAYS[1], "a.tar", [crawled("a1", picture(3), URL), crawled("b1", picture(4), None)])
+    begun.put(f"mute/{DAYS[1]}", "a.tar", [crawled("m1", picture(5), URL)])
+    begun.night(DAYS[1])
+
+    with begun.parts() as parts, parts.catalog.begin() as conn:
+        found = rules.without_urls(conn, datasets.need(conn, DATASET).dataset_id)
+
+    assert found == [WithoutUrl("crawl", 4, 1), WithoutUrl("mute", 1, 1)]
+
+
+def test_many_urls_are_asked_for_in_blocks(begun: World) -> None:
+    rule(begun, url=URL)
+    digests = np.array(
+        [list(digest(URL if row % 1000 == 7 else str(row))) for row in range(5000)], np.uint8
+    )
+
+    with begun.parts() as parts, parts.catalog.begin() as conn:
+        dataset = datasets.need(conn, DATASET)
+        found = rules.orders_of_urls(conn, dataset.dataset_id, digests, dataset.turn)
+        few = rules.orders_of_urls(conn, dataset.dataset_id, digests[:9], dataset.turn)
+        early = rules.orders_of_urls(conn, dataset.dataset_id, digests, 1)
+
+    assert np.flatnonzero(found).tolist() == [7, 1007, 2007, 3007, 4007]
+    assert np.flatnonzero(few).tolist() == [7]
+    assert not early.any()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [{"url": URL}, {"domain": "example.org"}, {"domain": "www.example.org"}, {"source": "crawl"}],
+)
+def test_verify_finds_what_a_rule_should_have_stopped(
+    begun: World, subject: dict[str, str]
+) -> None:
+    rule(begun, **subject)
+    assert_sound(begun)
+    with begun.parts() as parts, parts.catalog.begin() as conn:
+        sql.run(conn, "UPDATE sscd_ops.orders SET turn = 0")
+
+    with begun.parts() as parts:
+        answer = verify_catalog(parts, DATASET, only_rows=True)
+
+    (finding,) = answer
+    assert "though a rule in force stopped them" in finding.what
+    assert finding.what.startswith("2" if "source" in subject else "1")

@@ -1,1 +1,1 @@
-"""What people decide: asked for, drafted, applied, approved, reverted. ``applying`` is the way in."""
+"""What people decide: asked for, drafted, applied, reverted. ``applying`` is the way in."""
