@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.placements import LOST
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import rows, run
 from sscd_ops.model import Finding
 
@@ -57,9 +58,7 @@ _TWICE = Check(
     " WHERE sample_id IS NOT NULL UNION ALL"
     " SELECT e.decision_id, e.shard_id, e.position, e.sample_id FROM sscd_ops.detached_samples e"
     " JOIN decided USING (decision_id) WHERE NOT has_rows)"
-    " SELECT CAST(s.sample_id AS text) AS what FROM every s WHERE NOT EXISTS"
-    " (SELECT FROM sscd_ops.read_again_now r WHERE r.of_decision = s.decision_id"
-    " AND r.shard_id = s.shard_id AND r.position = s.position)"
+    f" SELECT CAST(s.sample_id AS text) AS what FROM every s WHERE {STANDS}"
     " GROUP BY s.sample_id HAVING count(*) > 1",
 )
 _READ_AGAIN = Check(

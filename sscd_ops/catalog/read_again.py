@@ -8,6 +8,11 @@ from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.sql import tuples, value
 from sscd_ops.model import Fault, Interval, Quarantined
 
+STANDS = (
+    "NOT EXISTS (SELECT FROM sscd_ops.read_again_now r WHERE r.of_decision = s.decision_id"
+    " AND r.shard_id = s.shard_id AND r.position = s.position)"
+)
+"""Of a row ``s`` of ``samples`` or ``detached_samples``: what it says was not read again since."""
 _IN_FORCE = (
     " AND {0}.turn <= :t AND ({0}.turn_to IS NULL OR {0}.turn_to > :t)"
     " AND EXISTS (SELECT FROM sscd_ops.decisions e WHERE e.decision_id = {0}.decision_id"

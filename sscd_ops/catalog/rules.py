@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.lookups import numbered_digests
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import tuples
 from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.core.rules import Rules, stopped
@@ -156,7 +157,7 @@ _RULED = (
     " JOIN rule ON rule.kind = 'source' AND rule.digest = sha256(convert_to(sh.source, 'UTF8'))"
     " JOIN sscd_ops.decisions x ON x.attempt_id = sh.attempt_id AND x.turn IS NOT NULL) "
 ) + " UNION ".join(
-    f"SELECT s.sample_id FROM {table} s{_IN}{same_month} JOIN {rule} WHERE {is_ruled}"
+    f"SELECT s.sample_id FROM {table} s{_IN}{same_month} JOIN {rule} WHERE {is_ruled} AND {STANDS}"
     for table, same_month, of_shard, is_ruled in (
         (
             "sscd_ops.samples",
