@@ -16,7 +16,7 @@ from sscd_ops.catalog import lookups
 from sscd_ops.catalog.partitions import detach_month
 from sscd_ops.errors import BatchNotRunnable, UsageError
 from sscd_ops.model import Runner
-from sscd_ops.steps import embed, ingest, manage, match, plan, resolve, survey
+from sscd_ops.steps import embed, ingest, manage, match, plan, resolve, survey, turns
 from sscd_ops.steps.night import NightReport
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_catalog, verify_index
@@ -110,54 +110,44 @@ def known(world: World, turn: int, *images: bytes) -> list[tuple[str, int]]:
 # ---------------------------------------------------------------- limits and rules that changed
 
 
-def test_what_was_too_large_is_decided_once_it_may_be(world: World) -> None:
-    assert world.verdicts() == FIRST
-    allow(world)
-
-    report = again(world)
-
-    assert report.again is not None
-    assert (report.again.samples, report.again.gone) == (4, 0)
-    counts = report.counts
-    assert (counts.read, counts.kept, counts.removed, counts.known) == (4, 2, 2, 3)
-    assert world.verdicts() == FIRST | {
+def test_what_was_too_large_is_decided_once_it_may_be(begun: World, undisturbed: World) -> None:
+    assert begun.verdicts() == FIRST
+    assert undisturbed.verdicts() == FIRST | {
         "large8": "kept",
         "large9": "kept",
         "copy1": "removed near",
         "same9": "removed exact",
     }
-    assert_promises(world, read=7)
-    run = world.ask("SELECT * FROM curation.runs WHERE supplement = 1")[0]
+    (run,) = undisturbed.ask("SELECT * FROM curation.runs WHERE supplement = 1")
     assert (run["read_again"], run["source_shards"], run["skipped_shards"]) == ("all", 2, 0)
-    with world.parts() as parts:
+    assert (run["read"], run["kept"], run["known"]) == (4, 2, 3)
+    assert_promises(undisturbed, read=7)
+    with undisturbed.parts() as parts:
         assert not list(verify_catalog(parts, DATASET))
         assert not list(verify_index(parts, DATASET))
-        rebuild_index(parts, DATASET)
-        assert not list(verify_index(parts, DATASET))
-    assert_promises(world, read=7)
 
 
-def test_a_look_up_as_of_an_earlier_turn_answers_what_it_answered_then(world: World) -> None:
+def test_a_look_up_as_of_an_earlier_turn_answers_what_it_answered_then(
+    begun: World, undisturbed: World
+) -> None:
     images = [large(8), large(9), plant(large(1), "jpeg_40"), picture(0)]
-    before = known(world, 1, *images)
-    told = world.ask("SELECT * FROM curation.verdicts ORDER BY sample_id")
-    allow(world)
-
-    again(world)
-
-    assert known(world, 1, *images) == before
+    before = known(begun, 1, *images)
     assert [verdict for verdict, _ in before] == ["quarantined"] * 3 + ["kept"]
-    assert [verdict for verdict, _ in known(world, 2, *images)] == [
-        "kept", "kept", "removed", "kept"
-    ]  # fmt: skip
-    assert all(row >= 0 for _, row in known(world, 2, *images))
+
+    assert known(undisturbed, 1, *images) == before
+    now = known(undisturbed, 2, *images)
+    assert [verdict for verdict, _ in now] == ["kept", "kept", "removed", "kept"]
+    assert all(row >= 0 for _, row in now)
     then = "SELECT * FROM curation.verdicts WHERE turn = 1 ORDER BY sample_id"
-    assert world.ask(then) == told
+    assert undisturbed.ask(then) == begun.ask(then)
 
 
 def test_later_nights_are_compared_with_what_was_read_again(world: World) -> None:
     allow(world)
     again(world)
+    with world.parts() as parts:
+        rebuild_index(parts, DATASET)
+        assert not list(verify_index(parts, DATASET))
     world.put(DAYS[1], "c.tar", [pair("copy8", COPY8), pair("eight", large(8))])
 
     world.night(DAYS[1])
@@ -465,23 +455,24 @@ def test_killed_anywhere_a_retry_ends_as_an_undisturbed_one(
     assert_promises(world, read=7)
 
 
-def test_a_night_that_decides_meanwhile_is_what_counts(
+def test_another_decision_meanwhile_is_what_counts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It keeps what the supplement was about to keep: worked out again, it is a copy."""
+    """It takes the witness away: worked out again, the copy is kept."""
     allow(world)
-    with world.parts() as parts:
-        runner = Runner("airflow", "curate_web", "again")
-        planned = plan.run(
-            parts, DATASET, interval(DAYS[0]), runner=runner, supplement=True, quarantined=True
-        )
-        world.put(DAYS[1], "c.tar", [pair("better8", picture(8, 200, 150, quality=95))])
-        world.night(DAYS[1])
-        run_steps(world, parts, planned)
+    real = turns._write_rows
 
-    assert (world.verdicts()["better8"], world.verdicts()["large8"]) == ("kept", "removed near")
-    assert world.witnesses()["large8"] == "better8"
-    assert_promises(world, read=8)
+    def beside(parts: Any, *given: Any) -> Any:
+        monkeypatch.setattr(turns, "_write_rows", real)
+        lead_by(parts, {"c0001": "free"})
+        return real(parts, *given)
+
+    monkeypatch.setattr(turns, "_write_rows", beside)
+
+    again(world)
+
+    assert (world.verdicts()["c0001"], world.verdicts()["copy1"]) == ("withdrawn withdrawn", "kept")
+    assert_what_holds(world)
 
 
 def test_a_clear_of_a_dag_run_answers_with_its_own_supplement(empty: World) -> None:
