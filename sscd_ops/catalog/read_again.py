@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+from uuid import UUID
+
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.partitions import months
@@ -79,3 +82,12 @@ def has_detached(conn: Connection, dataset_id: int, interval: Interval) -> bool:
         m=months(conn),
     )
     return bool(found)
+
+
+def now_called(conn: Connection, sample_id: UUID) -> UUID | None:
+    """What a sample without a row is since it was read again, with another image or caption."""
+    renamed = (
+        "SELECT again_id FROM sscd_ops.read_again_now WHERE sample_id = :s AND again_id <> :s"
+        " ORDER BY turn DESC LIMIT 1"
+    )
+    return cast("UUID | None", value(conn, renamed, s=sample_id))

@@ -167,15 +167,15 @@ def _say_what_to_know(report: NightReport, dataset: str) -> None:
 def _say_what_is_read_again(again: Wanted) -> None:
     if again.samples:
         say(
-            f"read again: {again.samples} quarantined samples or faults, in"
-            f" {len(again.found)} source shards"
+            f"read again: {again.samples} that were quarantined; the others in their source"
+            " shards keep their verdicts"
         )
     elif not again.gone:
         say("nothing to read again: the night has nothing in quarantine that was asked for")
     if again.gone:
         say(
-            f"{again.gone} quarantined samples stay as they are: the urls of their sources name"
-            " their source shards no longer"
+            f"{again.gone} that were quarantined stay so: their source shards are not under the"
+            " urls of their sources any more"
         )
     if again.detached:
         say(
