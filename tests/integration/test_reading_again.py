@@ -22,11 +22,13 @@ from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_catalog, verify_index
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.orders import Order, apply, lead_by
+from tests.integration.ruled import crawled, rule
 from tests.integration.test_crashes import POINTS, Killed, die_at
 from tests.integration.test_damage import copy_of
 from tests.integration.test_free_images import assert_what_holds
 from tests.integration.test_nights import DAYS, clouds
 from tests.integration.test_repair import mend, put_back, unpublishable
+from tests.integration.test_withdraw import revert, withdraw
 from tests.integration.world import DATASET, World, assert_promises, interval, pair
 from tests.soak import sweep
 
@@ -46,6 +48,7 @@ LARGE: list[Sample] = [
     pair("copy1", plant(large(1), "jpeg_40")),
     pair("same9", large(9)),
 ]
+ORIGINS = {"a": picture(20), "b": large(21), "c": large(22)}
 COPY8 = plant(large(8), "jpeg_40")
 FIRST = {
     **{key: "kept" for key, _ in GOOD},
@@ -579,3 +582,65 @@ def test_a_try_that_lost_leaves_no_rows(world: World, monkeypatch: pytest.Monkey
     }
     for table in tables:
         assert {row["decision_id"] for row in rows_of(world, table)} <= decisions
+
+
+# ---------------------------------------------------------------- beside orders
+
+
+def crawl(world: World, day: str, *samples: Sample) -> None:
+    world.change_source(url="json:url")
+    world.put(day, "c.tar", list(samples))
+    world.night(day)
+
+
+def test_what_a_rule_stopped_is_read_once_its_order_is_reverted(empty: World) -> None:
+    """And stays read: another order's end does not ask the row that it had before."""
+    empty.put(DAYS[0], "a.tar", GOOD)
+    crawl(empty, DAYS[0], crawled("first", picture(20), "https://example.org/1.jpg"))
+    order = withdraw(empty, domains=["example.org"]).order.order_id
+    crawl(empty, DAYS[1], crawled("second", picture(21), "https://www.example.org/2.jpg"))
+    assert empty.verdicts()["second"] == "withdrawn withdrawn"
+    revert(empty, order)
+    assert empty.verdicts()["second"] == "quarantined rule_ended"
+
+    report = empty.night(DAYS[1], supplement=True, quarantined=True)
+
+    assert (report.counts.read, report.counts.kept) == (1, 1)
+    assert set(empty.verdicts().values()) == {"kept"}
+    assert_what_holds(empty)
+    revert(empty, withdraw(empty, domains=["example.org"]).order.order_id)
+    assert set(empty.verdicts().values()) == {"kept"}
+    assert_what_holds(empty)
+    with empty.parts() as parts:
+        assert not list(verify_catalog(parts, DATASET))
+
+
+def test_a_rule_in_force_stops_what_is_read_again(empty: World) -> None:
+    empty.change(limits=SMALL)
+    crawl(empty, DAYS[0], *(crawled(k, i, f"https://{k}.org/") for k, i in ORIGINS.items()))
+    assert empty.verdicts()["b"] == "quarantined too_many_pixels"
+    rule(empty, domain="b.org")
+    allow(empty)
+
+    again(empty)
+
+    assert empty.verdicts() == {"a": "kept", "b": "withdrawn withdrawn", "c": "kept"}
+    assert_what_holds(empty)
+    with empty.parts() as parts:
+        assert not list(verify_catalog(parts, DATASET))
+
+
+def test_what_was_read_again_may_be_withdrawn_and_come_back(world: World) -> None:
+    allow(world)
+    again(world)
+    before = world.verdicts()
+
+    applied = withdraw(world, "large9")
+
+    assert world.verdicts() == before | {"large9": "withdrawn withdrawn", "same9": "kept"}
+    assert_what_holds(world)
+    revert(world, applied.order.order_id)
+    assert world.verdicts() == before
+    assert_what_holds(world)
+    with world.parts() as parts:
+        assert not list(verify_catalog(parts, DATASET))
