@@ -38,7 +38,8 @@ _KNOWN = (
     f" {_first_or('witness_sha256')} IS NOT NULL,"
     " CASE WHEN c.turn IS NULL THEN uuid_send(im.witness_id) END,"
     " CASE WHEN c.turn IS NULL THEN im.witness_decision END,"
-    f" {_first_or('similarity')}, {_first_or('threshold')}, im.decision_id, im.segment_row,"
+    f" {_first_or('similarity')}, {_first_or('threshold')},"
+    " coalesce(later.decision_id, im.decision_id), coalesce(later.segment_row, im.segment_row),"
     " coalesce(c.turn, b.turn)"
 )
 _IMAGES = (
@@ -48,6 +49,9 @@ _IMAGES = (
     " ON e.decision_id = c.decision_id AND e.turn = c.turn)"
     " ON c.dataset_id = :d AND c.image_sha256 = q.sha256 AND c.turn <= :t"
     " AND (c.turn_to IS NULL OR c.turn_to > :t)"
+    " LEFT JOIN (sscd_ops.described_later later JOIN sscd_ops.decisions l"
+    " ON l.decision_id = later.decision_id AND l.turn <= :t)"
+    " ON later.dataset_id = :d AND later.sha256 = q.sha256"
 )
 
 
@@ -188,7 +192,7 @@ def sample_place(conn: Connection, sample_id: UUID) -> SamplePlace | None:
         conn,
         "SELECT s.shard_id, s.position, d.batch_id FROM sscd_ops.samples s"
         " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
-        " WHERE s.sample_id = :s",
+        " WHERE s.sample_id = :s ORDER BY d.turn DESC",  # where it was read last
         s=sample_id,
     )
     return next((SamplePlace(*place) for place in found), None)

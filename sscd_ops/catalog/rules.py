@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import tuples
 from sscd_ops.model import Rules
 
@@ -130,7 +131,7 @@ _RULED = (
     " JOIN rule ON rule.kind = 'source' AND rule.digest = sha256(convert_to(sh.source, 'UTF8'))"
     " JOIN sscd_ops.decisions x ON x.attempt_id = sh.attempt_id AND x.turn IS NOT NULL) "
 ) + " UNION ".join(
-    f"SELECT s.sample_id FROM {table} s{_IN}{same_month} JOIN {rule} WHERE {is_ruled}"
+    f"SELECT s.sample_id FROM {table} s{_IN}{same_month} JOIN {rule} WHERE {is_ruled} AND {STANDS}"
     for table, same_month, of_shard, is_ruled in (
         (
             "sscd_ops.samples",

@@ -48,6 +48,8 @@ CREATE TABLE sscd_ops.attempts (
     pinned_turn     bigint NOT NULL,                -- verdicts of turns <= this one count as known
     pinned_generation bigint NOT NULL,
     released_at     timestamptz,                    -- a release lets this attempt pass the guard
+    read_again      text[],                         -- quarantined samples of these codes are read
+                                                    -- again (none: of all), and nothing else; else null
     skipped_shards  integer NOT NULL DEFAULT 0,
     planned_at      timestamptz NOT NULL DEFAULT now(),
     -- null until survey: the two backends stay once they are set
@@ -277,6 +279,33 @@ CREATE INDEX changes_by_turn ON sscd_ops.changes (dataset_id, turn);
 CREATE INDEX changes_by_decision ON sscd_ops.changes (decision_id);
 CREATE INDEX changes_by_witness ON sscd_ops.changes (dataset_id, witness_sha256)
     WHERE witness_sha256 IS NOT NULL;
+
+-- Quarantined samples that a supplement read again: their rows before are none any more from its turn
+-- on, where its decision is in force. A row more has what was read in their place.
+CREATE TABLE sscd_ops.read_again (
+    dataset_id      smallint NOT NULL,
+    decision_id     bigint NOT NULL,                -- that read them again
+    turn            bigint NOT NULL,                -- its, if that comes into force
+    of_decision     bigint NOT NULL,                -- the row before, by its place
+    shard_id        bigint NOT NULL,
+    position        integer NOT NULL,
+    sample_id       uuid,                           -- its; null: a fault of the shard
+    again_id        uuid,                           -- what has the row now: another one where image or
+                                                    -- caption are others; null: a fault that is gone
+    PRIMARY KEY (of_decision, shard_id, position, decision_id)
+);
+CREATE INDEX read_again_by_decision ON sscd_ops.read_again (decision_id);
+
+-- Images that their first decision quarantined, and which were described when they were read again:
+-- where the descriptor lies, as segment_row of images says of all others.
+CREATE TABLE sscd_ops.described_later (
+    dataset_id      smallint NOT NULL,
+    sha256          bytea NOT NULL,
+    decision_id     bigint NOT NULL,
+    segment_row     bigint NOT NULL,
+    PRIMARY KEY (dataset_id, sha256, decision_id)
+);
+CREATE INDEX described_later_by_decision ON sscd_ops.described_later (decision_id);
 
 CREATE TABLE sscd_ops.matches (
     month           date NOT NULL,
