@@ -459,7 +459,7 @@ DEATHS = [
 ]
 
 
-@pytest.mark.parametrize("death", sweep(DEATHS, DEATHS[3::5]))
+@pytest.mark.parametrize("death", sweep(DEATHS, DEATHS[3::7]))
 def test_killed_anywhere_it_is_done_again(
     three: World, death: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
