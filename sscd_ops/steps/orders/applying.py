@@ -313,7 +313,7 @@ def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
                 of_order=order_id,
             )
             second = orders.read_order(conn, number)
-            _tell(conn, second, "drafted", by, order.why)
+            _tell(conn, second, "drafted", by)
     if second.state is not OrderState.DRAFTED or order.state is not OrderState.APPLIED:
         return
     shown = _redraft(parts, second.order_id)[1]
@@ -326,7 +326,7 @@ def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
     with parts.catalog.begin() as conn:
         if orders.read_order(conn, second.order_id, lock=True).state is OrderState.DRAFTED:
             orders.hold(conn, second.order_id, message, by.known)
-            _tell(conn, second, "held", by, message)
+            _tell(conn, second, "held", by, effect=shown.effect)
 
 
 def _publish(parts: Parts, order_id: int) -> None:

@@ -141,7 +141,10 @@ class _Base:
                 "named_by": named_by(samples),
                 "changed": len(effects),
                 "by_source": by_source(before, effects),
-                "near": sum(change.similarity is not None for change in images),
+                "near": {
+                    "images": sum(change.similarity is not None for change in images),
+                    "thresholds": {by.reason: by.threshold for by in self.work.measures},
+                },
                 "near_withdrawn": sum(change.verdict == "quarantined" for change in images),
                 **counts_of(settled),
             },
