@@ -34,6 +34,11 @@ class Named:
     is_own: bool
     by: str
 
+    @property
+    def follows(self) -> bool:
+        """Whether its image speaks for it."""
+        return not self.own_fault and not self.is_own
+
 
 _COLUMNS = "sample_id, decision_id, shard_id, image_sha256, own_fault"
 _NOW = (

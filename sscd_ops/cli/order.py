@@ -251,7 +251,11 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
         (counts["freed"], "pictures are nobody's from then on"),
         (counts["source_gone"], "samples that could be kept instead are gone from their source"),
         (counts.get("pictures", 0), "pictures are withdrawn with their copies, now and later"),
-        (counts.get("near", 0), "images go because they are near to one of them"),
+        (
+            counts.get("pictures", 0) - counts.get("compared", 0),
+            "of them have nothing to compare: of these equal bytes alone go",
+        ),
+        (counts.get("near", {}).get("images", 0), "images go because they are near to one of them"),
         (counts.get("near_withdrawn", 0), "images that went for one of all these are quarantined"),
         (counts.get("near_waits", 0), "samples near to them wait for another person's approval"),
     ):

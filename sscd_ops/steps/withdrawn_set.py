@@ -18,15 +18,17 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog import lookups, segments, withdrawn_set
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.withdrawn_set import Entry
+from sscd_ops.core.changes import Change
 from sscd_ops.core.decide import FREE, NEW, PLAIN, Images
 from sscd_ops.core.descriptor_file import Queries, bytes_rows
 from sscd_ops.core.measures import DESCRIPTORS, Measure
 from sscd_ops.core.perceptual import ROLE, WIDTH
+from sscd_ops.core.rows import WITHDRAWN_FOR
 from sscd_ops.core.segment_file import write_mask, write_segment
 from sscd_ops.core.withdrawn import Caught, Pictures
 from sscd_ops.errors import InvariantError
 from sscd_ops.model import Fingerprint, Segment, StoredFile
-from sscd_ops.steps.free_images import fill, places
+from sscd_ops.steps.free_images import fill, places, stored_queries
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import open_backend
 
@@ -212,6 +214,55 @@ def nearest(
         similarity[start + found.query] = found.similarity
         entry[start + found.query] = found.reference
     return similarity, entry
+
+
+def withdrawn_again(
+    parts: Parts, work: Work, dataset: Dataset, images: Sequence[bytes], without: int = 0
+) -> dict[bytes, Change]:
+    """Which images that are to be decided anew the set catches: image -> its withdrawal.
+
+    Args:
+        parts: the real parts.
+        work: whose measures.
+        dataset: as it was seen.
+        images: known ones.
+        without: an order whose entries do not count any more.
+    """
+    answer: dict[bytes, Change] = {}
+    if not images:
+        return answer
+    with parts.catalog.read() as conn:
+        theirs = read_set(conn, dataset, without)
+        live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
+    listed = {entry.sha256 for entry in theirs.entries}
+    for image in images:
+        if image in listed:
+            answer[image] = Change("withdrawn", image=image, reason=WITHDRAWN_FOR, witness=image)
+    if not any(entry.row is not None for entry in theirs.entries):
+        return answer
+    entries = theirs.pictures(parts, work.attempt.fingerprint.dimensions)
+    entries = entries.take(entries.described)
+    left = bytes_rows([image for image in images if image not in answer], 32)
+    with parts.catalog.begin() as conn:
+        known = lookups.known_images(conn, dataset.dataset_id, left, dataset.turn)
+    known = known.take(known.segment_row >= 0)
+    ids = left[known.row]
+    queries = stored_queries(parts, work, ids, live, *places(parts, known, live))
+    for measure in work.measures:
+        rows = np.arange(len(ids))
+        similarity, entry = nearest(parts, work, measure, queries, rows, entries)
+        for n in np.flatnonzero(similarity >= measure.threshold).tolist():
+            image = ids[n].tobytes()
+            change = Change(
+                "withdrawn",
+                image=image,
+                reason=WITHDRAWN_FOR,
+                witness=entries.ids[entry[n]].tobytes(),
+                similarity=float(similarity[n]),
+                threshold=measure.threshold,
+            )
+            answer.setdefault(image, change)
+    return answer
 
 
 # ---------------------------------------------------------------- what an order adds to it

@@ -23,7 +23,6 @@ from sscd_ops.steps.parts import configured
 from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_catalog, verify_index
 from sscd_ops.testing import encode, picture, plant
-from tests.integration.orders import Order, apply
 from tests.integration.test_crashes import Killed, die_at
 from tests.integration.test_nights import BOTH, DAYS, clouds
 from tests.integration.world import (
@@ -225,23 +224,45 @@ def test_what_is_withdrawn_is_explained_and_not_shown(world: World, tmp_path: Pa
     assert "it is not shown" in refused.output
 
 
-def test_a_free_image_is_stopped_too(world: World) -> None:
-    world.put(DAYS[0], "a.tar", [*clouds(range(3)), pair("sheet", SHEET)])
-    world.night(DAYS[0])
-    with world.parts() as parts:
-        apply(Order(parts, "free", {"c0001": "free", "sheet": "free"}))
-    withdraw(world, plant(picture(1), "jpeg_40"), SHEET)
-    world.put(DAYS[1], "a.tar", [pair("again", picture(1)), pair("sheet2", SHEET)])
+def test_under_a_lower_threshold_what_is_decided_anew_is_asked_too(world: World) -> None:
+    """A free image by a night, one whose witness goes by the order that takes it."""
+    text = [plant(picture(1), "text_10"), plant(picture(0), "text_10")]
+    world.change(duplicates={"threshold": 0.95})
+    near = pair("copy", plant(text[1], "jpeg_40"))
+    night(world, DAYS[0], pair("text", text[0]), pair("witness", text[1]), near)
+    withdraw(world, picture(0), picture(1))
+    assert set(world.verdicts().values()) == {"kept", "removed near"}
+    only_these(world, "text")
+    assert {row["verdict"] for row in world.ask("SELECT * FROM sscd_ops.images_now")} == {
+        *("free", "kept", "removed"),
+    }
+    world.change(duplicates={"threshold": 0.7})
+    night(world, DAYS[1], pair("text-again", text[0]), pair("other", picture(5)))
+    drafted = only_these(world, "witness")
 
-    world.night(DAYS[1])
-
-    for key in ("again", "sheet2"):
-        assert world.verdicts()[key] == "withdrawn withdrawn"
-    (row,) = world.ask("SELECT * FROM sscd_ops.changes WHERE witness_sha256 <> image_sha256")
-    assert bytes(row["image_sha256"]) == sha256(picture(1))
-    assert row["verdict"] == "withdrawn"
-    assert row["similarity"] >= row["threshold"]
+    assert world.verdicts() == {
+        **dict.fromkeys(("text", "witness", "copy", "text-again"), GONE),
+        "other": "kept",
+    }
+    assert drafted.counts["by_source"] == {
+        "crawl": {"kept -> withdrawn": 1, "removed -> withdrawn": 1}
+    }
+    (row,) = world.ask("SELECT * FROM sscd_ops.samples WHERE key = 'text-again'")
+    assert bytes(row["witness_sha256"]) == sha256(picture(1))
+    assert row["similarity"] >= row["threshold"] == 0.7
     assert_sound(world)
+
+
+def only_these(world: World, key: str) -> applying.Applied:
+    with world.parts() as parts:
+        asked = withdrawal(
+            configured(parts, DATASET),
+            scope="only-these",
+            who=ANN,
+            why="opt-out",
+            ids=ids(world, key),
+        )
+        return applying.apply(parts, applying.draft(parts, asked).order.order_id, by=ANN)
 
 
 # ---------------------------------------------------------------- what is there already
@@ -438,7 +459,7 @@ DEATHS = [
 ]
 
 
-@pytest.mark.parametrize("death", sweep(DEATHS, DEATHS[3::5]))
+@pytest.mark.parametrize("death", sweep(DEATHS, DEATHS[3::7]))
 def test_killed_anywhere_it_is_done_again(
     three: World, death: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

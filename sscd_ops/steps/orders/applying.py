@@ -345,7 +345,7 @@ def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
     with parts.catalog.begin() as conn:
         if orders.read_order(conn, second.order_id, lock=True).state is OrderState.DRAFTED:
             orders.hold(conn, second.order_id, message, by.known)
-            _tell(conn, second, "held", by)
+            _tell(conn, second, "held", by, effect=shown.effect)
 
 
 def _publish(parts: Parts, order_id: int) -> None:

@@ -30,10 +30,9 @@ from sscd_ops.errors import UsageError
 from sscd_ops.model import Fault, Matches, Segment
 from sscd_ops.ports import HashSearch, SearchBackend
 from sscd_ops.steps.embed import open_embedder
-from sscd_ops.steps.free_images import places, stored_queries
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.queries import open_backend
-from sscd_ops.steps.withdrawn_set import EXACT, blank_pictures, known_pictures, nearest
+from sscd_ops.steps.withdrawn_set import EXACT, blank_pictures, known_pictures
 
 _LISTED = 1024
 """Images of a segment that are listed for a picture at first; one that has more is asked again."""
@@ -336,54 +335,3 @@ def _verdicts(conn: Connection, dataset: Dataset, images: Sequence[bytes]) -> di
         for row, verdict, reason in told
         if verdict != "withdrawn" and (verdict != "quarantined" or not Fault(reason).follows_bytes)
     }
-
-
-# ---------------------------------------------------------------- when entries end
-
-
-def still_withdrawn(
-    parts: Parts,
-    work: Work,
-    dataset: Dataset,
-    live: Sequence[Segment],
-    images: Sequence[bytes],
-    entries: Pictures,
-) -> dict[bytes, Change]:
-    """Which of some images other entries catch too: image -> its withdrawal for the nearest one.
-
-    Args:
-        parts: the real parts.
-        work: whose measures.
-        dataset: as it was seen.
-        live: its segments.
-        images: withdrawn ones, whose entries end.
-        entries: those that stay.
-    """
-    answer: dict[bytes, Change] = {}
-    listed = {digest.tobytes() for digest in entries.ids}
-    for image in images:
-        if image in listed:
-            answer[image] = Change("withdrawn", image=image, reason=WITHDRAWN_FOR, witness=image)
-    described = entries.take(entries.described)
-    with parts.catalog.begin() as conn:
-        left = bytes_rows([image for image in images if image not in answer], 32)
-        known = lookups.known_images(conn, dataset.dataset_id, left, dataset.turn)
-    known = known.take(known.segment_row >= 0)
-    if not len(described) or not len(known):
-        return answer
-    ids = left[known.row]
-    queries = stored_queries(parts, work, ids, live, *places(parts, known, live))
-    for measure in work.measures:
-        similarity, entry = nearest(parts, work, measure, queries, np.arange(len(ids)), described)
-        for n in np.flatnonzero(similarity >= measure.threshold).tolist():
-            image = ids[n].tobytes()
-            change = Change(
-                "withdrawn",
-                image=image,
-                reason=WITHDRAWN_FOR,
-                witness=described.ids[entry[n]].tobytes(),
-                similarity=float(similarity[n]),
-                threshold=measure.threshold,
-            )
-            answer.setdefault(image, change)
-    return answer

@@ -13,7 +13,15 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import decisions, lookups, orders, rules, segments, subjects
+from sscd_ops.catalog import (
+    decisions,
+    lookups,
+    orders,
+    rules,
+    segments,
+    subjects,
+    withdrawn_set,
+)
 from sscd_ops.catalog.bearers import Bearer, bearers, verdicts_now
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
@@ -25,7 +33,6 @@ from sscd_ops.steps.history import Origin
 from sscd_ops.steps.losing import Asked, Settled, gone_changes, plan_settled, settle
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
 from sscd_ops.steps.orders.withdrawing import counts_of
-from sscd_ops.steps.orders.withdrawing_copies import end_entries
 from sscd_ops.steps.orphans import ChangedIndex
 from sscd_ops.steps.parts import Parts, Work, load_work
 from sscd_ops.steps.ruling import orders_of_samples
@@ -56,14 +63,15 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         work = load_work(parts, decisions.newest_night(conn, target.dataset_id))
         kept = segments.history_rows(conn, target.dataset_id, dataset.generation)
         back = _back(conn, target, dataset.turn)
-    settled, stay = None, list[Change]()
+    settled = None
     if target.turn == dataset.turn:
         settled = _as_before(parts, work, target, seen, there, back)
     if settled is None:
-        ended = end_entries(parts, work, target, seen)
-        stay += ended.stay
-        anew = [*_free(parts, target, dataset.turn, back.images), *ended.anew]
-        settled = settle(parts, work, dataset, there, Asked(anew=anew, again=back.samples))
+        with parts.catalog.read() as conn:
+            caught = withdrawn_set.images_of(conn, target.dataset_id, target.order_id)
+        anew = [*_free(parts, target, dataset.turn, back.images), *caught]
+        asked = Asked(anew=anew, again=back.samples, ended=target.order_id)
+        settled = settle(parts, work, dataset, there, asked)
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
     gone = settled.gone.keys()
     changes = [Change(FOLLOWS, sample=number) for number in back.samples if number not in gone]
@@ -71,7 +79,7 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         Change("quarantined", sample=number.bytes, reason=Fault.RULE_ENDED, message=_UNREAD)
         for number in back.unread
     ]
-    changes += [*gone_changes(there, settled), *settled.changes(planned), *stay]
+    changes += [*gone_changes(there, settled), *settled.changes(planned)]
     before, after = _verdicts(parts, target.dataset_id, back, settled)
     effects = effects_of(before, after)
     return Ordered(
@@ -177,6 +185,7 @@ def _verdicts(
 ) -> tuple[list[Named], dict[UUID, str]]:
     """The samples whose verdict may change as they are now, and the verdict of each then."""
     images = {*back.images, *settled.carried, *settled.freed, *settled.removed}
+    images |= settled.withdrawn.keys()
     with parts.catalog.read() as conn:
         before = subjects.samples_of_images(conn, dataset_id, sorted(images))
         there = {named.sample_id for named in before}
@@ -184,7 +193,8 @@ def _verdicts(
         before += subjects.samples_now(conn, dataset_id, others)
         now = verdicts_now(conn, dataset_id, sorted(images))
     now |= dict.fromkeys(settled.freed, ("free", b""))
-    now |= {image: (change.verdict, b"") for image, change in settled.removed.items()}
+    gone = settled.removed | settled.withdrawn
+    now |= {image: (change.verdict, b"") for image, change in gone.items()}
     now |= {
         image: ("kept", bearer.sample.sample_id.bytes) for image, bearer in settled.carried.items()
     }

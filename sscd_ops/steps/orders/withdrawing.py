@@ -49,6 +49,10 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
     with parts.catalog.read() as conn:
         touched = [number for number in after if number not in named]
         before = samples + subjects.samples_now(conn, order.dataset_id, touched)
+        caught = subjects.samples_of_images(conn, order.dataset_id, list(settled.withdrawn))
+    caught = [s for s in caught if s.sample_id not in after and s.follows]
+    before += caught
+    after |= dict.fromkeys((s.sample_id for s in caught), WITHDRAWN)
     effects = effects_of(before, after)
     return Ordered(
         work,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from sscd_ops.catalog import decisions, orders, segments, subjects, withdrawn_set
+from sscd_ops.catalog import decisions, orders, segments, subjects
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
@@ -24,7 +24,6 @@ from sscd_ops.steps.orders.copies import (
     find_near,
     gather_pictures,
     given_pictures,
-    still_withdrawn,
     work_out_copies,
 )
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
@@ -32,7 +31,7 @@ from sscd_ops.steps.orders.withdrawing import WITHDRAWN, counts_of, named_by, un
 from sscd_ops.steps.parts import Parts, Work, configured, load_work
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
-from sscd_ops.steps.withdrawn_set import read_pictures_of, read_set
+from sscd_ops.steps.withdrawn_set import read_pictures_of
 
 
 def withdraw_copies(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Ordered:
@@ -126,9 +125,9 @@ class _Base:
                 conn, dataset.dataset_id, [image for image in verdicts if image is not None]
             )
         before = samples + [s for s in found if s.sample_id not in self.named]
-        after = {
-            s.sample_id: verdicts[s.image_sha256] for s in found if not s.own_fault and not s.is_own
-        } | dict.fromkeys(self.named, WITHDRAWN)
+        after = {s.sample_id: verdicts[s.image_sha256] for s in found if s.follows} | dict.fromkeys(
+            self.named, WITHDRAWN
+        )
         effects = effects_of(before, after)
         return Ordered(
             self.work,
@@ -142,34 +141,12 @@ class _Base:
                 "named_by": named_by(samples),
                 "changed": len(effects),
                 "by_source": by_source(before, effects),
-                "near": sum(change.similarity is not None for change in images),
+                "near": {
+                    "images": sum(change.similarity is not None for change in images),
+                    "thresholds": {by.reason: by.threshold for by in self.work.measures},
+                },
                 "near_withdrawn": sum(change.verdict == "quarantined" for change in images),
                 **counts_of(settled),
             },
             self.kept,
         )
-
-
-# ---------------------------------------------------------------- when the order ends
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What ends with entries. ``anew``: images to be decided anew. ``stay``: those of others."""
-
-    anew: Sequence[bytes]
-    stay: Sequence[Change]
-
-
-def end_entries(parts: Parts, work: Work, target: Order, seen: Seen) -> Ended:
-    """Sort out the images that went because of an order's pictures, by nights since then too."""
-    dataset = seen.dataset
-    with parts.catalog.read() as conn:
-        images = withdrawn_set.images_of(conn, dataset.dataset_id, target.order_id)
-        if not images:
-            return Ended((), ())
-        live = history.live_of(history.origins_of(conn, work, dataset))
-        others = read_set(conn, dataset, without=target.order_id)
-    entries = others.pictures(parts, work.attempt.fingerprint.dimensions)
-    stay = still_withdrawn(parts, work, dataset, live, images, entries)
-    return Ended([image for image in images if image not in stay], list(stay.values()))
