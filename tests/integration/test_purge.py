@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sscd_ops.catalog.sql import files_of
-from sscd_ops.errors import CommitConflict, FileMismatch, UsageError
+from sscd_ops.errors import CommitConflict, FileMismatch, FileRemoved, UsageError
 from sscd_ops.options import StorageOptions
 from sscd_ops.steps import commit, ingest, publish, resolve
 from sscd_ops.steps.next_snapshot import publish_others
@@ -318,6 +318,41 @@ def test_a_night_between_decision_and_commit_goes_on_without_it(
             for group in groups:
                 publish.run(parts, batch_id, group)
         commit.run(parts, batch_id)
+    assert holding(world, ["c0031"]) == []
+    assert_what_holds(world)
+
+
+@pytest.mark.parametrize("late", ["names", "writes"])
+def test_a_zombie_publish_names_nothing_of_what_went(
+    world: World, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are written before the purge, and named behind it; or written behind it too."""
+    world.put(DAYS[2], "y.tar", [told(n) for n in range(30, 33)])
+    with world.parts() as parts:
+        batch_id = world.until_match(parts, DAYS[2])
+        groups = resolve.run(parts, batch_id).groups
+    ids = withdraw(world, c0031="withdrawn")
+    module, name = {
+        "names": (publish.output_shards, "register_output"),
+        "writes": (publish, "write_shard"),
+    }[late]
+    real = getattr(module, name)
+
+    def zombie(*given: object) -> object:
+        monkeypatch.setattr(module, name, real)
+        purged(world, ids)
+        return real(*given)
+
+    with world.parts() as parts:
+        monkeypatch.setattr(module, name, zombie)
+        with pytest.raises((FileRemoved, CommitConflict)):
+            publish.run(parts, batch_id, groups[-1])  # whose shard holds it
+        for group in groups:
+            publish.run(parts, batch_id, group)
+        commit.run(parts, batch_id)
+
+    if late == "writes":  # as was said
+        purged(world, ids)
     assert holding(world, ["c0031"]) == []
     assert_what_holds(world)
 
