@@ -17,8 +17,7 @@ from sqlalchemy.engine import Connection
 from sscd_ops.catalog.orders import subjects_of
 from sscd_ops.catalog.sql import tuples
 from sscd_ops.catalog.subjects import named_samples
-from sscd_ops.core.descriptor_file import bytes_rows
-from sscd_ops.core.rules import BY, Rules, stopped
+from sscd_ops.model import Rules
 
 _IN_FORCE = (
     "o.dataset_id = :d AND o.verb = 'withdraw' AND o.order_id <> :w"
@@ -112,53 +111,39 @@ _IN = (
 _SOURCE = " JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id"
 
 
-def orders_of_samples(
-    conn: Connection,
-    dataset_id: int,
-    sample_ids: Sequence[UUID],
-    turn: int,
-    *,
-    without: int = 0,
-) -> dict[UUID, int]:
-    """Sample -> the first order whose rules stop it; those that none stops are not there.
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What rules look at of a sample: digest and reversed host of its URL, if any; its source."""
 
-    Args:
-        conn: an open transaction.
-        dataset_id: whose.
-        sample_ids: of samples with a verdict, also of months that were detached.
-        turn: as in ``rules_at``.
-        without: likewise: the order that is to end.
-    """
-    rules = rules_at(conn, dataset_id, turn, without=without)
-    answer: dict[UUID, int] = {}
-    for start in range(0, len(sample_ids) if rules else 0, _AT_ONCE):
-        where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
-        columns = "s.sample_id, s.url_sha256, s.host, sh.source"
-        found = list(
-            tuples(
-                conn,
-                f"SELECT {columns} FROM sscd_ops.samples s{_IN} AND d.month = s.month{_SOURCE}"
-                f" WHERE {where} UNION ALL"
-                f" SELECT {columns} FROM sscd_ops.detached_samples s{_IN}{_SOURCE} WHERE {where}",
-                d=dataset_id,
-                s=list(sample_ids[start : start + _AT_ONCE]),
-            )
-        )
-        urls = bytes_rows([bytes(url or bytes(32)) for _, url, *_ in found], 32)
-        of_url = orders_of_urls(conn, dataset_id, urls, turn, without=without)
-        hosts, sources = [host for *_, host, _ in found], [source for *_, source in found]
-        orders = stopped(rules, of_url, hosts, sources).order.tolist()
-        answer |= {row[0]: order for row, order in zip(found, orders, strict=True) if order}
-    return answer
+    sample_id: UUID
+    url_sha256: bytes | None
+    host: str | None
+    source: str
+
+
+def where_from(conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]) -> list[Came]:
+    """Where some samples with a verdict came from, also those of months that were detached."""
+    columns = "s.sample_id, s.url_sha256, s.host, sh.source"
+    where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
+    found = tuples(
+        conn,
+        f"SELECT {columns} FROM sscd_ops.samples s{_IN} AND d.month = s.month{_SOURCE}"
+        f" WHERE {where} UNION ALL"
+        f" SELECT {columns} FROM sscd_ops.detached_samples s{_IN}{_SOURCE} WHERE {where}",
+        d=dataset_id,
+        s=list(sample_ids),
+    )
+    return [Came(each, url and bytes(url), *rest) for each, url, *rest in found]
 
 
 def ruled_samples(conn: Connection, dataset_id: int, order_id: int) -> list[UUID]:
     """The samples that a rule stopped as they were read, and which this order's rules cover.
 
-    Their first verdict is ``withdrawn``; where no other order stops them (``orders_of_samples``)
-    or covers them by name, they become ``rule_ended`` with the order's end.
+    Their first verdict is ``withdrawn``; where no other order stops them (``steps.ruling``) or
+    covers them by name, they become ``rule_ended`` with the order's end.
     """
-    rules = [each for each in subjects_of(conn, order_id) if each.kind in BY]
+    kinds = ("url", "domain", "source")
+    rules = [each for each in subjects_of(conn, order_id) if each.kind in kinds]
     covered = list(named_samples(conn, dataset_id, order_id, rules))
     return sorted(ruled_of(conn, dataset_id, covered))
 
