@@ -171,6 +171,22 @@ class Person:
         return {name: text for name, text in said.items() if text}
 
 
+@dataclass(frozen=True)
+class Rules:
+    """The standing rules in force at a turn; those by URL, which may be millions, are asked for.
+
+    ``domains``: reversed domain -> number of its first order. ``sources``: sha256 of a source's
+    name -> likewise. ``has_urls``: whether there are any by URL.
+    """
+
+    domains: Mapping[str, int]
+    sources: Mapping[bytes, int]
+    has_urls: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.domains or self.sources or self.has_urls)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
     """A half-open span of time, ``start <= t < end``; both aware datetimes."""
@@ -416,22 +432,6 @@ class KnownImages:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> KnownImages:
         """Some of them, by their places here or by a mask."""
         return KnownImages(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The standing rules in force at a turn; those by URL, which may be millions, are asked for.
-
-    ``domains``: reversed domain -> number of its first order. ``sources``: digest of a source's
-    name -> likewise. ``has_urls``: whether there are any by URL.
-    """
-
-    domains: Mapping[str, int]
-    sources: Mapping[bytes, int]
-    has_urls: bool
-
-    def __bool__(self) -> bool:
-        return bool(self.domains or self.sources or self.has_urls)
 
 
 @dataclass(frozen=True, slots=True)

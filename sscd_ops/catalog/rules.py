@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
+from sscd_ops.catalog.orders import subjects_of
 from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import tuples
+from sscd_ops.catalog.subjects import named_samples
 from sscd_ops.model import Rules
 
 _IN_FORCE = (
@@ -101,6 +103,8 @@ _OF_URLS = (
 # ---------------------------------------------------------------- samples that have a verdict
 
 
+_AT_ONCE = 10_000
+"""Samples that are asked about at once."""
 _IN = (
     " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.dataset_id = :d"
     " AND d.turn IS NOT NULL"
@@ -108,71 +112,59 @@ _IN = (
 _SOURCE = " JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id"
 
 
-def places_of_samples(
-    conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]
-) -> list[tuple[UUID, bytes | None, str | None, str]]:
-    """Sample, digest of its URL, its reversed host, name of its source; of detached months too."""
-    where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What rules look at of a sample: digest and reversed host of its URL, if any; its source."""
+
+    sample_id: UUID
+    url_sha256: bytes | None
+    host: str | None
+    source: str
+
+
+def where_from(conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]) -> list[Came]:
+    """Where some samples with a verdict came from, also those of months that were detached."""
     columns = "s.sample_id, s.url_sha256, s.host, sh.source"
+    where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
     found = tuples(
         conn,
         f"SELECT {columns} FROM sscd_ops.samples s{_IN} AND d.month = s.month{_SOURCE}"
-        f" WHERE {where} UNION"
+        f" WHERE {where} UNION ALL"
         f" SELECT {columns} FROM sscd_ops.detached_samples s{_IN}{_SOURCE} WHERE {where}",
         d=dataset_id,
         s=list(sample_ids),
     )
-    return [(sample, url and bytes(url), host, source) for sample, url, host, source in found]
-
-
-_RULED = (
-    "WITH rule AS (SELECT kind, digest, host FROM sscd_ops.order_subjects WHERE order_id = :o),"
-    " shard AS (SELECT sh.shard_id, x.decision_id, x.month FROM sscd_ops.source_shards sh"
-    " JOIN rule ON rule.kind = 'source' AND rule.digest = sha256(convert_to(sh.source, 'UTF8'))"
-    " JOIN sscd_ops.decisions x ON x.attempt_id = sh.attempt_id AND x.turn IS NOT NULL) "
-) + " UNION ".join(
-    f"SELECT s.sample_id FROM {table} s{_IN}{same_month} JOIN {rule} WHERE {is_ruled} AND {STANDS}"
-    for table, same_month, of_shard, is_ruled in (
-        (
-            "sscd_ops.samples",
-            " AND d.month = s.month",
-            " AND shard.month = s.month",
-            "s.verdict = 'withdrawn' AND s.own_fault",
-        ),
-        ("sscd_ops.detached_samples", "", "", "s.ruled"),
-    )
-    for rule in (
-        "rule ON rule.kind = 'url' AND s.url_sha256 = rule.digest",
-        # a domain ends in a dot, and / is what comes after it
-        "rule ON rule.kind = 'domain' AND s.host COLLATE \"C\" >= rule.host"
-        " AND s.host COLLATE \"C\" < left(rule.host, -1) || '/'",
-        f"shard ON shard.decision_id = s.decision_id AND shard.shard_id = s.shard_id{of_shard}",
-    )
-)
+    return [Came(each, url and bytes(url), *rest) for each, url, *rest in found]
 
 
 def ruled_samples(conn: Connection, dataset_id: int, order_id: int) -> list[UUID]:
     """The samples that a rule stopped as they were read, and which this order's rules cover.
 
-    Their first verdict is ``withdrawn``; where no other order stops them (``orders_of_samples``)
-    or covers them by name, they become ``rule_ended`` with the order's end.
+    Their first verdict is ``withdrawn``; where no other order stops them (``steps.ruling``) or
+    covers them by name, they become ``rule_ended`` with the order's end.
     """
-    found = tuples(conn, f"{_RULED} ORDER BY 1", d=dataset_id, o=order_id)
-    return [sample_id for (sample_id,) in found]
+    kinds = ("url", "domain", "source")
+    rules = [each for each in subjects_of(conn, order_id) if each.kind in kinds]
+    covered = list(named_samples(conn, dataset_id, order_id, rules))
+    return sorted(ruled_of(conn, dataset_id, covered))
 
 
 def ruled_of(conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]) -> set[UUID]:
     """Which of some samples a rule stopped as they were read: no image ever speaks for them."""
-    found = tuples(
-        conn,
-        f"SELECT s.sample_id FROM sscd_ops.samples s{_IN} AND d.month = s.month"
-        " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.verdict = 'withdrawn' AND s.own_fault"
-        f" UNION SELECT s.sample_id FROM sscd_ops.detached_samples s{_IN}"
-        " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.ruled",
-        d=dataset_id,
-        s=list(sample_ids),
-    )
-    return {sample_id for (sample_id,) in found}
+    answer: set[UUID] = set()
+    for start in range(0, len(sample_ids), _AT_ONCE):
+        found = tuples(
+            conn,
+            f"SELECT s.sample_id FROM sscd_ops.samples s{_IN} AND d.month = s.month"
+            " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.verdict = 'withdrawn'"
+            f" AND s.own_fault AND {STANDS} UNION ALL"
+            f" SELECT s.sample_id FROM sscd_ops.detached_samples s{_IN}"
+            f" WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.ruled AND {STANDS}",
+            d=dataset_id,
+            s=list(sample_ids[start : start + _AT_ONCE]),
+        )
+        answer |= {sample_id for (sample_id,) in found}
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +13,6 @@ from sscd_ops.model import Rules
 
 BY = ("", "url", "domain", "source")
 """What a rule goes by; ``Stopped.by`` numbers them."""
-
-
-def order_of_host(rules: Rules, host: str) -> int:
-    """The first order that stops a reversed host; 0: none does."""
-    found = [rules.domains[each] for each in covering(host) if each in rules.domains]
-    return min(found, default=0)
-
-
-def order_of_source(rules: Rules, name: str) -> int:
-    """The first order that stops a source; 0: none does."""
-    return rules.sources.get(digest(name), 0)
 
 
 @dataclass(frozen=True)
@@ -73,13 +61,19 @@ def stopped(
     answer = none_stopped(len(of_url))
     found = [
         of_url,
-        _of_each(hosts, partial(order_of_host, rules)),
-        _of_each(sources, partial(order_of_source, rules)),
+        _of_each(hosts, lambda host: _of_host(rules, host)),
+        _of_each(sources, lambda name: rules.sources.get(digest(name), 0)),
     ]
     for by, order in enumerate(found, 1):
         is_first = (order > 0) & ((answer.order == 0) | (order < answer.order))
         answer.order[is_first], answer.by[is_first] = order[is_first], by
     return answer
+
+
+def _of_host(rules: Rules, host: str) -> int:
+    """The first order whose domain covers a reversed host; 0: none does."""
+    found = [rules.domains[each] for each in covering(host) if each in rules.domains]
+    return min(found, default=0)
 
 
 def _of_each(values: Sequence[str | None], order_of: Callable[[str], int]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The standing rules of a batch's dataset at a turn, asked about samples of its manifests."""
+"""Standing rules at a turn, asked about samples of manifests, and about those with a verdict."""
 
 from __future__ import annotations
 
@@ -79,17 +79,16 @@ def orders_of_samples(
         conn: an open transaction.
         dataset_id: whose.
         sample_ids: of samples with a verdict, also of months that were detached.
-        turn: of later rules nothing is seen.
+        turn: rules in force then.
         without: an order that does not count: the one that is to end.
     """
     in_force = rules.rules_at(conn, dataset_id, turn, without=without)
     answer: dict[UUID, int] = {}
     for start in range(0, len(sample_ids) if in_force else 0, _AT_ONCE):
-        some = sample_ids[start : start + _AT_ONCE]
-        found = rules.places_of_samples(conn, dataset_id, some)
-        urls = bytes_rows([url or bytes(32) for _, url, _, _ in found], 32)
+        came = rules.where_from(conn, dataset_id, sample_ids[start : start + _AT_ONCE])
+        urls = bytes_rows([each.url_sha256 or bytes(32) for each in came], 32)
         of_url = rules.orders_of_urls(conn, dataset_id, urls, turn, without=without)
-        hosts, sources = [host for *_, host, _ in found], [source for *_, source in found]
+        hosts, sources = [each.host for each in came], [each.source for each in came]
         orders = stopped(in_force, of_url, hosts, sources).order.tolist()
-        answer |= {row[0]: order for row, order in zip(found, orders, strict=True) if order}
+        answer |= {each.sample_id: order for each, order in zip(came, orders, strict=True) if order}
     return answer

@@ -13,7 +13,7 @@ from sscd_ops.catalog import datasets, partitions, rules, sql
 from sscd_ops.catalog.rules import WithoutUrl
 from sscd_ops.core.urls import digest
 from sscd_ops.options import SourceOptions
-from sscd_ops.steps.ruling import orders_of_samples
+from sscd_ops.steps import ruling, survey
 from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import picture
 from tests.integration.ruled import crawled, end, rule
@@ -225,6 +225,22 @@ def test_a_night_planned_before_a_rule_is_decided_by_it(
     assert_sound(begun, read=6)
 
 
+def test_a_lost_work_list_is_made_again_as_of_the_plan(begun: World) -> None:
+    begun.put(DAYS[1], "a.tar", [crawled("a1", picture(3), URL), crawled("b1", picture(4), None)])
+    listed = "SELECT work_list AS list FROM sscd_ops.attempts ORDER BY attempt_id DESC LIMIT 1"
+    with begun.parts() as parts:
+        batch_id = begun.until_match(parts, DAYS[1])
+        (before,) = begun.ask(listed)
+        rule(begun, url=URL)
+        (begun.base / "root" / before["list"]["name"]).unlink()
+        survey.run(parts, batch_id)
+        begun.from_resolve(parts, batch_id)
+
+    (after,) = begun.ask(listed)
+    assert after["list"]["sha256"] == before["list"]["sha256"]
+    assert begun.verdicts()["a1"] == "withdrawn withdrawn"
+
+
 def test_what_nobody_described_for_a_rule_that_ended_is_quarantined(begun: World) -> None:
     order = rule(begun, domain="example.org")
     begun.put(
@@ -318,7 +334,7 @@ def test_samples_tell_which_orders_stop_them_and_which_end_with_one(begun: World
             given = (conn, dataset.dataset_id)
 
             def stopping(turn: int, without: int = 0) -> dict[str, int]:
-                found = orders_of_samples(*given, list(keys), turn, without=without)
+                found = ruling.orders_of_samples(*given, list(keys), turn, without=without)
                 return {keys[sample]: order for sample, order in found.items()}
 
             return {

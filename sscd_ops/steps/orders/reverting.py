@@ -28,14 +28,13 @@ from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
 from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.model import Fault, KnownImages
-from sscd_ops.steps import history
+from sscd_ops.steps import history, ruling
 from sscd_ops.steps.history import Origin
 from sscd_ops.steps.losing import Asked, Settled, gone_changes, plan_settled, settle
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
 from sscd_ops.steps.orders.withdrawing import counts_of
 from sscd_ops.steps.orphans import ChangedIndex
 from sscd_ops.steps.parts import Parts, Work, load_work
-from sscd_ops.steps.ruling import orders_of_samples
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
 
@@ -105,7 +104,7 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     still -= orders.covered_otherwise(conn, target, turn)
     ruled = rules.ruled_samples(conn, target.dataset_id, target.order_id)
     asked = [*(UUID(bytes=number) for number in still), *ruled]
-    others = orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
+    others = ruling.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
     samples = [n for n in covered if n in still and UUID(bytes=n) not in others]
     # no image speaks for those that another order's rule, which ended before, stopped
     own = rules.ruled_of(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
