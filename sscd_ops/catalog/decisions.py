@@ -199,7 +199,8 @@ def delete_lost(conn: Connection, dataset_id: int) -> None:
             " (SELECT output_id FROM sscd_ops.output_shards WHERE decision_id = :x)",
             x=key["x"],
         )
-        for table in ("changes", "decision_sources", "output_shards", "decisions"):
+        of_decision = ("changes", "decision_sources", "output_shards", "archived_shards")
+        for table in (*of_decision, "decisions"):
             run(conn, f"DELETE FROM sscd_ops.{table} WHERE decision_id = :x", x=key["x"])
 
 
