@@ -80,7 +80,8 @@ def _read(paths: list[Path], *, headers: bool) -> int:
 def ingest(paths: list[Path]) -> int:
     """What the ingest step does to each shard."""
     keep_pandas_out()
-    options = SourceOptions("bench", urls=(f"{paths[0].parent}/*.tar",), columns=("url",))
+    urls = (f"{paths[0].parent}/*.tar",)
+    options = SourceOptions("bench", urls=urls, columns=("url",), url="json:url")
     source = open_source(options, LimitsOptions(), read_tar)
     store = open_store(StorageOptions(root=str(paths[0].parent.parent / "root")))
     night = Interval(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))

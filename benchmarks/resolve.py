@@ -110,6 +110,8 @@ def made_manifest(rows: int, seed: int) -> pa.Table:
         ),
         "caption_sha256": binary(random.bytes(32 * rows), 32),
         "meta": pa.array([f'{{"url":"http://example.com/{key}.jpg"}}' for key in keys]),
+        "url_sha256": binary(random.bytes(32 * rows), 32),
+        "host": pa.array(["com.example."] * rows),
         "members": pa.ListArray.from_arrays(
             pa.array(np.arange(rows + 1) * 3, pa.int32()),
             members,

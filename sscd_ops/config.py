@@ -215,12 +215,7 @@ def _source(base: Path, dataset: str, table: Mapping[str, Any], key: str) -> Sou
         raise Wrong(f"{key}.urls", 'is empty: give at least one, e.g. ["/in/{date}/*.tar"]')
     for url in (*source.urls, source.ready):
         _check_placeholders(url, f"{key}.{'ready' if url == source.ready else 'urls'}")
-    for entry in source.caption:
-        if not re.match(r"(?:(?:json|column):.+|[^:\s]+)\Z", entry):
-            raise Wrong(
-                f"{key}.caption",
-                f'expected an extension, "json:field" or "column:name", not {shown(entry)}',
-            )
+    _check_fields(source, key)
     _check_extensions(source, key)
     for column in source.columns:
         if column in PUBLISHED_COLUMNS:
@@ -236,6 +231,20 @@ def _source(base: Path, dataset: str, table: Mapping[str, Any], key: str) -> Sou
         ready=_place(base, source.ready, f"{key}.ready"),
         captions_file=_without_secret(source.captions_file, f"{key}.captions_file"),
     )
+
+
+def _check_fields(source: SourceOptions, key: str) -> None:
+    """Whether what names fields of samples is spelt as it should be."""
+    for entry in source.caption:
+        if not re.match(r"(?:(?:json|column):.+|[^:\s]+)\Z", entry):
+            raise Wrong(
+                f"{key}.caption",
+                f'expected an extension, "json:field" or "column:name", not {shown(entry)}',
+            )
+    if source.url and not re.match(r"(?:json|column):.+\Z", source.url):
+        raise Wrong(
+            f"{key}.url", f'expected "json:field" or "column:name", not {shown(source.url)}'
+        )
 
 
 def _check_extensions(source: SourceOptions, key: str) -> None:

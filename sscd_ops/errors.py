@@ -14,6 +14,9 @@
     |-- DataError                trying again cannot help: a person must look
     |   |-- SourceChanged        a source file changed or vanished after plan listed it
     |   |-- BatchHeld            the guard holds the batch until it is released
+    |   |-- OrderHeld            it changes too much for one person: another one approves it
+    |   |-- OrderNotApplicable   refused, reverted, or not in a fitting state
+    |   |-- EffectChanged        an order would change something else than its draft said
     |   |-- BatchNotRunnable     abandoned, bound to another live run, or not in a fitting state
     |   |-- FingerprintMismatch  descriptors of different fingerprints are never compared
     |   |-- MissingDescriptors   embed indexes must be cleared before resolve can go on
@@ -95,6 +98,18 @@ class SourceChanged(DataError):
 
 class BatchHeld(DataError):
     """The guard holds the batch; the message carries the figures and both ways on."""
+
+
+class OrderHeld(DataError):
+    """An order changes more than one person may decide alone; the message names both ways on."""
+
+
+class OrderNotApplicable(DataError):
+    """An order was refused or reverted, or is in no state for this."""
+
+
+class EffectChanged(DataError):
+    """What an order would change is not what its draft said; a new draft was stored."""
 
 
 class BatchNotRunnable(DataError):

@@ -133,6 +133,44 @@ class DecisionKind(StrEnum):
     DERIVATION = "derivation"
 
 
+class OrderState(StrEnum):
+    """Where an order stands."""
+
+    DRAFTED = "drafted"
+    HELD = "held"
+    """By the guard, until another person approves it."""
+    APPLIED = "applied"
+    REFUSED = "refused"
+    """Turned down."""
+    REVERTED = "reverted"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who decides something: what was typed, and what is known beside it.
+
+    ``database_user``: as whom the session logged in. In Airflow ``airflow_user``: who triggered the
+    run.
+    """
+
+    actor: str
+    database_user: str = ""
+    os_user: str = ""
+    host: str = ""
+    airflow_user: str = ""
+
+    @property
+    def known(self) -> dict[str, str]:
+        """What is known beside what was typed."""
+        said = {
+            "database_user": self.database_user,
+            "os_user": self.os_user,
+            "host": self.host,
+            "airflow_user": self.airflow_user,
+        }
+        return {name: text for name, text in said.items() if text}
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
     """A half-open span of time, ``start <= t < end``; both aware datetimes."""

@@ -140,6 +140,9 @@ class SourceOptions:
     missing_caption: Literal["quarantine", "keep"] = "quarantine"
     columns: tuple[str, ...] = ()
     """Metadata fields carried to samples.meta and the published parquet, beside its own."""
+    url: str = ""
+    """Where a sample says which URL its picture came from: ``json:field`` or ``column:name``;
+    empty: ``json:url`` of ``img2dataset``, of other kinds nowhere."""
     image_column: str = "image"
     """parquet only: the column with image bytes, or with ``{bytes, path}``."""
     caption_column: str = "caption"
@@ -148,6 +151,12 @@ class SourceOptions:
     """parquet only: the column with the key; empty: the row number."""
     captions_file: str = ""
     """folder only: a csv, tsv, jsonl or json file with ``file_name`` and ``caption`` columns."""
+
+    @property
+    def url_path(self) -> str:
+        """The field of the json member with the URL; empty where there is none."""
+        place = self.url or ("json:url" if self.kind == "img2dataset" else "")
+        return place.partition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -304,6 +313,21 @@ class RetentionOptions:
 
 
 @dataclass(frozen=True)
+class OrderOptions:
+    """What people may decide alone."""
+
+    max_changed: Annotated[int, Range(0, 10**9)] | None = None
+    """An order that changes the verdicts of more samples is held until another person approves it.
+    None: a thousandth of what is kept, at least 20 and at most 1000."""
+    approval: Literal["other", "self"] = "other"
+    """Who approves it: another person than drafted or applied it, or anybody."""
+
+    def most(self, kept: int) -> int:
+        """So many verdicts may be changed where so many images are kept."""
+        return max(20, min(1000, kept // 1000)) if self.max_changed is None else self.max_changed
+
+
+@dataclass(frozen=True)
 class AirflowStepOptions:
     """Where and how one step's tasks run.
 
@@ -364,6 +388,7 @@ class DatasetOptions:
     publish: PublishOptions = PublishOptions()
     turn: TurnOptions = TurnOptions()
     retention: RetentionOptions = RetentionOptions()
+    orders: OrderOptions = OrderOptions()
     airflow: AirflowOptions = AirflowOptions()
 
     @property

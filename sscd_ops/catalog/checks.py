@@ -102,6 +102,32 @@ _SOURCES = Check(
     ),
 )
 
+_RULES = Check(
+    "I1",
+    "{count} sample(s) were not withdrawn, though a rule in force stopped them",
+    f"{_ROWS}, rule AS (SELECT s.kind, s.digest, s.host, o.turn, o.turn_to"
+    " FROM sscd_ops.order_subjects s JOIN sscd_ops.orders o USING (order_id)"
+    " WHERE o.dataset_id = :d AND o.verb = 'withdraw' AND o.turn IS NOT NULL"
+    " AND s.kind IN ('url', 'domain', 'source')),"
+    # every host with the domains that cover it; none is looked at where no rule asks
+    " below AS (SELECT h.host, array_to_string((string_to_array(h.host, '.'))[1:n], '.') || '.'"
+    " AS domain FROM (SELECT DISTINCT host FROM mine WHERE host IS NOT NULL"
+    " AND EXISTS (SELECT FROM rule WHERE kind = 'domain')) h,"
+    " generate_series(1, cardinality(string_to_array(h.host, '.')) - 1) n),"
+    " stopped AS (SELECT m.decision_id, m.sample_id, r.turn, r.turn_to FROM mine m"
+    " JOIN rule r ON r.kind = 'url' AND r.digest = m.url_sha256"
+    " UNION ALL SELECT m.decision_id, m.sample_id, r.turn, r.turn_to FROM mine m"
+    " JOIN below b USING (host) JOIN rule r ON r.kind = 'domain' AND r.host = b.domain"
+    " UNION ALL SELECT m.decision_id, m.sample_id, r.turn, r.turn_to FROM mine m"
+    " JOIN sscd_ops.source_shards sh USING (shard_id)"
+    " JOIN rule r ON r.kind = 'source' AND r.digest = sha256(convert_to(sh.source, 'UTF8')))"
+    " SELECT DISTINCT CAST(m.sample_id AS text) AS what FROM stopped p"
+    " JOIN decided x USING (decision_id) JOIN mine m USING (decision_id, sample_id)"
+    " WHERE x.batch_id IS NOT NULL AND m.verdict <> 'withdrawn'"
+    " AND p.turn < x.turn AND (p.turn_to IS NULL OR p.turn_to >= x.turn)",
+)
+"""A night of turn T asks the rules in force at T - 1."""
+
 _CARRIERS = Check(
     "I1",
     "{count} kept sample(s) are not what their images say",
@@ -287,6 +313,7 @@ CHECKS = (
     _TWICE,
     _NIGHTS,
     _SOURCES,
+    _RULES,
     _CARRIERS,
     _WITNESSES,
     _SIMILAR,

@@ -107,9 +107,11 @@ def detach_month(catalog: Catalog, month: date) -> list[str]:
 
 _KEEP = text(
     "INSERT INTO sscd_ops.detached_samples (sample_id, decision_id, shard_id, position,"
-    " image_sha256, own_fault, rank, slot)"
+    " image_sha256, own_fault, rank, slot, url_sha256, host,"
+    " ruled)"
     " SELECT s.sample_id, s.decision_id, s.shard_id, s.position, s.image_sha256, s.own_fault,"
-    " s.rank, s.slot FROM sscd_ops.samples s"
+    " s.rank, s.slot, s.url_sha256, s.host,"
+    " CASE WHEN s.own_fault AND s.verdict = 'withdrawn' THEN true END FROM sscd_ops.samples s"
     " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
     " WHERE s.month = :m AND s.sample_id IS NOT NULL ON CONFLICT DO NOTHING"
 )

@@ -140,7 +140,7 @@ def withdrawn_now(
     changed = (
         "SELECT c.sample_id, c.image_sha256, c.verdict = 'withdrawn' FROM sscd_ops.changes c"
         " JOIN sscd_ops.decisions e ON e.decision_id = c.decision_id AND e.turn = c.turn"
-        " WHERE c.dataset_id = :d AND c.turn_to IS NULL AND"
+        " WHERE c.dataset_id = :d AND c.turn_to IS NULL AND c.verdict <> 'follows' AND"
     )
     found = tuples(
         conn,

@@ -34,10 +34,12 @@ def _add_commands() -> None:
         evaluate,
         index,
         maintain,
+        order,
         snapshot,
         train,
         try_,
         vacuum,
+        withdraw,
     )
 
     main.add_command(run)
@@ -46,6 +48,8 @@ def _add_commands() -> None:
     main.add_command(audit.explain)
     main.add_command(batch.batch)
     main.add_command(snapshot.snapshot)
+    main.add_command(withdraw.withdraw)
+    main.add_command(order.order)
     main.add_command(index.index)
     main.add_command(vacuum.vacuum)
     main.add_command(maintain.maintain)

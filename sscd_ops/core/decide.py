@@ -21,6 +21,7 @@ from sscd_ops.core.leader import Leader
 from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import order
+from sscd_ops.core.rules import Stopped, none_stopped
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.model import Fault, KnownImages, Matches
 
@@ -82,6 +83,8 @@ class Samples:
     rank: NDArray[np.int64]
     is_known: NDArray[np.bool_]
     """Samples that already have a verdict of an earlier turn."""
+    stopped: Stopped
+    """Which a rule stops: withdrawn as they come, unless they are known. They carry no image."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -148,6 +151,7 @@ def load_samples(
         ).combine_chunks(),
         rank,
         np.zeros(len(shard), bool),
+        none_stopped(len(shard)),
     )
 
 
@@ -264,6 +268,7 @@ def find_images(
         plain: images that embed found nothing in to compare, and which are to be kept.
     """
     eligible = samples.pictured & ~samples.is_known & ~samples.is_shard_fault
+    eligible &= samples.stopped.order == 0
     grouped = group_images(samples.digests, eligible, samples.rank)
     digests = samples.digests[grouped.carrier]
     standing = np.full(len(digests), NEW, np.int8)
@@ -402,6 +407,7 @@ def _outcomes(
     removed: NDArray[np.int8],
 ) -> NDArray[np.int8]:
     outcome = np.full(len(samples), QUARANTINED, np.int8)
+    outcome[samples.stopped.order > 0] = WITHDRAWN
     outcome[samples.is_known] = KNOWN
     outcome[samples.is_shard_fault] = SHARD_FAULT
     has = np.flatnonzero(images.image_of >= 0)

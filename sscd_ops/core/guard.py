@@ -40,7 +40,8 @@ def check(
     """Why the batch should be held; empty if it may pass.
 
     Removals are judged without the quarantined samples, on either side; what is quarantined is
-    judged by itself (docs/decisions/0010-the-guard-watches-quarantine.md).
+    judged by itself (docs/decisions/0010-the-guard-watches-quarantine.md). What is withdrawn was
+    asked for by people: it is left out everywhere.
 
     Args:
         now: the batch's counts.
@@ -52,7 +53,9 @@ def check(
     """
     reasons = []
     if options.empty == "hold" and not (supplement and _is_little(now)):
-        expected = {s: c for s, c in by_source.items() if c.read or not supplement}
+        expected = {
+            s: c for s, c in by_source.items() if _read(c) or not (supplement or c.withdrawn)
+        }
         reasons += _empty(now, expected, history)
     whole = [past for past, _ in history]
     reasons += _odds("the dataset", now, whole, options)
@@ -63,6 +66,11 @@ def check(
             reasons += _odds(f"source {source!r}", counts, past, options, first_nights=False)
         reasons += _quarantine(f"source {source!r}", counts, past, options)
     return reasons
+
+
+def _read(counts: Counts) -> int:
+    """What was read and nobody had withdrawn."""
+    return counts.read - counts.withdrawn
 
 
 # ---------------------------------------------------------------- what is removed
@@ -123,7 +131,8 @@ def _quarantine(
 def _lost(counts: Counts, unit: Unit, code: str | None) -> tuple[int, int]:
     """How many are quarantined by a code (None: by any), of how many."""
     if unit == "samples":
-        return (counts.quarantined if code is None else counts.codes.get(code, 0)), counts.read
+        lost = counts.quarantined if code is None else counts.codes.get(code, 0)
+        return lost, _read(counts)
     codes = _OF_SHARD if code is None else {code}
     return sum(counts.codes.get(name, 0) for name in codes), counts.source_shards
 
@@ -171,7 +180,7 @@ def _unusual(
 def _is_little(now: Counts) -> bool:
     """Whether a broken sample or two, or a broken source shard or two, are all that came."""
     broken = now.quarantined + _lost(now, "source shards", None)[0]
-    return now.quarantined == now.read and 0 < broken < A_FEW
+    return now.quarantined == _read(now) and 0 < broken < A_FEW
 
 
 def _empty(now: Counts, by_source: Mapping[str, Counts], history: Sequence[Past]) -> list[str]:
@@ -190,7 +199,7 @@ def _empty(now: Counts, by_source: Mapping[str, Counts], history: Sequence[Past]
         if counts.kept == 0 and (kept or is_new):
             before = f"but kept {kept} in the last {RECENT} turns" if kept else "in its first night"
             reasons.append(
-                f"source {source!r} keeps none of {counts.read} samples, {before}"
+                f"source {source!r} keeps none of {_read(counts)} samples, {before}"
                 ' (guard.empty = "allow" lets it pass)'
             )
     return reasons

@@ -23,6 +23,7 @@ from sscd_ops.core.identities import sample_id
 from sscd_ops.core.manifest import ManifestRow, MemberRow
 from sscd_ops.core.members import JSON, check_json_size, why_undecodable
 from sscd_ops.core.shard_plan import LONGEST_EXTENSION, published_extensions
+from sscd_ops.core.urls import read_url
 from sscd_ops.model import Fault, ImageHeader, Member, RawSample
 from sscd_ops.options import LimitsOptions, SourceOptions
 from sscd_ops.ports import InspectImage
@@ -135,7 +136,7 @@ class Interpreter:
 
     Args:
         dataset: its name.
-        source: which image, which caption, which metadata.
+        source: which image, which caption, which metadata, which URL.
         limits: bounds.
         relative_uri: the shard, relative to the source's root.
         inspect: looks at pictures.
@@ -154,6 +155,7 @@ class Interpreter:
         self._limits = limits
         self._relative_uri = relative_uri
         self._inspect = inspect
+        self._url = source.url_path
         self._json_needed = bool(source.columns) or any(
             place.startswith(("json:", "column:")) for place in source.caption
         )
@@ -186,6 +188,10 @@ class Interpreter:
                 # the picture may be one that is kept, and captions of its copies are never lost
                 with suppress(_Quarantine):
                     self._check_texts(row, raw, form)
+            elif row.host is None and self._url:
+                # what is withdrawn by its URL is so whatever else is wrong with it
+                with suppress(_Quarantine):
+                    self._put_url(row, self._documents(raw, form))
         row.sample_id = sample_id(
             self._dataset,
             self._source.name,
@@ -216,6 +222,7 @@ class Interpreter:
 
     def _check_texts(self, row: ManifestRow, raw: RawSample, form: _Form) -> None:
         documents = self._documents(raw, form)
+        self._put_url(row, documents)
         document = self._document(documents)
         self._check_caption(row, raw, form, document)
         self._check_documents(documents)
@@ -365,6 +372,15 @@ class Interpreter:
                 continue
             for name, value in document.items():
                 yield f"json:{name}" + (" (null)" if is_missing(value) else "")
+
+    def _put_url(self, row: ManifestRow, documents: Mapping[str, _Document]) -> None:
+        """Where the picture came from; what is no URL is no fault."""
+        document = documents.get("json")
+        if not self._url or document is None or not isinstance(document.value, dict):
+            return
+        found = read_url(_at(document.value, self._url))
+        if found is not None:
+            row.url_sha256, row.host = found.sha256, found.host
 
     def _put_meta(self, row: ManifestRow, document: dict[str, Any] | None) -> None:
         if not self._source.columns or document is None:

@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
         pa.field("caption", pa.string()),
         pa.field("caption_sha256", pa.binary(32)),
         pa.field("meta", pa.string()),
+        pa.field("url_sha256", pa.binary(32)),
+        pa.field("host", pa.string()),
         pa.field("members", pa.list_(_MEMBER)),
         pa.field("code", pa.string()),
         pa.field("message", pa.string()),
@@ -49,7 +51,8 @@ SCHEMA = pa.schema(
 )
 """``position`` counts samples from 0; -1 marks a fault of the whole shard, the last row, whose
 ``sample_id`` and ``key`` are null. ``declared`` is the format by the member's name where the bytes
-say another. ``code`` is null for a sample that goes on."""
+say another. ``url_sha256`` and ``host`` (reversed) are of the URL that the picture came from, where
+it says one (``core.urls``). ``code`` is null for a sample that goes on."""
 
 _COLUMNS = [name for name in SCHEMA.names if name not in ("position", "members")]
 _values = attrgetter(*_COLUMNS)
@@ -88,6 +91,8 @@ class ManifestRow:
     caption: str | None = None
     caption_sha256: bytes | None = None
     meta: str | None = None
+    url_sha256: bytes | None = None
+    host: str | None = None
     code: str | None = None
     message: str | None = None
 

@@ -84,7 +84,7 @@ ROWS = 40_000
 """Rows made at once: their texts are some 20 MB, and COPY encodes half of them at a time."""
 FROM_MANIFEST = (
     *("sample_id", "position", "key", "width", "height", "format", "image_bytes"),
-    *("caption", "meta"),
+    *("caption", "meta", "url_sha256", "host"),
 )
 """The columns of manifests that go into rows of ``samples``."""
 
@@ -132,16 +132,18 @@ def _sample_rows(
     removed = np.isin(outcome, list(_REMOVED))
     witnessed = witness.valid[image] & (removed | (outcome == WITHDRAWN))
     measured = witnessed & (outcome != REMOVED_EXACT)
-    # a removed sample shows which image it follows, also where its own header was refused
+    # a sample that follows an image shows which, also where its own header was refused
     shown = (
         removed
-        | (outcome == WITHDRAWN)
+        | ((outcome == WITHDRAWN) & (image >= 0))
         | table.column("width").is_valid().to_numpy(zero_copy_only=False)
     )
     code, message = _reasons(given, rows, said)
     slots = given.slot[rows]
     plain = outcome == KEPT_PLAIN
+    # one that a rule stops has no image that could speak for it
     own_fault = np.isin(outcome, (QUARANTINED, SHARD_FAULT)) & ~lasting[image]
+    own_fault |= (outcome == WITHDRAWN) & (image < 0)
     return pa.table(
         {
             "month": _constant(days(given.month), len(rows), pa.date32()),
@@ -157,6 +159,8 @@ def _sample_rows(
             "bytes": _where(table.column("image_bytes"), shown),
             "caption": table.column("caption"),
             "meta": table.column("meta"),
+            "url_sha256": table.column("url_sha256"),
+            "host": table.column("host"),
             "verdict": _verdicts(outcome),
             "reason": code,
             "message": message,
@@ -193,8 +197,12 @@ def _reasons(
     message = np.full(len(outcome), None, object)
     for removed, reason in _REMOVED.items():
         code[outcome == removed] = reason
-    withdrawn = outcome == WITHDRAWN
-    code[withdrawn] = said[given.images.image_of[rows[withdrawn]]]
+    image = given.images.image_of[rows]
+    withdrawn = (outcome == WITHDRAWN) & (image >= 0)
+    code[withdrawn] = said[image[withdrawn]]
+    ruled = np.flatnonzero((outcome == WITHDRAWN) & (image < 0))
+    code[ruled] = "withdrawn"
+    message[ruled] = [given.samples.stopped.message(row) for row in rows[ruled].tolist()]
     bad, codes, messages = faults_of(given.samples, given.images, given.decided.outcome, rows)
     code[bad], message[bad] = codes, messages
     return pa.array(code, pa.string()), pa.array(message, pa.string())

@@ -119,7 +119,8 @@ class _Writing:
         self._found = found
         self._limit = options.limits.max_shard_bytes
         self.counts = {
-            "samples": 0, "quarantined": 0, "not_delivered": 0, "ignored": 0, "faulty_shards": 0
+            "samples": 0, "urls": 0, "quarantined": 0, "not_delivered": 0, "ignored": 0,
+            "faulty_shards": 0,
         }  # fmt: skip
         self.ignored: dict[str, int] = {}
 
@@ -130,6 +131,7 @@ class _Writing:
                     row = self._interpreter.row(item)
                     builder.add(row)
                     self.counts["samples"] += 1
+                    self.counts["urls"] += row.host is not None
                     self.counts["quarantined"] += row.code is not None
                 else:
                     self._end(builder, item)

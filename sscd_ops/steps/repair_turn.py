@@ -11,29 +11,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import decisions, output_shards, published, segments
-from sscd_ops.catalog.bearers import Bearer, bearers, kept_slots, orphans
+from sscd_ops.catalog.bearers import kept_slots
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import PlacedSample, Slot, Span
-from sscd_ops.core.changes import Carried, Change, change_table
-from sscd_ops.core.descriptor_file import bytes_rows
-from sscd_ops.core.segment_file import write_mask
+from sscd_ops.core.changes import Change, change_table
 from sscd_ops.core.shard_plan import WRITER_VERSION, maker_of, shard_name
 from sscd_ops.errors import CommitConflict, SscdOpsError
 from sscd_ops.model import Batch, DecisionKind, Fault, StoredFile
-from sscd_ops.steps import history
-from sscd_ops.steps.history import Origin
-from sscd_ops.steps.orphans import ChangedIndex, decide_anew
+from sscd_ops.steps.losing import (
+    Asked,
+    Settled,
+    gone_changes,
+    plan_settled,
+    settle,
+    write_masks,
+)
 from sscd_ops.steps.parts import Parts, Work, load_work
-from sscd_ops.steps.publish_plan import CarriedPlan, plan_carried
+from sscd_ops.steps.publish_plan import CarriedPlan
 from sscd_ops.steps.rewriting import slots_of, spans_of
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Record, Seen
@@ -94,30 +95,6 @@ class Repaired:
     """How many samples and images became what."""
 
 
-@dataclass
-class _Verdicts:
-    """What becomes of images and samples, as far as it is known.
-
-    ``gone``: samples that cannot be had, by their ids. ``carried``: images that are kept by another
-    sample than before, or again. ``removed``: images, because of another one. ``freed``: images
-    that nobody carries.
-    """
-
-    gone: dict[bytes, PlacedSample] = field(default_factory=dict)
-    carried: dict[bytes, Bearer] = field(default_factory=dict)
-    removed: dict[bytes, Change] = field(default_factory=dict)
-    freed: list[bytes] = field(default_factory=list)
-
-    def ask(self, there: StillThere, able: Mapping[bytes, Sequence[Bearer]]) -> None:
-        """Say who carries each image from now on."""
-        for image, found in there.first(able).items():
-            self.gone |= {bearer.sample.sample_id.bytes: bearer.sample for bearer in found.gone}
-            if found.bearer is None:
-                self.freed.append(image)
-            else:
-                self.carried[image] = found.bearer
-
-
 class Repair:
     """What was lost of a night (``turns.Decider``).
 
@@ -172,92 +149,34 @@ class Repair:
             night = decisions.newest_night(conn, self.dataset_id)
         work = load_work(parts, night)
         with parts.catalog.read() as conn:
-            live = history.live_of(history.origins_of(conn, work, dataset))
             now = kept_slots(conn, self.dataset_id, [e.sample.image_sha256 for e in self._lost])
-            # the others have another verdict by now: they only leave their shard
-            kept = [e for e in self._lost if now.get(e.sample.image_sha256) == e.slot]
-            able = bearers(conn, self.dataset_id, [e.sample.image_sha256 for e in kept])
-        verdicts = _Verdicts({e.sample.sample_id.bytes: e.sample for e in kept})
-        verdicts.ask(self._there, able)
-        index = ChangedIndex(parts, Origin(self.dataset_id, dataset.turn, live))
-        index.clear(bytes_rows(verdicts.freed, 32))
-        with parts.catalog.read() as conn:
-            ids = orphans(conn, self.dataset_id, verdicts.freed)
-            able |= bearers(conn, self.dataset_id, ids)
-        self._decide_anew(work, index, ids, able, verdicts)
-        index.keep(bytes_rows([image for image in ids if image in verdicts.carried], 32))
-        carriers = [bearer.sample for bearer in verdicts.carried.values()]
-        planned = plan_carried(parts, work, dataset.turn + 1, carriers, self._there.sources)
+        # the others have another verdict by now: they only leave their shard
+        kept = [e for e in self._lost if now.get(e.sample.image_sha256) == e.slot]
+        gone = {e.sample.sample_id.bytes: e.sample for e in kept}
+        asked = Asked(lost=[e.sample.image_sha256 for e in kept], gone=gone)
+        settled = settle(parts, work, dataset, self._there, asked)
+        planned = plan_settled(parts, work, dataset.turn + 1, self._there, settled)
         self.worked = Repaired(
             work,
             dataset.turn + 1,
             datetime.now(UTC).date().replace(day=1),
-            list(self._changes(verdicts, planned)),
+            list(self._changes(settled, planned)),
             planned,
             self._replanned(),
+            {} if self._dry_run else write_masks(parts, work, settled.masks),
+            self._outcomes(settled),
             {
-                number: (self._write_mask(work, mask), int(mask.sum()))
-                for number, mask in index.masks.items()
-            },
-            self._outcomes(verdicts, able),
-            {
-                "source_gone": len(verdicts.gone),
-                "carried": len(verdicts.carried),
-                "removed_again": len(verdicts.removed),
-                "freed": len(verdicts.freed),
+                "source_gone": len(settled.gone),
+                "carried": len(settled.carried),
+                "removed_again": len(settled.removed),
+                "freed": len(settled.freed),
             },
         )
         return self.worked
 
-    def _decide_anew(
-        self,
-        work: Work,
-        index: ChangedIndex,
-        ids: Sequence[bytes],
-        able: Mapping[bytes, Sequence[Bearer]],
-        verdicts: _Verdicts,
-    ) -> None:
-        """Decide images whose witness is free by now, in their old order."""
-        asked = _Verdicts()
-
-        def can_be_published(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-            asked.ask(self._there, {ids[n]: able[ids[n]] for n in numbers.tolist()})
-            return np.array([ids[n] in asked.carried for n in numbers.tolist()], bool)
-
-        anew = decide_anew(self._parts, work, index, bytes_rows(ids, 32), can_be_published)
-        for n, image in enumerate(ids):
-            if anew.kept[n] or anew.measure[n] < 0:
-                verdicts.ask(self._there, {image: able[image]})
-                continue
-            by = work.measures[anew.measure[n]]
-            verdicts.removed[image] = Change(
-                "removed",
-                image=image,
-                reason=by.reason,
-                witness=anew.witness[n].tobytes(),
-                similarity=float(anew.similarity[n]),
-                threshold=by.threshold,
-            )
-
-    def _write_mask(self, work: Work, kept: NDArray[np.bool_]) -> StoredFile:
-        if self._dry_run:
-            return StoredFile("", "", 0)
-        return write_mask(self._parts.store, f"{work.folder}/index/masks", kept)
-
-    def _changes(self, verdicts: _Verdicts, planned: CarriedPlan) -> Iterator[Change]:
-        for number, sample in verdicts.gone.items():
-            said = self._there.gone([sample])[sample.sample_id]
-            yield Change("quarantined", sample=number, reason=Fault.SOURCE_GONE, message=said)
-        for image in verdicts.freed:
-            yield Change("free", image=image)
-        yield from verdicts.removed.values()
-        for image, bearer in verdicts.carried.items():
-            sample = bearer.sample
-            slot = planned.slots[sample.sample_id]
-            carried = Carried(
-                sample.sample_id.bytes, bearer.decision_id, sample.shard_id, sample.position, slot
-            )
-            yield Change("kept", image=image, carried=carried)
+    def _changes(self, settled: Settled, planned: CarriedPlan) -> Iterator[Change]:
+        yield from gone_changes(self._there, settled)
+        yield from settled.changes(planned)
 
     def _replanned(self) -> list[Replanned]:
         """The shards that were to hold what is lost, without it."""
@@ -277,25 +196,23 @@ class Repair:
             answer.append(Replanned(shard, plan, name, len(left), list(spans_of(left))))
         return answer
 
-    def _outcomes(
-        self, verdicts: _Verdicts, able: Mapping[bytes, Sequence[Bearer]]
-    ) -> list[Outcome]:
+    def _outcomes(self, settled: Settled) -> list[Outcome]:
         def of(becomes: str, sample: PlacedSample, why: str) -> Outcome:
             where = sample.relative_uri, sample.key, str(sample.sample_id)
             return Outcome(becomes, *where, why)
 
-        said = self._there.gone(verdicts.gone.values())
+        said = self._there.gone(settled.gone.values())
         answer = [
             of(str(Fault.SOURCE_GONE), sample, said[sample.sample_id])
-            for sample in verdicts.gone.values()
+            for sample in settled.gone.values()
         ]
-        for image, bearer in verdicts.carried.items():
+        for image, bearer in settled.carried.items():
             lost = [e.sample.key for e in self._lost if e.sample.image_sha256 == image]
             why = f"has the bytes of {lost[0]}" if lost else "its witness is gone"
             answer.append(of("kept", bearer.sample, why))
-        for image, change in verdicts.removed.items():
+        for image, change in settled.removed.items():
             near = f"{change.similarity:.4f} to image {(change.witness or b'').hex()[:12]}"
-            for bearer in able[image][:1]:
+            for bearer in settled.able[image][:1]:
                 why = f"its witness is gone, and it is {near}"
                 answer.append(of(f"removed {change.reason}", bearer.sample, why))
         return answer

@@ -27,6 +27,7 @@ from sscd_ops.options import Step
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
 from sscd_ops.steps.reports import Report, in_line
+from sscd_ops.steps.ruling import COLUMNS, Ruling
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def run(parts: Parts, batch_id: int) -> SurveyReport:
 
     The work list of a source shard is a function of the batch's manifests and the turn pinned at
     plan: its readable images without a verdict as of that turn, each at its first place in the
-    batch's (source shard, position) order. It depends on no source shard after it: where some were
+    batch's (source shard, position) order, places of samples that a rule stopped then aside. It
+    depends on no source shard after it: where some were
     added the list is made anew, and what was embedded by the one before stays right. The search
     backends stay as they were frozen first.
 
@@ -194,9 +196,10 @@ def _new_images(
     """The work list of each source shard: int32 (k,), ascending positions."""
     positions: list[NDArray[np.int32]] = []
     pieces: list[NDArray[np.uint8]] = []
+    ruling = Ruling(parts, work.batch.dataset_id, work.attempt.pinned_turn)
     parts.progress.start(f"survey {work.batch.dataset}", len(registered))
     for shard in registered:
-        table = _readable(parts, work, shard)
+        table = _readable(parts, work, shard, ruling)
         positions.append(table.column("position").to_numpy())
         pieces.append(fixed_bytes(table.column("image_sha256"), 32))
         parts.progress.advance()
@@ -208,11 +211,16 @@ def _new_images(
     return [mine[is_new[end - len(mine) : end]] for mine, end in zip(positions, ends, strict=True)]
 
 
-def _readable(parts: Parts, work: Work, shard: SourceShard) -> pa.Table:
+def _readable(parts: Parts, work: Work, shard: SourceShard, ruling: Ruling) -> pa.Table:
     """The samples of a shard's manifest that carry a picture to be embedded."""
     path = manifest_of(parts, work, shard)
-    table = read_manifest(path, columns=["position", "image_sha256", "code"])
-    return table.filter(table.column("code").is_null())
+    columns = ["position", "image_sha256", "code"]
+    if not ruling:
+        table = read_manifest(path, columns=columns)
+        return table.filter(table.column("code").is_null())
+    table = read_manifest(path, columns=[*columns, *COLUMNS])
+    table = table.filter(table.column("code").is_null())
+    return table.filter(pa.array(ruling.stopped(shard.source, table).order == 0))
 
 
 def _joined(pieces: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ from sscd_ops.core import tally
 from sscd_ops.core.decide import (
     COLUMNS,
     FREE,
+    IMAGE_FAULTY,
     NEW,
     Decided,
     Images,
@@ -38,6 +39,7 @@ from sscd_ops.core.manifest import manifest_blocks, read_manifest
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.preference import arrival_rank
 from sscd_ops.core.rows import DecisionRows, Pairs
+from sscd_ops.core.rules import Stopped, joined, none_stopped
 from sscd_ops.core.segment_file import rows_of, set_aside, write_mask, write_segment
 from sscd_ops.core.witnesses import find_witnesses
 from sscd_ops.errors import InvariantError, MissingDescriptors
@@ -49,6 +51,8 @@ from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import PublishPlan, plan_archive, plan_publish
 from sscd_ops.steps.queries import Backends, codes_of, load_queries, open_backends
+from sscd_ops.steps.ruling import COLUMNS as RULED_BY
+from sscd_ops.steps.ruling import Ruling
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +160,10 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     manifests = Manifests(parts, work, registered)
     samples = again.made.samples if again else _samples(manifests)
     _need_distinct(work, samples)
-    samples = samples.with_known(known)
+    samples = replace(samples.with_known(known), stopped=_stopped(manifests, len(samples), turn))
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
+    _quarantine_ended(manifests, samples, images)
     _need_descriptors(work, registered, samples, images)
     backends = open_backends(parts, work)
     segment_files = (
@@ -238,6 +243,15 @@ def _need_distinct(work: Work, samples: Samples) -> None:
         )
 
 
+def _stopped(manifests: Manifests, count: int, turn: int) -> Stopped:
+    """Which of the batch's samples the rules in force at a turn stop."""
+    ruling = Ruling(manifests.parts, manifests.work.batch.dataset_id, turn)
+    if not ruling:
+        return none_stopped(count)
+    tables = zip(manifests.registered, manifests.each(RULED_BY), strict=True)
+    return joined([ruling.stopped(shard.source, table) for shard, table in tables])
+
+
 _TOO_PLAIN = (
     "there is nothing in the picture to compare with others, and duplicates.plain is 'quarantine'"
 )
@@ -253,6 +267,25 @@ def _images(parts: Parts, work: Work, samples: Samples, queries: Queries, turn: 
         return find_images(samples, lookup, listed.ids, listed.faults, listed.plain)
     refused = dict.fromkeys(listed.plain, (Fault.TOO_PLAIN, _TOO_PLAIN))
     return find_images(samples, lookup, listed.ids, listed.faults | refused)
+
+
+def _quarantine_ended(manifests: Manifests, samples: Samples, images: Images) -> None:
+    """Quarantine images that nobody described, because a rule stopped all their samples then.
+
+    The rule was in force at the turn that plan pinned, and is not any more.
+    """
+    missing = images.undescribed
+    if not len(missing):
+        return
+    then = _stopped(manifests, len(samples), manifests.work.attempt.pinned_turn)
+    ended = np.zeros(len(images.carrier), bool)
+    ended[missing] = True
+    listed = (images.image_of >= 0) & (then.order == 0)
+    ended[images.image_of[listed]] = False
+    for image in np.flatnonzero(ended).tolist():
+        why = f"{then.message(images.carrier[image])}, a rule that ended after the night's plan"
+        images.standing[image] = IMAGE_FAULTY
+        images.faults[image] = Fault.RULE_ENDED, why
 
 
 def _need_descriptors(

@@ -122,12 +122,13 @@ def test_a_new_month_has_the_indexes_of_its_parent(catalog: Catalog) -> None:
             conn,
             "SELECT count(*) FROM pg_inherits WHERE inhparent IN ('sscd_ops.samples_by_place'::"
             "regclass, 'sscd_ops.samples_by_id'::regclass, 'sscd_ops.samples_by_image'::regclass,"
-            " 'sscd_ops.samples_by_slot'::regclass)",
+            " 'sscd_ops.samples_by_slot'::regclass, 'sscd_ops.samples_by_url'::regclass,"
+            " 'sscd_ops.samples_by_host'::regclass)",
         ).scalar()
         own = run(
             conn, "SELECT count(*) FROM pg_indexes WHERE tablename = 'samples_2026_01'"
         ).scalar()
-    assert (attached, own) == (4, 4)
+    assert (attached, own) == (6, 6)
 
 
 def test_only_samples_and_matches_have_months(catalog: Catalog) -> None:
@@ -219,22 +220,31 @@ def test_what_decides_about_the_samples_of_a_detached_month_stays(catalog: Catal
         )
         run(
             conn,
+            "UPDATE sscd_ops.samples SET verdict = 'withdrawn', own_fault = true, slot = NULL,"
+            " url_sha256 = sha256('u'), host = 'org.x.' WHERE position = 4",
+        )
+        run(
+            conn,
             "INSERT INTO sscd_ops.samples (month, decision_id, shard_id, position, verdict, rank)"
             " SELECT month, decision_id, shard_id, -1, 'quarantined', 0 FROM sscd_ops.samples"
             " LIMIT 1",
         )
-        kept = "sample_id, decision_id, shard_id, position, image_sha256, own_fault, rank, slot"
+        kept = (
+            "sample_id, decision_id, shard_id, position, image_sha256, own_fault, rank, slot,"
+            " url_sha256, host"
+        )
         before = run(
             conn,
-            f"SELECT {kept} FROM sscd_ops.samples WHERE decision_id = :x AND sample_id IS NOT NULL"
-            " ORDER BY position",
+            f"SELECT {kept}, CASE position WHEN 4 THEN true END FROM sscd_ops.samples"
+            " WHERE decision_id = :x AND sample_id IS NOT NULL ORDER BY position",
             x=decision,
         ).all()
 
     detach_month(catalog, JANUARY)
 
     with catalog.read() as conn:
-        after = run(conn, f"SELECT {kept} FROM sscd_ops.detached_samples ORDER BY position").all()
+        stays = f"SELECT {kept}, ruled FROM sscd_ops.detached_samples ORDER BY position"
+        after = run(conn, stays).all()
     assert len(before) == 10
     assert after == before
 

@@ -57,6 +57,11 @@ DAMAGES = {
     " 'quarantined', 'bad_json', 99 FROM sscd_ops.samples WHERE key = 'near2'",
     "than their sources together": "UPDATE sscd_ops.decision_sources SET counts ="
     " counts || '{\"kept\": 1}'",
+    "though a rule in force": "WITH o AS (INSERT INTO sscd_ops.orders (dataset_id, verb, request,"
+    " client_key, state, actor, why, drafted_by, turn) SELECT dataset_id, 'withdraw', '{}', 'k',"
+    " 'applied', 'ann', 'asked', '{}', 3 FROM sscd_ops.datasets RETURNING order_id)"
+    " INSERT INTO sscd_ops.order_subjects SELECT order_id, 'source', sha256('crawl'), 'crawl', NULL"
+    " FROM o",
     "not what their images say": "UPDATE sscd_ops.images SET slot = slot + 1 WHERE sha256 ="
     " (SELECT image_sha256 FROM sscd_ops.samples WHERE key = 'c0021')",
     "no witness that is kept": "UPDATE sscd_ops.images SET verdict = 'quarantined' WHERE sha256 ="

@@ -220,7 +220,7 @@ def assert_one_verdict_each(world: World, read: int | None) -> None:
             "removed_exact": sum(row["reason"] == "exact" for row in mine),
             "removed_near": sum(row["reason"] in ("near", "perceptual") for row in mine),
             "quarantined": sum(row["verdict"] == "quarantined" for row in mine),
-            "withdrawn": 0,
+            "withdrawn": sum(row["verdict"] == "withdrawn" for row in mine),
         }
         assert run["read"] == len(mine) == sum(tally.values())
         tally["removed_perceptual"] = sum(row["reason"] == "perceptual" for row in mine)

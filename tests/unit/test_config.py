@@ -416,6 +416,7 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
             "datasets.web.sources[0].ready: unknown placeholder {day}",
         ),
         ("source", "caption = ['jsn:caption']", 'expected an extension, "json:field"'),
+        ("source", "url = 'url'", 'url: expected "json:field" or "column:name"'),
         ("source", "caption = ['.txt']", "caption: write 'txt', without the dot"),
         ("source", "caption = []", "caption: is empty, and missing_caption is 'quarantine'"),
         ("source", "image = '.0.jpg'", "image: write '0.jpg', without the dot"),

@@ -26,8 +26,9 @@ LEFT JOIN sscd_ops.changes_now c ON c.dataset_id = i.dataset_id AND c.image_sha2
 WHERE (SELECT d.turn FROM sscd_ops.decisions d WHERE d.decision_id = i.decision_id) IS NOT NULL;
 
 -- One row a sample, and one a fault of a source shard. What speaks for a sample: its own change,
--- else its own fault, else its image: kept with it, or as equal bytes of the one that carries it. Of
--- an image that was changed before the sample was read, the sample's own row says all.
+-- unless that says it follows its image again; else its own fault, else its image: kept with it, or as
+-- equal bytes of the one that carries it. Of an image that was changed before the sample was read, the
+-- sample's own row says all.
 -- The month joins so that a decision's rows are looked for in their own partition alone.
 CREATE VIEW sscd_ops.samples_now AS
 SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.key,
@@ -90,6 +91,6 @@ FROM sscd_ops.samples s
 JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.month = s.month
     AND d.turn IS NOT NULL
 LEFT JOIN sscd_ops.changes_now own ON own.dataset_id = d.dataset_id
-    AND own.sample_id = s.sample_id
+    AND own.sample_id = s.sample_id AND own.verdict <> 'follows'
 LEFT JOIN sscd_ops.changes_now img ON img.dataset_id = d.dataset_id
     AND img.image_sha256 = s.image_sha256 AND img.turn > d.turn AND s.own_fault IS NULL;

@@ -1,5 +1,6 @@
--- What was decided first, and every later change that speaks for a sample: its own; its image's until
--- it has one of its own. The witness is the sample that carried the image at that turn.
+-- What was decided first, and every later change that speaks for a sample: its own; its image's while
+-- it has none of its own, and where its own ended. The witness is the sample that carried the image at
+-- that turn.
 CREATE VIEW curation.verdicts AS
 SELECT d.name AS dataset, v.sample_id, v.turn, x.kind, v.verdict, v.reason,
     (SELECT coalesce(c.carrier_id, i.sample_id)
@@ -23,7 +24,7 @@ FROM (
     SELECT c.dataset_id, c.sample_id, c.turn, c.decision_id, c.verdict, c.reason,
         c.witness_sha256, c.similarity, c.threshold
     FROM sscd_ops.changes c
-    WHERE c.sample_id IS NOT NULL
+    WHERE c.sample_id IS NOT NULL AND c.verdict <> 'follows'
     UNION ALL
     SELECT c.dataset_id, s.sample_id, c.turn, c.decision_id,
         CASE WHEN c.verdict = 'kept' AND c.carrier_id <> s.sample_id THEN 'removed'
@@ -43,7 +44,34 @@ FROM (
     WHERE s.own_fault IS NULL AND NOT EXISTS (
         SELECT FROM sscd_ops.changes o
         JOIN sscd_ops.decisions e ON e.decision_id = o.decision_id AND e.turn = o.turn
-        WHERE o.dataset_id = c.dataset_id AND o.sample_id = s.sample_id AND o.turn <= c.turn)
+        WHERE o.dataset_id = c.dataset_id AND o.sample_id = s.sample_id AND o.turn <= c.turn
+            AND (o.turn_to IS NULL OR o.turn_to > c.turn) AND o.verdict <> 'follows')
+    UNION ALL
+    -- its own verdict ended, and its image was not changed by the same decision
+    SELECT o.dataset_id, o.sample_id, o.turn, o.decision_id,
+        CASE WHEN c.turn IS NULL THEN s.verdict
+            WHEN c.verdict = 'kept' AND c.carrier_id <> s.sample_id THEN 'removed'
+            ELSE c.verdict END,
+        CASE WHEN c.turn IS NULL THEN s.reason
+            WHEN c.verdict = 'kept' AND c.carrier_id <> s.sample_id THEN 'exact'
+            ELSE c.reason END,
+        CASE WHEN c.turn IS NULL THEN s.witness_sha256
+            WHEN c.verdict = 'kept' AND c.carrier_id <> s.sample_id THEN c.image_sha256
+            ELSE c.witness_sha256 END,
+        CASE WHEN c.turn IS NULL THEN s.similarity
+            WHEN c.verdict = 'kept' AND c.carrier_id <> s.sample_id THEN 1
+            ELSE c.similarity END,
+        CASE WHEN c.turn IS NULL THEN s.threshold ELSE c.threshold END
+    FROM sscd_ops.changes o
+    JOIN sscd_ops.samples s ON s.sample_id = o.sample_id
+    JOIN sscd_ops.decisions b ON b.decision_id = s.decision_id AND b.month = s.month
+        AND b.turn IS NOT NULL AND b.dataset_id = o.dataset_id
+    LEFT JOIN sscd_ops.changes c ON c.dataset_id = b.dataset_id
+        AND c.image_sha256 = s.image_sha256 AND c.turn > b.turn AND c.turn <= o.turn
+        AND (c.turn_to IS NULL OR c.turn_to > o.turn) AND s.own_fault IS NULL
+        AND EXISTS (SELECT FROM sscd_ops.decisions e
+            WHERE e.decision_id = c.decision_id AND e.turn = c.turn)
+    WHERE o.verdict = 'follows' AND c.turn IS DISTINCT FROM o.turn
 ) v
 JOIN sscd_ops.decisions x ON x.decision_id = v.decision_id AND x.turn = v.turn
 JOIN sscd_ops.datasets d ON d.dataset_id = v.dataset_id;

@@ -227,3 +227,27 @@ def test_a_late_broken_file_holds_no_supplement(now: Counts, why: str) -> None:
 
     assert bool(said) == bool(why)
     assert why in said
+
+
+def test_what_is_withdrawn_is_left_out_on_both_sides() -> None:
+    ruled = dataclasses.replace(counts(90), read=1090, withdrawn=1000)
+    with_broken = dataclasses.replace(counts(16, quarantined=14), read=1030, withdrawn=1000)
+
+    assert held(ruled, USUAL) == ""
+    assert "max_quarantined_odds" in held(with_broken, USUAL)
+    assert held(with_broken, [with_broken] * 3) == ""
+    assert held(counts(16, quarantined=14), [with_broken] * 3) == ""
+
+
+def test_a_source_that_people_withdrew_is_not_silent() -> None:
+    gone, left = Counts(50, withdrawn=50), counts(100)
+    before = [(counts(200), {"bought": counts(100), "crawl": counts(100)})] * 3
+    now = Counts(150, 100, withdrawn=50)
+
+    assert check(now, {"bought": gone, "crawl": left}, before, OPTIONS) == []
+    assert check(gone, {"crawl": gone}, [night(counts(100))], OPTIONS) == []
+    (reason,) = check(now, {"bought": Counts(), "crawl": left}, before, OPTIONS)
+    assert "source 'bought' keeps none of 0" in reason
+    some = Counts(60, withdrawn=50, quarantined=10)
+    (reason, *_) = check(some, {"crawl": some}, [night(counts(100))], OPTIONS)
+    assert "source 'crawl' keeps none of 10" in reason

@@ -192,6 +192,8 @@ def test_the_codes_of_a_sample_are_all_shown() -> None:
         Fault.TOO_MANY_PIXELS,
         Fault.EXTREME_ASPECT,  # the header's
         Fault.SOURCE_GONE,  # a repair's
+        Fault.RULE_ENDED,
+        Fault.NEAR_WITHDRAWN,  # an order's
     }
     assert {fault for fault in Fault if not fault.of_shard} - elsewhere == shown - {None}
 
@@ -396,6 +398,7 @@ SOURCES = st.builds(
     ).map(tuple),
     missing_caption=st.sampled_from(["quarantine", "keep"]),
     columns=st.sampled_from([(), ("url",), ("url", "meta.score", "meta")]),
+    url=st.sampled_from(["", "json:url", "json:meta.url"]),
 )
 
 
@@ -470,3 +473,64 @@ def test_an_interpreter_ends_with_its_last_use() -> None:
     del inspector, reader
 
     assert ended() is None
+
+
+# ---------------------------------------------------------------- where it came from
+
+
+CAME_FROM = "https://www.example.org/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("source", "document"),
+    [
+        (replace(SOURCE, columns=(), url="json:url"), {"url": "HTTP://www.Example.org:80/a.jpg"}),
+        (replace(SOURCE, url="json:from.url"), {"from": {"url": CAME_FROM}}),
+        (replace(SOURCE, url="column:URL"), {"URL": CAME_FROM}),
+        (SourceOptions("crawl", "img2dataset"), {"url": CAME_FROM}),
+    ],
+)
+def test_a_sample_says_where_it_came_from(source: SourceOptions, document: Any) -> None:
+    row = interpreter(source).row(raw(jpg=GOOD, txt=b"a", json=json.dumps(document).encode()))
+
+    assert row.code is None
+    assert row.url_sha256 == hashlib.sha256(CAME_FROM.encode()).digest()
+    assert row.host == "org.example.www."
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"jpg": GOOD},
+        {"jpg": GOOD, "png": OTHER, "txt": b"a"},
+        {"jpg": b"no picture", "txt": b"a"},
+        {"txt": b"a"},
+        {"jpg": GOOD, "txt": b"a", "vtt.json": b"{"},
+    ],
+)
+def test_a_quarantined_sample_says_it_too(members: dict[str, bytes]) -> None:
+    given_sample = raw(**members, json=json.dumps({"url": CAME_FROM}).encode())
+
+    row = interpreter(replace(SOURCE, url="json:url")).row(given_sample)
+
+    assert row.code is not None
+    assert (row.host is not None) == ("vtt.json" not in members)
+
+
+@pytest.mark.parametrize(
+    "document", [b"[1]", b"{}", b'{"url": null}', b'{"url": 3}', b'{"url": "no\\u0020url"}']
+)
+def test_what_is_no_url_is_no_fault(document: bytes) -> None:
+    source = SourceOptions("crawl", caption=("txt",), url="json:url")
+
+    row = interpreter(source).row(raw(jpg=GOOD, txt=b"a", json=document))
+
+    assert (row.code, row.url_sha256, row.host) == (None, None, None)
+
+
+def test_without_the_setting_nothing_is_read() -> None:
+    document = json.dumps({"url": CAME_FROM}).encode()
+
+    row = interpreter(SourceOptions("crawl")).row(raw(jpg=GOOD, txt=b"a", json=document))
+
+    assert (row.url_sha256, row.host) == (None, None)

@@ -302,6 +302,7 @@ CREATE TABLE sscd_ops.detached_samples (
     slot            integer,
     url_sha256      bytea,
     host            text,
+    ruled           boolean,                        -- true: a rule stopped it as it was read; else null
     PRIMARY KEY (sample_id, decision_id)
 );
 CREATE INDEX detached_samples_by_place ON sscd_ops.detached_samples (decision_id, shard_id);

@@ -1,0 +1,255 @@
+"""``order``: what people decided or drafted, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sscd_ops.cli.context import (
+    CommandGroup,
+    check_dataset,
+    config_option,
+    format_option,
+    guarded,
+    limit_option,
+    open_wiring,
+    user,
+    who_options,
+)
+from sscd_ops.cli.output import print_fields, print_rows, say
+
+if TYPE_CHECKING:
+    from sscd_ops.catalog.orders import Draft, Order
+    from sscd_ops.model import Person
+    from sscd_ops.steps.orders.applying import Applied, Drafted
+    from sscd_ops.wiring import Wiring
+
+
+@click.group(cls=CommandGroup)
+def order() -> None:
+    """Orders of people: list, show, apply, approve or refuse one, revert one."""
+
+
+@order.command("list")
+@config_option
+@click.option("--dataset", help="Only this dataset.")
+@limit_option(30, "the newest")
+@format_option
+@guarded
+def order_list(config: str | None, dataset: str | None, limit: int, form: str) -> None:
+    """List the newest orders."""
+    from sscd_ops.catalog import orders
+
+    with open_wiring(config) as parts:
+        check_dataset(parts, dataset)
+        with parts.catalog.begin() as conn:
+            found = orders.list_orders(conn, dataset, limit)
+            rows = [_row(each, orders.newest_draft(conn, each.order_id)) for each in found]
+    print_rows(rows, form)
+
+
+def _row(each: Order, draft: Draft | None) -> dict[str, Any]:
+    return {
+        "order_id": each.order_id,
+        "dataset": each.dataset,
+        "verb": each.verb,
+        "scope": each.request.get("scope"),
+        "of_order": each.of_order,
+        "state": str(each.state),
+        "changed": None if draft is None else draft.counts["changed"],
+        "turn": each.turn,
+        "turn_to": each.turn_to,
+        "who": each.actor,
+        "why": each.why,
+    }
+
+
+@order.command("show")
+@click.argument("order_id", type=int)
+@config_option
+@format_option
+@guarded
+def order_show(order_id: int, config: str | None, form: str) -> None:
+    """Show an order: what it names, and what it changes, by source."""
+    from sscd_ops.catalog import orders
+
+    with open_wiring(config) as parts, parts.catalog.begin() as conn:
+        found = orders.read_order(conn, order_id)
+        draft = orders.newest_draft(conn, order_id)
+        named = orders.subjects_of(conn, order_id)
+    told = {**_row(found, draft), "message": found.message or None}
+    told |= {"drafted_by": _who(found.drafted_by), "applied_by": _who(found.applied_by)}
+    told |= {
+        "approved_by": _who(found.approved_by),
+        "effect": None if draft is None else draft.effect,
+    }
+    subjects = [{"kind": s.kind, "subject": s.value or s.digest.hex()} for s in named]
+    changes = [] if draft is None else _changes(draft)
+    if form == "json":
+        print_rows([{**told, "subjects": subjects, "changes": changes}], form)
+        return
+    print_fields(told, form)
+    for some in (subjects, changes):
+        if form == "table" and some:
+            click.echo()
+            print_rows(some, form)
+
+
+def _who(known: Mapping[str, str] | None) -> str | None:
+    return None if known is None else ", ".join(f"{name} {text}" for name, text in known.items())
+
+
+def _changes(draft: Draft) -> list[dict[str, Any]]:
+    return [
+        {"source": source, "change": change, "samples": count}
+        for source, changes in draft.counts["by_source"].items()
+        for change, count in changes.items()
+    ]
+
+
+@order.command("apply")
+@click.argument("order_id", type=int)
+@config_option
+@click.option("--who", default=user, help="Who applies it; default: you.")
+@click.option("--effect", default="", help="The digest of what you looked at, or its beginning.")
+@click.option("--later", is_flag=True, help="Leave publishing to the next snapshot.")
+@guarded
+def order_apply(order_id: int, config: str | None, who: str, effect: str, later: bool) -> None:
+    """Carry out an order that was drafted, and publish; a retry answers with what was done.
+
+    Where it would change something else than its draft said, nothing is done and the new draft is
+    stored.
+
+    Example: sscd-ops order apply 31
+    """
+    from sscd_ops.steps.orders import applying
+
+    with open_wiring(config, progress=True) as parts:
+        by = applying.this_person(parts, who)
+        carry_out(parts, order_id, by, later=later, effect=effect)
+
+
+@order.command("approve")
+@click.argument("order_id", type=int)
+@config_option
+@click.option("--who", default=user, help="Who approves it; default: you.")
+@click.option("--why", default="", help="The reason; kept in curation.events.")
+@click.option("--later", is_flag=True, help="Leave publishing to the next snapshot.")
+@guarded
+def order_approve(order_id: int, config: str | None, who: str, why: str, later: bool) -> None:
+    """Let an order pass that changes too much for one person, and carry it out.
+
+    By another person than drafted or applied it: another login role of Postgres.
+
+    Example: sscd-ops order approve 31
+    """
+    from sscd_ops.steps.orders import applying
+
+    with open_wiring(config, progress=True) as parts:
+        by = applying.this_person(parts, who)
+        _say_applied(applying.approve(parts, order_id, by=by, why=why, later=later))
+
+
+@order.command("refuse")
+@click.argument("order_id", type=int)
+@config_option
+@who_options
+@guarded
+def order_refuse(order_id: int, config: str | None, who: str, why: str) -> None:
+    """Turn down an order that was drafted or is held; it changes nothing.
+
+    Example: sscd-ops order refuse 31 --why "the whole of example.com was not asked for"
+    """
+    from sscd_ops.steps.orders import applying
+
+    with open_wiring(config) as parts:
+        by = applying.this_person(parts, who)
+        applying.refuse(parts, order_id, by=by, why=why)
+        say(f"order {order_id} is turned down: nothing was changed")
+
+
+@order.command("revert")
+@click.argument("order_id", type=int)
+@config_option
+@who_options
+@click.option("--apply", "is_applied", is_flag=True, help="Carry it out now.")
+@click.option("--later", is_flag=True, help="With --apply: leave publishing to the next snapshot.")
+@format_option
+@guarded
+def order_revert(
+    order_id: int,
+    config: str | None,
+    who: str,
+    why: str,
+    is_applied: bool,
+    later: bool,
+    form: str,
+) -> None:
+    """Draft the end of an order in force; --apply carries it out.
+
+    Its rules end, and its samples speak for themselves again: with no decision since then as
+    before, behind one like newcomers to all that is kept now.
+
+    Example: sscd-ops order revert 31 --why "the owner took the opt-out back" --apply
+    """
+    from sscd_ops.steps.orders import applying
+
+    with open_wiring(config, progress=True) as parts:
+        by = applying.this_person(parts, who)
+        drafted = applying.revert(parts, order_id, who=by, why=why)
+        show_draft(parts, drafted, form)
+        if is_applied:
+            carry_out(parts, drafted.order.order_id, by, later=later)
+
+
+# ---------------------------------------------------------------- shared with the verbs
+
+
+def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
+    """Print what an order would change, and say how it goes on."""
+    from sscd_ops.model import OrderState
+
+    found, draft = drafted.order, drafted.draft
+    print_rows(_changes(draft), form)
+    counts = draft.counts
+    for count, what in (
+        (counts["kept_instead"], "pictures are kept by another sample, or instead"),
+        (counts["removed_again"], "pictures go for another one than before"),
+        (counts["freed"], "pictures are nobody's from then on"),
+        (counts["source_gone"], "samples that could be kept instead are gone from their source"),
+    ):
+        if count:
+            say(f"{count} {what}")
+    if found.state is OrderState.APPLIED:
+        say(f"order {found.order_id} was applied in turn {found.turn}")
+    elif found.state is OrderState.HELD:
+        say(found.message)
+    else:
+        number = found.order_id
+        say(
+            f"order {number} is drafted: {counts['named']} samples named, the verdicts of"
+            f" {counts['changed']} change (effect {draft.effect[:12]}); to carry it out:"
+            f" sscd-ops order apply {number}"
+        )
+
+
+def carry_out(
+    parts: Wiring, order_id: int, by: Person, *, later: bool = False, effect: str = ""
+) -> None:
+    """Apply an order and say what came of it."""
+    from sscd_ops.steps.orders import applying
+
+    _say_applied(applying.apply(parts, order_id, by=by, later=later, effect=effect))
+
+
+def _say_applied(done: Applied) -> None:
+    found = done.order
+    was = "was applied before, in" if done.answered else "is in force from"
+    published = (
+        f"snapshot {done.snapshot} of {found.dataset} is the first that follows it"
+        if done.snapshot is not None
+        else "the next snapshot follows it"
+    )
+    say(f"order {found.order_id} {was} turn {found.turn} on; {published}")

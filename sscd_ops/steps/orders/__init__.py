@@ -1,0 +1,1 @@
+"""What people decide: asked for, drafted, applied, reverted. ``applying`` is the way in."""
