@@ -87,7 +87,7 @@ def assert_archived(world: World, keys: Iterable[str], samples: Iterable[Sample]
             wanted[f"{ids[key].hex}.{extension}"] = data
     assert {name: data for name, data in members.items() if not name.endswith(".json")} == wanted
     listed: list[str] = []
-    for name, data in archived(world).items():
+    for name in archived(world):
         if name.endswith(".parquet"):
             table = pq.read_table(Path(world.storage.root) / name)
             listed += table.column("sample_id").to_pylist()
@@ -260,9 +260,7 @@ def damage_tars(world: World) -> list[Path]:
 def test_what_cannot_be_archived_is_left_out_by_a_repair(world: World) -> None:
     """Of a removed sample the source goes between decision and publishing."""
     keep(world)
-    lost = world.put(
-        DAYS[0], "b.tar", [pair("same", picture(1)), pair("near", COPIED[2][1]["jpg"])]
-    )
+    lost = world.put(DAYS[0], "b.tar", COPIED[1:3])
     world.put(DAYS[0], "a.tar", [COPIED[0], *COPIED[3:], pair("same2", picture(1))])
     batch_id = unpublishable(world, DAYS[0], lost)
 
@@ -366,7 +364,7 @@ def test_a_sample_is_taken_out_of_the_archive(world: World) -> None:
     with world.parts() as parts:
         assert verify_catalog(parts, DATASET) == []
         (done,) = vacuum(parts, DATASET, grace=0)
-    assert done.removed.keys() == before.keys()
+    assert done.removed.keys() >= before.keys()
     assert take(world, ids["near"]) == [True]
     assert archived(world) == {}
     with world.parts() as parts:
