@@ -37,6 +37,8 @@ class ArchiveReader:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.lacking: set[int] = set()
+        """Source shards, by number, of which a sample was asked for here."""
         self._shard: ArchivedShard | None = None
         self._path = Path()
         self._places: dict[str, tuple[int, int]] = {}
@@ -48,6 +50,7 @@ class ArchiveReader:
             StoreUnavailable: storage did not answer.
         """
         place = Place(sample.placed.shard_id, sample.placed.position)
+        self.lacking.add(place.shard_id)
         try:
             return self._read(sample) if self._open(place) else None
         except FileNotFoundError:  # another one took its place since it was opened

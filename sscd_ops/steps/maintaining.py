@@ -15,6 +15,8 @@ from sscd_ops.errors import SscdOpsError
 from sscd_ops.options import SMALL_SEGMENT
 from sscd_ops.steps import compacting, compacting_shards
 from sscd_ops.steps.archiving import expire_archive
+from sscd_ops.steps.looking import A_WEEK, look, tell
+from sscd_ops.steps.looking import said as recoverable
 from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.vacuum import vacuum
@@ -202,7 +204,11 @@ def _verify(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
         return Maintained("verify", {}, ["all rows and files, at the end"], [])
     found = [str(finding) for finding in verify_catalog(parts, name)]
     said = f"findings: {len(found)}" if found else "rows and files are as promised"
-    return Maintained("verify", {"findings": len(found)}, [said, *unpublished(parts, name)], found)
+    with parts.catalog.begin() as conn:
+        dataset_id = datasets.need(conn, name).dataset_id
+    counts = {"findings": len(found), "looked_at": look(parts, dataset_id, A_WEEK)}
+    lines = [said, *unpublished(parts, name), recoverable(tell(parts, dataset_id))]
+    return Maintained("verify", counts, lines, found)
 
 
 _TASKS: dict[Task, Callable[[Parts, str, str, bool], Maintained]] = {

@@ -229,7 +229,7 @@ def read_samples(
         why = None
         if is_there:
             try:
-                for contents in _fetch(source, shard, samples[at:]):
+                for contents in fetch(source, shard, samples[at:]):
                     yield contents
                     at += 1
                 return
@@ -241,10 +241,10 @@ def read_samples(
         at += 1
 
 
-def _fetch(
+def fetch(
     source: Source, shard: SourceShard, samples: Sequence[WholeSample]
 ) -> Iterator[list[bytes]]:
-    """Those of the source alone.
+    """As ``read_samples``, of the source alone.
 
     Raises:
         SourceChanged: the next sample's members are gone or others.

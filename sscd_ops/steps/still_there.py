@@ -14,6 +14,7 @@ from sscd_ops.catalog.bearers import Bearer
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
 from sscd_ops.steps.archive_reading import ArchiveReader
+from sscd_ops.steps.looking import note
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.shard_writing import SourceShards, read_samples, with_members
 
@@ -82,6 +83,7 @@ class StillThere:
         ):
             said = "" if isinstance(found, list) else _reason(found)
             self._said[sample.placed.sample_id] = said
+        note(self._parts, [(shard.shard_id, shard.shard_id not in self._archive.lacking)])
 
 
 def _reason(error: Exception) -> str:

@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from sscd_ops.catalog import archive
-from sscd_ops.errors import SourceChanged
-from sscd_ops.steps import maintaining, resolve
+from sscd_ops.errors import SourceChanged, StoreUnavailable
+from sscd_ops.steps import commit, looking, maintaining, publish, resolve
 from sscd_ops.steps.archiving import take_out
 from sscd_ops.steps.rebuilding import rebuild_snapshots
 from sscd_ops.steps.vacuum import vacuum
@@ -35,7 +35,7 @@ from tests.integration.test_repair import (
     put_back,
     unpublishable,
 )
-from tests.integration.world import DATASET, World, assert_promises, pair
+from tests.integration.world import ASIDE, DATASET, World, assert_promises, pair
 from tests.soak import sweep
 
 COPIED = [
@@ -119,7 +119,9 @@ def test_a_night_keeps_what_it_removed_and_no_snapshot_names_it(
     assert len([name for name in archived(world) if name.endswith(".tar")]) >= 4
     assert all(name.startswith(f"{DATASET}/removed/2026-11-0") for name in archived(world))
     assert world.published() == other_world.published()
-    assert world.views() == other_world.views()
+    assert recoverable(world) == dict.fromkeys(removed_ids(world), "archive")
+    aside = {*ASIDE, "recoverable"}
+    assert world.views(aside) == other_world.views(aside)
     assert not contents(other_world)
     for path in (Path(world.storage.root) / DATASET / "snapshots").iterdir():
         assert b"removed/" not in path.read_bytes()
@@ -420,3 +422,100 @@ def test_what_was_removed_long_ago_is_let_go(world: World) -> None:
     world.night(DAYS[0])
     with world.parts() as parts:
         assert verify_catalog(parts, DATASET) == []
+
+
+# ---------------------------------------------------------------- what can be had
+
+
+def recoverable(world: World) -> dict[str, str]:
+    found = world.ask("SELECT key, recoverable FROM curation.removed")
+    return {row["key"]: row["recoverable"] for row in found}
+
+
+def shares(world: World) -> tuple[int, int, int]:
+    with world.parts() as parts:
+        found = looking.tell(parts, 1)
+    return found.archive, found.source, found.gone
+
+
+def look(world: World) -> int:
+    with world.parts() as parts:
+        return looking.look(parts, 1, 100)
+
+
+def test_what_can_be_had_is_said_as_last_seen(world: World) -> None:
+    first = world.put(DAYS[0], "a.tar", COPIED)
+    world.night(DAYS[0])
+    keep(world)
+    world.put(DAYS[1], "a.tar", [pair("again", picture(1))])
+    report = world.night(DAYS[1])
+    assert recoverable(world) == {"same": "source", "near": "source", "again": "archive"}
+    assert shares(world) == (1, 2, 0)
+
+    lose(world, first)
+    assert recoverable(world)["same"] == "source"  # nobody looked
+    assert look(world) == 2
+    assert recoverable(world) == {"same": "gone", "near": "gone", "again": "archive"}
+    since = world.ask("SELECT gone_at FROM sscd_ops.source_shards ORDER BY shard_id")[0]["gone_at"]
+    look(world)
+    assert world.ask("SELECT gone_at FROM sscd_ops.source_shards ORDER BY shard_id")[0][
+        "gone_at"
+    ] == since  # fmt: skip
+    assert shares(world) == (1, 0, 2)
+
+    put_back(world)
+    os.utime(first, (1, 1))  # another version of the same bytes
+    look(world)
+    assert recoverable(world)["near"] == "source"
+    world.put(DAYS[0], "a.tar", clouds(range(30, 33)))
+    look(world)
+    assert recoverable(world)["near"] == "gone"
+    assert report.state == "published"
+
+
+def test_commit_maintain_and_doctor_tell_the_shares(world: World) -> None:
+    keep(world)
+    world.put(DAYS[0], "a.tar", COPIED)
+    with world.parts() as parts:
+        batch_id = world.until_match(parts, DAYS[0])
+        for group in resolve.run(parts, batch_id).groups:
+            publish.run(parts, batch_id, group)
+        first = commit.run(parts, batch_id)
+        again = commit.run(parts, batch_id)
+        maintained = maintaining.run(parts, DATASET, "verify")
+
+    wanted = {"archive": 2, "source": 0, "gone": 0, "since": None}
+    assert first.summary()["recoverable"] == wanted
+    assert again.summary()["recoverable"] == wanted
+    told = "of 2 removed samples 100.0% from the archive, 0.0% gone"
+    assert first.funnel().endswith(f"; {told}")
+    assert told in maintained.lines
+    assert maintained.counts["looked_at"] == 1
+
+
+def test_sources_take_turns_and_one_that_does_not_answer_is_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.tar", "b.tar", "c.tar"):
+        world.put(DAYS[0], name, [pair(f"{name[0]}{n}", picture(1)) for n in range(3)])
+    world.night(DAYS[0])
+    before = {row["relative_uri"]: row["seen_at"] for row in seen(world)}
+    with world.parts() as parts:
+        assert looking.look(parts, 1, 2) == 2
+    after = {row["relative_uri"]: row["seen_at"] for row in seen(world)}
+    assert len([name for name in after if after[name] != before[name]]) == 2
+    with world.parts() as parts:
+        looking.look(parts, 1, 2)
+    assert all(row["seen_at"] > before[row["relative_uri"]] for row in seen(world))
+
+    def silent(*_: Any) -> str:
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr("sscd_ops.sources.webdataset.WebDatasetSource.version", silent)
+    told = seen(world)
+    assert look(world) == 0
+    assert seen(world) == told
+
+
+def seen(world: World) -> list[dict[str, Any]]:
+    return world.ask("SELECT * FROM sscd_ops.source_shards ORDER BY shard_id")
