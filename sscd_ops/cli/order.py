@@ -135,10 +135,9 @@ def order_apply(order_id: int, config: str | None, who: str, effect: str, later:
 @click.argument("order_id", type=int)
 @config_option
 @click.option("--who", default=user, help="Who approves it; default: you.")
-@click.option("--why", default="", help="The reason; kept in curation.events.")
 @click.option("--later", is_flag=True, help="Leave publishing to the next snapshot.")
 @guarded
-def order_approve(order_id: int, config: str | None, who: str, why: str, later: bool) -> None:
+def order_approve(order_id: int, config: str | None, who: str, later: bool) -> None:
     """Let an order pass that changes too much for one person, and carry it out.
 
     By another person than drafted or applied it: another login role of Postgres.
@@ -149,7 +148,7 @@ def order_approve(order_id: int, config: str | None, who: str, why: str, later: 
 
     with open_wiring(config, progress=True) as parts:
         by = applying.this_person(parts, who)
-        _say_applied(applying.approve(parts, order_id, by=by, why=why, later=later))
+        _say_applied(applying.approve(parts, order_id, by=by, later=later))
 
 
 @order.command("refuse")
@@ -222,6 +221,8 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
     ):
         if count:
             say(f"{count} {what}")
+    for source, count in counts.get("unsearched", {}).items():
+        say(f"{count} samples of source {source} say no URL: they could not be searched")
     if found.state is OrderState.APPLIED:
         say(f"order {found.order_id} was applied in turn {found.turn}")
     elif found.state is OrderState.HELD:

@@ -24,6 +24,7 @@ from sscd_ops.model import BatchState
 from sscd_ops.options import Step
 from sscd_ops.steps import looking, turns
 from sscd_ops.steps.next_snapshot import Listing, NextSnapshot
+from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
 from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.snapshots import repair_latest
@@ -106,6 +107,7 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
     work = load_work(parts, batch_id)
     if work.batch.state is BatchState.PUBLISHED:
         repair_latest(parts, work.batch.dataset)
+        write_due(parts, work.batch.dataset_id)
         answer = replace(_answer(parts, work), removed=looking.tell(parts, work.batch.dataset_id))
         return replace(answer, answered=True, seconds=watch.seconds)
     if not work.batch.state.is_decided:
@@ -116,6 +118,7 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
         recoverable.count_removed(conn, decisions.of_batch(conn, batch_id).decision_id)
     turns.make_snapshot(parts, _Commit(parts, work))
     repair_latest(parts, work.batch.dataset)
+    write_due(parts, work.batch.dataset_id)
     answer = replace(_answer(parts, work), removed=_look(parts, work.batch.dataset_id))
     return replace(answer, made_now=True, seconds=watch.seconds)
 

@@ -35,7 +35,15 @@ from tests.integration.test_repair import (
     put_back,
     unpublishable,
 )
-from tests.integration.world import ASIDE, DATASET, World, assert_promises, pair
+from tests.integration.test_withdraw import withdraw
+from tests.integration.world import (
+    ASIDE,
+    DATASET,
+    World,
+    assert_promises,
+    assert_published_bytes,
+    pair,
+)
 from tests.soak import sweep
 
 COPIED = [
@@ -221,6 +229,29 @@ def test_a_copy_whose_source_is_gone_too_is_kept_from_the_archive(world: World) 
     assert world.verdicts() == REPAIRED
     assert "copy3" in {o.key for o in report.outcomes if o.becomes == "kept"}
     assert_repaired(world)
+
+
+def test_an_order_keeps_copies_from_the_archive(world: World) -> None:
+    """First the sample with equal bytes, then the near one; of both the source is gone."""
+    keep(world)
+    source = world.put(DAYS[0], "a.tar", COPIED)
+    world.put(DAYS[1], "a.tar", clouds(range(40, 43)))
+    world.night(DAYS[0])
+    world.night(DAYS[1])
+    lose(world, source)
+
+    withdraw(world, "lead")
+    first = world.verdicts()
+    withdraw(world, "same")
+
+    kept = [row["key"] for row in world.ask("SELECT key FROM curation.kept ORDER BY key")]
+    assert (first["same"], first["near"]) == ("kept", "removed near")
+    assert world.verdicts()["near"] == "kept"
+    assert kept == ["c0020", "c0021", "c0022", "c0040", "c0041", "c0042", "near"]
+    put_back(world)
+    assert_published_bytes(world, replaced=True)
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
 
 
 def test_what_the_archive_holds_damaged_is_not_kept_from_it(world: World) -> None:

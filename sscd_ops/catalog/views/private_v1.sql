@@ -86,8 +86,14 @@ SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id
             JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL
             WHERE i.dataset_id = d.dataset_id AND i.sha256 = s.image_sha256
             AND i.segment_row IS NULL) END AS plain,
-    coalesce(own.turn, img.turn, d.turn) AS turn,
-    coalesce(own.decided_at, img.decided_at, d.decided_at) AS decided_at
+    -- of what follows its image again: since when, if that is later
+    coalesce(own.turn, greatest(img.turn, d.turn, (SELECT f.turn FROM sscd_ops.changes_now f
+        WHERE f.dataset_id = d.dataset_id AND f.sample_id = s.sample_id
+        AND f.verdict = 'follows'))) AS turn,
+    coalesce(own.decided_at, greatest(img.decided_at, d.decided_at,
+        (SELECT f.decided_at FROM sscd_ops.changes_now f
+        WHERE f.dataset_id = d.dataset_id AND f.sample_id = s.sample_id
+        AND f.verdict = 'follows'))) AS decided_at
 FROM sscd_ops.samples s
 JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.month = s.month
     AND d.turn IS NOT NULL

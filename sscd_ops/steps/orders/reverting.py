@@ -13,13 +13,13 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import decisions, lookups, orders, segments, subjects
+from sscd_ops.catalog import decisions, lookups, orders, rules, segments, subjects
 from sscd_ops.catalog.bearers import Bearer, bearers, verdicts_now
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
 from sscd_ops.core.descriptor_file import bytes_rows
-from sscd_ops.model import KnownImages
+from sscd_ops.model import Fault, KnownImages
 from sscd_ops.steps import history
 from sscd_ops.steps.history import Origin
 from sscd_ops.steps.losing import Asked, Settled, gone_changes, plan_settled, settle
@@ -31,17 +31,20 @@ from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
 
 FOLLOWS = "follows"
+_UNREAD = "the order that kept it from being read was reverted: run --supplement --quarantined"
 
 
 @dataclass(frozen=True)
 class _Back:
     """What an order covered that comes back.
 
-    ``samples``: 16 bytes each. ``images``: those that it changed, and those of the samples.
+    ``samples``: 16 bytes each; ``images``: theirs. ``unread``: samples that its rules stopped as
+    they were read, and which nothing stops now: they were never described.
     """
 
     samples: list[bytes]
     images: list[bytes]
+    unread: list[UUID]
 
 
 def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordered:
@@ -60,6 +63,10 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
     gone = settled.gone.keys()
     changes = [Change(FOLLOWS, sample=number) for number in back.samples if number not in gone]
+    changes += [
+        Change("quarantined", sample=number.bytes, reason=Fault.RULE_ENDED, message=_UNREAD)
+        for number in back.unread
+    ]
     changes += [*gone_changes(there, settled), *settled.changes(planned)]
     before, after = _verdicts(parts, target.dataset_id, back, settled)
     effects = effects_of(before, after)
@@ -71,7 +78,7 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         settled.masks,
         effects,
         {
-            "named": len(back.samples),
+            "named": len(back.samples) + len(back.unread),
             "changed": len(effects),
             "by_source": by_source(before, effects),
             **counts_of(settled),
@@ -84,12 +91,19 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     covered = orders.covered_by(conn, target.decision)
     still = orders.withdrawn_still(conn, target.dataset_id, covered)
     still -= orders.covered_otherwise(conn, target, turn)
-    samples = [number for number in covered if number in still]
+    ruled = rules.ruled_samples(conn, target.dataset_id, target.order_id)
+    asked = [*(UUID(bytes=number) for number in still), *ruled]
+    others = rules.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
+    samples = [n for n in covered if n in still and UUID(bytes=n) not in others]
     if target.turn == turn:
         samples += orders.gone_by(conn, target.decision)
     named = subjects.samples_now(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
     images = {s.image_sha256 for s in named if s.image_sha256 is not None and not s.own_fault}
-    return _Back(samples, sorted(images))
+    free = [number for number in ruled if number not in others]
+    unread = [
+        s.sample_id for s in subjects.samples_now(conn, target.dataset_id, free) if not s.is_own
+    ]
+    return _Back(samples, sorted(images), unread)
 
 
 def _known(parts: Parts, dataset_id: int, images: Sequence[bytes], turn: int) -> KnownImages:
@@ -158,17 +172,20 @@ def _verdicts(
     images = {*back.images, *settled.carried, *settled.freed, *settled.removed}
     with parts.catalog.read() as conn:
         before = subjects.samples_of_images(conn, dataset_id, sorted(images))
+        there = {named.sample_id for named in before}
+        others = [number for number in back.unread if number not in there]
+        before += subjects.samples_now(conn, dataset_id, others)
         now = verdicts_now(conn, dataset_id, sorted(images))
     now |= dict.fromkeys(settled.freed, ("free", b""))
     now |= {image: (change.verdict, b"") for image, change in settled.removed.items()}
     now |= {
         image: ("kept", bearer.sample.sample_id.bytes) for image, bearer in settled.carried.items()
     }
-    follows = set(back.samples)
+    follows, unread = set(back.samples), set(back.unread)
     after: dict[UUID, str] = {}
     for named in before:
         number = named.sample_id.bytes
-        if number in settled.gone:
+        if number in settled.gone or named.sample_id in unread:
             after[named.sample_id] = "quarantined"
         elif (number in follows or not named.is_own) and not named.own_fault:
             verdict, carrier = now.get(named.image_sha256 or b"", (named.verdict, b""))

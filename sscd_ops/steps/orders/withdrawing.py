@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from sscd_ops.catalog import decisions, orders, segments, subjects
+from sscd_ops.catalog import decisions, orders, rules, segments, subjects
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
@@ -35,6 +35,8 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
             conn, order.dataset_id, order.order_id, orders.subjects_of(conn, order.order_id)
         )
         kept = segments.history_rows(conn, order.dataset_id, dataset.generation)
+        kinds = orders.subject_counts(conn, order.order_id).keys()
+        unsearched = rules.without_urls(conn, order.dataset_id) if kinds & {"url", "domain"} else []
     samples = list(named.values())
     lost = [s.image_sha256 for s in samples if s.verdict == "kept" and s.image_sha256 is not None]
     without = {s.sample_id.bytes for s in samples}
@@ -60,6 +62,7 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
             "changed": len(effects),
             "by_source": by_source(before, effects),
             **counts_of(settled),
+            "unsearched": {each.source: each.without for each in unsearched},
         },
         kept,
     )
