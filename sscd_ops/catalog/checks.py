@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.placements import LOST
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import rows, run
 from sscd_ops.model import Finding
 
@@ -53,10 +54,20 @@ _ROWS = (
 _TWICE = Check(
     "I1",
     "{count} sample(s) have rows in two decisions",
-    f"{_ROWS}, every AS (SELECT sample_id FROM mine WHERE sample_id IS NOT NULL UNION ALL"
-    " SELECT e.sample_id FROM sscd_ops.detached_samples e JOIN decided USING (decision_id)"
-    " WHERE NOT has_rows)"
-    " SELECT CAST(sample_id AS text) AS what FROM every GROUP BY sample_id HAVING count(*) > 1",
+    f"{_ROWS}, every AS (SELECT decision_id, shard_id, position, sample_id FROM mine"
+    " WHERE sample_id IS NOT NULL UNION ALL"
+    " SELECT e.decision_id, e.shard_id, e.position, e.sample_id FROM sscd_ops.detached_samples e"
+    " JOIN decided USING (decision_id) WHERE NOT has_rows)"
+    f" SELECT CAST(s.sample_id AS text) AS what FROM every s WHERE {STANDS}"
+    " GROUP BY s.sample_id HAVING count(*) > 1",
+)
+_READ_AGAIN = Check(
+    "I1",
+    "{count} sample(s) were read again and have no row since",
+    f"{_ROWS} SELECT CAST(r.sample_id AS text) AS what FROM sscd_ops.read_again_now r"
+    " JOIN decided x ON x.decision_id = r.decision_id AND x.has_rows"
+    " WHERE r.again_id IS NOT NULL AND NOT EXISTS (SELECT FROM mine m"
+    " WHERE m.decision_id = r.decision_id AND m.sample_id = r.again_id)",
 )
 
 _TALLY = {
@@ -305,11 +316,14 @@ _STATES = Check(
 _MASKS = Check(
     "I8",
     "{count} segment(s) have masks of other numbers of images than are kept in them",
-    f"WITH {_DECIDED}, kept AS (SELECT i.decision_id, count(*) AS images FROM sscd_ops.images i"
+    f"WITH {_DECIDED}, described AS (SELECT decision_id, dataset_id, sha256, verdict"
+    " FROM sscd_ops.images WHERE dataset_id = :d AND segment_row IS NOT NULL UNION ALL"
+    " SELECT decision_id, dataset_id, sha256, NULL FROM sscd_ops.described_later"
+    " WHERE dataset_id = :d),"
+    " kept AS (SELECT i.decision_id, count(*) AS images FROM described i"
     " JOIN decided USING (decision_id) LEFT JOIN sscd_ops.changes_now c"
     " ON c.dataset_id = i.dataset_id AND c.image_sha256 = i.sha256"
-    " WHERE i.dataset_id = :d AND i.segment_row IS NOT NULL"
-    " AND coalesce(c.verdict, i.verdict) = 'kept' GROUP BY 1)"
+    " WHERE coalesce(c.verdict, i.verdict) = 'kept' GROUP BY 1)"
     " SELECT CAST(g.segment_id AS text) AS what FROM sscd_ops.segments g"
     " JOIN sscd_ops.segment_masks m ON m.segment_id = g.segment_id AND m.generation_to IS NULL"
     " JOIN sscd_ops.segment_parts p ON p.segment_id = g.segment_id"
@@ -334,6 +348,7 @@ _WITHDRAWN_SET = Check(
 
 CHECKS = (
     _TWICE,
+    _READ_AGAIN,
     _NIGHTS,
     _SOURCES,
     _RULES,

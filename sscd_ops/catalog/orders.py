@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -43,7 +44,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Order:
-    """An order's row. ``request``: scope and flags; who: see ``model.Person``."""
+    """An order's row. ``request``: scope and flags; who: see ``model.Person``.
+
+    ``finished_at``: when all was done that the flags ask for; None of one without.
+    """
 
     order_id: int
     dataset_id: int
@@ -63,6 +67,7 @@ class Order:
     decision_id: int | None
     turn: int | None
     turn_to: int | None
+    finished_at: datetime | None
 
     @property
     def decision(self) -> int:
@@ -95,7 +100,7 @@ class Draft:
 _COLUMNS = (
     "o.order_id, o.dataset_id, d.name AS dataset, o.verb, o.request, o.of_order, o.state,"
     " o.message, o.actor, o.why, o.drafted_by, o.applied_by, o.approved_by, o.approved, o.draft,"
-    " o.decision_id, o.turn, o.turn_to"
+    " o.decision_id, o.turn, o.turn_to, o.finished_at"
 )
 _ORDERS = f"SELECT {_COLUMNS} FROM sscd_ops.orders o JOIN sscd_ops.datasets d USING (dataset_id)"
 

@@ -34,7 +34,7 @@ from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS
 from sscd_ops.core.tally import faults_of
 from sscd_ops.core.witnesses import THIS_DECISION, Witnesses
-from sscd_ops.model import Matches
+from sscd_ops.model import Matches, Quarantined
 
 _REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_FOR.items()}}
 """Reason of a removed sample, by outcome."""
@@ -63,6 +63,20 @@ def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> 
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """Quarantined rows that are none any more, since their samples were read again.
+
+    ``by``: int64 (k,), the sample of the batch in each one's place; -1: a fault of a shard.
+    """
+
+    rows: Sequence[Quarantined]
+    by: NDArray[np.int64]
+
+
+NOTHING_REPLACED = Replaced((), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
 class DecisionRows:
     """A decision, of which rows are made; ``decision_id`` is known last of all.
 
@@ -80,6 +94,7 @@ class DecisionRows:
     turn: int
     month: date
     decision_id: int = 0
+    replaced: Replaced = NOTHING_REPLACED
 
 
 ROWS = 40_000
@@ -234,13 +249,19 @@ def image_rows(given: DecisionRows) -> Iterator[pa.Table]:
         Some of them at a time.
     """
     images = given.images
-    lasting = np.zeros(len(images.carrier), bool)
-    for image, (fault, _) in images.faults.items():
-        lasting[image] = fault.follows_bytes
-    lasting[images.known.row] = False
-    rows = np.flatnonzero(np.isin(images.standing, (NEW, PLAIN)) | lasting)
+    first = np.isin(images.standing, (NEW, PLAIN)) | _lasting(given)
+    first[images.known.row] = False
+    rows = np.flatnonzero(first)
     for start in range(0, len(rows), ROWS):
         yield _image_rows(given, rows[start : start + ROWS])
+
+
+def _lasting(given: DecisionRows) -> NDArray[np.bool_]:
+    """Bool (m,): images with a fault of their bytes."""
+    lasting = np.zeros(len(given.images.carrier), bool)
+    for image, (fault, _) in given.images.faults.items():
+        lasting[image] = fault.follows_bytes
+    return lasting
 
 
 def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
@@ -285,20 +306,31 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
 
 
 def change_rows(given: DecisionRows) -> pa.Table:
-    """Rows of ``changes``: one for each image that was free, and is decided again."""
+    """Rows of ``changes``: one for each image that is decided again.
+
+    Those that were free, and those whose fault was looked for anew; where it is one that does not
+    follow their bytes, what was said of them stays.
+    """
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
-    rows = np.flatnonzero(images.standing == FREE)
-    gone, caught = ~decided.kept[rows], images.caught[rows]
+    faulty = images.standing == IMAGE_FAULTY
+    again = images.anew & (~faulty | _lasting(given))
+    rows = np.flatnonzero((images.standing == FREE) | again)
+    kept, faulty, caught = decided.kept[rows], faulty[rows], images.caught[rows]
+    gone = ~kept & ~faulty
     near = gone & ~caught
     carrier = images.carrier[rows]
-    verdict = np.where(gone, "removed", "kept").astype(object)
-    verdict[caught] = "withdrawn"
+    outcome = np.full(len(rows), REMOVED_NEAR, np.int8)
+    outcome[kept], outcome[faulty], outcome[caught] = KEPT, QUARANTINED, WITHDRAWN
     reason = np.full(len(rows), None, object)
+    message = np.full(len(rows), None, object)
     reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
     reason[caught] = WITHDRAWN_FOR
+    for at in np.flatnonzero(faulty):
+        fault, why = images.faults[int(rows[at])]
+        reason[at], message[at] = str(fault), why
 
     def of_kept(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-        return pa.array(values, kind, mask=gone)
+        return pa.array(values, kind, mask=~kept)
 
     return pa.table(
         {
@@ -306,17 +338,67 @@ def change_rows(given: DecisionRows) -> pa.Table:
             "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
             "turn": _constant(given.turn, len(rows), pa.int64()),
             "image_sha256": fixed(images.digests[rows]),
-            "verdict": pa.array(verdict, pa.string()),
+            "verdict": _verdicts(outcome),
             "reason": pa.array(reason, pa.string()),
+            "message": pa.array(message, pa.string()),
             "witness_sha256": fixed(witness.sha256[rows], gone),
             "similarity": _floats(np.where(gone, witness.similarity[rows], np.nan)),
             "threshold": _floats(np.where(gone, witness.threshold[rows], np.nan)),
-            "carrier_id": fixed(samples.ids[carrier], ~gone),
+            "carrier_id": fixed(samples.ids[carrier], kept),
             "carrier_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
             "carrier_shard": of_kept(given.shard_ids[samples.shard[carrier]], pa.int64()),
             "carrier_position": of_kept(samples.position[carrier], pa.int32()),
             "slot": of_kept(given.slot[carrier], pa.int32()),
             "slot_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
+        }
+    )
+
+
+# ---------------------------------------------------------------- read again
+
+
+def followed_rows(given: DecisionRows) -> pa.Table:
+    """Rows of ``changes``: verdicts of their own end that samples had which were read again."""
+    own = [row.sample_id for row in given.replaced.rows if row.has_own]
+    return pa.table(
+        {
+            "dataset_id": _constant(given.dataset_id, len(own), pa.int16()),
+            "decision_id": _constant(given.decision_id, len(own), pa.int64()),
+            "turn": _constant(given.turn, len(own), pa.int64()),
+            "sample_id": pa.array(own, pa.binary(16)),
+            "verdict": pa.array(["follows"] * len(own), pa.string()),
+        }
+    )
+
+
+def replaced_rows(given: DecisionRows) -> pa.Table:
+    """Rows of ``read_again``: one for each row that is none any more."""
+    rows, by = given.replaced.rows, given.replaced.by
+    ids = [None if at < 0 else given.samples.ids[at].tobytes() for at in by.tolist()]
+    return pa.table(
+        {
+            "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
+            "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
+            "turn": _constant(given.turn, len(rows), pa.int64()),
+            "of_decision": pa.array([row.decision_id for row in rows], pa.int64()),
+            "shard_id": pa.array([row.shard_id for row in rows], pa.int64()),
+            "position": pa.array([row.position for row in rows], pa.int32()),
+            "sample_id": pa.array([row.sample_id for row in rows], pa.binary(16)),
+            "again_id": pa.array(ids, pa.binary(16)),
+        }
+    )
+
+
+def described_rows(given: DecisionRows) -> pa.Table:
+    """Rows of ``described_later``: where the descriptors of images lie that were faulty before."""
+    images = given.images
+    rows = np.flatnonzero(images.anew & (images.standing == NEW))
+    return pa.table(
+        {
+            "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
+            "sha256": fixed(images.digests[rows]),
+            "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
+            "segment_row": pa.array(images.query[rows], pa.int64()),
         }
     )
 

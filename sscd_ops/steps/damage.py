@@ -99,7 +99,9 @@ def kept_rows(
         }
         known = lookups.known_images(conn, dataset.dataset_id, ids, dataset.turn)
     kept = np.zeros(len(ids), bool)
-    mine = known.take((known.verdict == "kept") & np.isin(known.decision_id, list(first_row)))
+    # an image whose descriptor was forgotten has its digest there, and no row of its own
+    is_kept = (known.verdict == "kept") & (known.segment_row >= 0)
+    mine = known.take(is_kept & np.isin(known.decision_id, list(first_row)))
     first = np.array([first_row[decision] for decision in mine.decision_id.tolist()], np.int64)
     kept[first + mine.segment_row] = True
     return kept

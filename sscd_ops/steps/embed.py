@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -200,9 +200,34 @@ def embed_again(parts: Parts, work: Work, shard: SourceShard) -> StoredFile:
     """
     lists = survey.work_lists(parts, work, [shard])
     wanted = _wanted(parts, work, shard, lists[shard.shard_id])
+    there = wanted.filter(wanted.column("image_member").is_valid())
     with ExitStack() as opened:
-        embedder = opened.enter_context(open_embedder(parts, work)) if len(wanted) else None
-        return _put(parts, work, _embed(parts, work, shard, wanted, embedder), embedder)
+        embedder = opened.enter_context(open_embedder(parts, work)) if len(there) else None
+        content = _embed(parts, work, shard, there, embedder)
+        if len(there) < len(wanted):
+            content = _with_blanks(content, fixed_bytes(wanted.column("image_sha256"), 32))
+        return _put(parts, work, content, embedder)
+
+
+def _with_blanks(content: DescriptorFile, digests: NDArray[np.uint8]) -> DescriptorFile:
+    """With rows of zeros for images that are not to be looked at any more, as were forgotten.
+
+    Args:
+        content: what is known of the others.
+        digests: uint8 (n, 32), all of them in manifest order.
+    """
+    bare = {*content.faults, *content.plain}
+    ids = digests[[digest.tobytes() not in bare for digest in digests]]
+    row_of = {digest.tobytes(): row for row, digest in enumerate(content.ids)}
+    rows = np.array([row_of.get(digest.tobytes(), -1) for digest in ids], np.int64)
+
+    def spread(values: NDArray[Any]) -> NDArray[Any]:
+        answer = np.zeros((len(ids), *values.shape[1:]), values.dtype)
+        answer[rows >= 0] = values[rows[rows >= 0]]
+        return answer
+
+    hashes = {role: spread(values) for role, values in content.hashes.items()}
+    return replace(content, ids=ids, descriptors=spread(content.descriptors), hashes=hashes)
 
 
 def _put(

@@ -9,7 +9,7 @@ import getpass
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -29,6 +29,7 @@ from sscd_ops.steps.manage import need_reason
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.orders.asked import Withdrawal
 from sscd_ops.steps.orders.copies import describe
+from sscd_ops.steps.orders.finishing import Finished, finish, to_do
 from sscd_ops.steps.orders.ordered import Ordered, difference
 from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.orders.reverting import revert as work_out_revert
@@ -58,7 +59,7 @@ class Applied:
     """An order in force. ``snapshot``: the first without what went; None: not published yet.
 
     ``answered``: it was applied before. ``second``: the order by which what is near to its pictures
-    waits for another person.
+    waits for another person. ``finished``: what it asked for beside its verdicts.
     """
 
     order: Order
@@ -66,6 +67,7 @@ class Applied:
     snapshot: int | None
     answered: bool
     second: Order | None = None
+    finished: Finished = field(default_factory=Finished)
 
 
 def this_person(parts: Parts, actor: str, airflow_user: str = "") -> Person:
@@ -224,9 +226,15 @@ def _store(parts: Parts, order: Order, ordered: Ordered) -> None:
 
 
 def apply(
-    parts: Parts, order_id: int, *, by: Person, later: bool = False, effect: str = ""
+    parts: Parts,
+    order_id: int,
+    *,
+    by: Person,
+    later: bool = False,
+    effect: str = "",
+    and_tagged: bool = False,
 ) -> Applied:
-    """Carry an order out as its newest draft says, and publish.
+    """Carry an order out as its newest draft says, and publish; forget and purge where it asks.
 
     Args:
         parts: the real parts.
@@ -234,8 +242,11 @@ def apply(
         by: who applies it.
         later: leave publishing to the next snapshot, whoever makes it.
         effect: the digest of what was looked at; empty: of the newest draft.
+        and_tagged: where it purges, also what snapshots hold that a tag keeps.
 
     Raises:
+        UsageError: it purges, and a tag keeps what is to go; or it purges or forgets, which
+            publishes, and that is to be left for later.
         OrderNotApplicable: it was refused or reverted; it has no draft.
         EffectChanged: it would change something else by now: a new draft was stored.
         OrderHeld: it changes more than one person may decide alone.
@@ -246,6 +257,11 @@ def apply(
         order = orders.read_order(conn, order_id)
         shown = orders.newest_draft(conn, order_id)
     need_applicable(order)
+    if later and to_do(order):
+        raise UsageError(
+            f"order {order_id} is to {' and '.join(to_do(order))}, which publishes first: leave"
+            " --later away"
+        )
     if order.decision_id is None:
         if shown is None:  # killed between its row and its draft
             order, shown = _redraft(parts, order_id)
@@ -256,10 +272,13 @@ def apply(
             )
         _take(parts, order, shown, by)
     _hold_near(parts, order_id, by)
+    finished = Finished()
     if not later:
         _publish(parts, order_id)
+        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
         write_due(parts, order.dataset_id)
-    return _applied(parts, order_id, answered=order.decision_id is not None)
+    done = _applied(parts, order_id, answered=order.decision_id is not None)
+    return replace(done, finished=finished)
 
 
 def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
@@ -356,7 +375,9 @@ def _applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
 # ---------------------------------------------------------------- approve, refuse
 
 
-def approve(parts: Parts, order_id: int, *, by: Person, later: bool = False) -> Applied:
+def approve(
+    parts: Parts, order_id: int, *, by: Person, later: bool = False, and_tagged: bool = False
+) -> Applied:
     """Let an order pass that is held, as another person than drafted or applied it; apply it.
 
     Raises:
@@ -378,7 +399,7 @@ def approve(parts: Parts, order_id: int, *, by: Person, later: bool = False) -> 
                 _need_another(order, by)
             orders.approve(conn, order_id, shown.effect, by.known)
             _tell(conn, order, "approved", by, effect=shown.effect)
-    return apply(parts, order_id, by=by, later=later)
+    return apply(parts, order_id, by=by, later=later, and_tagged=and_tagged)
 
 
 def _need_another(order: Order, by: Person) -> None:

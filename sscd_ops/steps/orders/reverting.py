@@ -28,7 +28,7 @@ from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
 from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.model import Fault, KnownImages
-from sscd_ops.steps import history
+from sscd_ops.steps import history, ruling
 from sscd_ops.steps.history import Origin
 from sscd_ops.steps.losing import Asked, Settled, gone_changes, plan_settled, settle
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
@@ -104,8 +104,11 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     still -= orders.covered_otherwise(conn, target, turn)
     ruled = rules.ruled_samples(conn, target.dataset_id, target.order_id)
     asked = [*(UUID(bytes=number) for number in still), *ruled]
-    others = rules.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
+    others = ruling.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
     samples = [n for n in covered if n in still and UUID(bytes=n) not in others]
+    # no image speaks for those that another order's rule, which ended before, stopped
+    own = rules.ruled_of(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
+    samples = [n for n in samples if UUID(bytes=n) not in own]
     if target.turn == turn:
         samples += orders.gone_by(conn, target.decision)
     named = subjects.samples_now(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
@@ -114,7 +117,7 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     unread = [
         s.sample_id for s in subjects.samples_now(conn, target.dataset_id, free) if not s.is_own
     ]
-    return _Back(samples, sorted(images), unread)
+    return _Back(samples, sorted(images), [*sorted(own), *unread])
 
 
 def _known(parts: Parts, dataset_id: int, images: Sequence[bytes], turn: int) -> KnownImages:
