@@ -152,17 +152,13 @@ def now(conn: Connection) -> datetime:
     return found
 
 
-def erase(conn: Connection, order_id: int) -> None:
-    """Erase what is personal of an order: in its receipts, and in what it says itself."""
-    run(conn, "UPDATE sscd_ops.receipts SET attachment = NULL WHERE order_id = :o", o=order_id)
-    run(
-        conn,
-        "UPDATE sscd_ops.orders SET why = '', message = '', actor = '', drafted_by = '{}',"
-        " applied_by = NULL, approved_by = NULL WHERE order_id = :o",
-        o=order_id,
+def erase(conn: Connection, order_id: int) -> int:
+    """Erase what is personal in an order's receipts; in how many."""
+    erased = (
+        "UPDATE sscd_ops.receipts SET attachment = NULL WHERE order_id = :o"
+        " AND attachment IS NOT NULL"
     )
-    # a domain's rule goes by its host, a source's by its digest
-    run(conn, "UPDATE sscd_ops.order_subjects SET value = NULL WHERE order_id = :o", o=order_id)
+    return run(conn, erased, o=order_id)
 
 
 # ---------------------------------------------------------------- what they say
@@ -219,10 +215,11 @@ def beside(conn: Connection, decision_id: int) -> Mapping[str, int]:
 
 
 def kept_instead(conn: Connection, decision_id: int) -> list[str]:
-    """The samples that carry an image since a decision."""
+    """The samples (hex) that carry an image since a decision."""
     found = tuples(
         conn,
-        "SELECT DISTINCT CAST(carrier_id AS text) FROM sscd_ops.changes WHERE decision_id = :x"
+        "SELECT DISTINCT encode(uuid_send(carrier_id), 'hex') FROM sscd_ops.changes"
+        " WHERE decision_id = :x"
         " AND verdict = 'kept' ORDER BY 1",
         x=decision_id,
     )

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import orders
+from sscd_ops.catalog import forgotten, orders
 from sscd_ops.catalog import receipts as catalog
 from sscd_ops.catalog.orders import Order
 from sscd_ops.errors import UsageError
+from sscd_ops.model import ERASED
 from sscd_ops.steps.orders import applying, receipts
-from sscd_ops.steps.parts import Parts
+from sscd_ops.steps.orders.asked import withdrawal
+from sscd_ops.steps.orders.finishing import erase_text_of
+from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.snapshot_tags import tag
 from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import picture
@@ -39,7 +42,9 @@ def test_what_became_of_an_opt_out(two: World) -> None:
     [body] = told(two)
     gone, copy, kept = ids(two, "c0001", "copy2", "same1")
     assert body["samples"]["ids"] == sorted(i.replace("-", "") for i in (gone, copy))
-    assert body["kept_instead"]["ids"] == [kept]
+    assert body["kept_instead"]["ids"] == [kept.replace("-", "")]
+    assert set(body["became"]["withdrawn"]["ids"]) == set(body["samples"]["ids"])
+    assert body["stays"].keys() == {"ids and digests", "keys, captions, metadata, descriptors"}
     assert body["beside"] == {"samples": 1, "images": 1}
     held = body["snapshots"]
     assert (held["held"], held["first_without"], held["readable"]) == ([1, 2], 3, [1, 2])
@@ -59,8 +64,8 @@ def test_ids_and_digests_alone(two: World) -> None:
         assert personal not in body
     assert rows[0]["attachment"]["why"] == "opt-out 412"
     with two.parts() as parts:
-        receipts.erase(parts, rows[0]["receipt_id"], by=BOB)
-        receipts.erase(parts, rows[0]["receipt_id"], by=BOB)
+        erase_text_of(parts, rows[0]["order_id"], by=BOB)
+        erase_text_of(parts, rows[0]["order_id"], by=BOB)
         assert receipts.verify(parts, DATASET) == []
     everything = ""
     for table in ("receipts", "orders", "order_subjects", "order_drafts", "decisions", "events"):
@@ -76,7 +81,10 @@ def test_one_that_was_turned_down_and_one_that_was_taken_back(two: World) -> Non
     order = withdraw(two, "c0003").order.order_id
     revert(two, order)
     assert [body["kind"] for body in told(two)] == ["refusal", "withdrawal", "revert"]
-    assert told(two)[2]["of_order"] == order
+    back = told(two)[2]
+    assert back["of_order"] == order
+    assert back["became"]["kept"]["ids"] == [i.replace("-", "") for i in ids(two, "c0003")]
+    assert "snapshots" not in back, "nothing went"
     with two.parts() as parts:
         assert verify_catalog(parts, DATASET) == []
 
@@ -102,6 +110,27 @@ def test_a_kill_behind_the_snapshot(
         withdraw(two, "c0001")
     withdraw(two, "c0001")
     assert len(told(two)) == 1
+
+
+def test_a_picture_with_its_copies(two: World) -> None:
+    """Images that went, how near at least; samples that went with them are listed too."""
+    with two.parts() as parts:
+        asked = withdrawal(
+            configured(parts, DATASET),
+            scope="and-copies",
+            who=ANN,
+            why="court order 77",
+            ids=ids(two, "c0002"),
+        )
+        applying.apply(parts, applying.draft(parts, asked).order.order_id, by=ANN)
+    [body] = told(two)
+    near = body["matched"]["near"]
+    assert near["images"] == body["images"]["count"] - 1 == 2
+    assert near["fingerprint"]
+    assert near["threshold"] <= near["similarity"] < 1
+    gone = {i.replace("-", "") for i in ids(two, "c0002", "copy2", "half2")}
+    assert set(body["became"]["withdrawn"]["ids"]) == gone
+    assert body["snapshots"]["held"] == [1, 2]
 
 
 def test_two_at_once_make_one_chain(two: World) -> None:
@@ -131,14 +160,14 @@ def test_what_is_erased_while_it_is_written_stays_erased(
     def then_erased(parts: Parts, conn: Connection, order: Order, kind: str) -> dict[str, Any]:
         said = body(parts, conn, order, kind)
         with parts.catalog.begin() as other:
-            catalog.erase(other, number)
+            forgotten.erase_order(other, number)
         return said
 
     monkeypatch.setattr(receipts, "_body", then_erased)
     with two.parts() as parts:
         applying.refuse(parts, number, by=BOB, why="not theirs")
     [row] = two.ask("SELECT * FROM sscd_ops.receipts")
-    assert row["attachment"]["why"] == ""
+    assert row["attachment"]["why"] == ERASED
 
 
 def test_a_chain_that_somebody_changed(two: World) -> None:
@@ -158,8 +187,8 @@ def test_a_chain_that_somebody_changed(two: World) -> None:
         assert said in damaged(two, f"UPDATE sscd_ops.receipts {damage}")
     with two.parts() as parts:
         assert verify_catalog(parts, DATASET) == []
-        with pytest.raises(UsageError, match="receipt list"):
-            receipts.erase(parts, 99, by=BOB)
+        with parts.catalog.begin() as conn, pytest.raises(UsageError, match="receipt list"):
+            catalog.read_receipt(conn, 99)
 
 
 def damaged(world: World, statement: str) -> str:
