@@ -215,11 +215,10 @@ def beside(conn: Connection, decision_id: int) -> Mapping[str, int]:
 
 
 def kept_instead(conn: Connection, decision_id: int) -> list[str]:
-    """The samples (hex) that carry an image since a decision."""
+    """The samples that carry an image since a decision."""
     found = tuples(
         conn,
-        "SELECT DISTINCT encode(uuid_send(carrier_id), 'hex') FROM sscd_ops.changes"
-        " WHERE decision_id = :x"
+        "SELECT DISTINCT CAST(carrier_id AS text) FROM sscd_ops.changes WHERE decision_id = :x"
         " AND verdict = 'kept' ORDER BY 1",
         x=decision_id,
     )

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
@@ -172,10 +173,10 @@ def _matched(
 def _carried_out(
     parts: Parts, conn: Connection, order: Order, moments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    covered = [number.hex() for number in orders.covered_by(conn, order.decision)]
+    covered = [str(UUID(bytes=number)) for number in orders.covered_by(conn, order.decision)]
     became: dict[str, list[str]] = {}
     for number, (_, after) in orders.effects_of(conn, order.order_id, order.draft).items():
-        became.setdefault(after, []).append(number.hex())
+        became.setdefault(after, []).append(str(UUID(bytes=number)))
     told: dict[str, Any] = {
         "samples": listed(covered),
         "images": listed(receipts.withdrawn_images(conn, order.decision)),
