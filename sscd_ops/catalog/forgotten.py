@@ -411,5 +411,5 @@ def hosts_of(conn: Connection, order_id: int) -> int:
 
 def drop_dead_orders(conn: Connection) -> None:
     """As ``drop_dead_rows``, of orders and what tells of them."""
-    for table in ("orders", "order_subjects", "decisions", "events"):
+    for table in ("orders", "order_subjects", "receipts", "decisions", "events"):
         conn.exec_driver_sql(f"VACUUM sscd_ops.{table}")
