@@ -144,12 +144,11 @@ def order_apply(
 @click.argument("order_id", type=int)
 @config_option
 @click.option("--who", default=user, help="Who approves it; default: you.")
-@click.option("--why", default="", help="The reason; kept in curation.events.")
 @click.option("--later", is_flag=True, help="Leave publishing to the next snapshot.")
 @click.option("--and-tagged", is_flag=True, help="Where it purges: snapshots too that a tag keeps.")
 @guarded
 def order_approve(
-    order_id: int, config: str | None, who: str, why: str, later: bool, and_tagged: bool
+    order_id: int, config: str | None, who: str, later: bool, and_tagged: bool
 ) -> None:
     """Let an order pass that changes too much for one person, and carry it out.
 
@@ -161,7 +160,7 @@ def order_approve(
 
     with open_wiring(config, progress=True) as parts:
         by = applying.this_person(parts, who)
-        done = applying.approve(parts, order_id, by=by, why=why, later=later, and_tagged=and_tagged)
+        done = applying.approve(parts, order_id, by=by, later=later, and_tagged=and_tagged)
     _say_applied(done)
 
 
@@ -181,25 +180,6 @@ def order_refuse(order_id: int, config: str | None, who: str, why: str) -> None:
         by = applying.this_person(parts, who)
         applying.refuse(parts, order_id, by=by, why=why)
         say(f"order {order_id} is turned down: nothing was changed")
-
-
-@order.command("erase")
-@click.argument("order_id", type=int)
-@config_option
-@click.option("--who", default=user, help="Who erases it; default: you.")
-@guarded
-def order_erase(order_id: int, config: str | None, who: str) -> None:
-    """Erase what an order says of people: its reason, and the URLs and file names it named.
-
-    Digests stay, so that its rules go on working; those by domain need the domain, which stays.
-
-    Example: sscd-ops order erase 31
-    """
-    from sscd_ops.steps.orders import applying
-    from sscd_ops.steps.orders.finishing import erase_text_of
-
-    with open_wiring(config) as parts:
-        say(erase_text_of(parts, order_id, by=applying.this_person(parts, who)))
 
 
 @order.command("revert")

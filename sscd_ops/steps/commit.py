@@ -21,6 +21,7 @@ from sscd_ops.model import BatchState
 from sscd_ops.options import Step
 from sscd_ops.steps import turns
 from sscd_ops.steps.next_snapshot import Listing, NextSnapshot
+from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
 from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.snapshots import repair_latest
@@ -90,6 +91,7 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
     work = load_work(parts, batch_id)
     if work.batch.state is BatchState.PUBLISHED:
         repair_latest(parts, work.batch.dataset)
+        write_due(parts, work.batch.dataset_id)
         return replace(_answer(parts, work), answered=True, seconds=watch.seconds)
     if not work.batch.state.is_decided:
         raise BatchNotRunnable(
@@ -97,6 +99,7 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
         )
     turns.make_snapshot(parts, _Commit(parts, work))
     repair_latest(parts, work.batch.dataset)
+    write_due(parts, work.batch.dataset_id)
     return replace(_answer(parts, work), made_now=True, seconds=watch.seconds)
 
 

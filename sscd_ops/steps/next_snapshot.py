@@ -128,6 +128,7 @@ class NextSnapshot:
         """Register it, and mark as published what it publishes."""
         dataset = seen.dataset
         if worked.file is None:
+            published.mark_followed(conn, self.dataset_id, None, dataset.turn)
             return dataset.snapshot
         snapshot = dataset.snapshot + 1
         others = [decision.decision_id for decision in worked.others]

@@ -40,6 +40,7 @@ from sscd_ops.steps.damage import (
     kept_rows,
     nights_of,
 )
+from sscd_ops.steps.orders import receipts
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.snapshots import (
     check_pointer,
@@ -72,6 +73,7 @@ def verify_catalog(
         behind = _pointer(parts, conn, name)
     with parts.catalog.read() as conn:
         found = [*behind, *checks.check_rows(conn, dataset_id)]
+    found += receipts.verify(parts, name)
     if not only_rows:
         files = verify_snapshot(parts, name, of_rows=False) + verify_index(parts, name)
         found += _as_one(parts, name, files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from sscd_ops.errors import OrderHeld, OrderNotApplicable, UsageError
+from sscd_ops.errors import OrderHeld, UsageError
 from sscd_ops.options import OrderOptions
-from sscd_ops.steps.orders import applying
+from sscd_ops.steps.orders import applying, receipts
 from sscd_ops.steps.orders.asked import withdrawal
-from sscd_ops.steps.orders.finishing import erase_text_of
 from sscd_ops.steps.parts import configured
 from sscd_ops.steps.snapshot_tags import tag
 from sscd_ops.steps.verify import verify_catalog
@@ -195,24 +195,25 @@ def test_what_was_erased_is_not_published_again_by_a_revert(world: World) -> Non
 
 def test_an_order_s_own_text_is_erased_and_its_rule_holds(world: World) -> None:
     number = drafted(world, "purge", keys=["c0001"], domains=["example.com"])
-    with world.parts() as parts, pytest.raises(OrderNotApplicable, match="order apply"):
-        erase_text_of(parts, number, by=ANN)
     apply(world, number)
-
     with world.parts() as parts:
-        said = erase_text_of(parts, number, by=ANN)
-        events = world.ask("SELECT count(*) AS n FROM sscd_ops.events")
-        assert erase_text_of(parts, number, by=ANN) == said
+        receipts.erase(parts, 2, by=ANN)
 
-    assert "1 domain(s) stay in words" in said
-    assert world.ask("SELECT count(*) AS n FROM sscd_ops.events") == events
-    for table in ("orders", "order_subjects", "decisions", "events", "order_drafts"):
+    written = world.ask("SELECT kind, body FROM sscd_ops.receipts ORDER BY number")
+    assert [row["kind"] for row in written] == ["withdrawal", "purge"]
+    told_of = json.loads(written[1]["body"])
+    assert told_of["purged"]["expired"] == [1, 2]
+    assert told_of["snapshots"]["readable"] == []
+    for table in ("orders", "order_subjects", "decisions", "events", "order_drafts", "receipts"):
         rows = repr(world.ask(f"SELECT * FROM sscd_ops.{table}"))
-        assert "Jane Roe" not in rows
-        assert "c0001" not in rows
+        assert "Jane Roe" not in rows, table
+        assert "c0001" not in rows, table
     world.put(DAYS[2], "again.tar", [told(1), told(20)])
     world.night(DAYS[2])
     assert world.verdicts()["c0001"] == "withdrawn withdrawn"
     as_command(world, f"order show {number}")
     apply(world, number)
+    assert holding(world, ["c0001"]) == []
+    with world.parts() as parts:
+        assert receipts.verify(parts, DATASET) == []
     assert_ordered(world)

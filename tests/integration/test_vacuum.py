@@ -733,7 +733,7 @@ OTHERS = {
     "attempts.fingerprint_detail", "source_shards.counts", "decisions.counts", "decisions.origins",
     "decision_sources.counts", "samples.meta", "events.details", "configs.config",
     "orders.request", "orders.drafted_by", "orders.applied_by", "orders.approved_by",
-    "order_drafts.counts",
+    "order_drafts.counts", "receipts.attachment",
 }  # fmt: skip
 """Columns of JSON that hold no file."""
 

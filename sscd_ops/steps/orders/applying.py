@@ -30,6 +30,7 @@ from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.orders.asked import Withdrawal
 from sscd_ops.steps.orders.finishing import Finished, finish, to_do
 from sscd_ops.steps.orders.ordered import Ordered, difference
+from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.orders.reverting import revert as work_out_revert
 from sscd_ops.steps.orders.turn import OrderTurn, need_applicable
 from sscd_ops.steps.orders.withdrawing import withdraw
@@ -106,7 +107,7 @@ def draft(parts: Parts, asked: Withdrawal) -> Drafted:
                 why=asked.why,
                 drafted_by=asked.who.known,
             )
-            _tell(conn, orders.read_order(conn, order_id), "drafted", asked.who, asked.why)
+            _tell(conn, orders.read_order(conn, order_id), "drafted", asked.who)
         else:
             order_id = found.order_id
     return Drafted(*_redraft(parts, order_id), is_new=found is None)
@@ -140,7 +141,7 @@ def revert(parts: Parts, order_id: int, *, who: Person, why: str) -> Drafted:
                 drafted_by=who.known,
                 of_order=order_id,
             )
-            _tell(conn, orders.read_order(conn, number), "drafted", who, why)
+            _tell(conn, orders.read_order(conn, number), "drafted", who)
         else:
             number = found.order_id
     return Drafted(*_redraft(parts, number), is_new=found is None)
@@ -245,6 +246,7 @@ def apply(
     finished = Finished()
     if not later:
         _publish(parts, order_id)
+        write_due(parts, order.dataset_id)
         finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
     done = _applied(parts, order_id, answered=order.decision_id is not None)
     return replace(done, finished=finished)
@@ -306,13 +308,7 @@ def _applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
 
 
 def approve(
-    parts: Parts,
-    order_id: int,
-    *,
-    by: Person,
-    why: str = "",
-    later: bool = False,
-    and_tagged: bool = False,
+    parts: Parts, order_id: int, *, by: Person, later: bool = False, and_tagged: bool = False
 ) -> Applied:
     """Let an order pass that is held, as another person than drafted or applied it; apply it.
 
@@ -334,7 +330,7 @@ def approve(
             if configured(parts, order.dataset).orders.approval == "other":
                 _need_another(order, by)
             orders.approve(conn, order_id, shown.effect, by.known)
-            _tell(conn, order, "approved", by, why, effect=shown.effect)
+            _tell(conn, order, "approved", by, effect=shown.effect)
     return apply(parts, order_id, by=by, later=later, and_tagged=and_tagged)
 
 
@@ -369,11 +365,12 @@ def refuse(parts: Parts, order_id: int, *, by: Person, why: str) -> Order:
             )
         if order.state is not OrderState.REFUSED:  # else: asked again, after a kill
             orders.refuse(conn, order_id, why)
-            _tell(conn, order, "refused", by, why)
-        return replace(order, state=OrderState.REFUSED, message=why)
+            _tell(conn, order, "refused", by)
+    write_due(parts, order.dataset_id)
+    return replace(order, state=OrderState.REFUSED, message=why)
 
 
-def _tell(conn: Connection, order: Order, kind: str, by: Person, why: str, **details: Any) -> None:
-    """Add the event of an order that takes no turn."""
+def _tell(conn: Connection, order: Order, kind: str, by: Person, **details: Any) -> None:
+    """Add the event of an order that takes no turn; the ground stays with the order."""
     told = {"order_id": order.order_id, "verb": order.verb, "by": by.known, **details}
-    events.add_event(conn, order.dataset_id, kind, actor=by.actor, why=why, details=told)
+    events.add_event(conn, order.dataset_id, kind, actor=by.actor, details=told)

@@ -7,17 +7,21 @@ or came again and was stopped by the order's rules, goes then.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import events, forgotten, orders, rules
+from sscd_ops.catalog import forgotten, orders, rules
 from sscd_ops.catalog.orders import Order
-from sscd_ops.errors import OrderNotApplicable, UsageError
-from sscd_ops.model import ERASED, Person
+from sscd_ops.errors import UsageError
+from sscd_ops.model import Person
+from sscd_ops.steps.orders import receipts
 from sscd_ops.steps.orders.forgetting import Forgotten, forget
 from sscd_ops.steps.orders.purging import Purged, purge
+from sscd_ops.steps.orders.receipts import listed
 from sscd_ops.steps.parts import Parts
+from sscd_ops.steps.vacuum import by_folder
 
 FORGET, PURGE = "forget", "purge"
 """Flags of an order's request."""
@@ -69,6 +73,7 @@ def finish(parts: Parts, order_id: int, *, by: Person, and_tagged: bool = False)
                 f"order {order_id} is in force and published, and not purged: {error}. Then:"
                 f" sscd-ops order apply {order_id}"
             ) from error
+        receipts.write(parts, order_id, "purge", _receipt(gone))
     with parts.catalog.begin() as conn:
         forgotten.mark_finished(conn, order_id)
     return Finished(forgot, gone)
@@ -86,41 +91,18 @@ def covered(conn: Connection, order: Order) -> set[UUID]:
     return found | set(forgotten.of_withdrawn_images(conn, order.dataset_id, order.decision))
 
 
-# ---------------------------------------------------------------- an order's own text
-
-
-def erase_text_of(parts: Parts, order_id: int, *, by: Person) -> str:
-    """Take out what an order says of people: its reason, and URLs and file names that it named.
-
-    Digests stay, so that its rules go on; of a domain the host has to. What holds now, in words.
-
-    Raises:
-        UsageError: there is no such order.
-        OrderNotApplicable: it waits for somebody who has to know its reason.
-    """
-    with parts.catalog.begin() as conn:
-        order = orders.read_order(conn, order_id, lock=True)
-        if order.state in ("drafted", "held"):
-            raise OrderNotApplicable(
-                f"order {order_id} is {order.state}, and whoever decides has to know its reason:"
-                f" sscd-ops order apply {order_id}, or sscd-ops order refuse {order_id} --why"
-                " '...', first"
-            )
-        changed = forgotten.erase_order(conn, order_id)
-        hosts = forgotten.hosts_of(conn, order_id)
-        if changed:
-            events.add_event(
-                conn,
-                order.dataset_id,
-                "erased",
-                actor=by.actor,
-                why=f"text of order {order_id}",
-                details={"order_id": order_id, "by": by.known},
-            )
-    with parts.catalog.direct() as conn:
-        forgotten.drop_dead_orders(conn)
-    said = f"order {order_id} says {ERASED} in place of its reason, URLs and file names; their"
-    said += " digests stay, and its rules hold"
-    if hosts:
-        said += f". {hosts} domain(s) stay in words: rules by domain need them"
-    return said
+def _receipt(done: Purged) -> dict[str, Any]:
+    """What the receipt of a purge says beside the order's own."""
+    return {
+        "purged": {
+            "expired": done.expired,
+            "removed": {
+                folder: {"files": count, "bytes": size}
+                for folder, (count, size) in by_folder(done.removed).items()
+            },
+            "manifests_sha256": listed(list(done.manifests.values())),
+            "cache_copies": done.copies,
+            "samples_of_equal_bytes": done.kept_bytes,
+            "sources_uri_sha256": {name: listed(uris) for name, uris in done.sources.items()},
+        }
+    }

@@ -50,7 +50,8 @@ class Purged:
     name -> bytes. ``manifests``: source shard -> sha256 of its manifest without their text.
     ``rows``: of the catalog that were blanked. ``copies``: files of ``storage.cache`` that were
     removed. ``kept_bytes``: samples with equal bytes that are not withdrawn, so that their shards
-    and the source hold these bytes. ``left``: where the bytes are or may be, each in a sentence.
+    and the source hold these bytes. ``sources``: name -> sha256 of the URIs of the files that they
+    were read from. ``left``: where the bytes are or may be, each in a sentence.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class Purged:
     rows: int = 0
     copies: int = 0
     kept_bytes: int = 0
+    sources: dict[str, list[str]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
 
@@ -269,10 +271,14 @@ def _left(
             for user in snapshot_tags.users_of(conn, number, snapshot)
         }
     done.kept_bytes = len({each.sample_id for each in others})
+    done.sources = {
+        source: [hashlib.sha256(uri.encode()).hexdigest() for uri in uris]
+        for source, uris in erased.sources.items()
+    }
     said = [
         f"source {source!r}: {len(uris)} file(s) that it was read from, such as of URI sha256"
-        f" {hashlib.sha256(uris[0].encode()).hexdigest()}"
-        for source, uris in erased.sources.items()
+        f" {uris[0]}"
+        for source, uris in done.sources.items()
     ]
     if done.kept_bytes:
         said.append(

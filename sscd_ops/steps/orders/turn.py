@@ -160,11 +160,11 @@ class OrderTurn:
         return bool(worked.masks)
 
     def record(self, worked: Written) -> Record:
-        """Who, why, and how many became what."""
+        """Who, and how many became what. The ground stays with the order: it can be erased."""
         order = self._order
         return Record(
             actor=self._by.actor,
-            why=order.why,
+            why=f"order {order.order_id}",
             config_sha256=worked.ordered.work.attempt.config_sha256,
             counts=worked.ordered.counts,
             details={

@@ -474,6 +474,22 @@ CREATE TABLE sscd_ops.order_effects (
     PRIMARY KEY (order_id, draft, subject)
 );
 
+-- What became of an order, for whoever asked: a chain for each dataset, every digest of which rests on
+-- the one before. Ids and digests alone; what is personal is the attachment, which can be erased.
+CREATE TABLE sscd_ops.receipts (
+    receipt_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    number          integer NOT NULL,               -- in the dataset's chain, from 1
+    order_id        bigint NOT NULL REFERENCES sscd_ops.orders,
+    kind            text NOT NULL,                  -- withdrawal | refusal | revert | purge
+    body            text NOT NULL,                  -- canonical JSON: the text is what the digest is of
+    sha256          text NOT NULL,                  -- of the digest before it and the body
+    attachment      jsonb,                          -- with a salt; its digest is in the body. Null: erased
+    at              timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (dataset_id, number),
+    UNIQUE (order_id, kind)
+);
+
 CREATE TABLE sscd_ops.configs (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
     config_sha256   text NOT NULL,
