@@ -384,3 +384,32 @@ def mark_finished(conn: Connection, order_id: int) -> None:
         " WHERE order_id = :o AND finished_at IS NULL",
         o=order_id,
     )
+
+
+def erase_order(conn: Connection, order_id: int) -> int:
+    """Take the text out of what an order says and names; how many rows. Its events have none."""
+    changed = run(
+        conn,
+        "UPDATE sscd_ops.order_subjects SET value = NULL WHERE order_id = :o"
+        " AND kind IN ('url', 'picture') AND value IS NOT NULL",
+        o=order_id,
+    )
+    return changed + run(
+        conn,
+        "UPDATE sscd_ops.orders SET why = :e, message = '' WHERE order_id = :o"
+        " AND (why, message) <> (:e, '')",
+        o=order_id,
+        e=ERASED,
+    )
+
+
+def hosts_of(conn: Connection, order_id: int) -> int:
+    """How many domains an order names."""
+    asked = "SELECT count(*) FROM sscd_ops.order_subjects WHERE order_id = :o AND kind = 'domain'"
+    return int(value(conn, asked, o=order_id))
+
+
+def drop_dead_orders(conn: Connection) -> None:
+    """As ``drop_dead_rows``, of orders and what tells of them."""
+    for table in ("orders", "order_subjects", "decisions", "events"):
+        conn.exec_driver_sql(f"VACUUM sscd_ops.{table}")

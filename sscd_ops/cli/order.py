@@ -182,6 +182,25 @@ def order_refuse(order_id: int, config: str | None, who: str, why: str) -> None:
         say(f"order {order_id} is turned down: nothing was changed")
 
 
+@order.command("erase")
+@click.argument("order_id", type=int)
+@config_option
+@click.option("--who", default=user, help="Who erases it; default: you.")
+@guarded
+def order_erase(order_id: int, config: str | None, who: str) -> None:
+    """Erase what an order says of people: its reason, and the URLs and file names it named.
+
+    Digests stay, so that its rules go on working; those by domain need the domain, which stays.
+
+    Example: sscd-ops order erase 31
+    """
+    from sscd_ops.steps.orders import applying
+    from sscd_ops.steps.orders.finishing import erase_text_of
+
+    with open_wiring(config) as parts:
+        say(erase_text_of(parts, order_id, by=applying.this_person(parts, who)))
+
+
 @order.command("revert")
 @click.argument("order_id", type=int)
 @config_option
@@ -231,6 +250,14 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
         (counts["removed_again"], "pictures go for another one than before"),
         (counts["freed"], "pictures are nobody's from then on"),
         (counts["source_gone"], "samples that could be kept instead are gone from their source"),
+        (counts.get("pictures", 0), "pictures are withdrawn with their copies, now and later"),
+        (
+            counts.get("pictures", 0) - counts.get("compared", 0),
+            "of them have nothing to compare: of these equal bytes alone go",
+        ),
+        (counts.get("near", {}).get("images", 0), "images go because they are near to one of them"),
+        (counts.get("near_withdrawn", 0), "images that went for one of all these are quarantined"),
+        (counts.get("near_waits", 0), "samples near to them wait for another person's approval"),
     ):
         if count:
             say(f"{count} {what}")
@@ -275,6 +302,8 @@ def _say_applied(done: Applied) -> None:
         else "the next snapshot follows it"
     )
     say(f"order {found.order_id} {was} turn {found.turn} on; {published}")
+    if done.second is not None and done.second.message:
+        say(done.second.message)
     _say_forgotten(done.finished.forgotten)
     _say_purged(done.finished.purged)
 

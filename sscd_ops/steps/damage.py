@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import lookups, segments
+from sscd_ops.catalog import lookups, segments, withdrawn_set
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
@@ -76,6 +76,14 @@ def newest_night(parts: Parts, live: Sequence[Segment]) -> Work:
     with parts.catalog.begin() as conn:
         newest = segments.parts_of(conn, live[-1].segment_id)[-1]
     return load_work(parts, newest.batch_id)
+
+
+def rows_of_pictures(parts: Parts, dataset: Dataset, segment: Segment) -> dict[int, bytes]:
+    """Row -> sha256 of the pictures of the withdrawn set that a segment is to hold."""
+    with parts.catalog.begin() as conn:
+        (part,) = segments.parts_of(conn, segment.segment_id)
+        found = withdrawn_set.entries_of(conn, dataset.dataset_id, part.decision_id)
+    return {entry.row: entry.sha256 for entry in found if entry.row is not None}
 
 
 def kept_rows(

@@ -77,7 +77,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
         for shard in todo:
             wanted = _wanted(parts, work, shard, lists[shard.shard_id])
             if len(wanted) and embedder is None:
-                embedder = opened.enter_context(_open(parts, work))
+                embedder = opened.enter_context(open_embedder(parts, work))
             content = _embed(parts, work, shard, wanted, embedder)
             _register(parts, work, shard, content, embedder)
             total["images"] += len(wanted)
@@ -102,13 +102,18 @@ def _without_lost(parts: Parts, work: Work, shard: SourceShard) -> SourceShard:
     return shard
 
 
-def _open(parts: Parts, work: Work) -> Embedder:
+def open_embedder(parts: Parts, work: Work, *, perceptual: bool | None = None) -> Embedder:
+    """The model that a batch was planned with; it makes hashes where those decide, or as told.
+
+    Raises:
+        FingerprintMismatch: the model found now is not the one frozen with the batch.
+    """
     options, own = work.options.fingerprint, work.attempt.fingerprint
     # planned by an earlier release the batch may leave it to the default, which was another then
     preset = options.preprocessing or cast("Preprocessing", own.preprocessing)
     embedder = parts.embedder(
         replace(options, preprocessing=preset),
-        perceptual=work.perceptual,
+        perceptual=work.perceptual if perceptual is None else perceptual,
         limits=work.options.limits,
     )
     if embedder.fingerprint.digest != own.digest:
@@ -197,7 +202,7 @@ def embed_again(parts: Parts, work: Work, shard: SourceShard) -> StoredFile:
     wanted = _wanted(parts, work, shard, lists[shard.shard_id])
     there = wanted.filter(wanted.column("image_member").is_valid())
     with ExitStack() as opened:
-        embedder = opened.enter_context(_open(parts, work)) if len(there) else None
+        embedder = opened.enter_context(open_embedder(parts, work)) if len(there) else None
         content = _embed(parts, work, shard, there, embedder)
         if len(there) < len(wanted):
             content = _with_blanks(content, fixed_bytes(wanted.column("image_sha256"), 32))

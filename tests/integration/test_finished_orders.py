@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from sscd_ops.errors import OrderHeld, UsageError
+from sscd_ops.errors import OrderHeld, OrderNotApplicable, UsageError
 from sscd_ops.options import OrderOptions
 from sscd_ops.steps.orders import applying, receipts
 from sscd_ops.steps.orders.asked import withdrawal
+from sscd_ops.steps.orders.finishing import erase_text_of
 from sscd_ops.steps.parts import configured
 from sscd_ops.steps.snapshot_tags import tag
 from sscd_ops.steps.verify import verify_catalog
@@ -195,10 +196,17 @@ def test_what_was_erased_is_not_published_again_by_a_revert(world: World) -> Non
 
 def test_an_order_s_own_text_is_erased_and_its_rule_holds(world: World) -> None:
     number = drafted(world, "purge", keys=["c0001"], domains=["example.com"])
+    with world.parts() as parts, pytest.raises(OrderNotApplicable, match="order apply"):
+        erase_text_of(parts, number, by=ANN)
     apply(world, number)
-    with world.parts() as parts:
-        receipts.erase(parts, 2, by=ANN)
 
+    with world.parts() as parts:
+        said = erase_text_of(parts, number, by=ANN)
+        events = world.ask("SELECT count(*) AS n FROM sscd_ops.events")
+        assert erase_text_of(parts, number, by=ANN) == said
+
+    assert "1 domain(s) stay in words" in said
+    assert world.ask("SELECT count(*) AS n FROM sscd_ops.events") == events
     written = world.ask("SELECT kind, body FROM sscd_ops.receipts ORDER BY number")
     assert [row["kind"] for row in written] == ["withdrawal", "purge"]
     told_of = json.loads(written[1]["body"])

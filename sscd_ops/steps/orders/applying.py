@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import datasets, decisions, events, orders
-from sscd_ops.catalog.orders import Draft, Order
+from sscd_ops.catalog.orders import Draft, Order, Subject
 from sscd_ops.errors import (
     EffectChanged,
     OrderHeld,
@@ -28,13 +28,15 @@ from sscd_ops.steps import turns
 from sscd_ops.steps.manage import need_reason
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.orders.asked import Withdrawal
+from sscd_ops.steps.orders.copies import describe
 from sscd_ops.steps.orders.finishing import Finished, finish, to_do
 from sscd_ops.steps.orders.ordered import Ordered, difference
 from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.orders.reverting import revert as work_out_revert
 from sscd_ops.steps.orders.turn import OrderTurn, need_applicable
 from sscd_ops.steps.orders.withdrawing import withdraw
-from sscd_ops.steps.parts import Parts, configured
+from sscd_ops.steps.orders.withdrawing_copies import withdraw_copies, withdraw_near
+from sscd_ops.steps.parts import Parts, configured, load_work
 from sscd_ops.steps.snapshots import check_root, repair_latest
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
@@ -56,13 +58,15 @@ class Drafted:
 class Applied:
     """An order in force. ``snapshot``: the first without what went; None: not published yet.
 
-    ``answered``: it was applied before. ``finished``: what it asked for beside its verdicts.
+    ``answered``: it was applied before. ``second``: the order by which what is near to its pictures
+    waits for another person. ``finished``: what it asked for beside its verdicts.
     """
 
     order: Order
     counts: Mapping[str, Any]
     snapshot: int | None
     answered: bool
+    second: Order | None = None
     finished: Finished = field(default_factory=Finished)
 
 
@@ -93,6 +97,8 @@ def draft(parts: Parts, asked: Withdrawal) -> Drafted:
                 f"dataset {asked.dataset!r} has no decided night: run one first, then there is"
                 " something to withdraw"
             )
+    subjects = _described(parts, dataset.dataset_id, asked)
+    with parts.catalog.begin() as conn:
         datasets.lock(conn, dataset.dataset_id)  # two at once are one order
         found = orders.open_order(conn, dataset.dataset_id, asked.client_key)
         if found is None:
@@ -102,7 +108,7 @@ def draft(parts: Parts, asked: Withdrawal) -> Drafted:
                 verb="withdraw",
                 request=asked.request,
                 client_key=asked.client_key,
-                subjects=asked.subjects,
+                subjects=subjects,
                 actor=asked.who.actor,
                 why=asked.why,
                 drafted_by=asked.who.known,
@@ -111,6 +117,20 @@ def draft(parts: Parts, asked: Withdrawal) -> Drafted:
         else:
             order_id = found.order_id
     return Drafted(*_redraft(parts, order_id), is_new=found is None)
+
+
+def _described(parts: Parts, dataset_id: int, asked: Withdrawal) -> Sequence[Subject]:
+    """What is named; pictures whose copies go too are described, by the dataset's model.
+
+    Raises:
+        UsageError: one is no picture.
+    """
+    if asked.scope != "and-copies" or not asked.pictures:
+        return asked.subjects
+    with parts.catalog.begin() as conn:
+        work = load_work(parts, decisions.newest_night(conn, dataset_id))
+    described = {subject.digest: subject for subject in describe(parts, work, asked.pictures)}
+    return [described[s.digest] if s.kind == "picture" else s for s in asked.subjects]
 
 
 def revert(parts: Parts, order_id: int, *, who: Person, why: str) -> Drafted:
@@ -154,6 +174,11 @@ def _need_in_force(order: Order) -> None:
             f"order {order.order_id} {what}: only one that is in force can be reverted"
             " (`sscd-ops order list` shows which are)"
         )
+    if order.of_order is not None:
+        raise OrderNotApplicable(
+            f"order {order.order_id} is the second part of order {order.of_order}, whose pictures"
+            f" still hold: sscd-ops order revert {order.of_order} --why '...' ends both"
+        )
 
 
 def _redraft(parts: Parts, order_id: int) -> tuple[Order, Draft]:
@@ -173,7 +198,10 @@ def _redraft(parts: Parts, order_id: int) -> tuple[Order, Draft]:
 
 def _work_out(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Ordered:
     if order.verb == "withdraw":
-        return withdraw(parts, order, seen, there)
+        if order.of_order is not None:
+            return withdraw_near(parts, order, seen, there)
+        takes_copies = order.request["scope"] == "and-copies"
+        return (withdraw_copies if takes_copies else withdraw)(parts, order, seen, there)
     with parts.catalog.begin() as conn:
         target = orders.read_order(conn, order.of_order or 0)
     return work_out_revert(parts, target, seen, there)
@@ -243,6 +271,7 @@ def apply(
                 f" (sscd-ops order show {order_id}), then apply it again"
             )
         _take(parts, order, shown, by)
+    _hold_near(parts, order_id, by)
     finished = Finished()
     if not later:
         _publish(parts, order_id)
@@ -281,6 +310,44 @@ def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
         raise
 
 
+def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
+    """Hold what is near to an order's pictures, and too much for one person, as a second order."""
+    with parts.catalog.begin() as conn:
+        datasets.lock(conn, orders.read_order(conn, order_id).dataset_id)
+        order = orders.read_order(conn, order_id)
+        if not orders.need_draft(conn, order_id).counts.get("near_waits"):
+            return
+        second = orders.second_part(conn, order_id)
+        if second is None:
+            number = orders.add_order(
+                conn,
+                order.dataset_id,
+                verb="withdraw",
+                request=order.request,
+                client_key=f"near {order_id}",
+                subjects=[],
+                actor=order.actor,
+                why=order.why,
+                drafted_by=order.drafted_by,
+                of_order=order_id,
+            )
+            second = orders.read_order(conn, number)
+            _tell(conn, second, "drafted", by)
+    if second.state is not OrderState.DRAFTED or order.state is not OrderState.APPLIED:
+        return
+    shown = _redraft(parts, second.order_id)[1]
+    message = (
+        f"order {second.order_id} would withdraw what is near to the pictures of order {order_id},"
+        f" {shown.counts['changed']} samples: another person has to approve it (sscd-ops order"
+        f" approve {second.order_id}), or turns it down (sscd-ops order refuse {second.order_id}"
+        " --why '...')"
+    )
+    with parts.catalog.begin() as conn:
+        if orders.read_order(conn, second.order_id, lock=True).state is OrderState.DRAFTED:
+            orders.hold(conn, second.order_id, message, by.known)
+            _tell(conn, second, "held", by, effect=shown.effect)
+
+
 def _publish(parts: Parts, order_id: int) -> None:
     with parts.catalog.begin() as conn:
         order = orders.read_order(conn, order_id)
@@ -301,7 +368,8 @@ def _applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
         order = orders.read_order(conn, order_id)
         shown = orders.newest_draft(conn, order_id)
         snapshot = orders.first_snapshot(conn, order)
-    return Applied(order, shown.counts if shown else {}, snapshot, answered)
+        second = orders.second_part(conn, order_id)
+    return Applied(order, shown.counts if shown else {}, snapshot, answered, second)
 
 
 # ---------------------------------------------------------------- approve, refuse

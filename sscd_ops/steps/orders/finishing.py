@@ -12,14 +12,14 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import forgotten, orders, rules
+from sscd_ops.catalog import events, forgotten, orders, receipts, rules
 from sscd_ops.catalog.orders import Order
-from sscd_ops.errors import UsageError
-from sscd_ops.model import Person
-from sscd_ops.steps.orders import receipts
+from sscd_ops.errors import OrderNotApplicable, UsageError
+from sscd_ops.model import ERASED, Person
 from sscd_ops.steps.orders.forgetting import Forgotten, forget
 from sscd_ops.steps.orders.purging import Purged, purge
 from sscd_ops.steps.orders.receipts import listed
+from sscd_ops.steps.orders.receipts import write as write_receipt
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.vacuum import by_folder
 
@@ -73,7 +73,7 @@ def finish(parts: Parts, order_id: int, *, by: Person, and_tagged: bool = False)
                 f"order {order_id} is in force and published, and not purged: {error}. Then:"
                 f" sscd-ops order apply {order_id}"
             ) from error
-        receipts.write(parts, order_id, "purge", _receipt(gone))
+        write_receipt(parts, order_id, "purge", _receipt(gone))
     with parts.catalog.begin() as conn:
         forgotten.mark_finished(conn, order_id)
     return Finished(forgot, gone)
@@ -106,3 +106,44 @@ def _receipt(done: Purged) -> dict[str, Any]:
             "sources_uri_sha256": {name: listed(uris) for name, uris in done.sources.items()},
         }
     }
+
+
+# ---------------------------------------------------------------- an order's own text
+
+
+def erase_text_of(parts: Parts, order_id: int, *, by: Person) -> str:
+    """Take out what an order and its receipts say of people: its reason, URLs and file names.
+
+    Digests stay, so that its rules go on; of a domain the host has to. What holds now, in words.
+
+    Raises:
+        UsageError: there is no such order.
+        OrderNotApplicable: it waits for somebody who has to know its reason.
+    """
+    with parts.catalog.begin() as conn:
+        order = orders.read_order(conn, order_id, lock=True)
+        if order.state in ("drafted", "held"):
+            raise OrderNotApplicable(
+                f"order {order_id} is {order.state}, and whoever decides has to know its reason:"
+                f" sscd-ops order apply {order_id}, or sscd-ops order refuse {order_id} --why"
+                " '...', first"
+            )
+        changed = forgotten.erase_order(conn, order_id)
+        changed |= bool(receipts.erase(conn, order_id))
+        hosts = forgotten.hosts_of(conn, order_id)
+        if changed:
+            events.add_event(
+                conn,
+                order.dataset_id,
+                "erased",
+                actor=by.actor,
+                why=f"text of order {order_id}",
+                details={"order_id": order_id, "by": by.known},
+            )
+    with parts.catalog.direct() as conn:
+        forgotten.drop_dead_orders(conn)
+    said = f"order {order_id} says {ERASED} in place of its reason, URLs and file names; their"
+    said += " digests stay, and its rules hold"
+    if hosts:
+        said += f". {hosts} domain(s) stay in words: rules by domain need them"
+    return said
