@@ -18,9 +18,10 @@ from sscd_ops.steps.orders.finishing import erase_text_of
 from sscd_ops.steps.parts import configured
 from sscd_ops.steps.snapshot_tags import tag
 from sscd_ops.steps.verify import verify_catalog
-from sscd_ops.testing import picture
+from sscd_ops.testing import picture, plant
 from tests.integration.test_crashes import Killed, die_at
 from tests.integration.test_damage import copy_of
+from tests.integration.test_forget import descriptors_of, stored, without
 from tests.integration.test_free_images import assert_what_holds
 from tests.integration.test_nights import DAYS
 from tests.integration.test_purge import holding, ids_of, told
@@ -190,6 +191,44 @@ def test_what_was_erased_is_not_published_again_by_a_revert(world: World) -> Non
     world.night(DAYS[2])
     assert world.verdicts()["other"] == "kept"
     assert_what_holds(world)
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
+
+
+def test_of_pictures_that_go_with_copies_the_digest_alone_is_left(world: World) -> None:
+    """One of the dataset's, and one that was given as a file."""
+    gone = descriptors_of(world, ids_of(world, ["c0001"]))
+    with world.parts() as parts:
+        asked = withdrawal(
+            configured(parts, DATASET),
+            scope="and-copies",
+            who=ANN,
+            why="court order 77",
+            pictures=[("a.jpg", picture(1)), ("b.jpg", picture(52))],
+            flags=["forget", "purge"],
+        )
+        number = applying.draft(parts, asked).order.order_id
+    before = len(stored(world))
+
+    apply(world, number)
+
+    assert without(world, gone) == []
+    assert len(stored(world)) == before + 2  # the set's, which are blank
+    assert holding(world, ["c0001"]) == []
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET, copies=True) == []
+    again = [
+        *((f"same{n}", {"jpg": picture(n), "txt": b"x"}) for n in (1, 52)),
+        *((f"near{n}", {"jpg": plant(picture(n), "jpeg_40"), "txt": b"x"}) for n in (1, 52)),
+    ]
+    world.put(DAYS[2], "again.tar", again)
+    world.night(DAYS[2])
+    verdicts = world.verdicts()
+    assert {verdicts["same1"], verdicts["same52"]} == {"withdrawn withdrawn"}
+    assert (verdicts["near1"], verdicts["near52"]) == ("kept", "kept")
+    generation = world.ask("SELECT generation FROM sscd_ops.datasets")
+    apply(world, number)
+    assert world.ask("SELECT generation FROM sscd_ops.datasets") == generation
     with world.parts() as parts:
         assert verify_catalog(parts, DATASET) == []
 

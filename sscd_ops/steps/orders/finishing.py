@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import events, forgotten, orders, receipts, rules
+from sscd_ops.catalog import events, forgotten, orders, receipts, rules, withdrawn_set
 from sscd_ops.catalog.orders import Order
 from sscd_ops.errors import OrderNotApplicable, UsageError
 from sscd_ops.model import ERASED, Person
@@ -54,10 +54,11 @@ def finish(parts: Parts, order_id: int, *, by: Person, and_tagged: bool = False)
         if order.turn_to is not None or not to_do(order):
             return Finished()
         samples = covered(conn, order)
+        pictures = withdrawn_set.pictures_of(conn, order_id)
     why = f"order {order_id}"
     forgot = gone = None
     if FORGET in to_do(order):
-        forgot = forget(parts, order.dataset, samples, actor=by.actor, why=why)
+        forgot = forget(parts, order.dataset, samples, pictures, actor=by.actor, why=why)
     if PURGE in to_do(order):
         try:
             gone = purge(
@@ -88,7 +89,7 @@ def covered(conn: Connection, order: Order) -> set[UUID]:
     """The samples that an order in force withdrew, or stopped as they were read."""
     found = {UUID(bytes=number) for number in orders.covered_by(conn, order.decision)}
     found |= set(rules.ruled_samples(conn, order.dataset_id, order.order_id))
-    return found | set(forgotten.of_withdrawn_images(conn, order.dataset_id, order.decision))
+    return found | set(forgotten.of_withdrawn_images(conn, order.dataset_id, order.order_id))
 
 
 def _receipt(done: Purged) -> dict[str, Any]:
