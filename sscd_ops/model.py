@@ -195,6 +195,10 @@ class Interval:
     end: datetime
 
 
+ARCHIVE = "removed"
+"""Folder of what nights removed, and the form of these tars: members of all kinds in one."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """An immutable file below the storage root. ``name`` is relative to the root."""

@@ -200,7 +200,7 @@ def delete_lost(conn: Connection, dataset_id: int) -> None:
             x=key["x"],
         )
         few = (
-            *("read_again", "described_later", "changes", "withdrawn_images"),
+            *("read_again", "described_later", "changes", "withdrawn_images", "archived_shards"),
             *("decision_sources", "output_shards", "decisions"),
         )
         for table in few:

@@ -178,6 +178,7 @@ _SHOWN = (
     "key", "format", "width", "height", "bytes", "image_sha256", "caption", "verdict", "reason",
     "message", "plain", "similarity", "threshold", "witness_sample_id", "witness_source_shard",
     "witness_key", "witness_caption", "witness_dataset", "witness_batch_id", "witness_shard",
+    "recoverable",
     "shard", "fingerprint", "search", "perceptual_distance",
 )  # fmt: skip
 

@@ -370,6 +370,11 @@ class Decided:
         """The samples that are kept, bool (n,)."""
         return np.isin(self.outcome, (KEPT, KEPT_PLAIN))
 
+    @property
+    def removes(self) -> NDArray[np.bool_]:
+        """The samples that are removed as copies, bool (n,)."""
+        return np.isin(self.outcome, (REMOVED_EXACT, *REMOVED_FOR.values()))
+
     def each(self, images: NDArray[np.int64], values: Sequence[Any]) -> NDArray[Any]:
         """For images (k,) that were removed now, of one value a measure that of theirs: (k,)."""
         return np.array(values)[self.measure[images]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshots
+from sscd_ops.catalog import archive, datasets, output_shards, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core import segment_file
 from sscd_ops.core.descriptor_file import bytes_rows
@@ -15,6 +15,7 @@ from sscd_ops.core.measures import HASHES
 from sscd_ops.core.stored_rows import joined
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SourceShard, StoredFile
+from sscd_ops.steps.archiving import write_archived_again
 from sscd_ops.steps.damage import (
     OF_DESCRIPTORS,
     both_damaged,
@@ -220,9 +221,9 @@ def _rebuild_pictures(
 def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     """Write lost and damaged snapshot files and shards anew; what was done, and what is left.
 
-    A snapshot's file follows from the catalog, a shard's files from decisions and source shards.
-    Each comes out with the sha256 it had, or is left as it is. What only expired snapshots name is
-    left alone.
+    A snapshot's file follows from the catalog, a shard's files from decisions and source shards,
+    those of the archive likewise. Each comes out with the sha256 it had, or is left as it is. What
+    only expired snapshots name is left alone.
     """
     with parts.catalog.begin() as conn:
         if datasets.read(conn, name) is None and read_latest(parts, name) is not None:
@@ -230,9 +231,10 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
         dataset = datasets.need(conn, name)
         made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         written = output_shards.written_shards(conn, dataset.dataset_id)
+        archived = archive.written(conn, dataset.dataset_id)
     done: list[str] = []
     left: list[str] = []
-    parts.progress.start(f"rebuild snapshots of {name}", len(made) + len(written))
+    parts.progress.start(f"rebuild snapshots of {name}", len(made) + len(written) + len(archived))
     for snapshot in made:
         if damage(parts, snapshot.file) is not None:
             with noting(left), parts.catalog.begin() as conn:
@@ -244,6 +246,12 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
             with noting(left):
                 write_again(parts, shard)
                 done.append(f"{shard.name}: wrote {', '.join(lost)} anew")
+        parts.progress.advance()
+    for each in archived:
+        if lost := damaged_roles(parts, each.files):
+            with noting(left):
+                write_archived_again(parts, each)
+                done.append(f"{each.name}: wrote {', '.join(lost)} anew")
         parts.progress.advance()
     parts.progress.done()
     with noting(left):

@@ -26,7 +26,7 @@ from sscd_ops.catalog.condemned import Condemned
 from sscd_ops.catalog.database import IDLE_SECONDS
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.errors import CatalogUnavailable, StoreRefused, UsageError
-from sscd_ops.model import ListedFile
+from sscd_ops.model import ARCHIVE, ListedFile
 from sscd_ops.options import RetentionOptions
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.snapshots import check_root, latest_name, read_latest
@@ -37,6 +37,7 @@ GRACE = RetentionOptions().grace
 """Seconds; the default."""
 
 _DIGEST = "[0-9a-f]{64}"
+_SHARD = r"[^/]+-[0-9a-f]{8}/\d{5,}(\.tar|\.parquet|_stats\.json)"
 _FILES = {
     "manifests": rf"{_DIGEST}\.parquet",
     "worklists": rf"{_DIGEST}\.parquet",
@@ -44,7 +45,8 @@ _FILES = {
     "matches": rf"{_DIGEST}\.parquet",
     "index/segments": rf"{_DIGEST}\.npy",
     "index/masks": rf"{_DIGEST}\.mask",
-    "shards": r"[^/]+-[0-9a-f]{8}/\d{5,}(\.tar|\.parquet|_stats\.json)",
+    "shards": _SHARD,
+    ARCHIVE: _SHARD,
     "snapshots": r"\d{6,}-[0-9a-f]{8}\.json",
 }
 """Folders that steps write below a dataset's, and what files are called there."""

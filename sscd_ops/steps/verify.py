@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog import (
+    archive,
     batches,
     checks,
     datasets,
@@ -24,6 +25,7 @@ from sscd_ops.catalog import (
     segments,
     snapshots,
 )
+from sscd_ops.catalog.archive import ArchivedShard
 from sscd_ops.catalog.checks import RESTORE
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard, OutputShard
@@ -115,7 +117,7 @@ def verify_snapshot(
     lists the samples that the catalog keeps in its shard, each once, and that what is kept is
     placed once (``of_rows``). Of a month that was detached the catalog has the number
     alone: there a parquet must list that many, none twice. Of all snapshots also the older ones'
-    files, shards that wait for their commit, and ``latest.json``.
+    files, shards that wait for their commit, ``latest.json``, and the archive of what was removed.
     """
     with parts.catalog.begin() as conn:
         behind = _pointer(parts, conn, name)
@@ -151,10 +153,41 @@ def verify_snapshot(
         found += lost or _compare_samples(parts, shard)
         parts.progress.advance()
     parts.progress.done()
+    if snapshot is None:
+        found += _verify_archive(parts, name, dataset_id)
     if of_rows:
         with parts.catalog.read() as conn:
             found += checks.check_rows(conn, dataset_id, snapshot, only=("I4", "I7"))
     return found
+
+
+def _verify_archive(parts: Parts, name: str, dataset_id: int) -> list[Finding]:
+    """What is wrong with the archive of what nights removed."""
+    with parts.catalog.begin() as conn:
+        shards = archive.written(conn, dataset_id)
+    found: list[Finding] = []
+    parts.progress.start(f"verify archive of {name}", len(shards))
+    for shard in shards:
+        lost = [p for file in shard.files.values() for p in _check(parts, file, _FILES)]
+        found += lost or _compare_archived(parts, shard)
+        parts.progress.advance()
+    parts.progress.done()
+    return found
+
+
+def _compare_archived(parts: Parts, shard: ArchivedShard) -> list[Finding]:
+    parquet = parts.store.local(shard.files["parquet"])
+    listed = pq.read_table(parquet, columns=["sample_id"]).column("sample_id").to_pylist()
+    with parts.catalog.begin() as conn:
+        samples = archive.samples_of(conn, shard)
+    if samples is None:
+        same = len(listed) == shard.samples
+    else:
+        same = listed == [str(sample.sample_id) for sample in samples]
+    if same:
+        return []
+    what = f"{shard.name} lists other samples than its night removed, by the catalog"
+    return [Finding(_FILES, what, RESTORE)]
 
 
 def _pointer(parts: Parts, conn: Connection, name: str) -> list[Finding]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sscd_ops.catalog import lookups, shards
+from sscd_ops.catalog.archive import PlannedArchive
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import ShardCounts
 from sscd_ops.core import rows as core_rows
@@ -49,7 +50,7 @@ from sscd_ops.steps import history
 from sscd_ops.steps.free_images import free_images
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
+from sscd_ops.steps.publish_plan import PublishPlan, plan_archive, plan_publish
 from sscd_ops.steps.queries import Backends, codes_of, load_queries, open_backends
 from sscd_ops.steps.reading_again import again_of
 from sscd_ops.steps.ruling import COLUMNS as RULED_BY
@@ -73,6 +74,7 @@ class Worked:
     history: list[Pairs]
     """By each measure."""
     publish: PublishPlan
+    archived: Sequence[PlannedArchive]
     counts: Counts
     by_source: dict[str, Counts]
     examples: dict[str, dict[str, str]]
@@ -200,12 +202,16 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     kept = np.zeros(len(queries), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
     publish = plan_publish(work, samples, decided.keeps, manifests.blocks(["members"]))
+    shard_ids = np.array([s.shard_id for s in registered], np.int64)
+    archived = plan_archive(
+        work, samples, shard_ids, decided.removes, manifests.blocks(["members"])
+    )
     made = DecisionRows(
         samples,
         images,
         decided,
         find_witnesses(samples, images, decided, earlier, caught),
-        shard_ids=np.array([s.shard_id for s in registered], np.int64),
+        shard_ids=shard_ids,
         slot=publish.slot,
         dataset_id=work.batch.dataset_id,
         turn=turn + 1,
@@ -217,6 +223,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         manifests=manifests,
         history=[history.matches(parts, images, best, live) for best in near.best],
         publish=publish,
+        archived=archived,
         counts=counts,
         by_source=by_source,
         examples=examples,

@@ -73,10 +73,14 @@ CREATE TABLE sscd_ops.source_shards (
     manifest        jsonb,                          -- {"name","sha256","bytes"}: first registration wins
     descriptors     jsonb,                          -- likewise
     counts          jsonb NOT NULL DEFAULT '{}',    -- samples, not_delivered, ignored entries
+    seen_at         timestamptz NOT NULL DEFAULT now(), -- when somebody looked for it last
+    gone_at         timestamptz,                    -- since when it is gone, or another version; null: it was there
+    removed         integer,                        -- samples of it that its night removed; null until it commits
     UNIQUE (attempt_id, source, relative_uri, version),
     UNIQUE (attempt_id, ordinal)
 );
 CREATE INDEX source_shards_by_uri ON sscd_ops.source_shards (source, relative_uri);
+CREATE INDEX source_shards_by_seen ON sscd_ops.source_shards (seen_at) WHERE removed > 0;
 
 -- One owner for each version of a source shard; claimed by plan under the lock.
 CREATE TABLE sscd_ops.shard_owners (
@@ -380,6 +384,25 @@ CREATE INDEX placements_by_output ON sscd_ops.placements (output_id);
 -- What two snapshots differ in: the placements whose range begins or ends between them.
 CREATE INDEX placements_by_start ON sscd_ops.placements (snapshot_from);
 CREATE INDEX placements_by_end ON sscd_ops.placements (snapshot_to) WHERE snapshot_to IS NOT NULL;
+
+-- Tars of what nights removed (publish.undo = "archive"), in no snapshot. One holds all samples that
+-- its decision removed from a place to another one, (shard_id, position), both included, less a few.
+CREATE TABLE sscd_ops.archived_shards (
+    archive_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    number          integer NOT NULL,
+    plan            text NOT NULL,                  -- 8 hex digits
+    name            text NOT NULL,                  -- of the tar, relative to the root
+    samples         integer NOT NULL,               -- that it holds
+    first_shard     bigint NOT NULL,
+    first_position  integer NOT NULL,
+    last_shard      bigint NOT NULL,
+    last_position   integer NOT NULL,
+    without         uuid[] NOT NULL DEFAULT '{}',   -- of these places and not in it: withdrawn, or gone
+    files           jsonb,                          -- tar, parquet, stats; null until written, and once let go
+    let_go_at       timestamptz,                    -- from then on nobody reads it
+    UNIQUE (decision_id, number)
+);
 
 CREATE TABLE sscd_ops.snapshots (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
