@@ -233,6 +233,48 @@ def test_of_pictures_that_go_with_copies_the_digest_alone_is_left(world: World) 
         assert verify_catalog(parts, DATASET) == []
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_was_archived_is_written_anew_without_it(
+    world: World, dies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.change(publish={"undo": "archive"})
+    copies = {
+        f"c00{n}{n}": {"jpg": plant(picture(n), "jpeg_40"), "txt": f"caption of c00{n}{n}".encode()}
+        for n in (2, 3)
+    }
+    world.put(DAYS[2], "copies.tar", list(copies.items()))
+    world.night(DAYS[2])
+    (other,) = ids_of(world, ["c0033"])
+    asked_for = [str(each) for each in ids_of(world, ["c0022"])]
+    with world.parts() as parts:
+        asked = withdrawal(
+            configured(parts, DATASET),
+            scope="only-these",
+            who=ANN,
+            why="opt-out",
+            ids=asked_for,
+            flags=["purge"],
+        )
+        number = applying.draft(parts, asked).order.order_id
+    image = copies["c0022"]["jpg"]
+    root = world.base / "root" / DATASET / "removed"
+    assert any(image in path.read_bytes() for path in root.rglob("*.tar"))
+
+    if dies:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            die_at(patch, "before", "orders.purging.remove_files")
+            apply(world, number)
+    apply(world, number)
+
+    left = [path for path in root.rglob("*.tar") if other.hex.encode() in path.read_bytes()]
+    assert len(left) == 1
+    files = [path for path in (world.base / "root" / DATASET).rglob("*.*") if path.is_file()]
+    assert not any(image in path.read_bytes() for path in files)
+    assert [each for each in holding(world, ["c0022"]) if "/of/" not in each] == []
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
+
+
 def test_an_order_s_own_text_is_erased_and_its_rule_holds(world: World) -> None:
     number = drafted(world, "purge", keys=["c0001"], domains=["example.com"])
     with world.parts() as parts, pytest.raises(OrderNotApplicable, match="order apply"):
