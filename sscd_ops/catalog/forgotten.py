@@ -18,6 +18,7 @@ from sscd_ops.catalog.naming import file_json, files_json
 from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.snapshot_changes import withdrawn_now
 from sscd_ops.catalog.sql import file_of, files_of, rows, run, tuples, value
+from sscd_ops.catalog.withdrawn_set import images_of
 from sscd_ops.model import ERASED, StoredFile
 
 _MONTH = re.compile(r"samples_(\d{4})_(\d{2})")
@@ -365,13 +366,9 @@ def drop_dead_rows(conn: Connection, of_months: Collection[date]) -> None:
 # ---------------------------------------------------------------- orders
 
 
-def of_withdrawn_images(conn: Connection, dataset_id: int, decision_id: int) -> list[UUID]:
-    """The samples of images that a decision withdrew, where both are withdrawn still."""
-    withdrawn = (
-        "SELECT image_sha256 FROM sscd_ops.changes_now WHERE dataset_id = :d AND decision_id = :x"
-        " AND image_sha256 IS NOT NULL AND verdict = 'withdrawn'"
-    )
-    images = [bytes(image) for (image,) in tuples(conn, withdrawn, d=dataset_id, x=decision_id)]
+def of_withdrawn_images(conn: Connection, dataset_id: int, order_id: int) -> list[UUID]:
+    """The samples that are withdrawn now because of an order's pictures, and copies of these."""
+    images = images_of(conn, dataset_id, order_id)
     found = [(each.sample_id, each.image or b"") for each in bearers_of(conn, dataset_id, images)]
     return sorted(withdrawn_now(conn, dataset_id, found))
 
