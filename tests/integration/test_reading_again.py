@@ -22,6 +22,7 @@ from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_catalog, verify_index
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.orders import Order, apply, lead_by
+from tests.integration.remedies import commands_in, run_command
 from tests.integration.ruled import crawled, rule
 from tests.integration.test_crashes import POINTS, Killed, die_at
 from tests.integration.test_damage import copy_of
@@ -214,6 +215,26 @@ def test_samples_with_the_same_bytes_in_other_nights_follow(world: World) -> Non
     report = world.night(DAYS[1], supplement=True, quarantined=True)
     assert report.again is not None
     assert report.again.samples == 0
+
+
+def test_the_command_says_what_it_reads_and_what_a_sample_is_since(empty: World) -> None:
+    """By the default settings; the night had others."""
+    bare = ("bare", {"jpg": picture(5), "json": json.dumps({"caption": "a house"}).encode()})
+    empty.change_source(caption=("txt",))
+    first_night(empty, bare)
+    (old,) = empty.ask("SELECT sample_id FROM curation.quarantined WHERE key = 'bare'")
+    night = f"run --dataset {DATASET} --date {DAYS[0]} --supplement --quarantined"
+
+    said = run_command(empty, f"{night} --codes 'missing_caption, too_small'")
+
+    assert "read again: 1 that were quarantined" in said.stderr
+    (new,) = empty.ask("SELECT sample_id FROM curation.samples WHERE key = 'bare'")
+    told = run_command(empty, f"explain {old['sample_id']}", code=2)
+    (remedy,) = commands_in(told.stderr)
+    assert remedy == f"explain {new['sample_id']}"
+    assert "a house" in run_command(empty, remedy).stdout
+    run_command(empty, night)
+    assert "nothing to read again" in run_command(empty, night).stderr
 
 
 # ---------------------------------------------------------------- which ones
