@@ -171,12 +171,32 @@ class Person:
         return {name: text for name, text in said.items() if text}
 
 
+@dataclass(frozen=True)
+class Rules:
+    """The standing rules in force at a turn; those by URL, which may be millions, are asked for.
+
+    ``domains``: reversed domain -> number of its first order. ``sources``: sha256 of a source's
+    name -> likewise. ``has_urls``: whether there are any by URL.
+    """
+
+    domains: Mapping[str, int]
+    sources: Mapping[bytes, int]
+    has_urls: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.domains or self.sources or self.has_urls)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
     """A half-open span of time, ``start <= t < end``; both aware datetimes."""
 
     start: datetime
     end: datetime
+
+
+ARCHIVE = "removed"
+"""Folder of what nights removed, and the form of these tars: members of all kinds in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +206,10 @@ class StoredFile:
     name: str
     sha256: str
     bytes: int
+
+
+ERASED = "(erased)"
+"""What stands where a sample's key was, once its text is erased."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,15 @@ _SIMILAR = Check(
     " THEN s.witness_sha256 = s.image_sha256 ELSE s.similarity >= s.threshold END IS NOT TRUE",
 )
 
+_LISTED_BYTES = Check(
+    "I1",
+    "{count} kept image(s) have the bytes of pictures that are withdrawn with their copies",
+    f"WITH {_KEPT_NOW} SELECT DISTINCT encode(k.sha256, 'hex') AS what FROM kept k"
+    " JOIN sscd_ops.withdrawn_images w ON w.dataset_id = :d AND w.sha256 = k.sha256"
+    " JOIN sscd_ops.decisions x ON x.decision_id = w.decision_id AND x.turn IS NOT NULL"
+    " JOIN sscd_ops.orders o ON o.order_id = w.order_id AND o.turn_to IS NULL",
+)
+
 # ---------------------------------------------------------------- I4: in the newest snapshot once
 
 _PLACED = (
@@ -318,9 +327,23 @@ _MASKS = Check(
     " SELECT CAST(g.segment_id AS text) AS what FROM sscd_ops.segments g"
     " JOIN sscd_ops.segment_masks m ON m.segment_id = g.segment_id AND m.generation_to IS NULL"
     " JOIN sscd_ops.segment_parts p ON p.segment_id = g.segment_id"
-    " LEFT JOIN kept k ON k.decision_id = p.decision_id WHERE g.dataset_id = :d"
+    " LEFT JOIN kept k ON k.decision_id = p.decision_id"
+    " WHERE g.dataset_id = :d AND g.role = 'images'"
     " GROUP BY g.segment_id, m.kept, g.rows HAVING m.kept <> coalesce(sum(k.images), 0)"
     " OR g.rows <> sum(p.rows)",
+)
+_WITHDRAWN_SET = Check(
+    "I8",
+    "{count} order(s) have other pictures in the withdrawn set than in its segments",
+    f"WITH {_DECIDED}, entries AS (SELECT w.decision_id, count(w.row) AS pictures,"
+    " count(DISTINCT w.row) AS places, max(w.row) AS last FROM sscd_ops.withdrawn_images w"
+    " JOIN decided USING (decision_id) GROUP BY 1), stored AS (SELECT g.decision_id, g.rows,"
+    " m.kept FROM sscd_ops.segments g LEFT JOIN sscd_ops.segment_masks m"
+    " ON m.segment_id = g.segment_id AND m.generation_to IS NULL"
+    " WHERE g.dataset_id = :d AND g.role = 'withdrawn')"
+    " SELECT 'of turn ' || x.turn AS what FROM entries e FULL JOIN stored s USING (decision_id)"
+    " JOIN decided x USING (decision_id) WHERE coalesce(e.pictures, 0) <> coalesce(s.kept, 0)"
+    " OR e.places <> e.pictures OR e.last >= s.rows",
 )
 
 CHECKS = (
@@ -332,6 +355,7 @@ CHECKS = (
     _CARRIERS,
     _WITNESSES,
     _SIMILAR,
+    _LISTED_BYTES,
     _NUMBERED,
     _TWO_SHARDS,
     _NO_SHARD,
@@ -344,6 +368,7 @@ CHECKS = (
     _NUMBERS,
     _STATES,
     _MASKS,
+    _WITHDRAWN_SET,
 )
 
 

@@ -199,9 +199,11 @@ def delete_lost(conn: Connection, dataset_id: int) -> None:
             " (SELECT output_id FROM sscd_ops.output_shards WHERE decision_id = :x)",
             x=key["x"],
         )
-        for table in ("read_again", "described_later"):
-            run(conn, f"DELETE FROM sscd_ops.{table} WHERE decision_id = :x", x=key["x"])
-        for table in ("changes", "decision_sources", "output_shards", "decisions"):
+        few = (
+            *("read_again", "described_later", "changes", "withdrawn_images", "archived_shards"),
+            *("decision_sources", "output_shards", "decisions"),
+        )
+        for table in few:
             run(conn, f"DELETE FROM sscd_ops.{table} WHERE decision_id = :x", x=key["x"])
 
 

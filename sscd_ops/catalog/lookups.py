@@ -66,31 +66,19 @@ def known_images(
         digests: uint8 (n, 32), distinct sha256 digests.
         turn: the turn.
     """
-    source, asked = numbered_digests(conn, digests)
-    found = conn.execute(
-        text(f"SELECT q.i - 1, {_KNOWN} FROM {source}{_IMAGES}"),
-        {**asked, "d": dataset_id, "t": turn},
-    )
+    asked: dict[str, Any] = {"d": dataset_id, "t": turn}
+    if len(digests) <= _FEW:
+        source = "unnest(CAST(:shas AS bytea[])) WITH ORDINALITY AS q(sha256, i)"
+        asked["shas"] = [digest.tobytes() for digest in digests]
+    else:
+        source = f"{_copy_digests(conn, digests)} q"
+        # ten million answers are taken over one by one for a minute; no lock waits for that
+        run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
+    found = conn.execute(text(f"SELECT q.i - 1, {_KNOWN} FROM {source}{_IMAGES}"), asked)
     columns = (zip(*some, strict=True) for some in found.partitions(_AT_ONCE))
     pieces = [[as_array(()) for as_array in _ARRAYS]]
     pieces += ([f(values) for f, values in zip(_ARRAYS, some, strict=True)] for some in columns)
     return KnownImages(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
-
-
-def numbered_digests(conn: Connection, digests: NDArray[np.uint8]) -> tuple[str, dict[str, Any]]:
-    """Digests as a table ``q(sha256, i)``, numbered from 1, and what is to be bound for it.
-
-    Args:
-        conn: an open transaction (a temporary table lives until its end, or the next call).
-        digests: uint8 (n, 32).
-    """
-    if len(digests) <= _FEW:
-        source = "unnest(CAST(:shas AS bytea[])) WITH ORDINALITY AS q(sha256, i)"
-        return source, {"shas": [digest.tobytes() for digest in digests]}
-    name = _copy_digests(conn, digests)
-    # ten million answers are taken over one by one for a minute; no lock waits for that
-    run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
-    return f"{name} q", {}
 
 
 def _words(values: Sequence[str | None]) -> NDArray[np.object_]:

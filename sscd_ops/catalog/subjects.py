@@ -34,6 +34,11 @@ class Named:
     is_own: bool
     by: str
 
+    @property
+    def follows(self) -> bool:
+        """Whether its image speaks for it."""
+        return not self.own_fault and not self.is_own
+
 
 _COLUMNS = "sample_id, decision_id, shard_id, image_sha256, own_fault"
 _NOW = (
@@ -57,8 +62,8 @@ def _both(condition: str) -> str:
     return (
         f"WITH found AS (SELECT {_COLUMNS}, verdict FROM sscd_ops.samples s"
         f" WHERE sample_id IS NOT NULL AND {condition} AND {STANDS}"
-        f" UNION ALL SELECT {_COLUMNS}, NULL FROM sscd_ops.detached_samples s"
-        f" WHERE {condition} AND {STANDS})"
+        f" UNION ALL SELECT {_COLUMNS}, CASE WHEN ruled THEN 'withdrawn' END"
+        f" FROM sscd_ops.detached_samples s WHERE {condition} AND {STANDS})"
         f"{_NOW}"
     )
 
@@ -75,7 +80,7 @@ _SOURCE = (
     + f", s.verdict{_OF_SOURCE.format('samples')} AND s.month = b.month"
     " AND s.sample_id IS NOT NULL UNION ALL SELECT "
     + ", ".join(f"s.{name}" for name in _COLUMNS.split(", "))
-    + f", NULL{_OF_SOURCE.format('detached_samples')}){_NOW}"
+    + f", CASE WHEN ruled THEN 'withdrawn' END{_OF_SOURCE.format('detached_samples')}){_NOW}"
 )
 _SUBJECTS = "ARRAY(SELECT digest FROM sscd_ops.order_subjects WHERE order_id = :o AND kind = :k)"
 

@@ -201,6 +201,7 @@ class Images:
     sample of each image. ``standing``: int8 (m,). ``known``: what history says; its ``row`` is the
     image.
     ``query``: int64 (m,), row of its descriptor in the batch's queries, -1 without one.
+    ``caught``: bool (m,), new and free images that the withdrawn set catches (``core.withdrawn``).
     """
 
     image_of: NDArray[np.int64]
@@ -210,6 +211,7 @@ class Images:
     known: KnownImages
     faults: dict[int, tuple[Fault, str]]
     query: NDArray[np.int64]
+    caught: NDArray[np.bool_]
     anew: NDArray[np.bool_]
     """Bool (m,): known ones whose fault is not believed: they stand as if they were new."""
 
@@ -222,14 +224,14 @@ class Images:
     def is_compared(self) -> NDArray[np.bool_]:
         """Bool (m,): those that leader decides, new ones and free ones."""
         free = (self.standing == FREE) & (self.query >= 0)
-        compared: NDArray[np.bool_] = free | (self.standing == NEW)
+        compared: NDArray[np.bool_] = (free | (self.standing == NEW)) & ~self.caught
         return compared
 
     @property
     def is_plain(self) -> NDArray[np.bool_]:
         """Bool (m,): those that are kept without: of free ones what was kept so before."""
         free = (self.standing == FREE) & (self.query < 0)
-        plain: NDArray[np.bool_] = free | (self.standing == PLAIN)
+        plain: NDArray[np.bool_] = (free | (self.standing == PLAIN)) & ~self.caught
         return plain
 
 
@@ -302,7 +304,10 @@ def find_images(
         standing[failure] = IMAGE_FAULTY
         faults[int(failure)] = answers[rows[failure]]
     standing[(_rows_of(bytes_rows(plain, 32), digests) >= 0) & (standing == NEW)] = PLAIN
-    return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query, anew)
+    caught = np.zeros(len(digests), bool)
+    return Images(
+        grouped.image_of, grouped.carrier, digests, standing, known, faults, query, caught, anew
+    )
 
 
 def is_faulty(known: KnownImages) -> NDArray[np.bool_]:
@@ -364,6 +369,11 @@ class Decided:
     def keeps(self) -> NDArray[np.bool_]:
         """The samples that are kept, bool (n,)."""
         return np.isin(self.outcome, (KEPT, KEPT_PLAIN))
+
+    @property
+    def removes(self) -> NDArray[np.bool_]:
+        """The samples that are removed as copies, bool (n,)."""
+        return np.isin(self.outcome, (REMOVED_EXACT, *REMOVED_FOR.values()))
 
     def each(self, images: NDArray[np.int64], values: Sequence[Any]) -> NDArray[Any]:
         """For images (k,) that were removed now, of one value a measure that of theirs: (k,)."""
@@ -431,7 +441,7 @@ def _outcomes(
     carries = images.carrier[image] == has
     answer = np.full(len(has), QUARANTINED, np.int8)
     answer[standing == IMAGE_KEPT] = REMOVED_EXACT
-    answer[standing == IMAGE_WITHDRAWN] = WITHDRAWN
+    answer[(standing == IMAGE_WITHDRAWN) | images.caught[image]] = WITHDRAWN
     compared, plain = images.is_compared[image], images.is_plain[image]
     fresh = compared | plain
     gone = (standing == IMAGE_REMOVED) | (fresh & ~kept[image])

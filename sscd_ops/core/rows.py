@@ -38,6 +38,8 @@ from sscd_ops.model import Matches, Quarantined
 
 _REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_FOR.items()}}
 """Reason of a removed sample, by outcome."""
+WITHDRAWN_FOR = "withdrawn"
+"""Reason of what is withdrawn, an image or a sample."""
 
 
 def days(day: date) -> int:
@@ -118,8 +120,11 @@ def sample_rows(given: DecisionRows, manifests: Iterable[pa.Table]) -> Iterator[
     lasting = np.zeros(len(images.carrier) + 1, bool)  # -1, no image: the last
     for number, (fault, _) in images.faults.items():
         lasting[number] = fault.follows_bytes
+    # what an earlier turn said of the image: its bearers follow it, whatever the fault
+    lasting[images.known.row] = True
     said = np.full(len(images.carrier), None, object)
     said[images.known.row] = images.known.reason
+    said[images.caught] = WITHDRAWN_FOR
     start = 0
     for table in manifests:
         yield _sample_rows(given, start, table, lasting, said)
@@ -135,8 +140,8 @@ def _sample_rows(
 ) -> pa.Table:
     """The rows of a block of samples; ``said``: what history says of images that are known.
 
-    ``lasting``: the images with a fault of their bytes. A sample quarantined for another follows
-    no image.
+    ``lasting``: the images that are known, or have a fault of their bytes. A sample quarantined for
+    another follows no image.
     """
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     here = np.flatnonzero(decided.outcome[start : start + len(table)] != KNOWN)
@@ -183,7 +188,7 @@ def _sample_rows(
             "rank": samples.rank[rows],
             "witness_sha256": fixed(witness.sha256[image], witnessed),
             **_carriers(given, image, witnessed),
-            "similarity": pa.array(witness.similarity[image], mask=~witnessed),
+            "similarity": _floats(np.where(witnessed, witness.similarity[image], np.nan)),
             "threshold": _floats(np.where(measured, witness.threshold[image], np.nan)),
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "plain": pa.array(plain, pa.bool_(), mask=~plain),
@@ -216,7 +221,7 @@ def _reasons(
     withdrawn = (outcome == WITHDRAWN) & (image >= 0)
     code[withdrawn] = said[image[withdrawn]]
     ruled = np.flatnonzero((outcome == WITHDRAWN) & (image < 0))
-    code[ruled] = "withdrawn"
+    code[ruled] = WITHDRAWN_FOR
     message[ruled] = [given.samples.stopped.message(row) for row in rows[ruled].tolist()]
     bad, codes, messages = faults_of(given.samples, given.images, given.decided.outcome, rows)
     code[bad], message[bad] = codes, messages
@@ -263,9 +268,12 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
-    near = ~kept & ~faulty
-    outcome = np.where(kept, KEPT, np.where(faulty, QUARANTINED, REMOVED_NEAR)).astype(np.int8)
+    caught = images.caught[rows]
+    near = ~kept & ~faulty & ~caught
+    outcome = np.full(len(rows), REMOVED_NEAR, np.int8)
+    outcome[kept], outcome[faulty], outcome[caught] = KEPT, QUARANTINED, WITHDRAWN
     reason = np.full(len(rows), None, object)
+    reason[caught] = WITHDRAWN_FOR
     message = np.full(len(rows), None, object)
     reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
     for at in np.flatnonzero(faulty):
@@ -274,7 +282,7 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     carrier = images.carrier[rows]
     slots = np.where(kept, given.slot[carrier], -1)
     query = images.query[rows]
-    similarity = np.where(near, witness.similarity[rows], np.nan)
+    because = near | caught
     return pa.table(
         {
             "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
@@ -289,10 +297,10 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
             "rank": samples.rank[carrier],
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "segment_row": pa.array(query, pa.int64(), mask=query < 0),
-            "witness_sha256": fixed(witness.sha256[rows], near),
-            **_carriers(given, rows, near),
-            "similarity": _floats(similarity),
-            "threshold": _floats(np.where(near, witness.threshold[rows], np.nan)),
+            "witness_sha256": fixed(witness.sha256[rows], because),
+            **_carriers(given, rows, because),
+            "similarity": _floats(np.where(because, witness.similarity[rows], np.nan)),
+            "threshold": _floats(np.where(because, witness.threshold[rows], np.nan)),
         }
     )
 
@@ -307,13 +315,16 @@ def change_rows(given: DecisionRows) -> pa.Table:
     faulty = images.standing == IMAGE_FAULTY
     again = images.anew & (~faulty | _lasting(given))
     rows = np.flatnonzero((images.standing == FREE) | again)
-    kept, faulty = decided.kept[rows], faulty[rows]
+    kept, faulty, caught = decided.kept[rows], faulty[rows], images.caught[rows]
     gone = ~kept & ~faulty
+    near = gone & ~caught
     carrier = images.carrier[rows]
-    outcome = np.where(kept, KEPT, np.where(faulty, QUARANTINED, REMOVED_NEAR)).astype(np.int8)
+    outcome = np.full(len(rows), REMOVED_NEAR, np.int8)
+    outcome[kept], outcome[faulty], outcome[caught] = KEPT, QUARANTINED, WITHDRAWN
     reason = np.full(len(rows), None, object)
     message = np.full(len(rows), None, object)
-    reason[gone] = decided.each(rows[gone], [m.reason for m in decided.measures])
+    reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
+    reason[caught] = WITHDRAWN_FOR
     for at in np.flatnonzero(faulty):
         fault, why = images.faults[int(rows[at])]
         reason[at], message[at] = str(fault), why

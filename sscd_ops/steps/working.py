@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sscd_ops.catalog import lookups, shards
+from sscd_ops.catalog.archive import PlannedArchive
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import ShardCounts
 from sscd_ops.core import rows as core_rows
@@ -49,11 +50,12 @@ from sscd_ops.steps import history
 from sscd_ops.steps.free_images import free_images
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
+from sscd_ops.steps.publish_plan import PublishPlan, plan_archive, plan_publish
 from sscd_ops.steps.queries import Backends, codes_of, load_queries, open_backends
 from sscd_ops.steps.reading_again import again_of
 from sscd_ops.steps.ruling import COLUMNS as RULED_BY
 from sscd_ops.steps.ruling import Ruling
+from sscd_ops.steps.withdrawn_set import catch_equal, catch_near, read_set
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class Worked:
     history: list[Pairs]
     """By each measure."""
     publish: PublishPlan
+    archived: Sequence[PlannedArchive]
     counts: Counts
     by_source: dict[str, Counts]
     examples: dict[str, dict[str, str]]
@@ -159,6 +162,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         places = [(s.source, s.relative_uri) for s in registered]
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
         origins = history.origins_of(conn, work, dataset)
+        withdrawn = read_set(conn, dataset)
         again = again_of(conn, work, turn)
     live = history.live_of(origins)
     same = before if before is not None and before.files == files else None
@@ -176,6 +180,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     images = _images(parts, work, samples, queries, turn)
     _quarantine_ended(manifests, samples, images)
     _need_descriptors(work, registered, samples, images)
+    equal = catch_equal(images, withdrawn)
     backends = open_backends(parts, work)
     segment_files = (
         same.segment_files if same else _write_segment(parts, work, backends.history, queries)
@@ -186,6 +191,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     images.query[free.images] = len(queries) + np.arange(len(free.images))
     near = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
+    caught = equal.and_also(catch_near(parts, work, images, everything, withdrawn))
     decided = decide(
         samples,
         images,
@@ -196,12 +202,16 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     kept = np.zeros(len(queries), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
     publish = plan_publish(work, samples, decided.keeps, manifests.blocks(["members"]))
+    shard_ids = np.array([s.shard_id for s in registered], np.int64)
+    archived = plan_archive(
+        work, samples, shard_ids, decided.removes, manifests.blocks(["members"])
+    )
     made = DecisionRows(
         samples,
         images,
         decided,
-        find_witnesses(samples, images, decided, earlier),
-        shard_ids=np.array([s.shard_id for s in registered], np.int64),
+        find_witnesses(samples, images, decided, earlier, caught),
+        shard_ids=shard_ids,
         slot=publish.slot,
         dataset_id=work.batch.dataset_id,
         turn=turn + 1,
@@ -213,6 +223,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         manifests=manifests,
         history=[history.matches(parts, images, best, live) for best in near.best],
         publish=publish,
+        archived=archived,
         counts=counts,
         by_source=by_source,
         examples=examples,

@@ -41,7 +41,7 @@ COLUMNS = {
 }
 COLUMNS["removed"] = COLUMNS["samples"] + (
     ", witness_source, witness_source_shard, witness_key, witness_caption, witness_batch_id,"
-    " witness_dataset, witness_shard"
+    " witness_dataset, witness_shard, recoverable, source_seen_at"
 )
 COLUMNS["kept"] = COLUMNS["samples"] + ", shard, shard_key"
 COLUMNS["quarantined"] = COLUMNS["samples"] + ", message"

@@ -47,6 +47,7 @@ VIEWS = (
 ASIDE = {
     "started_at", "finished_at", "seconds", "decided_at", "created_at", "published_at", "actor",
     "runner", "run_id", "batch_id", "witness_batch_id", "decision_id", "config_sha256",
+    "source_seen_at",
 }  # fmt: skip
 
 

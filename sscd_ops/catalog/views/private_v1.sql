@@ -36,7 +36,8 @@ WHERE (SELECT d.turn FROM sscd_ops.decisions d WHERE d.decision_id = i.decision_
 -- sample's own row says all.
 -- The month joins so that a decision's rows are looked for in their own partition alone.
 CREATE VIEW sscd_ops.samples_now AS
-SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.key,
+SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.position,
+    s.key, s.verdict AS first_verdict,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta,
     CASE WHEN own.turn IS NOT NULL THEN own.verdict
         WHEN img.turn IS NULL THEN s.verdict
