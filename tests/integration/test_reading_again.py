@@ -14,6 +14,7 @@ import pytest
 
 from sscd_ops.catalog import lookups
 from sscd_ops.catalog.partitions import detach_month
+from sscd_ops.catalog.read_again import called_before
 from sscd_ops.errors import BatchNotRunnable, UsageError
 from sscd_ops.model import Runner
 from sscd_ops.steps import embed, ingest, manage, match, plan, resolve, survey, turns
@@ -665,3 +666,18 @@ def test_what_was_read_again_may_be_withdrawn_and_come_back(world: World) -> Non
     assert_what_holds(world)
     with world.parts() as parts:
         assert not list(verify_catalog(parts, DATASET))
+
+
+def test_what_a_sample_was_before_is_found_with_it(empty: World) -> None:
+    """As `--forget` asks: the row before has a key and metadata too."""
+    bare = ("bare", {"jpg": picture(5), "json": json.dumps({"alt": "a house"}).encode()})
+    empty.put(DAYS[0], "a.tar", [*GOOD, bare])
+    empty.night(DAYS[0])
+    (old,) = empty.ask("SELECT sample_id FROM curation.quarantined")
+    empty.change_source(caption=("txt", "json:alt"))
+    again(empty)
+    (new,) = empty.ask("SELECT sample_id FROM curation.samples WHERE key = 'bare'")
+
+    with empty.parts() as parts, parts.catalog.begin() as conn:
+        assert called_before(conn, [new["sample_id"]]) == {old["sample_id"]}
+        assert called_before(conn, [old["sample_id"]]) == set()
