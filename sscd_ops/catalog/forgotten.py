@@ -59,9 +59,11 @@ def read_samples(
     conn: Connection, dataset_id: int, samples: Collection[UUID]
 ) -> dict[UUID, ReadSample]:
     """Some samples by id, those of months that were detached too."""
-    # what stays of a detached month is also in its table for a moment: attached rows come first
+    # what stays of a detached month is also in its table for a moment: attached rows count
     found = _read(conn, dataset_id, "sample_id", list(samples))
-    return {each.sample_id: each for each in reversed(found)}
+    # (they have a verdict); of those that were read again the last one counts
+    by_turn = sorted(found, key=lambda each: (each.decision_id, each.verdict is not None))
+    return {each.sample_id: each for each in by_turn}
 
 
 def bearers_of(conn: Connection, dataset_id: int, images: Collection[bytes]) -> list[ReadSample]:
@@ -287,12 +289,13 @@ def forget_images(conn: Connection, dataset_id: int, images: Collection[bytes]) 
         i=list(images),
     )
     # as of a plain picture: if it is decided anew there is nothing to compare
-    return run(
-        conn,
-        "UPDATE sscd_ops.images SET segment_row = NULL WHERE dataset_id = :d"
-        " AND sha256 = ANY(:i) AND segment_row IS NOT NULL",
-        d=dataset_id,
-        i=list(images),
+    of_these = "WHERE dataset_id = :d AND sha256 = ANY(:i)"
+    return sum(
+        run(conn, statement, d=dataset_id, i=list(images))
+        for statement in (
+            f"UPDATE sscd_ops.images SET segment_row = NULL {of_these} AND segment_row IS NOT NULL",
+            f"DELETE FROM sscd_ops.described_later {of_these}",
+        )
     )
 
 
