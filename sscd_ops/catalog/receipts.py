@@ -134,17 +134,13 @@ def chain_of(conn: Connection, dataset_id: int) -> list[Receipt]:
     return [Receipt(*each) for each in found]
 
 
-def erase(conn: Connection, order_id: int) -> None:
-    """Erase what is personal of an order: in its receipts, and in what it says itself."""
-    run(conn, "UPDATE sscd_ops.receipts SET attachment = NULL WHERE order_id = :o", o=order_id)
-    run(
-        conn,
-        "UPDATE sscd_ops.orders SET why = '', message = '', actor = '', drafted_by = '{}',"
-        " applied_by = NULL, approved_by = NULL WHERE order_id = :o",
-        o=order_id,
+def erase(conn: Connection, order_id: int) -> int:
+    """Erase what is personal in an order's receipts; in how many."""
+    erased = (
+        "UPDATE sscd_ops.receipts SET attachment = NULL WHERE order_id = :o"
+        " AND attachment IS NOT NULL"
     )
-    # a domain's rule goes by its host, a source's by its digest
-    run(conn, "UPDATE sscd_ops.order_subjects SET value = NULL WHERE order_id = :o", o=order_id)
+    return run(conn, erased, o=order_id)
 
 
 # ---------------------------------------------------------------- what they say

@@ -112,14 +112,15 @@ def receipt_verify(config: str | None, dataset: str) -> None:
 @click.option("--who", default=user, help="Who erases it; default: you.")
 @guarded
 def receipt_erase(receipt_id: int, config: str | None, who: str) -> None:
-    """Erase what is personal of a receipt's order: who asked, why, and for which URLs and files.
-
-    Ids and digests stay, and so do the chain and the order's rules.
+    """Erase what is personal of a receipt's order, as `order erase` does: ids and digests stay.
 
     Example: sscd-ops receipt erase 5
     """
-    from sscd_ops.steps.orders import applying, receipts
+    from sscd_ops.catalog import receipts
+    from sscd_ops.steps.orders import applying
+    from sscd_ops.steps.orders.finishing import erase_text_of
 
     with open_wiring(config) as parts:
-        found = receipts.erase(parts, receipt_id, by=applying.this_person(parts, who))
-    say(f"what was personal of receipt {receipt_id} and order {found.order_id} is erased")
+        with parts.catalog.begin() as conn:
+            order_id = receipts.read_receipt(conn, receipt_id).order_id
+        say(erase_text_of(parts, order_id, by=applying.this_person(parts, who)))

@@ -52,7 +52,7 @@ def run(parts: Parts, batch_id: int, group: int) -> StepReport:
     parts.progress.start(f"publish {work.batch.dataset}", len(todo))
     for shard in todo:
         try:
-            written = _write(parts, shard, sources)
+            written = write_planned(parts, shard, sources)
         except (SourceChanged, FileMismatch) as error:
             said = (
                 f"{error}; what is gone for good: sscd-ops batch repair {batch_id} --why '...'"
@@ -99,8 +99,14 @@ def is_unwritten(shard: OutputShard | ArchivedShard) -> bool:
     return not shard.files and shard.samples > 0
 
 
-def _write(parts: Parts, shard: OutputShard | ArchivedShard, sources: SourceShards) -> int:
-    """Write a planned shard and name its files; the bytes of its tar."""
+def write_planned(parts: Parts, shard: OutputShard | ArchivedShard, sources: SourceShards) -> int:
+    """Write a planned shard and name its files; the bytes of its tar.
+
+    Raises:
+        SourceChanged: a member is gone from its source, or differs.
+        FileMismatch: a manifest is lost and cannot be made anew.
+        CommitConflict: it was planned anew meanwhile (retried).
+    """
     conflict = CommitConflict(f"{shard.name} was planned anew meanwhile: write it again")
     try:
         if isinstance(shard, ArchivedShard):
@@ -145,7 +151,7 @@ def write_others(parts: Parts, pending: Sequence[Decision]) -> list[int]:
             shards = output_shards.planned_shards(conn, decision.decision_id)
         try:
             for shard in filter(is_unwritten, shards):
-                _write(parts, shard, sources)
+                write_planned(parts, shard, sources)
         except (SourceChanged, FileMismatch) as error:
             log.warning("turn %d (%s) is not published: %s", decision.turn, decision.kind, error)
             continue

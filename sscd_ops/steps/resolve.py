@@ -210,6 +210,7 @@ class Night:
             [(past.counts, past.sources) for past in before],
             self.work.options.guard,
             supplement=self.work.batch.supplement > 0,
+            read_again=self.work.attempt.read_again is not None,
         )
         return _unusual(self._parts, self.work, reasons, worked) if reasons else ""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from uuid import UUID
 
+from sscd_ops.catalog import forgotten
 from sscd_ops.catalog.bearers import Bearer
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
@@ -72,6 +73,13 @@ class StillThere:
     def _read(self, here: Sequence[PlacedSample]) -> None:
         """Read samples of one source shard, in its order; note whether all were there."""
         work, shard = self.sources.of(here)[here[0].shard_id]
+        with self._parts.catalog.begin() as conn:
+            ids = [sample.sample_id for sample in here]
+            erased = forgotten.erased_of(conn, work.batch.dataset_id, ids)
+        self._said |= dict.fromkeys(erased, "its text was erased: it is not published again")
+        here = [sample for sample in here if sample.sample_id not in erased]
+        if not here:
+            return
         source = self._parts.source(work.options.source(shard.source), work.options.limits)
         try:
             samples = list(with_members(self._parts, here, self.sources.of(here)))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog import (
@@ -41,6 +42,7 @@ from sscd_ops.steps.damage import (
     damaged_roles,
     kept_rows,
     nights_of,
+    rows_of_pictures,
 )
 from sscd_ops.steps.orders import receipts
 from sscd_ops.steps.parts import Parts, Work
@@ -319,6 +321,9 @@ def verify_index(parts: Parts, name: str) -> list[Finding]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
+        withdrawn = segments.live_segments(
+            conn, dataset.dataset_id, dataset.generation, "withdrawn"
+        )
         named = named_files.step_files(conn, dataset.dataset_id)
     problems: list[Finding] = []
     hopeless: list[Finding] = []
@@ -346,6 +351,10 @@ def verify_index(parts: Parts, name: str) -> list[Finding]:
         problems += said or _compare_segment(parts, segment, dataset)
         problems += [p for work, _ in nights for p in _hashes_lacking(segment, work)]
         parts.progress.advance()
+    for segment in withdrawn:
+        files = [*segment.files.values(), segment_file.mask_of(segment)]
+        said = [p for file in files for p in _check(parts, file, _FILES)]
+        problems += said or _compare_pictures(parts, segment, dataset)
     parts.progress.done()
     problems += [p for said in lost.values() for p in said]
     return problems + hopeless
@@ -383,6 +392,24 @@ def _compare_segment(parts: Parts, segment: Segment, dataset: Dataset) -> list[F
                 ]
     except SscdOpsError as error:
         return [_told(_FILES, str(error))]
+    return _compare_fingerprint(segment, dataset)
+
+
+def _compare_pictures(parts: Parts, segment: Segment, dataset: Dataset) -> list[Finding]:
+    """Whether a segment's rows are the pictures that the catalog says are in the withdrawn set."""
+    try:
+        ids = segment_file.open_segment(parts.store, segment).ids
+        mask = segment_file.read_kept(parts.store, segment)
+    except SscdOpsError as error:
+        return [_told(_FILES, str(error))]
+    said = rows_of_pictures(parts, dataset, segment)
+    if {row: ids[row].tobytes() for row in np.flatnonzero(mask).tolist()} != said:
+        what = f"segment {segment.segment_id}: it holds other withdrawn pictures than the catalog"
+        return [Finding(_FILES, what, RESTORE)]
+    return _compare_fingerprint(segment, dataset)
+
+
+def _compare_fingerprint(segment: Segment, dataset: Dataset) -> list[Finding]:
     own = dataset.fingerprint and dataset.fingerprint.digest
     if segment.fingerprint != own:
         return [

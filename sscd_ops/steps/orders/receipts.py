@@ -13,13 +13,14 @@ import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import datasets, events, orders, receipts
+from sscd_ops.catalog import datasets, orders, receipts
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.receipts import Held, Receipt
-from sscd_ops.model import Finding, Person
+from sscd_ops.model import Finding
 from sscd_ops.steps.parts import Parts
 
 LISTED = 1000
@@ -146,7 +147,7 @@ def _matched(
 
 
 def _carried_out(conn: Connection, order: Order, moments: Mapping[str, Any]) -> dict[str, Any]:
-    covered = [number.hex() for number in orders.covered_by(conn, order.decision)]
+    covered = [str(UUID(bytes=number)) for number in orders.covered_by(conn, order.decision)]
     newest = datasets.of_number(conn, order.dataset_id).snapshot
     held = _numbers(receipts.held_in(conn, order.decision), newest)
     tags, users, readable = receipts.tags_and_users(conn, order.dataset_id, held)
@@ -186,7 +187,7 @@ def listed(ids: Sequence[str]) -> dict[str, Any]:
     return told | ({"ids": in_order} if len(in_order) <= LISTED else {})
 
 
-# ---------------------------------------------------------------- looked at, erased
+# ---------------------------------------------------------------- looked at
 
 
 def verify(parts: Parts, dataset: str) -> list[Finding]:
@@ -215,26 +216,3 @@ def broken(chain: Sequence[Receipt]) -> list[Finding]:
             found.append(Finding("receipts", f"{name}: its attachment was changed", _REMEDY))
         previous = each.sha256
     return found
-
-
-def erase(parts: Parts, receipt_id: int, *, by: Person) -> Receipt:
-    """Erase what is personal of a receipt's order: who asked, why, and for which URLs and files.
-
-    Its rules go on: they go by digests, that of a domain by its host, which stays.
-
-    Raises:
-        UsageError: there is no such receipt.
-    """
-    with parts.catalog.begin() as conn:
-        found = receipts.read_receipt(conn, receipt_id)
-        order = orders.read_order(conn, found.order_id, lock=True)
-        receipts.erase(conn, found.order_id)
-        if found.attachment is not None:  # else: asked again, after a kill
-            events.add_event(
-                conn,
-                order.dataset_id,
-                "erased",
-                actor=by.actor,
-                details={"order_id": found.order_id, "receipt_id": receipt_id},
-            )
-        return receipts.read_receipt(conn, receipt_id)
