@@ -282,6 +282,7 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
             say(f"{count} {what}")
     for source, count in counts.get("unsearched", {}).items():
         say(f"{count} samples of source {source} say no URL: they could not be searched")
+    _warn(found, counts)
     if found.state is OrderState.APPLIED:
         say(f"order {found.order_id} was applied in turn {found.turn}")
     elif found.state is OrderState.HELD:
@@ -293,6 +294,19 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
             f" {counts['changed']} change (effect {draft.effect[:12]}); to carry it out:"
             f" sscd-ops order apply {number}"
         )
+
+
+def _warn(found: Order, counts: Mapping[str, Any]) -> None:
+    """Say of a withdrawal that it names nothing, and what it does that nothing takes back."""
+    from sscd_ops.steps.orders.finishing import to_do
+
+    if found.verb == "withdraw" and not counts["named"]:
+        say(
+            "nothing that is in the dataset is named: look at the spelling (URLs, domains and"
+            " sources stop what comes from there later)"
+        )
+    if found.finished_at is None and (beside := to_do(found)):
+        say(f"carried out it also does {' and '.join(beside)}, which cannot be taken back")
 
 
 def _draw(parts: Wiring, samples: Sequence[Mapping[str, Any]], path: Path) -> None:

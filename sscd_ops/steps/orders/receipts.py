@@ -29,7 +29,8 @@ RECEIPT = "receipt"
 """The kind of the event that each has."""
 _LEFT = {
     "source": "the files that were read; they are not this product's",
-    "root": "shards of snapshots that can be read; of expired ones, until vacuum removes them",
+    "root": "shards of snapshots that can be read; of expired ones, until vacuum removes them; the"
+    " archive of what nights removed (publish.undo)",
     "backups": "backups and dumps of the storage root and of the database",
     "exports": "copies of shards that were made elsewhere",
     "models": "what was trained on a snapshot that held them",
