@@ -103,7 +103,7 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
 def mark_announced(parts: Parts, batch_id: int) -> None:
     """Store that the asset event of the batch's snapshot is out."""
     with parts.catalog.begin() as conn:
-        published.mark_announced(conn, batch_id)
+        published.mark_announced(conn, decisions.of_batch(conn, batch_id).decision_id)
 
 
 class _Commit(NextSnapshot):

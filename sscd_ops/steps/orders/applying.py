@@ -220,15 +220,19 @@ def apply(
     if order.decision_id is None:
         if shown is None:  # killed between its row and its draft
             order, shown = _redraft(parts, order_id)
-        if effect and not shown.effect.startswith(effect):
-            raise EffectChanged(
-                f"order {order_id} was drafted anew since: look at what it would change now"
-                f" (sscd-ops order show {order_id}), then apply it again"
-            )
+        _need_seen(shown, effect)
         _take(parts, order, shown, by)
     if not later:
-        _publish(parts, order_id)
+        publish(parts, order_id)
     return _applied(parts, order_id, answered=order.decision_id is not None)
+
+
+def _need_seen(shown: Draft, effect: str) -> None:
+    if effect and not shown.effect.startswith(effect):
+        raise EffectChanged(
+            f"order {shown.order_id} was drafted anew since: look at what it would change now"
+            f" (sscd-ops order show {shown.order_id}), then apply it again"
+        )
 
 
 def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
@@ -260,7 +264,13 @@ def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
         raise
 
 
-def _publish(parts: Parts, order_id: int) -> None:
+def publish(parts: Parts, order_id: int) -> None:
+    """Make the snapshot that follows an order in force, unless there is one.
+
+    Raises:
+        SourceChanged: what went is gone, and the source of what is kept instead went too.
+        CommitConflict: others were quicker many times over (retried).
+    """
     with parts.catalog.begin() as conn:
         order = orders.read_order(conn, order_id)
     publish_others(parts, order.dataset_id)
@@ -287,9 +297,17 @@ def _applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
 
 
 def approve(
-    parts: Parts, order_id: int, *, by: Person, why: str = "", later: bool = False
+    parts: Parts,
+    order_id: int,
+    *,
+    by: Person,
+    why: str = "",
+    later: bool = False,
+    effect: str = "",
 ) -> Applied:
     """Let an order pass that is held, as another person than drafted or applied it; apply it.
+
+    ``effect``: the digest of what was looked at; empty: of the newest draft.
 
     Raises:
         UsageError: the same person drafted or applied it.
@@ -306,6 +324,7 @@ def approve(
                     f"order {order_id} is {order.state}, not held: there is nothing to approve"
                     " (`sscd-ops order list` shows which are)"
                 )
+            _need_seen(shown, effect)
             if configured(parts, order.dataset).orders.approval == "other":
                 _need_another(order, by)
             orders.approve(conn, order_id, shown.effect, by.known)
@@ -314,17 +333,28 @@ def approve(
 
 
 def _need_another(order: Order, by: Person) -> None:
-    """Refuse whoever drafted or applied an order; an Airflow user is another than any role."""
+    """Refuse whoever drafted or applied an order, by a command or in Airflow."""
+    mine = by.airflow_user or by.database_user
+    other = (
+        f"as another Airflow user, who triggers correct_{order.dataset}"
+        if by.airflow_user
+        else "with a login role of Postgres of its own (CREATE ROLE ... LOGIN IN ROLE"
+        f" {mine}) in catalog.url"
+    )
     for did, who in (("drafted", order.drafted_by), ("applied", order.applied_by)):
-        name = "airflow_user" if by.airflow_user else "database_user"
-        mine = by.airflow_user or by.database_user
-        if who is not None and who.get(name) == mine:
+        if who is not None and mine in _names(who):
             raise UsageError(
                 f"order {order.order_id} was {did} by {mine} too: another person has to approve it,"
-                " with a login role of Postgres of its own (CREATE ROLE ... LOGIN IN ROLE"
-                f" {mine}) in catalog.url; where nobody else is there, set"
+                f" {other}; where nobody else is there, set"
                 f' [datasets.{order.dataset}.orders] approval = "self", which is recorded'
             )
+
+
+def _names(who: Mapping[str, str]) -> set[str]:
+    """By which names a person is known again; in Airflow all share the role of its tasks."""
+    if "airflow_user" in who:
+        return {who["airflow_user"]}
+    return {who[name] for name in ("database_user", "os_user") if name in who}
 
 
 def refuse(parts: Parts, order_id: int, *, by: Person, why: str) -> Order:
