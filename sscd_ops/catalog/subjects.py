@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.orders import Subject
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import tuples
 
 
@@ -32,6 +33,11 @@ class Named:
     own_fault: bool
     is_own: bool
     by: str
+
+    @property
+    def follows(self) -> bool:
+        """Whether its image speaks for it."""
+        return not self.own_fault and not self.is_own
 
 
 _COLUMNS = "sample_id, decision_id, shard_id, image_sha256, own_fault"
@@ -54,9 +60,10 @@ _NOW = (
 def _both(condition: str) -> str:
     """The rows of samples that meet a condition, of detached months too."""
     return (
-        f"WITH found AS (SELECT {_COLUMNS}, verdict FROM sscd_ops.samples"
-        f" WHERE sample_id IS NOT NULL AND {condition}"
-        f" UNION ALL SELECT {_COLUMNS}, NULL FROM sscd_ops.detached_samples WHERE {condition})"
+        f"WITH found AS (SELECT {_COLUMNS}, verdict FROM sscd_ops.samples s"
+        f" WHERE sample_id IS NOT NULL AND {condition} AND {STANDS}"
+        f" UNION ALL SELECT {_COLUMNS}, CASE WHEN ruled THEN 'withdrawn' END"
+        f" FROM sscd_ops.detached_samples s WHERE {condition} AND {STANDS})"
         f"{_NOW}"
     )
 
@@ -65,6 +72,7 @@ _OF_SOURCE = (
     " FROM sscd_ops.decisions b JOIN sscd_ops.source_shards o ON o.attempt_id = b.attempt_id"
     " AND o.source = :v JOIN sscd_ops.{0} s ON s.decision_id = b.decision_id"
     " AND s.shard_id = o.shard_id WHERE b.dataset_id = :d AND b.turn IS NOT NULL"
+    f" AND {STANDS}"
 )
 _SOURCE = (
     "WITH found AS (SELECT "
@@ -72,7 +80,7 @@ _SOURCE = (
     + f", s.verdict{_OF_SOURCE.format('samples')} AND s.month = b.month"
     " AND s.sample_id IS NOT NULL UNION ALL SELECT "
     + ", ".join(f"s.{name}" for name in _COLUMNS.split(", "))
-    + f", NULL{_OF_SOURCE.format('detached_samples')}){_NOW}"
+    + f", CASE WHEN ruled THEN 'withdrawn' END{_OF_SOURCE.format('detached_samples')}){_NOW}"
 )
 _SUBJECTS = "ARRAY(SELECT digest FROM sscd_ops.order_subjects WHERE order_id = :o AND kind = :k)"
 

@@ -28,6 +28,8 @@ _WHERE = {
     "SscdOrderApplyOperator": "sscd_ops.provider.orders",
     "SscdOrderPublishOperator": "sscd_ops.provider.orders",
     "SscdOrderCommitOperator": "sscd_ops.provider.orders",
+    "SscdOrderPurgeOperator": "sscd_ops.provider.orders",
+    "SscdOrderReceiptOperator": "sscd_ops.provider.orders",
     "SscdReadySensor": "sscd_ops.provider.sensors",
     "SscdPublishedSensor": "sscd_ops.provider.sensors",
     "ReadyTrigger": "sscd_ops.provider.triggers",

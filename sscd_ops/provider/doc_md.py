@@ -132,7 +132,8 @@ nothing; an undecided one goes on where it was.
 `sscd-ops batch release ID --why '...'`, then clear `resolve`. Wrong:
 `sscd-ops batch abandon ID --why '...'`, mend the data, clear the run.
 **A night again, by hand**: trigger with `{{"date": "{night}"}}`; what came late:
-`{{"date": "{night}", "supplement": true}}`; only to look: `"dry_run": true`.
+`{{"date": "{night}", "supplement": true}}`; what it quarantined, once limits or rules are others:
+`"quarantined": true` beside that; only to look: `"dry_run": true`.
 **Backfill**: `airflow backfill create --dag-id {dag_id} {backfill}
 --max-active-runs 2`. Both are instants, the starts of the first and the last night: a day without
 a time is midnight UTC.
@@ -181,7 +182,8 @@ applies it.
 
 **apply** puts it in force in its turn, beside nights; **publish** writes what is kept instead;
 **commit** makes the snapshot that follows it, an event of the asset
-`sscd-ops://{name}/corrections`.
+`sscd-ops://{name}/corrections`; **purge** forgets and deletes where the order asks for that;
+**receipt** writes its receipt (`sscd-ops receipt list --config {config}`).
 
 **It would change something else by now**: nothing was changed; look again, trigger with the new
 effect. **It is held** (more samples than `orders.max_changed`): another user than drafted or

@@ -68,6 +68,8 @@ class SscdOrderApplyOperator(_OrderOperator):
             )
         order = done.order
         report = {"order": order.order_id, "turn": order.turn, "answered": done.answered}
+        if done.second is not None:
+            report["near_waits_as_order"] = done.second.order_id
         self.tell(context, report)
 
 
@@ -112,3 +114,33 @@ class SscdOrderCommitOperator(_OrderOperator):
                 told = context["outlet_events"][corrections_alias(self.dataset)]
                 told.add(corrections(self.dataset), extra={"kind": "order", **made})
                 correcting.mark_announced(parts, number)
+
+
+class SscdOrderPurgeOperator(_OrderOperator):
+    """Forgets and purges what an order covers, where it asks for that."""
+
+    def execute(self, context: Context) -> None:
+        """Do it, as whoever triggered the run. Snapshots that a tag keeps are left to a command."""
+        from sscd_ops.provider.nights import user_of
+        from sscd_ops.steps.orders import applying, finishing
+
+        number = int(self.order)
+        with self.parts() as parts:
+            user = user_of(context)
+            by = applying.this_person(parts, user, airflow_user=user)
+            done = finishing.finish(parts, number, by=by)
+        forgotten, purged = done.forgotten is not None, done.purged is not None
+        self.tell(context, {"order": number, "forgotten": forgotten, "purged": purged})
+
+
+class SscdOrderReceiptOperator(_OrderOperator):
+    """Writes the receipt of an order, unless it has one."""
+
+    def execute(self, context: Context) -> None:
+        """Write it, with any other of the dataset that is due."""
+        from sscd_ops.steps.orders import correcting
+
+        number = int(self.order)
+        with self.parts() as parts:
+            written = correcting.receipt(parts, number)
+        self.tell(context, {"order": number, "written": number in written})

@@ -143,7 +143,13 @@ def test_a_correction_is_this_graph(bag):
     dag = bag.dags["correct_web"]
 
     graph = {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks}
-    assert graph == {"apply": ["publish"], "publish": ["commit"], "commit": []}
+    assert graph == {
+        "apply": ["publish"],
+        "publish": ["commit"],
+        "commit": ["purge"],
+        "purge": ["receipt"],
+        "receipt": [],
+    }
     assert type(dag.timetable).__name__ == "NullTimetable"
     assert dag.is_paused_upon_creation is False
     assert dag.start_date is None, "a run with a logical date before it would get no task"
@@ -250,7 +256,9 @@ def test_params_have_a_schema_that_refuses_nonsense(bag):
 
     params = bag.dags["curate_web"].params
 
-    assert params.dump() == {"date": None, "supplement": False, "dry_run": False}
+    assert params.dump() == {
+        "date": None, "supplement": False, "quarantined": False, "codes": None, "dry_run": False
+    }  # fmt: skip
     params["date"] = "2026-11-01"
     params.validate()
     with pytest.raises(ParamValidationError):

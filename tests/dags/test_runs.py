@@ -776,6 +776,9 @@ def test_a_failed_compaction_removes_nothing_and_verify_says_why(site):
 # ---------------------------------------------------------------- corrections
 
 
+CORRECTION = ("apply", "publish", "commit", "purge", "receipt")
+
+
 def drafted(site: Site, seed: int, dataset: str = "demo") -> dict[str, Any]:
     """An order, drafted by a command, that withdraws what a tar's copy was removed for.
 
@@ -814,7 +817,7 @@ def corrected(
         "on_failure_callback": lambda context: said.append(str(context["exception"])),
         **(args or {}),
     }
-    dags = curation_dags(site.config, dict.fromkeys(("apply", "publish", "commit"), common))
+    dags = curation_dags(site.config, dict.fromkeys(CORRECTION, common))
     dag_id = f"correct_{dataset}"
     return run(number, conf, dag_id, dag=dags[dag_id]), said
 
@@ -839,7 +842,7 @@ def test_an_order_is_carried_out_and_told_of_and_clearing_its_run_changes_nothin
 
     ended, said = corrected(site, 1, conf)
 
-    assert (said, ended) == ([], dict.fromkeys(("run", "apply", "publish", "commit"), "success"))
+    assert (said, ended) == ([], dict.fromkeys(("run", *CORRECTION), "success"))
     order = conf["order"]
     (row,) = site.ask(f"SELECT * FROM sscd_ops.orders WHERE order_id = {order}")
     assert row["applied_by"]["airflow_user"] == "dag_test"

@@ -21,6 +21,7 @@ from sscd_ops.errors import (
 from sscd_ops.model import OrderState, Person
 from sscd_ops.steps.orders import applying
 from sscd_ops.steps.orders.applying import Applied
+from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.publish import is_unwritten, write_others
 from sscd_ops.steps.snapshots import told_of
@@ -52,8 +53,8 @@ def apply(parts: Parts, dataset: str, order_id: int, *, effect: str, by: Person)
         )
     try:
         if order.state is OrderState.HELD:
-            return applying.approve(parts, order_id, by=by, effect=effect, later=True)
-        return applying.apply(parts, order_id, by=by, effect=effect, later=True)
+            applying.let_pass(parts, order_id, by=by, effect=effect)
+        answered = applying.put_in_force(parts, order_id, by=by, effect=effect)
     except OrderHeld as error:
         raise OrderHeld(
             f"{error}. In Airflow: another user than {by.airflow_user} triggers"
@@ -63,6 +64,7 @@ def apply(parts: Parts, dataset: str, order_id: int, *, effect: str, by: Person)
         raise EffectChanged(
             f"{error}; or trigger correct_{dataset} with the effect that it shows"
         ) from error
+    return applying.applied(parts, order_id, answered=answered)
 
 
 def write(parts: Parts, order_id: int) -> dict[str, int]:
@@ -77,6 +79,13 @@ def write(parts: Parts, order_id: int) -> dict[str, int]:
     with parts.catalog.begin() as conn:
         planned = output_shards.planned_shards(conn, decision.decision_id)
     return {"shards": len(planned), "unwritten": sum(map(is_unwritten, planned))}
+
+
+def receipt(parts: Parts, order_id: int) -> list[int]:
+    """Write the receipts of the dataset that are due; the orders they are of."""
+    with parts.catalog.begin() as conn:
+        dataset_id = _decision_of(conn, order_id).dataset_id
+    return write_due(parts, dataset_id)
 
 
 def made(parts: Parts, order_id: int) -> dict[str, Any]:

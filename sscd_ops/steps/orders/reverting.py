@@ -13,14 +13,22 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import decisions, lookups, orders, rules, segments, subjects
+from sscd_ops.catalog import (
+    decisions,
+    lookups,
+    orders,
+    rules,
+    segments,
+    subjects,
+    withdrawn_set,
+)
 from sscd_ops.catalog.bearers import Bearer, bearers, verdicts_now
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
 from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.model import Fault, KnownImages
-from sscd_ops.steps import history
+from sscd_ops.steps import history, ruling
 from sscd_ops.steps.history import Origin
 from sscd_ops.steps.losing import Asked, Settled, gone_changes, plan_settled, settle
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
@@ -58,7 +66,10 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
     if target.turn == dataset.turn:
         settled = _as_before(parts, work, target, seen, there, back)
     if settled is None:
-        asked = Asked(anew=_free(parts, target, dataset.turn, back.images), again=back.samples)
+        with parts.catalog.read() as conn:
+            caught = withdrawn_set.images_of(conn, target.dataset_id, target.order_id)
+        anew = [*_free(parts, target, dataset.turn, back.images), *caught]
+        asked = Asked(anew=anew, again=back.samples, ended=target.order_id)
         settled = settle(parts, work, dataset, there, asked)
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
     gone = settled.gone.keys()
@@ -93,8 +104,11 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     still -= orders.covered_otherwise(conn, target, turn)
     ruled = rules.ruled_samples(conn, target.dataset_id, target.order_id)
     asked = [*(UUID(bytes=number) for number in still), *ruled]
-    others = rules.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
+    others = ruling.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
     samples = [n for n in covered if n in still and UUID(bytes=n) not in others]
+    # no image speaks for those that another order's rule, which ended before, stopped
+    own = rules.ruled_of(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
+    samples = [n for n in samples if UUID(bytes=n) not in own]
     if target.turn == turn:
         samples += orders.gone_by(conn, target.decision)
     named = subjects.samples_now(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
@@ -103,7 +117,7 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     unread = [
         s.sample_id for s in subjects.samples_now(conn, target.dataset_id, free) if not s.is_own
     ]
-    return _Back(samples, sorted(images), unread)
+    return _Back(samples, sorted(images), [*sorted(own), *unread])
 
 
 def _known(parts: Parts, dataset_id: int, images: Sequence[bytes], turn: int) -> KnownImages:
@@ -170,6 +184,7 @@ def _verdicts(
 ) -> tuple[list[Named], dict[UUID, str]]:
     """The samples whose verdict may change as they are now, and the verdict of each then."""
     images = {*back.images, *settled.carried, *settled.freed, *settled.removed}
+    images |= settled.withdrawn.keys()
     with parts.catalog.read() as conn:
         before = subjects.samples_of_images(conn, dataset_id, sorted(images))
         there = {named.sample_id for named in before}
@@ -177,7 +192,8 @@ def _verdicts(
         before += subjects.samples_now(conn, dataset_id, others)
         now = verdicts_now(conn, dataset_id, sorted(images))
     now |= dict.fromkeys(settled.freed, ("free", b""))
-    now |= {image: (change.verdict, b"") for image, change in settled.removed.items()}
+    gone = settled.removed | settled.withdrawn
+    now |= {image: (change.verdict, b"") for image, change in gone.items()}
     now |= {
         image: ("kept", bearer.sample.sample_id.bytes) for image, bearer in settled.carried.items()
     }
