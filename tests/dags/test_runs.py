@@ -23,7 +23,7 @@ from sscd_ops.core.schedule import interval_of
 from sscd_ops.errors import CatalogUnavailable
 from sscd_ops.model import Interval, Person, Runner
 from sscd_ops.steps import commit, night, plan
-from sscd_ops.steps.orders import applying, correcting
+from sscd_ops.steps.orders import applying, correcting, finishing
 from sscd_ops.steps.orders.asked import withdrawal
 from sscd_ops.steps.parts import configured
 from sscd_ops.testing import make_tar, picture
@@ -779,7 +779,9 @@ def test_a_failed_compaction_removes_nothing_and_verify_says_why(site):
 CORRECTION = ("apply", "publish", "commit", "purge", "receipt")
 
 
-def drafted(site: Site, seed: int, dataset: str = "demo") -> dict[str, Any]:
+def drafted(
+    site: Site, seed: int, dataset: str = "demo", flags: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """An order, drafted by a command, that withdraws what a tar's copy was removed for.
 
     Answers with the conf that carries it out.
@@ -795,6 +797,7 @@ def drafted(site: Site, seed: int, dataset: str = "demo") -> dict[str, Any]:
             who=Person("ann", database_user="ann", os_user="ann"),
             why="opt-out 412",
             ids=[str(row["sample_id"])],
+            flags=flags,
         )
         draft = applying.draft(parts, asked).draft
     return {"order": draft.order_id, "effect": draft.effect[:12]}
@@ -876,7 +879,7 @@ def test_an_order_is_carried_out_and_told_of_and_clearing_its_run_changes_nothin
 
 def test_tries_that_die_behind_what_they_did_are_tried_again_and_do_it_once(site, monkeypatch):
     small_nights(site, 28)
-    conf = drafted(site, 2800)
+    conf = drafted(site, 2800, flags=("forget", "purge"))
     seen = len(corrections())
     died = []
 
@@ -897,25 +900,30 @@ def test_tries_that_die_behind_what_they_did_are_tried_again_and_do_it_once(site
         (correcting, "write"),
         (applying, "publish"),
         (correcting, "mark_announced"),
+        (finishing, "finish"),
+        (correcting, "receipt"),
     ):
         dies_once(module, name)
 
     ended, said = corrected(site, 2, conf)
 
     assert ended["run"] == "success", said
-    assert died == ["apply", "write", "publish", "mark_announced"]
+    assert died == ["apply", "write", "publish", "mark_announced", "finish", "receipt"]
     turns = site.ask(f"SELECT 1 FROM sscd_ops.orders WHERE order_id = {conf['order']} AND turn > 0")
     tried = site.ask(
         f"SELECT kind FROM sscd_ops.decisions WHERE client_key = 'order {conf['order']}'"
         " AND turn IS NOT NULL"
     )
     assert (len(turns), len(tried)) == (1, 1)
+    receipts = site.ask(f"SELECT kind FROM sscd_ops.receipts WHERE order_id = {conf['order']}")
+    assert [row["kind"] for row in receipts] == ["withdrawal"]
+    left = site.ask("SELECT * FROM curation.snapshots WHERE dataset = 'demo'")
     told = corrections()[seen:]
+    assert [row["snapshot"] for row in left if row["expired_at"] is None] == [told[0]["snapshot"]]
     assert [(each["order"], each["kind"]) for each in told] == [(conf["order"], "order")]
 
 
 def test_an_order_that_a_night_publishes_in_between_is_told_of_too(site, monkeypatch):
-    """The night tells of its snapshot by the dataset's asset, the correction by its own."""
     small_nights(site, 29)
     conf = drafted(site, 2900)
     seen = len(corrections())
