@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
@@ -146,7 +147,7 @@ def _matched(
 
 
 def _carried_out(conn: Connection, order: Order, moments: Mapping[str, Any]) -> dict[str, Any]:
-    covered = [number.hex() for number in orders.covered_by(conn, order.decision)]
+    covered = [str(UUID(bytes=number)) for number in orders.covered_by(conn, order.decision)]
     newest = datasets.of_number(conn, order.dataset_id).snapshot
     held = _numbers(receipts.held_in(conn, order.decision), newest)
     tags, users, readable = receipts.tags_and_users(conn, order.dataset_id, held)
