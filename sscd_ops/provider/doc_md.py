@@ -182,8 +182,8 @@ applies it.
 
 **apply** puts it in force in its turn, beside nights; **publish** writes what is kept instead;
 **commit** makes the snapshot that follows it, an event of the asset
-`sscd-ops://{name}/corrections`; **purge** forgets and deletes where the order asks for that;
-**receipt** writes its receipt (`sscd-ops receipt list --config {config}`).
+`sscd-ops://{name}/corrections`; **receipt** writes its receipt (`sscd-ops receipt list --config
+{config}`); **purge** forgets and deletes where the order asks for that.
 
 **It would change something else by now**: nothing was changed; look again, trigger with the new
 effect. **It is held** (more samples than `orders.max_changed`): another user than drafted or

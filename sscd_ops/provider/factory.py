@@ -191,8 +191,8 @@ def _correction_dag(
             task(orders.SscdOrderApplyOperator, "apply", airflow.resolve, dataset=options.name)
             >> task(orders.SscdOrderPublishOperator, "publish", airflow.publish)
             >> task(orders.SscdOrderCommitOperator, "commit", airflow.commit, dataset=options.name)
-            >> task(orders.SscdOrderPurgeOperator, "purge", airflow.commit)
             >> task(orders.SscdOrderReceiptOperator, "receipt", airflow.commit)
+            >> task(orders.SscdOrderPurgeOperator, "purge", airflow.commit)
         )
     return dag
 

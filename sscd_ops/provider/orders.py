@@ -116,6 +116,19 @@ class SscdOrderCommitOperator(_OrderOperator):
                 correcting.mark_announced(parts, number)
 
 
+class SscdOrderReceiptOperator(_OrderOperator):
+    """Writes the receipt of an order, unless it has one."""
+
+    def execute(self, context: Context) -> None:
+        """Write it, with any other of the dataset that is due."""
+        from sscd_ops.steps.orders import correcting
+
+        number = int(self.order)
+        with self.parts() as parts:
+            written = correcting.receipt(parts, number)
+        self.tell(context, {"order": number, "written": number in written})
+
+
 class SscdOrderPurgeOperator(_OrderOperator):
     """Forgets and purges what an order covers, where it asks for that."""
 
@@ -131,16 +144,3 @@ class SscdOrderPurgeOperator(_OrderOperator):
             done = finishing.finish(parts, number, by=by)
         forgotten, purged = done.forgotten is not None, done.purged is not None
         self.tell(context, {"order": number, "forgotten": forgotten, "purged": purged})
-
-
-class SscdOrderReceiptOperator(_OrderOperator):
-    """Writes the receipt of an order, unless it has one."""
-
-    def execute(self, context: Context) -> None:
-        """Write it, with any other of the dataset that is due."""
-        from sscd_ops.steps.orders import correcting
-
-        number = int(self.order)
-        with self.parts() as parts:
-            written = correcting.receipt(parts, number)
-        self.tell(context, {"order": number, "written": number in written})

@@ -146,9 +146,9 @@ def test_a_correction_is_this_graph(bag):
     assert graph == {
         "apply": ["publish"],
         "publish": ["commit"],
-        "commit": ["purge"],
-        "purge": ["receipt"],
-        "receipt": [],
+        "commit": ["receipt"],
+        "receipt": ["purge"],
+        "purge": [],
     }
     assert type(dag.timetable).__name__ == "NullTimetable"
     assert dag.is_paused_upon_creation is False
@@ -263,6 +263,9 @@ def test_params_have_a_schema_that_refuses_nonsense(bag):
     params.validate()
     with pytest.raises(ParamValidationError):
         params["date"] = "yesterday"
+    params["codes"] = ["too_small", "missing_caption"]
+    with pytest.raises(ParamValidationError):
+        params["codes"] = ["'; DROP"]
 
 
 def test_the_page_says_what_to_do(bag):

@@ -265,8 +265,8 @@ def apply(
     finished = Finished()
     if not later:
         publish(parts, order_id)
-        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
         write_due(parts, order.dataset_id)
+        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
     return replace(applied(parts, order_id, answered=answered), finished=finished)
 
 
