@@ -265,7 +265,12 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
         say(f"wrote {sheet}")
     counts = draft.counts
     for count, what in (
-        (counts["kept_instead"], "pictures are kept by another sample, or instead"),
+        (
+            counts["kept_instead"],
+            "pictures are kept again, or by another sample"
+            if found.verb == "revert"
+            else "pictures are kept by another sample, or instead",
+        ),
         (counts["removed_again"], "pictures go for another one than before"),
         (counts["freed"], "pictures are nobody's from then on"),
         (counts["source_gone"], "samples that could be kept instead are gone from their source"),
@@ -307,6 +312,8 @@ def _warn(found: Order, counts: Mapping[str, Any]) -> None:
         )
     if found.finished_at is None and (beside := to_do(found)):
         say(f"carried out it also does {' and '.join(beside)}, which cannot be taken back")
+        if "forget" in beside:
+            say("what is forgotten stops equal bytes alone: near copies that come later pass")
 
 
 def _draw(parts: Wiring, samples: Sequence[Mapping[str, Any]], path: Path) -> None:
