@@ -125,7 +125,10 @@ def settle(parts: Parts, work: Work, dataset: Dataset, there: StillThere, asked:
     ids = [image for image in ids if image not in out]
     able = who(ids)
     settled.able |= able
-    _decide_anew(parts, work, index, there, ids, able, settled)
+    plain = {ids[n] for n in np.flatnonzero(index.is_plain(bytes_rows(ids, 32))).tolist()}
+    settled.ask(there, {image: able[image] for image in ids if image in plain})
+    described = [image for image in ids if image not in plain]
+    _decide_anew(parts, work, index, there, described, able, settled)
     index.keep(bytes_rows([image for image in ids if image in settled.carried], 32))
     settled.masks = index.masks
     return settled

@@ -17,6 +17,7 @@ from sscd_ops.catalog import lookups
 from sscd_ops.core.leader import Compared, Leader, lead
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.segment_file import read_kept
+from sscd_ops.model import KnownImages
 from sscd_ops.ports import GrowingIndex
 from sscd_ops.steps import history
 from sscd_ops.steps.free_images import places, stored_queries
@@ -48,10 +49,20 @@ class ChangedIndex:
 
         Those without a descriptor, which are plain, are left out.
         """
+        known = self._known(ids)
+        return places(self._parts, known.take(known.segment_row >= 0), self.origin.live)
+
+    def is_plain(self, ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of some images (k, 32) have no descriptor: bool (k,)."""
+        known = self._known(ids)
+        plain = np.zeros(len(ids), bool)
+        plain[known.row] = known.segment_row < 0
+        return plain
+
+    def _known(self, ids: NDArray[np.uint8]) -> KnownImages:
         with self._parts.catalog.begin() as conn:
             known = lookups.known_images(conn, self.origin.dataset_id, ids, self.origin.turn)
-        known = known.take(np.argsort(known.row))
-        return places(self._parts, known.take(known.segment_row >= 0), self.origin.live)
+        return known.take(np.argsort(known.row))
 
     def clear(self, ids: NDArray[np.uint8]) -> None:
         """Keep some images no longer."""
