@@ -171,12 +171,32 @@ class Person:
         return {name: text for name, text in said.items() if text}
 
 
+@dataclass(frozen=True)
+class Rules:
+    """The standing rules in force at a turn; those by URL, which may be millions, are asked for.
+
+    ``domains``: reversed domain -> number of its first order. ``sources``: sha256 of a source's
+    name -> likewise. ``has_urls``: whether there are any by URL.
+    """
+
+    domains: Mapping[str, int]
+    sources: Mapping[bytes, int]
+    has_urls: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.domains or self.sources or self.has_urls)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
     """A half-open span of time, ``start <= t < end``; both aware datetimes."""
 
     start: datetime
     end: datetime
+
+
+ARCHIVE = "removed"
+"""Folder of what nights removed, and the form of these tars: members of all kinds in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +206,10 @@ class StoredFile:
     name: str
     sha256: str
     bytes: int
+
+
+ERASED = "(erased)"
+"""What stands where a sample's key was, once its text is erased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +409,7 @@ class KnownImages:
         witness_id, witness_decision: uint8 (k, 16), int64 (k,), who carried that one then; zeros
             and -1 where a change names the witness.
         similarity, threshold: float64 (k,), NaN without one.
-        decision_id: int64 (k,), the image's first decision.
+        decision_id: int64 (k,), the image's first decision, or the later one that described it.
         segment_row: int64 (k,), where it is in that one's segment, -1 without a descriptor.
         turn: int64 (k,), of the verdict.
     """
@@ -412,6 +436,30 @@ class KnownImages:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> KnownImages:
         """Some of them, by their places here or by a mask."""
         return KnownImages(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A row of a quarantined sample, or of a whole source shard's fault, by its place.
+
+    ``sample_id`` (16 bytes) and ``key`` are None of a shard's fault, whose ``position`` is -1.
+    ``source``, ``relative_uri``: its source shard. ``has_own``: a later verdict of its own says so.
+    """
+
+    decision_id: int
+    shard_id: int
+    position: int
+    sample_id: bytes | None
+    key: str | None
+    source: str
+    relative_uri: str
+    code: str
+    has_own: bool
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What no other row has."""
+        return self.decision_id, self.shard_id, self.position
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ PUBLISHED_COLUMNS = (
     "offset",
 )
 """What every published parquet has; metadata columns come after these."""
+Undo = Literal["source", "archive"]
 Preference = Literal["priority", "pixels", "caption_length", "bytes"]
 
 
@@ -286,6 +287,9 @@ class PublishOptions:
 
     max_samples: Annotated[int, Range(1, 10**8)] = 10_000
     max_bytes: Annotated[Bytes, Range(1, 10**15)] = 10**9
+    undo: Undo = "source"
+    """Where the bytes of a removed sample come from when it is kept after all: its source alone, or
+    an archive too, into which its night copies it."""
 
 
 @dataclass(frozen=True)
@@ -304,6 +308,8 @@ class RetentionOptions:
     grace: Annotated[Seconds, Range(0, _YEAR)] = 72 * 3600.0
     """A file that nothing needs any more stays so long: who reads it, or is about to name it, can
     end."""
+    removed: Annotated[Seconds, Range(0, 100 * _YEAR)] = 0.0
+    """What nights removed stays in the archive so long after its decision; 0: for ever."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ the others: ``Sources``, ``Models`` and ``Search`` make up ``Rooms`` and ``steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
@@ -104,6 +104,12 @@ class Store(Protocol):
 
     def drop_damaged_copy(self, file: StoredFile) -> bool:
         """Remove a file's local copy if it is damaged; whether it was. Another one is fetched."""
+
+    def drop_copies(self, digests: Collection[str]) -> int:
+        """Remove this machine's copies of files with these sha256; how many there were.
+
+        With them downloads that were given up at least an hour ago, which may be of such a file.
+        """
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name, whatever its content; asked of storage itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,8 @@ class Attempt:
     pinned_turn: int
     pinned_generation: int
     released: bool
+    read_again: tuple[str, ...] | None = None
+    """Codes of the quarantined samples that it reads again, all where there are none; else None."""
     survey: Survey | None = None
 
 
@@ -57,9 +59,10 @@ _INSERT_CONFIG = """
 """
 _INSERT = """
     INSERT INTO sscd_ops.attempts (batch_id, config_sha256, config, fingerprint,
-        fingerprint_detail, threshold, pinned_turn, pinned_generation, skipped_shards)
+        fingerprint_detail, threshold, pinned_turn, pinned_generation, skipped_shards,
+        read_again)
     VALUES (:batch, :sha256, CAST(:config AS jsonb), :fingerprint, CAST(:detail AS jsonb),
-        :threshold, :turn, :generation, :skipped) RETURNING attempt_id
+        :threshold, :turn, :generation, :skipped, :again) RETURNING attempt_id
 """
 _BEGIN = """
     UPDATE sscd_ops.batches SET attempt_id = :a, state = :s, ready = true, waiting_set = NULL,
@@ -75,6 +78,7 @@ def insert_attempt(
     fingerprint: Fingerprint,
     *,
     skipped_shards: int,
+    read_again: Sequence[str] | None,
     label: str,
     night: str,
 ) -> int:
@@ -96,6 +100,7 @@ def insert_attempt(
         "turn": dataset.turn,
         "generation": dataset.generation,
         "skipped": skipped_shards,
+        "again": None if read_again is None else list(read_again),
     }
     attempt_id = int(value(conn, _INSERT, **attempt))
     state = BatchState.PLANNED
@@ -122,6 +127,7 @@ def read_attempt(conn: Connection, batch: Batch) -> Attempt:
         raw["pinned_turn"],
         raw["pinned_generation"],
         raw["released_at"] is not None,
+        None if raw["read_again"] is None else tuple(raw["read_again"]),
         _survey_of(raw),
     )
 

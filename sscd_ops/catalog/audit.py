@@ -137,7 +137,7 @@ def samples_at(
 
 _EXPLAINED = {
     "removed": "witness_source, witness_source_shard, witness_key, witness_caption,"
-    " witness_batch_id, witness_dataset, witness_shard",
+    " witness_batch_id, witness_dataset, witness_shard, recoverable",
     "kept": "shard, shard_key",
     "quarantined": "message",
 }

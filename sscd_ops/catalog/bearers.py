@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.placements import PlacedSample, Slot
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import tuples
 
 
@@ -50,7 +51,7 @@ def bearers(
         " AND (s.sample_id = ANY(CAST(:a AS uuid[]))"
         " OR NOT EXISTS (SELECT FROM sscd_ops.changes_now own WHERE own.dataset_id = :d"
         " AND own.sample_id = s.sample_id AND own.verdict NOT IN ('kept', 'follows')))"
-        " ORDER BY d.turn, s.rank",
+        f" AND {STANDS} ORDER BY d.turn, s.rank",
         d=dataset_id,
         i=list(images),
         a=[str(UUID(bytes=number)) for number in again],

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.placements import LOST
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import rows, run
 from sscd_ops.model import Finding
 
@@ -53,10 +54,20 @@ _ROWS = (
 _TWICE = Check(
     "I1",
     "{count} sample(s) have rows in two decisions",
-    f"{_ROWS}, every AS (SELECT sample_id FROM mine WHERE sample_id IS NOT NULL UNION ALL"
-    " SELECT e.sample_id FROM sscd_ops.detached_samples e JOIN decided USING (decision_id)"
-    " WHERE NOT has_rows)"
-    " SELECT CAST(sample_id AS text) AS what FROM every GROUP BY sample_id HAVING count(*) > 1",
+    f"{_ROWS}, every AS (SELECT decision_id, shard_id, position, sample_id FROM mine"
+    " WHERE sample_id IS NOT NULL UNION ALL"
+    " SELECT e.decision_id, e.shard_id, e.position, e.sample_id FROM sscd_ops.detached_samples e"
+    " JOIN decided USING (decision_id) WHERE NOT has_rows)"
+    f" SELECT CAST(s.sample_id AS text) AS what FROM every s WHERE {STANDS}"
+    " GROUP BY s.sample_id HAVING count(*) > 1",
+)
+_READ_AGAIN = Check(
+    "I1",
+    "{count} sample(s) were read again and have no row since",
+    f"{_ROWS} SELECT CAST(r.sample_id AS text) AS what FROM sscd_ops.read_again_now r"
+    " JOIN decided x ON x.decision_id = r.decision_id AND x.has_rows"
+    " WHERE r.again_id IS NOT NULL AND NOT EXISTS (SELECT FROM mine m"
+    " WHERE m.decision_id = r.decision_id AND m.sample_id = r.again_id)",
 )
 
 _TALLY = {
@@ -162,6 +173,15 @@ _SIMILAR = Check(
     "SELECT CAST(s.sample_id AS text) AS what FROM sscd_ops.samples_now s"
     " WHERE s.dataset_id = :d AND s.is_removed AND CASE WHEN s.reason = 'exact'"
     " THEN s.witness_sha256 = s.image_sha256 ELSE s.similarity >= s.threshold END IS NOT TRUE",
+)
+
+_LISTED_BYTES = Check(
+    "I1",
+    "{count} kept image(s) have the bytes of pictures that are withdrawn with their copies",
+    f"WITH {_KEPT_NOW} SELECT DISTINCT encode(k.sha256, 'hex') AS what FROM kept k"
+    " JOIN sscd_ops.withdrawn_images w ON w.dataset_id = :d AND w.sha256 = k.sha256"
+    " JOIN sscd_ops.decisions x ON x.decision_id = w.decision_id AND x.turn IS NOT NULL"
+    " JOIN sscd_ops.orders o ON o.order_id = w.order_id AND o.turn_to IS NULL",
 )
 
 # ---------------------------------------------------------------- I4: in the newest snapshot once
@@ -296,27 +316,46 @@ _STATES = Check(
 _MASKS = Check(
     "I8",
     "{count} segment(s) have masks of other numbers of images than are kept in them",
-    f"WITH {_DECIDED}, kept AS (SELECT i.decision_id, count(*) AS images FROM sscd_ops.images i"
+    f"WITH {_DECIDED}, described AS (SELECT decision_id, dataset_id, sha256, verdict"
+    " FROM sscd_ops.images WHERE dataset_id = :d AND segment_row IS NOT NULL UNION ALL"
+    " SELECT decision_id, dataset_id, sha256, NULL FROM sscd_ops.described_later"
+    " WHERE dataset_id = :d),"
+    " kept AS (SELECT i.decision_id, count(*) AS images FROM described i"
     " JOIN decided USING (decision_id) LEFT JOIN sscd_ops.changes_now c"
     " ON c.dataset_id = i.dataset_id AND c.image_sha256 = i.sha256"
-    " WHERE i.dataset_id = :d AND i.segment_row IS NOT NULL"
-    " AND coalesce(c.verdict, i.verdict) = 'kept' GROUP BY 1)"
+    " WHERE coalesce(c.verdict, i.verdict) = 'kept' GROUP BY 1)"
     " SELECT CAST(g.segment_id AS text) AS what FROM sscd_ops.segments g"
     " JOIN sscd_ops.segment_masks m ON m.segment_id = g.segment_id AND m.generation_to IS NULL"
     " JOIN sscd_ops.segment_parts p ON p.segment_id = g.segment_id"
-    " LEFT JOIN kept k ON k.decision_id = p.decision_id WHERE g.dataset_id = :d"
+    " LEFT JOIN kept k ON k.decision_id = p.decision_id"
+    " WHERE g.dataset_id = :d AND g.role = 'images'"
     " GROUP BY g.segment_id, m.kept, g.rows HAVING m.kept <> coalesce(sum(k.images), 0)"
     " OR g.rows <> sum(p.rows)",
+)
+_WITHDRAWN_SET = Check(
+    "I8",
+    "{count} order(s) have other pictures in the withdrawn set than in its segments",
+    f"WITH {_DECIDED}, entries AS (SELECT w.decision_id, count(w.row) AS pictures,"
+    " count(DISTINCT w.row) AS places, max(w.row) AS last FROM sscd_ops.withdrawn_images w"
+    " JOIN decided USING (decision_id) GROUP BY 1), stored AS (SELECT g.decision_id, g.rows,"
+    " m.kept FROM sscd_ops.segments g LEFT JOIN sscd_ops.segment_masks m"
+    " ON m.segment_id = g.segment_id AND m.generation_to IS NULL"
+    " WHERE g.dataset_id = :d AND g.role = 'withdrawn')"
+    " SELECT 'of turn ' || x.turn AS what FROM entries e FULL JOIN stored s USING (decision_id)"
+    " JOIN decided x USING (decision_id) WHERE coalesce(e.pictures, 0) <> coalesce(s.kept, 0)"
+    " OR e.places <> e.pictures OR e.last >= s.rows",
 )
 
 CHECKS = (
     _TWICE,
+    _READ_AGAIN,
     _NIGHTS,
     _SOURCES,
     _RULES,
     _CARRIERS,
     _WITNESSES,
     _SIMILAR,
+    _LISTED_BYTES,
     _NUMBERED,
     _TWO_SHARDS,
     _NO_SHARD,
@@ -329,6 +368,7 @@ CHECKS = (
     _NUMBERS,
     _STATES,
     _MASKS,
+    _WITHDRAWN_SET,
 )
 
 

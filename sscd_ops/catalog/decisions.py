@@ -199,7 +199,11 @@ def delete_lost(conn: Connection, dataset_id: int) -> None:
             " (SELECT output_id FROM sscd_ops.output_shards WHERE decision_id = :x)",
             x=key["x"],
         )
-        for table in ("changes", "decision_sources", "output_shards", "decisions"):
+        few = (
+            *("read_again", "described_later", "changes", "withdrawn_images", "archived_shards"),
+            *("decision_sources", "output_shards", "decisions"),
+        )
+        for table in few:
             run(conn, f"DELETE FROM sscd_ops.{table} WHERE decision_id = :x", x=key["x"])
 
 
@@ -410,11 +414,16 @@ def newest_night(conn: Connection, dataset_id: int) -> int:
 
 
 def recent_nights(conn: Connection, dataset_id: int, turn: int, limit: int) -> list[PastNight]:
-    """The nights of the highest turns below ``turn``, newest first."""
+    """The nights of the highest turns below ``turn``, newest first.
+
+    Those that read quarantined samples again say nothing about what is usual.
+    """
     found = rows(
         conn,
         "SELECT counts, decision_id FROM sscd_ops.decisions"
-        " WHERE dataset_id = :d AND turn < :t AND kind = 'night' ORDER BY turn DESC LIMIT :n",
+        " WHERE dataset_id = :d AND turn < :t AND kind = 'night' AND NOT EXISTS"
+        " (SELECT FROM sscd_ops.attempts a WHERE a.attempt_id = decisions.attempt_id"
+        " AND a.read_again IS NOT NULL) ORDER BY turn DESC LIMIT :n",
         d=dataset_id,
         t=turn,
         n=limit,

@@ -38,7 +38,8 @@ _KNOWN = (
     f" {_first_or('witness_sha256')} IS NOT NULL,"
     " CASE WHEN c.turn IS NULL THEN uuid_send(im.witness_id) END,"
     " CASE WHEN c.turn IS NULL THEN im.witness_decision END,"
-    f" {_first_or('similarity')}, {_first_or('threshold')}, im.decision_id, im.segment_row,"
+    f" {_first_or('similarity')}, {_first_or('threshold')},"
+    " coalesce(later.decision_id, im.decision_id), coalesce(later.segment_row, im.segment_row),"
     " coalesce(c.turn, b.turn)"
 )
 _IMAGES = (
@@ -48,6 +49,9 @@ _IMAGES = (
     " ON e.decision_id = c.decision_id AND e.turn = c.turn)"
     " ON c.dataset_id = :d AND c.image_sha256 = q.sha256 AND c.turn <= :t"
     " AND (c.turn_to IS NULL OR c.turn_to > :t)"
+    " LEFT JOIN (sscd_ops.described_later later JOIN sscd_ops.decisions l"
+    " ON l.decision_id = later.decision_id AND l.turn <= :t)"
+    " ON later.dataset_id = :d AND later.sha256 = q.sha256"
 )
 
 
@@ -62,31 +66,19 @@ def known_images(
         digests: uint8 (n, 32), distinct sha256 digests.
         turn: the turn.
     """
-    source, asked = numbered_digests(conn, digests)
-    found = conn.execute(
-        text(f"SELECT q.i - 1, {_KNOWN} FROM {source}{_IMAGES}"),
-        {**asked, "d": dataset_id, "t": turn},
-    )
+    asked: dict[str, Any] = {"d": dataset_id, "t": turn}
+    if len(digests) <= _FEW:
+        source = "unnest(CAST(:shas AS bytea[])) WITH ORDINALITY AS q(sha256, i)"
+        asked["shas"] = [digest.tobytes() for digest in digests]
+    else:
+        source = f"{_copy_digests(conn, digests)} q"
+        # ten million answers are taken over one by one for a minute; no lock waits for that
+        run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
+    found = conn.execute(text(f"SELECT q.i - 1, {_KNOWN} FROM {source}{_IMAGES}"), asked)
     columns = (zip(*some, strict=True) for some in found.partitions(_AT_ONCE))
     pieces = [[as_array(()) for as_array in _ARRAYS]]
     pieces += ([f(values) for f, values in zip(_ARRAYS, some, strict=True)] for some in columns)
     return KnownImages(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
-
-
-def numbered_digests(conn: Connection, digests: NDArray[np.uint8]) -> tuple[str, dict[str, Any]]:
-    """Digests as a table ``q(sha256, i)``, numbered from 1, and what is to be bound for it.
-
-    Args:
-        conn: an open transaction (a temporary table lives until its end, or the next call).
-        digests: uint8 (n, 32).
-    """
-    if len(digests) <= _FEW:
-        source = "unnest(CAST(:shas AS bytea[])) WITH ORDINALITY AS q(sha256, i)"
-        return source, {"shas": [digest.tobytes() for digest in digests]}
-    name = _copy_digests(conn, digests)
-    # ten million answers are taken over one by one for a minute; no lock waits for that
-    run(conn, "SET LOCAL idle_in_transaction_session_timeout = '1h'")
-    return f"{name} q", {}
 
 
 def _words(values: Sequence[str | None]) -> NDArray[np.object_]:
@@ -200,7 +192,7 @@ def sample_place(conn: Connection, sample_id: UUID) -> SamplePlace | None:
         conn,
         "SELECT s.shard_id, s.position, d.batch_id FROM sscd_ops.samples s"
         " JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.turn IS NOT NULL"
-        " WHERE s.sample_id = :s",
+        " WHERE s.sample_id = :s ORDER BY d.turn DESC",  # where it was read last
         s=sample_id,
     )
     return next((SamplePlace(*place) for place in found), None)

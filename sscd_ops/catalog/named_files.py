@@ -5,6 +5,7 @@ the record where nobody reads their files any more. Once a file is not named it 
 by a new registration (``catalog.naming``), which is what `vacuum` builds on.
 
 - **shards**: in a snapshot that was not expired, or waiting for their commit;
+- **archived shards**: written, and not let go;
 - **snapshot files**: of those that were not expired;
 - **segments, masks**: of the newest generation, and of those since the oldest one that a batch
   under way may have begun with. Not segments that were merged, nor masks that another follows;
@@ -60,6 +61,9 @@ _ALL = (
     " UNION ALL SELECT value ->> 'name' FROM sscd_ops.output_shards o"
     " JOIN sscd_ops.decisions x USING (decision_id), jsonb_each(o.files)"
     f" WHERE x.dataset_id = :d AND o.files IS NOT NULL AND NOT x.lost AND {READABLE}"
+    " UNION ALL SELECT value ->> 'name' FROM sscd_ops.archived_shards a"
+    " JOIN sscd_ops.decisions x USING (decision_id), jsonb_each(a.files)"
+    " WHERE x.dataset_id = :d AND a.files IS NOT NULL AND NOT x.lost"
 )
 
 

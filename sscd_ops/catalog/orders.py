@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -29,18 +30,24 @@ class Subject:
 
     ``kind``: ``id sha256 url domain source picture``. ``digest``: an id's 16 bytes, an image's
     sha256, else the sha256 of ``value``, which is None once it was erased. ``host``: of a domain,
-    its labels reversed, ``org.example.``.
+    its labels reversed, ``org.example.``. ``descriptor``, ``hash``: of a picture whose copies go
+    too, as bytes of float16 and of the hash; None of a plain one.
     """
 
     kind: str
     digest: bytes
     value: str | None = None
     host: str | None = None
+    descriptor: bytes | None = None
+    hash: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Order:
-    """An order's row. ``request``: scope and flags; who: see ``model.Person``."""
+    """An order's row. ``request``: scope and flags; who: see ``model.Person``.
+
+    ``finished_at``: when all was done that the flags ask for; None of one without.
+    """
 
     order_id: int
     dataset_id: int
@@ -60,6 +67,7 @@ class Order:
     decision_id: int | None
     turn: int | None
     turn_to: int | None
+    finished_at: datetime | None
 
     @property
     def decision(self) -> int:
@@ -92,7 +100,7 @@ class Draft:
 _COLUMNS = (
     "o.order_id, o.dataset_id, d.name AS dataset, o.verb, o.request, o.of_order, o.state,"
     " o.message, o.actor, o.why, o.drafted_by, o.applied_by, o.approved_by, o.approved, o.draft,"
-    " o.decision_id, o.turn, o.turn_to"
+    " o.decision_id, o.turn, o.turn_to, o.finished_at"
 )
 _ORDERS = f"SELECT {_COLUMNS} FROM sscd_ops.orders o JOIN sscd_ops.datasets d USING (dataset_id)"
 
@@ -128,6 +136,12 @@ def open_order(conn: Connection, dataset_id: int, client_key: str) -> Order | No
     return None if raw is None else _order(raw)
 
 
+def second_part(conn: Connection, order_id: int) -> Order | None:
+    """The order by which what is near to an order's pictures goes, where another person decides."""
+    raw = row(conn, f"{_ORDERS} WHERE o.of_order = :o AND o.verb = 'withdraw'", o=order_id)
+    return None if raw is None else _order(raw)
+
+
 def list_orders(conn: Connection, dataset: str | None, limit: int) -> list[Order]:
     """The newest orders, of one dataset or of all."""
     found = rows(
@@ -144,11 +158,14 @@ def subjects_of(conn: Connection, order_id: int) -> list[Subject]:
     """What an order names."""
     found = tuples(
         conn,
-        "SELECT kind, digest, value, host FROM sscd_ops.order_subjects WHERE order_id = :o"
-        " ORDER BY kind, value, digest",
+        "SELECT kind, digest, value, host, descriptor, hash FROM sscd_ops.order_subjects"
+        " WHERE order_id = :o ORDER BY kind, value, digest",
         o=order_id,
     )
-    return [Subject(kind, bytes(digest), *rest) for kind, digest, *rest in found]
+    return [
+        Subject(kind, bytes(digest), value, host, *(blob and bytes(blob) for blob in described))
+        for kind, digest, value, host, *described in found
+    ]
 
 
 def subject_counts(conn: Connection, order_id: int) -> dict[str, int]:
@@ -255,6 +272,8 @@ def add_order(
             "digest": pa.array([s.digest for s in named], pa.binary()),
             "value": pa.array([s.value for s in named], pa.string()),
             "host": pa.array([s.host for s in named], pa.string()),
+            "descriptor": pa.array([s.descriptor for s in named], pa.binary()),
+            "hash": pa.array([s.hash for s in named], pa.binary()),
         }
     )
     copy_table(conn, "order_subjects", table)
@@ -354,7 +373,9 @@ def mark_applied(
     run(
         conn,
         "UPDATE sscd_ops.orders r SET state = :s, turn_to = :t FROM sscd_ops.orders o"
-        " WHERE o.order_id = :o AND o.verb = 'revert' AND r.order_id = o.of_order",
+        # its second part too: what is near to its pictures went because of them
+        " WHERE o.order_id = :o AND o.verb = 'revert' AND (r.order_id = o.of_order"
+        " OR r.of_order = o.of_order AND r.verb = 'withdraw' AND r.state = 'applied')",
         s=OrderState.REVERTED,
         t=turn,
         o=order_id,

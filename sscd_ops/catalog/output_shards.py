@@ -162,15 +162,20 @@ def plan_anew(
     name: str,
     samples: int,
     slots: Iterable[Span],
+    written: bool = False,
 ) -> bool:
     """Plan a shard that is in no snapshot yet with other slots and another name.
 
-    Answers False, and changes nothing, where it was written or planned anew meanwhile.
+    Answers False, and changes nothing, where it was planned anew meanwhile, or written and not to
+    be given up although it is ``written``.
     """
     changed = run(
         conn,
-        "UPDATE sscd_ops.output_shards SET plan = :p, name = :n, samples = :s"
-        " WHERE output_id = :o AND files IS NULL AND name = :before",
+        "UPDATE sscd_ops.output_shards SET plan = :p, name = :n, samples = :s, files = NULL"
+        " WHERE output_id = :o AND (files IS NULL OR :w) AND name = :before"
+        " AND NOT EXISTS (SELECT FROM sscd_ops.placements p WHERE p.output_id = :o"
+        " AND (p.snapshot_from IS NOT NULL OR p.snapshot_to IS NOT NULL))",
+        w=written,
         p=plan,
         n=name,
         s=samples,

@@ -71,23 +71,26 @@ _GIVEN = (
 """The samples that a decision gave slots to which others had read."""
 
 
+PLACED = (
+    "s.image_sha256, s.sample_id, s.shard_id, s.position, sh.source, sh.relative_uri, s.key,"
+    " s.width, s.height, s.caption, s.meta"
+)
+"""The fields of ``PlacedSample``: of samples ``s`` and source shards ``sh``."""
+
+
 def samples_of_output(conn: Connection, output_id: int) -> list[PlacedSample]:
     """The samples of one output shard in published order: that of their slots.
 
     Without those whose month was detached.
     """
-    columns = (
-        "s.image_sha256, s.sample_id, s.shard_id, s.position, sh.source, sh.relative_uri, s.key,"
-        " s.width, s.height, s.caption, s.meta"
-    )
     # slots and month as values: joined with its placements, a shard might cost the whole month
     read = (
-        f"SELECT {columns} FROM sscd_ops.samples s JOIN sscd_ops.source_shards sh USING (shard_id)"
+        f"SELECT {PLACED} FROM sscd_ops.samples s JOIN sscd_ops.source_shards sh USING (shard_id)"
         " WHERE s.month = :m AND s.decision_id = :x AND s.slot >= :a AND s.slot < :b"
         " ORDER BY s.slot"
     )
     given = (
-        f"SELECT {columns}{_GIVEN} JOIN sscd_ops.decisions d ON d.decision_id = g.carrier_decision"
+        f"SELECT {PLACED}{_GIVEN} JOIN sscd_ops.decisions d ON d.decision_id = g.carrier_decision"
         " JOIN sscd_ops.samples s ON s.month = d.month AND s.decision_id = d.decision_id"
         " AND s.sample_id = g.carrier_id JOIN sscd_ops.source_shards sh USING (shard_id)"
         " ORDER BY g.slot"

@@ -26,8 +26,11 @@ def mark_published(conn: Connection, decision_id: int, snapshot: int | None) -> 
     )
 
 
-def mark_followed(conn: Connection, dataset_id: int, snapshot: int, turn: int) -> None:
-    """Published are, with a snapshot as of a turn, the decisions before it that only take away."""
+def mark_followed(conn: Connection, dataset_id: int, snapshot: int | None, turn: int) -> None:
+    """Published are, with a snapshot as of a turn, the decisions before it that only take away.
+
+    ``snapshot``: None where the newest one holds nothing of what they take away.
+    """
     run(
         conn,
         "UPDATE sscd_ops.decisions d SET published_at = now(), snapshot = :s"

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.lookups import numbered_digests
+from sscd_ops.catalog.orders import subjects_of
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import tuples
-from sscd_ops.core.descriptor_file import bytes_rows
-from sscd_ops.core.rules import Rules, stopped
+from sscd_ops.catalog.subjects import named_samples
+from sscd_ops.model import Rules
 
 _IN_FORCE = (
     "o.dataset_id = :d AND o.verb = 'withdraw' AND o.order_id <> :w"
@@ -72,7 +73,7 @@ def orders_of_urls(
     """The first order in force at a turn that names each of some URLs; 0: none does.
 
     Args:
-        conn: an open transaction; what it locks, it locks until its end: ask for not too many.
+        conn: an open transaction.
         dataset_id: whose.
         digests: uint8 (n, 32), of URLs (``core.urls``).
         turn: as in ``rules_at``.
@@ -81,21 +82,22 @@ def orders_of_urls(
     Returns:
         int64 (n,).
     """
-    source, asked = numbered_digests(conn, digests)
-    found = tuples(
-        conn,
-        f"SELECT q.i - 1, min(o.order_id) FROM {source} JOIN sscd_ops.order_subjects s"
-        " ON s.kind = 'url' AND s.digest = q.sha256 JOIN sscd_ops.orders o USING (order_id)"
-        f" WHERE {_IN_FORCE} GROUP BY 1",
-        d=dataset_id,
-        t=turn,
-        w=without,
-        **asked,
-    )
     answer = np.zeros(len(digests), np.int64)
-    for row, order in found:
-        answer[row] = order
+    for start in range(0, len(digests), _URLS):
+        asked = [url.tobytes() for url in digests[start : start + _URLS]]
+        for row, order in tuples(conn, _OF_URLS, u=asked, d=dataset_id, t=turn, w=without):
+            answer[start + row] = order
     return answer
+
+
+_URLS = 2000
+"""Digests asked for at once: as a bound array of so many each is a look-up (10 us a digest among a
+million), while a table of more would be joined with all that is named."""
+_OF_URLS = (
+    "SELECT q.i - 1, min(o.order_id) FROM unnest(CAST(:u AS bytea[])) WITH ORDINALITY AS q(url, i)"
+    " JOIN sscd_ops.order_subjects s ON s.kind = 'url' AND s.digest = q.url"
+    f" JOIN sscd_ops.orders o USING (order_id) WHERE {_IN_FORCE} GROUP BY 1"
+)
 
 
 # ---------------------------------------------------------------- samples that have a verdict
@@ -110,80 +112,59 @@ _IN = (
 _SOURCE = " JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id"
 
 
-def orders_of_samples(
-    conn: Connection,
-    dataset_id: int,
-    sample_ids: Sequence[UUID],
-    turn: int,
-    *,
-    without: int = 0,
-) -> dict[UUID, int]:
-    """Sample -> the first order whose rules stop it; those that none stops are not there.
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What rules look at of a sample: digest and reversed host of its URL, if any; its source."""
 
-    Args:
-        conn: an open transaction.
-        dataset_id: whose.
-        sample_ids: of samples with a verdict, also of months that were detached.
-        turn: as in ``rules_at``.
-        without: likewise: the order that is to end.
-    """
-    rules = rules_at(conn, dataset_id, turn, without=without)
-    answer: dict[UUID, int] = {}
-    for start in range(0, len(sample_ids) if rules else 0, _AT_ONCE):
-        where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
-        columns = "s.sample_id, s.url_sha256, s.host, sh.source"
-        found = list(
-            tuples(
-                conn,
-                f"SELECT {columns} FROM sscd_ops.samples s{_IN} AND d.month = s.month{_SOURCE}"
-                f" WHERE {where} UNION"
-                f" SELECT {columns} FROM sscd_ops.detached_samples s{_IN}{_SOURCE} WHERE {where}",
-                d=dataset_id,
-                s=list(sample_ids[start : start + _AT_ONCE]),
-            )
-        )
-        urls = bytes_rows([bytes(url or bytes(32)) for _, url, *_ in found], 32)
-        of_url = orders_of_urls(conn, dataset_id, urls, turn, without=without)
-        hosts, sources = [host for *_, host, _ in found], [source for *_, source in found]
-        orders = stopped(rules, of_url, hosts, sources).order.tolist()
-        answer |= {row[0]: order for row, order in zip(found, orders, strict=True) if order}
-    return answer
+    sample_id: UUID
+    url_sha256: bytes | None
+    host: str | None
+    source: str
 
 
-_RULED = (
-    "WITH rule AS (SELECT kind, digest, host FROM sscd_ops.order_subjects WHERE order_id = :o),"
-    " shard AS (SELECT sh.shard_id, x.decision_id, x.month FROM sscd_ops.source_shards sh"
-    " JOIN rule ON rule.kind = 'source' AND rule.digest = sha256(convert_to(sh.source, 'UTF8'))"
-    " JOIN sscd_ops.decisions x ON x.attempt_id = sh.attempt_id AND x.turn IS NOT NULL) "
-) + " UNION ".join(
-    f"SELECT s.sample_id FROM {table} s{_IN}{same_month} JOIN {rule} WHERE {is_ruled}"
-    for table, same_month, of_shard, is_ruled in (
-        (
-            "sscd_ops.samples",
-            " AND d.month = s.month",
-            " AND shard.month = s.month",
-            "s.verdict = 'withdrawn' AND s.own_fault",
-        ),
-        ("sscd_ops.detached_samples", "", "", "s.ruled"),
+def where_from(conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]) -> list[Came]:
+    """Where some samples with a verdict came from, also those of months that were detached."""
+    columns = "s.sample_id, s.url_sha256, s.host, sh.source"
+    where = "s.sample_id = ANY(CAST(:s AS uuid[]))"
+    found = tuples(
+        conn,
+        f"SELECT {columns} FROM sscd_ops.samples s{_IN} AND d.month = s.month{_SOURCE}"
+        f" WHERE {where} UNION ALL"
+        f" SELECT {columns} FROM sscd_ops.detached_samples s{_IN}{_SOURCE} WHERE {where}",
+        d=dataset_id,
+        s=list(sample_ids),
     )
-    for rule in (
-        "rule ON rule.kind = 'url' AND s.url_sha256 = rule.digest",
-        # a domain ends in a dot, and / is what comes after it
-        "rule ON rule.kind = 'domain' AND s.host COLLATE \"C\" >= rule.host"
-        " AND s.host COLLATE \"C\" < left(rule.host, -1) || '/'",
-        f"shard ON shard.decision_id = s.decision_id AND shard.shard_id = s.shard_id{of_shard}",
-    )
-)
+    return [Came(each, url and bytes(url), *rest) for each, url, *rest in found]
 
 
 def ruled_samples(conn: Connection, dataset_id: int, order_id: int) -> list[UUID]:
     """The samples that a rule stopped as they were read, and which this order's rules cover.
 
-    Their first verdict is ``withdrawn``; where no other order stops them (``orders_of_samples``)
-    or covers them by name, they become ``rule_ended`` with the order's end.
+    Their first verdict is ``withdrawn``; where no other order stops them (``steps.ruling``) or
+    covers them by name, they become ``rule_ended`` with the order's end.
     """
-    found = tuples(conn, f"{_RULED} ORDER BY 1", d=dataset_id, o=order_id)
-    return [sample_id for (sample_id,) in found]
+    kinds = ("url", "domain", "source")
+    rules = [each for each in subjects_of(conn, order_id) if each.kind in kinds]
+    covered = list(named_samples(conn, dataset_id, order_id, rules))
+    return sorted(ruled_of(conn, dataset_id, covered))
+
+
+def ruled_of(conn: Connection, dataset_id: int, sample_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of some samples a rule stopped as they were read: no image ever speaks for them."""
+    answer: set[UUID] = set()
+    for start in range(0, len(sample_ids), _AT_ONCE):
+        found = tuples(
+            conn,
+            f"SELECT s.sample_id FROM sscd_ops.samples s{_IN} AND d.month = s.month"
+            " WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.verdict = 'withdrawn'"
+            f" AND s.own_fault AND {STANDS} UNION ALL"
+            f" SELECT s.sample_id FROM sscd_ops.detached_samples s{_IN}"
+            f" WHERE s.sample_id = ANY(CAST(:s AS uuid[])) AND s.ruled AND {STANDS}",
+            d=dataset_id,
+            s=list(sample_ids[start : start + _AT_ONCE]),
+        )
+        answer |= {sample_id for (sample_id,) in found}
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

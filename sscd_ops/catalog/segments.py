@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
@@ -21,18 +21,24 @@ from sscd_ops.model import Segment, SegmentPart, StoredFile
 
 _LIVE = (
     "FROM sscd_ops.segments s JOIN sscd_ops.segment_masks m USING (segment_id)"
-    " JOIN sscd_ops.decisions x USING (decision_id) WHERE s.dataset_id = :d"
+    " JOIN sscd_ops.decisions x USING (decision_id) WHERE s.dataset_id = :d AND s.role = :r"
     " AND m.generation_from <= :g AND (m.generation_to IS NULL OR m.generation_to > :g)"
 )
+SegmentRole = Literal["images", "withdrawn"]
+"""What a segment holds: images that were decided, or pictures of the withdrawn set, which is no
+history: nights ask it apart (``catalog.withdrawn_set``)."""
 
 
-def live_segments(conn: Connection, dataset_id: int, generation: int) -> list[Segment]:
+def live_segments(
+    conn: Connection, dataset_id: int, generation: int, role: SegmentRole = "images"
+) -> list[Segment]:
     """The segments of a generation in turn order, each with its kept mask then."""
     found = rows(
         conn,
         f"SELECT s.*, m.mask {_LIVE} ORDER BY x.turn, s.segment_id",
         d=dataset_id,
         g=generation,
+        r=role,
     )
     return [
         Segment(
@@ -56,6 +62,7 @@ def history_rows(conn: Connection, dataset_id: int, generation: int) -> int:
             f"SELECT coalesce(sum(m.kept), 0) {_LIVE}",
             d=dataset_id,
             g=generation,
+            r="images",
         )
     )
 
@@ -69,16 +76,19 @@ def add_segment(
     dimensions: int,
     fingerprint: str,
     files: Mapping[str, StoredFile],
+    role: SegmentRole = "images",
 ) -> int:
-    """Name the files of a segment that holds one decision's images."""
+    """Name the files of a segment that holds one decision's images, or pictures."""
     return int(
         value(
             conn,
-            "WITH made AS (INSERT INTO sscd_ops.segments (dataset_id, decision_id, rows,"
-            " dimensions, fingerprint, files) VALUES (:d, :x, :r, :n, :f, CAST(:files AS jsonb))"
+            "WITH made AS (INSERT INTO sscd_ops.segments (dataset_id, role, decision_id, rows,"
+            " dimensions, fingerprint, files)"
+            " VALUES (:d, :role, :x, :r, :n, :f, CAST(:files AS jsonb))"
             " RETURNING *) INSERT INTO sscd_ops.segment_parts (segment_id, first_row, rows,"
             " decision_id) SELECT segment_id, 0, rows, decision_id FROM made RETURNING segment_id",
             d=dataset_id,
+            role=role,
             x=decision_id,
             r=row_count,
             n=dimensions,
@@ -227,11 +237,11 @@ def add_segment_files(conn: Connection, segment_id: int, files: Mapping[str, Sto
 def all_segments(conn: Connection, dataset_id: int) -> list[Mapping[str, Any]]:
     """The live segments in turn order as `index info` prints them.
 
-    ``night`` and ``turn`` are of the first of its ``nights``.
+    ``night`` and ``turn`` are of the first of its ``nights``. Of role ``withdrawn``: an order's.
     """
     return rows(
         conn,
-        "SELECT s.segment_id AS segment, p.nights, coalesce(b.night, '') AS night, x.turn,"
+        "SELECT s.segment_id AS segment, s.role, p.nights, coalesce(b.night, '') AS night, x.turn,"
         " s.rows, m.kept, s.dimensions, f.files, f.bytes"
         " FROM sscd_ops.segments s JOIN sscd_ops.decisions x USING (decision_id)"
         " JOIN sscd_ops.segment_masks m ON m.segment_id = s.segment_id AND m.generation_to IS NULL"

@@ -213,14 +213,15 @@ def all_registered(conn: Connection, attempt_id: int, role: Role) -> bool:
 
 
 def lost_shards(conn: Connection, dataset_id: int, batch_id: int, attempt_id: int) -> int:
-    """How many shards of the attempt another batch owns by now."""
+    """How many shards of the attempt another batch owns by now; one that reads again owns none."""
     return int(
         value(
             conn,
             "SELECT count(*) FROM sscd_ops.source_shards s WHERE s.attempt_id = :a AND NOT EXISTS"
             " (SELECT 1 FROM sscd_ops.shard_owners o WHERE o.dataset_id = :d"
             " AND o.source = s.source AND o.relative_uri = s.relative_uri"
-            " AND o.version = s.version AND o.batch_id = :b)",
+            " AND o.version = s.version AND o.batch_id = :b)"
+            " AND (SELECT a.read_again FROM sscd_ops.attempts a WHERE a.attempt_id = :a) IS NULL",
             a=attempt_id,
             d=dataset_id,
             b=batch_id,

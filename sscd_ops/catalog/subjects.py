@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog.orders import Subject
+from sscd_ops.catalog.read_again import STANDS
 from sscd_ops.catalog.sql import tuples
 
 
@@ -22,8 +23,7 @@ class Named:
     """A sample that an order names. ``by``: the kind of subject that does.
 
     ``verdict``: in force now. A ``kept`` one carries its image. ``own_fault``: no image ever speaks
-    for it; ``is_own``: now none does, for it has a later verdict of its own. ``is_ruled``: a rule
-    stopped it as it was read.
+    for it; ``is_own``: now none does, for it has a later verdict of its own.
     """
 
     sample_id: UUID
@@ -32,18 +32,21 @@ class Named:
     verdict: str
     own_fault: bool
     is_own: bool
-    is_ruled: bool
     by: str
 
+    @property
+    def follows(self) -> bool:
+        """Whether its image speaks for it."""
+        return not self.own_fault and not self.is_own
 
-_RULED = "verdict = 'withdrawn' AND own_fault IS TRUE AS ruled"
+
 _COLUMNS = "sample_id, decision_id, shard_id, image_sha256, own_fault"
 _NOW = (
     " SELECT f.sample_id, f.image_sha256, sh.source, CASE WHEN own.verdict IS NOT NULL"
     " THEN own.verdict WHEN f.own_fault OR img.verdict IS NULL"
     " THEN coalesce(f.verdict, 'quarantined') WHEN img.verdict <> 'kept' THEN img.verdict"
     " WHEN img.carrier_id = f.sample_id THEN 'kept' ELSE 'removed' END, f.own_fault IS TRUE,"
-    " own.verdict IS NOT NULL, f.ruled"
+    " own.verdict IS NOT NULL"
     " FROM (SELECT DISTINCT ON (r.sample_id) r.* FROM found r JOIN sscd_ops.decisions x"
     " ON x.decision_id = r.decision_id AND x.turn IS NOT NULL AND x.dataset_id = :d"
     " ORDER BY r.sample_id, x.turn DESC, r.verdict) f"
@@ -57,10 +60,10 @@ _NOW = (
 def _both(condition: str) -> str:
     """The rows of samples that meet a condition, of detached months too."""
     return (
-        f"WITH found AS (SELECT {_COLUMNS}, verdict, {_RULED} FROM sscd_ops.samples"
-        f" WHERE sample_id IS NOT NULL AND {condition}"
-        f" UNION ALL SELECT {_COLUMNS}, NULL, ruled FROM sscd_ops.detached_samples"
-        f" WHERE {condition})"
+        f"WITH found AS (SELECT {_COLUMNS}, verdict FROM sscd_ops.samples s"
+        f" WHERE sample_id IS NOT NULL AND {condition} AND {STANDS}"
+        f" UNION ALL SELECT {_COLUMNS}, CASE WHEN ruled THEN 'withdrawn' END"
+        f" FROM sscd_ops.detached_samples s WHERE {condition} AND {STANDS})"
         f"{_NOW}"
     )
 
@@ -69,14 +72,15 @@ _OF_SOURCE = (
     " FROM sscd_ops.decisions b JOIN sscd_ops.source_shards o ON o.attempt_id = b.attempt_id"
     " AND o.source = :v JOIN sscd_ops.{0} s ON s.decision_id = b.decision_id"
     " AND s.shard_id = o.shard_id WHERE b.dataset_id = :d AND b.turn IS NOT NULL"
+    f" AND {STANDS}"
 )
 _SOURCE = (
     "WITH found AS (SELECT "
     + ", ".join(f"s.{name}" for name in _COLUMNS.split(", "))
-    + f", s.verdict, {_RULED}{_OF_SOURCE.format('samples')} AND s.month = b.month"
+    + f", s.verdict{_OF_SOURCE.format('samples')} AND s.month = b.month"
     " AND s.sample_id IS NOT NULL UNION ALL SELECT "
     + ", ".join(f"s.{name}" for name in _COLUMNS.split(", "))
-    + f", NULL, s.ruled{_OF_SOURCE.format('detached_samples')}){_NOW}"
+    + f", CASE WHEN ruled THEN 'withdrawn' END{_OF_SOURCE.format('detached_samples')}){_NOW}"
 )
 _SUBJECTS = "ARRAY(SELECT digest FROM sscd_ops.order_subjects WHERE order_id = :o AND kind = :k)"
 
@@ -130,6 +134,6 @@ def samples_of_images(conn: Connection, dataset_id: int, images: Sequence[bytes]
 
 
 def _named(conn: Connection, sql: str, by: str, **asked: Any) -> Iterator[Named]:
-    for sample_id, image, source, verdict, own_fault, is_own, ruled in tuples(conn, sql, **asked):
+    for sample_id, image, source, verdict, own_fault, is_own in tuples(conn, sql, **asked):
         digest = None if image is None else bytes(image)
-        yield Named(sample_id, digest, source, verdict, own_fault, is_own, ruled, by)
+        yield Named(sample_id, digest, source, verdict, own_fault, is_own, by)

@@ -111,6 +111,8 @@ def explain(
         else:
             nearest = [{name: plain(value) for name, value in row.items()} for row in near + hashed]
             print_fields({**found, "nearest": nearest, "sentence": said}, form)
+        if picture and found["verdict"] == "withdrawn":
+            raise UsageError(f"sample {found['sample_id']} is withdrawn: it is not shown")
         if picture:
             _picture(parts, found, [*near, *hashed], Path(picture))
             say(f"wrote {picture}")
@@ -126,12 +128,19 @@ def _check_picture(path: Path) -> None:
 
 def _find(conn: Connection, sample: str, dataset: str | None) -> Mapping[str, Any]:
     from sscd_ops.catalog.audit import explain as query
+    from sscd_ops.catalog.read_again import now_called
 
     ids = _ids(conn, sample, dataset)
     if len(ids) > 1:
         say(f"{len(ids)} samples have this key; this is the newest")
     found = query(conn, ids[0])
     if found is None:
+        renamed = now_called(conn, ids[0])
+        if renamed is not None:
+            raise UsageError(
+                f"sample {sample} was read again, with another image or caption, and is {renamed}"
+                f" since: `sscd-ops explain {renamed}`"
+            )
         raise UsageError(
             f"there is no sample {sample}: `sscd-ops audit kept|removed|quarantined` prints ids"
         )
@@ -169,6 +178,7 @@ _SHOWN = (
     "key", "format", "width", "height", "bytes", "image_sha256", "caption", "verdict", "reason",
     "message", "plain", "similarity", "threshold", "witness_sample_id", "witness_source_shard",
     "witness_key", "witness_caption", "witness_dataset", "witness_batch_id", "witness_shard",
+    "recoverable",
     "shard", "fingerprint", "search", "perceptual_distance",
 )  # fmt: skip
 
@@ -194,6 +204,11 @@ def _sentence(
         return (
             f"Removed: its image is {found['similarity']:.4f} similar to {witness}, which is kept;"
             f" the threshold is {found['threshold']:g}."
+        )
+    if found["verdict"] == "withdrawn" and found["similarity"] is not None:
+        return (
+            f"Withdrawn: its image is {found['similarity']:.4f} similar to a picture that was"
+            f" withdrawn with its copies; the threshold is {found['threshold']:g}."
         )
     if found["verdict"] != "kept":
         return f"{str(found['verdict']).capitalize()}: {found['reason'] or 'no reason is stored'}"

@@ -133,6 +133,7 @@ def _parts(config: str | None, conn_id: str | None) -> Iterator[Line]:
         yield storage
         if database[-1] and storage[-1]:
             yield from _snapshots(parts)
+            yield from _removed(parts)
 
 
 def _catalog(parts: Wiring) -> Iterator[Line]:
@@ -157,6 +158,18 @@ def _snapshots(parts: Wiring) -> Iterator[Line]:
             fault = str(error)
         if fault is not None:
             yield f"snapshots {name}", fault, False
+
+
+def _removed(parts: Wiring) -> Iterator[Line]:
+    """Whether what was removed could come back."""
+    from sscd_ops.catalog import datasets
+    from sscd_ops.steps.looking import said, tell
+
+    for name in sorted(parts.settings.datasets):
+        with parts.catalog.begin() as conn:
+            known = datasets.read(conn, name)
+        if known is not None:
+            yield f"removed {name}", said(tell(parts, known.dataset_id)), True
 
 
 def _sources(dataset: DatasetOptions) -> str:

@@ -29,7 +29,10 @@ def index() -> None:
 @format_option
 @guarded
 def index_info(config: str | None, dataset: str, form: str) -> None:
-    """List the live segments: nights, the first one, its turn, rows, kept rows, files, bytes."""
+    """List the live segments: role, nights, the first one, its turn, rows, kept rows, files, bytes.
+
+    Role ``images``: of nights; ``withdrawn``: pictures that an order withdrew with their copies.
+    """
     from sscd_ops.catalog import datasets, segments
 
     with open_wiring(config) as parts, parts.catalog.begin() as conn:

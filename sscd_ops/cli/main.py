@@ -35,6 +35,7 @@ def _add_commands() -> None:
         index,
         maintain,
         order,
+        receipt,
         snapshot,
         train,
         try_,
@@ -50,6 +51,7 @@ def _add_commands() -> None:
     main.add_command(snapshot.snapshot)
     main.add_command(withdraw.withdraw)
     main.add_command(order.order)
+    main.add_command(receipt.receipt)
     main.add_command(index.index)
     main.add_command(vacuum.vacuum)
     main.add_command(maintain.maintain)

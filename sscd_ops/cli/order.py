@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sscd_ops.catalog.orders import Draft, Order
     from sscd_ops.model import Person
     from sscd_ops.steps.orders.applying import Applied, Drafted
+    from sscd_ops.steps.orders.forgetting import Forgotten
+    from sscd_ops.steps.orders.purging import Purged
     from sscd_ops.wiring import Wiring
 
 
@@ -74,6 +76,7 @@ def _row(each: Order, draft: Draft | None) -> dict[str, Any]:
 def order_show(order_id: int, config: str | None, form: str) -> None:
     """Show an order: what it names, and what it changes, by source."""
     from sscd_ops.catalog import orders
+    from sscd_ops.steps.orders.finishing import to_do
 
     with open_wiring(config) as parts, parts.catalog.begin() as conn:
         found = orders.read_order(conn, order_id)
@@ -85,6 +88,9 @@ def order_show(order_id: int, config: str | None, form: str) -> None:
         "approved_by": _who(found.approved_by),
         "effect": None if draft is None else draft.effect,
     }
+    if beside := to_do(found):
+        done = "not done yet" if found.finished_at is None else f"done {found.finished_at}"
+        told |= {"beside": f"{', '.join(beside)}: {done}"}
     subjects = [{"kind": s.kind, "subject": s.value or s.digest.hex()} for s in named]
     changes = [] if draft is None else _changes(draft)
     if form == "json":
@@ -115,8 +121,11 @@ def _changes(draft: Draft) -> list[dict[str, Any]]:
 @click.option("--who", default=user, help="Who applies it; default: you.")
 @click.option("--effect", default="", help="The digest of what you looked at, or its beginning.")
 @click.option("--later", is_flag=True, help="Leave publishing to the next snapshot.")
+@click.option("--and-tagged", is_flag=True, help="Where it purges: snapshots too that a tag keeps.")
 @guarded
-def order_apply(order_id: int, config: str | None, who: str, effect: str, later: bool) -> None:
+def order_apply(
+    order_id: int, config: str | None, who: str, effect: str, later: bool, and_tagged: bool
+) -> None:
     """Carry out an order that was drafted, and publish; a retry answers with what was done.
 
     Where it would change something else than its draft said, nothing is done and the new draft is
@@ -128,17 +137,19 @@ def order_apply(order_id: int, config: str | None, who: str, effect: str, later:
 
     with open_wiring(config, progress=True) as parts:
         by = applying.this_person(parts, who)
-        carry_out(parts, order_id, by, later=later, effect=effect)
+        carry_out(parts, order_id, by, later=later, effect=effect, and_tagged=and_tagged)
 
 
 @order.command("approve")
 @click.argument("order_id", type=int)
 @config_option
 @click.option("--who", default=user, help="Who approves it; default: you.")
-@click.option("--why", default="", help="The reason; kept in curation.events.")
 @click.option("--later", is_flag=True, help="Leave publishing to the next snapshot.")
+@click.option("--and-tagged", is_flag=True, help="Where it purges: snapshots too that a tag keeps.")
 @guarded
-def order_approve(order_id: int, config: str | None, who: str, why: str, later: bool) -> None:
+def order_approve(
+    order_id: int, config: str | None, who: str, later: bool, and_tagged: bool
+) -> None:
     """Let an order pass that changes too much for one person, and carry it out.
 
     By another person than drafted or applied it: another login role of Postgres.
@@ -149,7 +160,8 @@ def order_approve(order_id: int, config: str | None, who: str, why: str, later: 
 
     with open_wiring(config, progress=True) as parts:
         by = applying.this_person(parts, who)
-        _say_applied(applying.approve(parts, order_id, by=by, why=why, later=later))
+        done = applying.approve(parts, order_id, by=by, later=later, and_tagged=and_tagged)
+    _say_applied(done)
 
 
 @order.command("refuse")
@@ -168,6 +180,25 @@ def order_refuse(order_id: int, config: str | None, who: str, why: str) -> None:
         by = applying.this_person(parts, who)
         applying.refuse(parts, order_id, by=by, why=why)
         say(f"order {order_id} is turned down: nothing was changed")
+
+
+@order.command("erase")
+@click.argument("order_id", type=int)
+@config_option
+@click.option("--who", default=user, help="Who erases it; default: you.")
+@guarded
+def order_erase(order_id: int, config: str | None, who: str) -> None:
+    """Erase what an order says of people: its reason, and the URLs and file names it named.
+
+    Digests stay, so that its rules go on working; those by domain need the domain, which stays.
+
+    Example: sscd-ops order erase 31
+    """
+    from sscd_ops.steps.orders import applying
+    from sscd_ops.steps.orders.finishing import erase_text_of
+
+    with open_wiring(config) as parts:
+        say(erase_text_of(parts, order_id, by=applying.this_person(parts, who)))
 
 
 @order.command("revert")
@@ -219,6 +250,14 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
         (counts["removed_again"], "pictures go for another one than before"),
         (counts["freed"], "pictures are nobody's from then on"),
         (counts["source_gone"], "samples that could be kept instead are gone from their source"),
+        (counts.get("pictures", 0), "pictures are withdrawn with their copies, now and later"),
+        (
+            counts.get("pictures", 0) - counts.get("compared", 0),
+            "of them have nothing to compare: of these equal bytes alone go",
+        ),
+        (counts.get("near", {}).get("images", 0), "images go because they are near to one of them"),
+        (counts.get("near_withdrawn", 0), "images that went for one of all these are quarantined"),
+        (counts.get("near_waits", 0), "samples near to them wait for another person's approval"),
     ):
         if count:
             say(f"{count} {what}")
@@ -238,12 +277,20 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
 
 
 def carry_out(
-    parts: Wiring, order_id: int, by: Person, *, later: bool = False, effect: str = ""
+    parts: Wiring,
+    order_id: int,
+    by: Person,
+    *,
+    later: bool = False,
+    effect: str = "",
+    and_tagged: bool = False,
 ) -> None:
     """Apply an order and say what came of it."""
     from sscd_ops.steps.orders import applying
 
-    _say_applied(applying.apply(parts, order_id, by=by, later=later, effect=effect))
+    _say_applied(
+        applying.apply(parts, order_id, by=by, later=later, effect=effect, and_tagged=and_tagged)
+    )
 
 
 def _say_applied(done: Applied) -> None:
@@ -255,3 +302,31 @@ def _say_applied(done: Applied) -> None:
         else "the next snapshot follows it"
     )
     say(f"order {found.order_id} {was} turn {found.turn} on; {published}")
+    if done.second is not None and done.second.message:
+        say(done.second.message)
+    _say_forgotten(done.finished.forgotten)
+    _say_purged(done.finished.purged)
+
+
+def _say_forgotten(done: Forgotten | None) -> None:
+    if done is None:
+        return
+    say(
+        f"forgotten: descriptors and hashes of {done.images} pictures, and what {done.samples}"
+        " samples say"
+    )
+    for where in done.left:
+        say(f"  {where}")
+
+
+def _say_purged(done: Purged | None) -> None:
+    if done is None:
+        return
+    expired = ", ".join(map(str, done.expired)) or "none"
+    say(
+        f"purged: {done.samples} samples; {len(done.removed)} files removed"
+        f" ({sum(done.removed.values())} bytes); snapshots that held them, expired: {expired}."
+        " Where their bytes or text are, or may be:"
+    )
+    for where in done.left:
+        say(f"  {where}")

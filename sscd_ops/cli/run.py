@@ -19,6 +19,7 @@ from sscd_ops.cli.output import print_fields, print_rows, say
 if TYPE_CHECKING:
     from sscd_ops.model import Counts
     from sscd_ops.steps.night import NightReport
+    from sscd_ops.steps.reading_again import Wanted
 
 
 @click.command()
@@ -35,6 +36,18 @@ if TYPE_CHECKING:
     "--supplement",
     is_flag=True,
     help="Read source shards that came after the night was decided, as a supplement to it.",
+)
+@click.option(
+    "--quarantined",
+    is_flag=True,
+    help="With --supplement: read again, by the settings of now, what the night quarantined, though"
+    " other batches own its source shards.",
+)
+@click.option(
+    "--codes",
+    metavar="CODE,CODE",
+    default="",
+    help="With --quarantined: only what has one of these codes, e.g. too_small,missing_caption.",
 )
 @click.option(
     "--dry-run",
@@ -57,6 +70,8 @@ def run(
     dataset: str,
     day: str,
     supplement: bool,
+    quarantined: bool,
+    codes: str,
     dry_run: bool,
     workers: int,
     form: str,
@@ -84,6 +99,8 @@ def run(
                     dataset,
                     interval,
                     supplement=supplement,
+                    quarantined=quarantined,
+                    codes=[code.strip() for code in codes.split(",") if code.strip()],
                     dry_run=dry_run,
                     workers=beside if workers > 1 else None,
                 )
@@ -117,6 +134,8 @@ def run(
         click.echo()
         print_rows(_by_source(report), form)
     _say_what_to_know(report, dataset)
+    if report.again is not None:
+        _say_what_is_read_again(report.again)
     if dry_run:
         if not report.source_shards and report.skipped_shards:
             say("nothing to read: other batches have read all that is there")
@@ -136,13 +155,33 @@ def _say_what_to_know(report: NightReport, dataset: str) -> None:
             f"{report.faulty_shards} source shards are faulty (truncated, empty ...): `sscd-ops"
             " audit quarantined` names them and says why"
         )
-    if report.answered:
+    if report.answered and report.again is None:
         say("nothing to do: the night was published before")
     for shard in report.late:
         how = f"--dataset {dataset} --date {shard.date}" + " --supplement" * shard.supplement
         say(f"late: {shard.uri} was never read: sscd-ops run {how}")
     for batch_id in report.unpublishable:
         say(f"batch {batch_id} is unpublishable: sscd-ops batch show {batch_id}")
+
+
+def _say_what_is_read_again(again: Wanted) -> None:
+    if again.samples:
+        say(
+            f"read again: {again.samples} that were quarantined; the others in their source"
+            " shards keep their verdicts"
+        )
+    elif not again.gone:
+        say("nothing to read again: the night has nothing in quarantine that was asked for")
+    if again.gone:
+        say(
+            f"{again.gone} that were quarantined stay so: their source shards are not under the"
+            " urls of their sources any more"
+        )
+    if again.detached:
+        say(
+            "what the night quarantined in months that were detached is not known here: attach"
+            " those months again to read it again"
+        )
 
 
 _COUNTS = (

@@ -201,6 +201,7 @@ class Images:
     sample of each image. ``standing``: int8 (m,). ``known``: what history says; its ``row`` is the
     image.
     ``query``: int64 (m,), row of its descriptor in the batch's queries, -1 without one.
+    ``caught``: bool (m,), new and free images that the withdrawn set catches (``core.withdrawn``).
     """
 
     image_of: NDArray[np.int64]
@@ -210,6 +211,9 @@ class Images:
     known: KnownImages
     faults: dict[int, tuple[Fault, str]]
     query: NDArray[np.int64]
+    caught: NDArray[np.bool_]
+    anew: NDArray[np.bool_]
+    """Bool (m,): known ones whose fault is not believed: they stand as if they were new."""
 
     @property
     def undescribed(self) -> NDArray[np.int64]:
@@ -220,14 +224,14 @@ class Images:
     def is_compared(self) -> NDArray[np.bool_]:
         """Bool (m,): those that leader decides, new ones and free ones."""
         free = (self.standing == FREE) & (self.query >= 0)
-        compared: NDArray[np.bool_] = free | (self.standing == NEW)
+        compared: NDArray[np.bool_] = (free | (self.standing == NEW)) & ~self.caught
         return compared
 
     @property
     def is_plain(self) -> NDArray[np.bool_]:
         """Bool (m,): those that are kept without: of free ones what was kept so before."""
         free = (self.standing == FREE) & (self.query < 0)
-        plain: NDArray[np.bool_] = free | (self.standing == PLAIN)
+        plain: NDArray[np.bool_] = (free | (self.standing == PLAIN)) & ~self.caught
         return plain
 
 
@@ -257,6 +261,8 @@ def find_images(
     query_ids: NDArray[np.uint8],
     query_faults: Mapping[bytes, tuple[Fault, str]],
     plain: Sequence[bytes] = (),
+    *,
+    read_again: bool = False,
 ) -> Images:
     """Group the batch's samples by image and say where each image stands.
 
@@ -266,6 +272,8 @@ def find_images(
         query_ids: uint8 (q, 32), the batch's descriptors' images.
         query_faults: images that embed quarantined.
         plain: images that embed found nothing in to compare, and which are to be kept.
+        read_again: the batch reads quarantined samples again: faults that history says of images
+            are looked for anew.
     """
     eligible = samples.pictured & ~samples.is_known & ~samples.is_shard_fault
     eligible &= samples.stopped.order == 0
@@ -275,9 +283,14 @@ def find_images(
     known = lookup(digests)
     for verdict, state in _STANDING.items():
         standing[known.row[known.verdict == verdict]] = state
+    anew = np.zeros(len(digests), bool)
+    if read_again:
+        anew[known.row[is_faulty(known)]] = True
+        standing[anew] = NEW
     faults = {
         int(known.row[at]): (Fault(known.reason[at]), known.message[at] or "")
         for at in np.flatnonzero(known.verdict == "quarantined")
+        if not anew[known.row[at]]
     }
     for image, fault in _header_faults(samples, grouped.carrier).items():
         # what history says of these bytes comes first: limits may have been others then
@@ -291,7 +304,19 @@ def find_images(
         standing[failure] = IMAGE_FAULTY
         faults[int(failure)] = answers[rows[failure]]
     standing[(_rows_of(bytes_rows(plain, 32), digests) >= 0) & (standing == NEW)] = PLAIN
-    return Images(grouped.image_of, grouped.carrier, digests, standing, known, faults, query)
+    caught = np.zeros(len(digests), bool)
+    return Images(
+        grouped.image_of, grouped.carrier, digests, standing, known, faults, query, caught, anew
+    )
+
+
+def is_faulty(known: KnownImages) -> NDArray[np.bool_]:
+    """Bool (k,): which images are quarantined for a fault of their bytes."""
+    lasting = [str(fault) for fault in Fault if fault.follows_bytes]
+    faulty: NDArray[np.bool_] = (known.verdict == "quarantined") & np.isin(
+        known.reason.astype(str), lasting
+    )
+    return faulty
 
 
 def _header_faults(samples: Samples, carrier: NDArray[np.int64]) -> dict[int, tuple[Fault, str]]:
@@ -344,6 +369,11 @@ class Decided:
     def keeps(self) -> NDArray[np.bool_]:
         """The samples that are kept, bool (n,)."""
         return np.isin(self.outcome, (KEPT, KEPT_PLAIN))
+
+    @property
+    def removes(self) -> NDArray[np.bool_]:
+        """The samples that are removed as copies, bool (n,)."""
+        return np.isin(self.outcome, (REMOVED_EXACT, *REMOVED_FOR.values()))
 
     def each(self, images: NDArray[np.int64], values: Sequence[Any]) -> NDArray[Any]:
         """For images (k,) that were removed now, of one value a measure that of theirs: (k,)."""
@@ -411,7 +441,7 @@ def _outcomes(
     carries = images.carrier[image] == has
     answer = np.full(len(has), QUARANTINED, np.int8)
     answer[standing == IMAGE_KEPT] = REMOVED_EXACT
-    answer[standing == IMAGE_WITHDRAWN] = WITHDRAWN
+    answer[(standing == IMAGE_WITHDRAWN) | images.caught[image]] = WITHDRAWN
     compared, plain = images.is_compared[image], images.is_plain[image]
     fresh = compared | plain
     gone = (standing == IMAGE_REMOVED) | (fresh & ~kept[image])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -82,12 +83,28 @@ def write_descriptors(
     table = pa.table(columns)
     metadata = {"fingerprint": fingerprint, "dimensions": str(dimensions)}
     metadata.update({f"runtime.{name}": said for name, said in sorted(runtime.items())})
+    _write_table(table.replace_schema_metadata(metadata), stream)
+
+
+def write_blank(path: Path, stream: BinaryIO, images: Collection[bytes]) -> None:
+    """Write a descriptor file again, with zeros where some images have descriptor and hashes."""
+    with pq.ParquetFile(path) as file:
+        table = file.read().combine_chunks()
+    wanted = pa.array(sorted(images), pa.binary())
+    is_gone = pc.is_in(table.column("image_sha256").cast(pa.binary()), value_set=wanted)
+    for role in (DESCRIPTORS, *HASHES):
+        name = _COLUMN_OF.get(role, role)
+        if name in table.column_names:
+            column = table.column(name)
+            zeros = pa.scalar(bytes(column.type.byte_width), column.type)
+            blank = pc.if_else(pc.and_(is_gone, column.is_valid()), zeros, column)
+            table = table.set_column(table.column_names.index(name), name, blank)
+    _write_table(table, stream)
+
+
+def _write_table(table: pa.Table, stream: BinaryIO) -> None:
     pq.write_table(
-        table.replace_schema_metadata(metadata),
-        stream,
-        compression="none",
-        use_dictionary=False,
-        row_group_size=_GROUP_ROWS,
+        table, stream, compression="none", use_dictionary=False, row_group_size=_GROUP_ROWS
     )
 
 

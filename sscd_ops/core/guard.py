@@ -36,6 +36,7 @@ def check(
     options: GuardOptions,
     *,
     supplement: bool = False,
+    read_again: bool = False,
 ) -> list[str]:
     """Why the batch should be held; empty if it may pass.
 
@@ -50,21 +51,23 @@ def check(
         options: the dataset's.
         supplement: the batch reads what came late, so that a source without any file in it says
             nothing (docs/decisions/0006-supplements-and-silent-sources.md).
+        read_again: it reads what was quarantined: that much of it stays so, or that a source keeps
+            none of it, is what there was before (docs/decisions/0030-reading-again.md).
     """
     reasons = []
-    if options.empty == "hold" and not (supplement and _is_little(now)):
+    if options.empty == "hold" and not read_again and not (supplement and _is_little(now)):
         expected = {
             s: c for s, c in by_source.items() if _read(c) or not (supplement or c.withdrawn)
         }
         reasons += _empty(now, expected, history)
     whole = [past for past, _ in history]
     reasons += _odds("the dataset", now, whole, options)
-    reasons += _quarantine("the dataset", now, whole, options)
+    reasons += [] if read_again else _quarantine("the dataset", now, whole, options)
     for source, counts in sorted(by_source.items()) if len(by_source) > 1 else ():
         past = [sources[source] for _, sources in history if source in sources]
         if _judged(counts) >= ENOUGH_SAMPLES:
             reasons += _odds(f"source {source!r}", counts, past, options, first_nights=False)
-        reasons += _quarantine(f"source {source!r}", counts, past, options)
+        reasons += [] if read_again else _quarantine(f"source {source!r}", counts, past, options)
     return reasons
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sscd_ops.masking import without_nul
-from sscd_ops.model import Fault
+from sscd_ops.model import ERASED, Fault
 
 _MEMBER = pa.struct(
     [
@@ -59,6 +60,9 @@ _values = attrgetter(*_COLUMNS)
 _member_values = attrgetter(*(field.name for field in _MEMBER))
 _ROWS = 5000
 """Rows a parquet row group: bounds memory."""
+_TEXT = ("image_member", "caption", "caption_sha256", "meta", "message")
+"""What is null in a row whose text is erased; its key and the names of its members are ``ERASED``.
+Ids, digests of bytes, places and sizes stay."""
 
 
 @dataclass(slots=True)
@@ -171,6 +175,49 @@ class ManifestBuilder:
         return pa.ListArray.from_arrays(
             pa.array(self._ends, pa.int32()), structs, type=SCHEMA.field("members").type
         )
+
+
+def erase(row: ManifestRow) -> None:
+    """Take out of a row what is text of its sample: the same as ``write_erased``."""
+    for name in _TEXT:
+        setattr(row, name, None)
+    row.key = ERASED
+    for member in row.members:
+        member.name = member.extension = ERASED
+
+
+def write_erased(file: Path, stream: BinaryIO, ids: Collection[bytes]) -> None:
+    """Write a manifest again without the text of some samples, named by the bytes of their ids.
+
+    Its bytes are those of a ``ManifestBuilder`` that was given the same rows, these erased.
+    """
+    gone = pa.array(sorted(ids), pa.binary(16))
+    writer = pq.ParquetWriter(stream, SCHEMA, compression="zstd")
+    with pq.ParquetFile(file) as manifest, writer:
+        for number in range(manifest.num_row_groups):
+            table = manifest.read_row_group(number).combine_chunks()
+            is_gone = pc.is_in(table.column("sample_id").combine_chunks(), value_set=gone)
+            columns = {name: table.column(name).combine_chunks() for name in SCHEMA.names}
+            for name in _TEXT:
+                nothing = pa.scalar(None, SCHEMA.field(name).type)
+                columns[name] = pc.if_else(is_gone, nothing, columns[name])
+            columns["key"] = pc.if_else(is_gone, ERASED, columns["key"])
+            columns["members"] = _erased_members(columns["members"], is_gone)
+            arrays = [columns[name] for name in SCHEMA.names]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
+
+
+def _erased_members(lists: pa.ListArray, is_gone: pa.BooleanArray) -> pa.ListArray:
+    ends, flat = lists.offsets, lists.values
+    members = flat.slice(ends[0].as_py(), ends[-1].as_py() - ends[0].as_py())
+    is_of_gone = is_gone.take(pc.list_parent_indices(lists))
+    arrays = [members.field(number) for number in range(_MEMBER.num_fields)]
+    for number in range(2):  # name and extension
+        arrays[number] = pc.if_else(is_of_gone, ERASED, arrays[number])
+    structs = pa.StructArray.from_arrays(arrays, fields=list(_MEMBER))
+    return pa.ListArray.from_arrays(
+        pc.subtract(ends, ends[0]), structs, type=SCHEMA.field("members").type
+    )
 
 
 def read_manifest(file: Path | str | BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:

@@ -34,10 +34,12 @@ from sscd_ops.core.measures import Measure
 from sscd_ops.core.perceptual import BITS
 from sscd_ops.core.tally import faults_of
 from sscd_ops.core.witnesses import THIS_DECISION, Witnesses
-from sscd_ops.model import Matches
+from sscd_ops.model import Matches, Quarantined
 
 _REMOVED = {REMOVED_EXACT: "exact", **{code: reason for reason, code in REMOVED_FOR.items()}}
 """Reason of a removed sample, by outcome."""
+WITHDRAWN_FOR = "withdrawn"
+"""Reason of what is withdrawn, an image or a sample."""
 
 
 def days(day: date) -> int:
@@ -61,6 +63,20 @@ def fixed(values: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> 
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """Quarantined rows that are none any more, since their samples were read again.
+
+    ``by``: int64 (k,), the sample of the batch in each one's place; -1: a fault of a shard.
+    """
+
+    rows: Sequence[Quarantined]
+    by: NDArray[np.int64]
+
+
+NOTHING_REPLACED = Replaced((), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
 class DecisionRows:
     """A decision, of which rows are made; ``decision_id`` is known last of all.
 
@@ -78,6 +94,7 @@ class DecisionRows:
     turn: int
     month: date
     decision_id: int = 0
+    replaced: Replaced = NOTHING_REPLACED
 
 
 ROWS = 40_000
@@ -103,8 +120,11 @@ def sample_rows(given: DecisionRows, manifests: Iterable[pa.Table]) -> Iterator[
     lasting = np.zeros(len(images.carrier) + 1, bool)  # -1, no image: the last
     for number, (fault, _) in images.faults.items():
         lasting[number] = fault.follows_bytes
+    # what an earlier turn said of the image: its bearers follow it, whatever the fault
+    lasting[images.known.row] = True
     said = np.full(len(images.carrier), None, object)
     said[images.known.row] = images.known.reason
+    said[images.caught] = WITHDRAWN_FOR
     start = 0
     for table in manifests:
         yield _sample_rows(given, start, table, lasting, said)
@@ -120,8 +140,8 @@ def _sample_rows(
 ) -> pa.Table:
     """The rows of a block of samples; ``said``: what history says of images that are known.
 
-    ``lasting``: the images with a fault of their bytes. A sample quarantined for another follows
-    no image.
+    ``lasting``: the images that are known, or have a fault of their bytes. A sample quarantined for
+    another follows no image.
     """
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     here = np.flatnonzero(decided.outcome[start : start + len(table)] != KNOWN)
@@ -168,7 +188,7 @@ def _sample_rows(
             "rank": samples.rank[rows],
             "witness_sha256": fixed(witness.sha256[image], witnessed),
             **_carriers(given, image, witnessed),
-            "similarity": pa.array(witness.similarity[image], mask=~witnessed),
+            "similarity": _floats(np.where(witnessed, witness.similarity[image], np.nan)),
             "threshold": _floats(np.where(measured, witness.threshold[image], np.nan)),
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "plain": pa.array(plain, pa.bool_(), mask=~plain),
@@ -201,7 +221,7 @@ def _reasons(
     withdrawn = (outcome == WITHDRAWN) & (image >= 0)
     code[withdrawn] = said[image[withdrawn]]
     ruled = np.flatnonzero((outcome == WITHDRAWN) & (image < 0))
-    code[ruled] = "withdrawn"
+    code[ruled] = WITHDRAWN_FOR
     message[ruled] = [given.samples.stopped.message(row) for row in rows[ruled].tolist()]
     bad, codes, messages = faults_of(given.samples, given.images, given.decided.outcome, rows)
     code[bad], message[bad] = codes, messages
@@ -229,22 +249,31 @@ def image_rows(given: DecisionRows) -> Iterator[pa.Table]:
         Some of them at a time.
     """
     images = given.images
-    lasting = np.zeros(len(images.carrier), bool)
-    for image, (fault, _) in images.faults.items():
-        lasting[image] = fault.follows_bytes
-    lasting[images.known.row] = False
-    rows = np.flatnonzero(np.isin(images.standing, (NEW, PLAIN)) | lasting)
+    first = np.isin(images.standing, (NEW, PLAIN)) | _lasting(given)
+    first[images.known.row] = False
+    rows = np.flatnonzero(first)
     for start in range(0, len(rows), ROWS):
         yield _image_rows(given, rows[start : start + ROWS])
+
+
+def _lasting(given: DecisionRows) -> NDArray[np.bool_]:
+    """Bool (m,): images with a fault of their bytes."""
+    lasting = np.zeros(len(given.images.carrier), bool)
+    for image, (fault, _) in given.images.faults.items():
+        lasting[image] = fault.follows_bytes
+    return lasting
 
 
 def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
     kept = decided.kept[rows]
     faulty = images.standing[rows] == IMAGE_FAULTY
-    near = ~kept & ~faulty
-    outcome = np.where(kept, KEPT, np.where(faulty, QUARANTINED, REMOVED_NEAR)).astype(np.int8)
+    caught = images.caught[rows]
+    near = ~kept & ~faulty & ~caught
+    outcome = np.full(len(rows), REMOVED_NEAR, np.int8)
+    outcome[kept], outcome[faulty], outcome[caught] = KEPT, QUARANTINED, WITHDRAWN
     reason = np.full(len(rows), None, object)
+    reason[caught] = WITHDRAWN_FOR
     message = np.full(len(rows), None, object)
     reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
     for at in np.flatnonzero(faulty):
@@ -253,7 +282,7 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
     carrier = images.carrier[rows]
     slots = np.where(kept, given.slot[carrier], -1)
     query = images.query[rows]
-    similarity = np.where(near, witness.similarity[rows], np.nan)
+    because = near | caught
     return pa.table(
         {
             "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
@@ -268,25 +297,40 @@ def _image_rows(given: DecisionRows, rows: NDArray[np.int64]) -> pa.Table:
             "rank": samples.rank[carrier],
             "slot": pa.array(slots, pa.int32(), mask=slots < 0),
             "segment_row": pa.array(query, pa.int64(), mask=query < 0),
-            "witness_sha256": fixed(witness.sha256[rows], near),
-            **_carriers(given, rows, near),
-            "similarity": _floats(similarity),
-            "threshold": _floats(np.where(near, witness.threshold[rows], np.nan)),
+            "witness_sha256": fixed(witness.sha256[rows], because),
+            **_carriers(given, rows, because),
+            "similarity": _floats(np.where(because, witness.similarity[rows], np.nan)),
+            "threshold": _floats(np.where(because, witness.threshold[rows], np.nan)),
         }
     )
 
 
 def change_rows(given: DecisionRows) -> pa.Table:
-    """Rows of ``changes``: one for each image that was free, and is decided again."""
+    """Rows of ``changes``: one for each image that is decided again.
+
+    Those that were free, and those whose fault was looked for anew; where it is one that does not
+    follow their bytes, what was said of them stays.
+    """
     samples, images, decided, witness = given.samples, given.images, given.decided, given.witness
-    rows = np.flatnonzero(images.standing == FREE)
-    gone = ~decided.kept[rows]
+    faulty = images.standing == IMAGE_FAULTY
+    again = images.anew & (~faulty | _lasting(given))
+    rows = np.flatnonzero((images.standing == FREE) | again)
+    kept, faulty, caught = decided.kept[rows], faulty[rows], images.caught[rows]
+    gone = ~kept & ~faulty
+    near = gone & ~caught
     carrier = images.carrier[rows]
+    outcome = np.full(len(rows), REMOVED_NEAR, np.int8)
+    outcome[kept], outcome[faulty], outcome[caught] = KEPT, QUARANTINED, WITHDRAWN
     reason = np.full(len(rows), None, object)
-    reason[gone] = decided.each(rows[gone], [m.reason for m in decided.measures])
+    message = np.full(len(rows), None, object)
+    reason[near] = decided.each(rows[near], [m.reason for m in decided.measures])
+    reason[caught] = WITHDRAWN_FOR
+    for at in np.flatnonzero(faulty):
+        fault, why = images.faults[int(rows[at])]
+        reason[at], message[at] = str(fault), why
 
     def of_kept(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-        return pa.array(values, kind, mask=gone)
+        return pa.array(values, kind, mask=~kept)
 
     return pa.table(
         {
@@ -294,17 +338,67 @@ def change_rows(given: DecisionRows) -> pa.Table:
             "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
             "turn": _constant(given.turn, len(rows), pa.int64()),
             "image_sha256": fixed(images.digests[rows]),
-            "verdict": pa.array(np.where(gone, "removed", "kept").astype(object), pa.string()),
+            "verdict": _verdicts(outcome),
             "reason": pa.array(reason, pa.string()),
+            "message": pa.array(message, pa.string()),
             "witness_sha256": fixed(witness.sha256[rows], gone),
             "similarity": _floats(np.where(gone, witness.similarity[rows], np.nan)),
             "threshold": _floats(np.where(gone, witness.threshold[rows], np.nan)),
-            "carrier_id": fixed(samples.ids[carrier], ~gone),
+            "carrier_id": fixed(samples.ids[carrier], kept),
             "carrier_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
             "carrier_shard": of_kept(given.shard_ids[samples.shard[carrier]], pa.int64()),
             "carrier_position": of_kept(samples.position[carrier], pa.int32()),
             "slot": of_kept(given.slot[carrier], pa.int32()),
             "slot_decision": of_kept(np.full(len(rows), given.decision_id), pa.int64()),
+        }
+    )
+
+
+# ---------------------------------------------------------------- read again
+
+
+def followed_rows(given: DecisionRows) -> pa.Table:
+    """Rows of ``changes``: verdicts of their own end that samples had which were read again."""
+    own = [row.sample_id for row in given.replaced.rows if row.has_own]
+    return pa.table(
+        {
+            "dataset_id": _constant(given.dataset_id, len(own), pa.int16()),
+            "decision_id": _constant(given.decision_id, len(own), pa.int64()),
+            "turn": _constant(given.turn, len(own), pa.int64()),
+            "sample_id": pa.array(own, pa.binary(16)),
+            "verdict": pa.array(["follows"] * len(own), pa.string()),
+        }
+    )
+
+
+def replaced_rows(given: DecisionRows) -> pa.Table:
+    """Rows of ``read_again``: one for each row that is none any more."""
+    rows, by = given.replaced.rows, given.replaced.by
+    ids = [None if at < 0 else given.samples.ids[at].tobytes() for at in by.tolist()]
+    return pa.table(
+        {
+            "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
+            "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
+            "turn": _constant(given.turn, len(rows), pa.int64()),
+            "of_decision": pa.array([row.decision_id for row in rows], pa.int64()),
+            "shard_id": pa.array([row.shard_id for row in rows], pa.int64()),
+            "position": pa.array([row.position for row in rows], pa.int32()),
+            "sample_id": pa.array([row.sample_id for row in rows], pa.binary(16)),
+            "again_id": pa.array(ids, pa.binary(16)),
+        }
+    )
+
+
+def described_rows(given: DecisionRows) -> pa.Table:
+    """Rows of ``described_later``: where the descriptors of images lie that were faulty before."""
+    images = given.images
+    rows = np.flatnonzero(images.anew & (images.standing == NEW))
+    return pa.table(
+        {
+            "dataset_id": _constant(given.dataset_id, len(rows), pa.int16()),
+            "sha256": fixed(images.digests[rows]),
+            "decision_id": _constant(given.decision_id, len(rows), pa.int64()),
+            "segment_row": pa.array(images.query[rows], pa.int64()),
         }
     )
 

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.core.urls import covering, digest
+from sscd_ops.model import Rules
 
 BY = ("", "url", "domain", "source")
 """What a rule goes by; ``Stopped.by`` numbers them."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The standing rules in force at a turn; those by URL, which may be millions, are asked for.
-
-    ``domains``: reversed domain -> number of its first order. ``sources``: digest of a source's
-    name -> likewise. ``has_urls``: whether there are any by URL.
-    """
-
-    domains: Mapping[str, int]
-    sources: Mapping[bytes, int]
-    has_urls: bool
-
-    def __bool__(self) -> bool:
-        return bool(self.domains or self.sources or self.has_urls)
-
-    def of_host(self, host: str) -> int:
-        """The first order that stops a reversed host; 0: none does."""
-        found = [self.domains[each] for each in covering(host) if each in self.domains]
-        return min(found, default=0)
-
-    def of_source(self, name: str) -> int:
-        """The first order that stops a source; 0: none does."""
-        return self.sources.get(digest(name), 0)
 
 
 @dataclass(frozen=True)
@@ -83,11 +59,21 @@ def stopped(
         sources: the name of each one's source.
     """
     answer = none_stopped(len(of_url))
-    found = [of_url, _of_each(hosts, rules.of_host), _of_each(sources, rules.of_source)]
+    found = [
+        of_url,
+        _of_each(hosts, lambda host: _of_host(rules, host)),
+        _of_each(sources, lambda name: rules.sources.get(digest(name), 0)),
+    ]
     for by, order in enumerate(found, 1):
         is_first = (order > 0) & ((answer.order == 0) | (order < answer.order))
         answer.order[is_first], answer.by[is_first] = order[is_first], by
     return answer
+
+
+def _of_host(rules: Rules, host: str) -> int:
+    """The first order whose domain covers a reversed host; 0: none does."""
+    found = [rules.domains[each] for each in covering(host) if each in rules.domains]
+    return min(found, default=0)
 
 
 def _of_each(values: Sequence[str | None], order_of: Callable[[str], int]) -> NDArray[np.int64]:

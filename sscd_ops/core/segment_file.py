@@ -195,6 +195,44 @@ class _SegmentRole:
         return self.backend.codes(np.asarray(descriptors[key]))[self.role]
 
 
+def blank_rows(
+    store: Store, folder: str, files: Mapping[str, StoredFile], images: Collection[bytes]
+) -> dict[str, StoredFile]:
+    """Write a segment's files again with zeros in the rows of some images: role -> file.
+
+    Its ids stay as they are. Rows of zeros are near nothing; only rows that no mask keeps are to be
+    blank.
+
+    Raises:
+        FileMismatch: a file is missing or damaged.
+    """
+    ids = np.load(store.local(files[IDS]), mmap_mode="r", allow_pickle=False)
+    wanted = np.sort(np.frombuffer(b"".join(images), "V32"))
+    is_gone = np.isin(np.ascontiguousarray(ids).view("V32").reshape(-1), wanted)
+    arrays = {}
+    for role, file in files.items():
+        if role != IDS:
+            rows = rows_of(store, file)
+            arrays[role] = StoredRows([_Blanked(rows, is_gone)], rows[:0])
+    return {IDS: files[IDS], **_write_arrays(store, folder, arrays)}
+
+
+@dataclass(frozen=True)
+class _Blanked:
+    """Rows of which some are zeros, as a piece of ``StoredRows``; ``is_blank``: bool (n,)."""
+
+    rows: StoredRows
+    is_blank: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
+        found = self.rows[key].copy()
+        found[self.is_blank[key]] = 0
+        return found
+
+
 def open_segment(
     store: Store, segment: Segment, codes: Collection[str] | None = None
 ) -> OpenSegment:

@@ -23,7 +23,7 @@ LONGEST_EXTENSION = 67
 _MADE = ("txt", "json")
 
 
-def shard_name(dataset: str, maker: str, plan: str, number: int) -> str:
+def shard_name(dataset: str, maker: str, plan: str, number: int, folder: str = "shards") -> str:
     """Name of a shard's tar, relative to the root.
 
     Args:
@@ -31,8 +31,9 @@ def shard_name(dataset: str, maker: str, plan: str, number: int) -> str:
         maker: the night or turn that made it, as published names say it.
         plan: 8 hex digits.
         number: of the shard in its folder.
+        folder: below the dataset's; ``model.ARCHIVE`` of what nights removed.
     """
-    return f"{dataset}/shards/{maker}-{plan}/{number:05d}.tar"
+    return f"{dataset}/{folder}/{maker}-{plan}/{number:05d}.tar"
 
 
 def maker_of(name: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.core.decide import IMAGE_KEPT, Decided, Images, Samples
+from sscd_ops.core.withdrawn import Caught
 
 THIS_DECISION = 0
 """In place of a decision's number that is not known yet."""
@@ -17,7 +18,8 @@ THIS_DECISION = 0
 class Witnesses:
     """Why each image's samples go, other than its carrier.
 
-    ``sha256``: uint8 (m, 32), the kept image. ``sample_id``: uint8 (m, 16), and ``decision``: int64
+    ``sha256``: uint8 (m, 32), the kept image; of a withdrawn one the picture of the withdrawn set,
+    which nobody need carry. ``sample_id``: uint8 (m, 16), and ``decision``: int64
     (m,), the sample that carries it and the decision that has its row; 0: this one, -1: not known
     (nor is the sample). ``similarity``, ``threshold``: float64 (m,), NaN
     where there is none. ``valid``: bool (m,). A row more stands for no image (-1).
@@ -59,7 +61,7 @@ class Earlier:
 
 
 def find_witnesses(
-    samples: Samples, images: Images, decided: Decided, earlier: Earlier
+    samples: Samples, images: Images, decided: Decided, earlier: Earlier, caught: Caught
 ) -> Witnesses:
     """Find the witness of every image that has one.
 
@@ -68,6 +70,7 @@ def find_witnesses(
         images: its images.
         decided: the leader's answer.
         earlier: the history's images that some were removed for.
+        caught: the images that the withdrawn set catches.
     """
     count = len(images.carrier)
     ids = samples.ids
@@ -96,4 +99,7 @@ def find_witnesses(
     answer.put(gone.row, gone.witness_sha256, gone.witness_id, gone.witness_decision)
     answer.similarity[gone.row] = gone.similarity
     answer.threshold[gone.row] = gone.threshold
+    answer.put(caught.image, caught.entry, np.zeros((len(caught.image), 16), np.uint8), -1)
+    answer.similarity[caught.image] = caught.similarity
+    answer.threshold[caught.image] = caught.threshold
     return answer

@@ -132,7 +132,8 @@ nothing; an undecided one goes on where it was.
 `sscd-ops batch release ID --why '...'`, then clear `resolve`. Wrong:
 `sscd-ops batch abandon ID --why '...'`, mend the data, clear the run.
 **A night again, by hand**: trigger with `{{"date": "{night}"}}`; what came late:
-`{{"date": "{night}", "supplement": true}}`; only to look: `"dry_run": true`.
+`{{"date": "{night}", "supplement": true}}`; what it quarantined, once limits or rules are others:
+`"quarantined": true` beside that; only to look: `"dry_run": true`.
 **Backfill**: `airflow backfill create --dag-id {dag_id} {backfill}
 --max-active-runs 2`. Both are instants, the starts of the first and the last night: a day without
 a time is midnight UTC.

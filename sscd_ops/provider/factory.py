@@ -213,6 +213,8 @@ def _own(options: DatasetOptions, step: str) -> dict[str, Any]:
             "dataset": options.name,
             "date": "{{ params.date or '' }}",
             "supplement": "{{ params.supplement }}",
+            "quarantined": "{{ params.quarantined }}",
+            "codes": "{{ (params.codes or []) | join(',') }}",
             "dry": "{{ params.dry_run }}",
             "deferrable": airflow.deferrable,
             "ready_timeout": airflow.ready_timeout,
@@ -254,6 +256,20 @@ def _params() -> dict[str, Param]:
             type="boolean",
             title="Supplement",
             description="Read what arrived after the night was decided",
+        ),
+        "quarantined": Param(
+            False,
+            type="boolean",
+            title="Quarantined samples again",
+            description="With supplement: read again what the night quarantined, by today's"
+            " settings",
+        ),
+        "codes": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string", "pattern": "^[a-z_]+$"},
+            title="Codes",
+            description="With quarantined: only what has one of these codes, one a line",
         ),
         "dry_run": Param(
             False,

@@ -40,12 +40,12 @@ def of_match(parts: Wiring, batch_id: int, part: int) -> str:
 def of_output_shards(parts: Wiring, batch_id: int, group: int) -> str:
     """E.g. ``00008.tar (8 shards)``."""
     from sscd_ops.catalog.decisions import of_batch
-    from sscd_ops.catalog.output_shards import planned_shards
     from sscd_ops.steps.parts import load_work
+    from sscd_ops.steps.publish import planned
     from sscd_ops.steps.publish_plan import numbers_of
 
     work = load_work(parts, batch_id)
     with parts.catalog.begin() as conn:
-        planned = planned_shards(conn, of_batch(conn, batch_id).decision_id)
-    numbers = numbers_of(group, len(planned), work.options.airflow.max_tasks)
-    return _label(f"{numbers.start:05d}.tar", len(numbers))
+        shards = planned(conn, of_batch(conn, batch_id).decision_id)
+    mine = [shards[n] for n in numbers_of(group, len(shards), work.options.airflow.max_tasks)]
+    return _label(mine[0].name.rpartition("/")[2], len(mine))

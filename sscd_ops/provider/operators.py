@@ -75,6 +75,8 @@ class SscdPlanOperator(SscdStepOperator):
         dataset: a dataset of the config file.
         date: for manual runs: the local day the night starts, or an instant in it.
         supplement: ``True`` to read what came after the night was decided.
+        quarantined: ``True`` to have the supplement read again what the night quarantined.
+        codes: of that what has one of these codes, joined by commas; empty: all.
         dry: ``True`` to decide nothing and publish nothing.
         deferrable: wait for the data in the triggerer, else by rescheduling.
         poll: seconds between two looks for the data.
@@ -86,6 +88,8 @@ class SscdPlanOperator(SscdStepOperator):
         "dataset",
         "date",
         "supplement",
+        "quarantined",
+        "codes",
         "dry",
     )
 
@@ -95,6 +99,8 @@ class SscdPlanOperator(SscdStepOperator):
         dataset: str,
         date: str = "",
         supplement: bool | str = False,
+        quarantined: bool | str = False,
+        codes: str = "",
         dry: bool | str = False,
         deferrable: bool = True,
         poll: float = 60.0,
@@ -105,6 +111,8 @@ class SscdPlanOperator(SscdStepOperator):
         self.dataset = dataset
         self.date = date
         self.supplement = supplement
+        self.quarantined = quarantined
+        self.codes = codes
         self.dry = dry
         self.deferrable = deferrable
         self.poll = poll
@@ -133,6 +141,8 @@ class SscdPlanOperator(SscdStepOperator):
                 night,
                 runner=runner_of(context),
                 supplement=_is_true(self.supplement),
+                quarantined=_is_true(self.quarantined),
+                codes=[code.strip() for code in self.codes.split(",") if code.strip()],
                 dry_run=_is_true(self.dry),
             )
             if report.waiting_for is not None:

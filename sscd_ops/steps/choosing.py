@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, datasets, dry_runs, runners
+from sscd_ops.catalog import attempts, batches, datasets, dry_runs, runners
 from sscd_ops.core.identities import interval_label
 from sscd_ops.core.schedule import date_of
 from sscd_ops.errors import BatchNotRunnable, UsageError
@@ -27,9 +27,14 @@ def choose_batch(
     *,
     supplement: bool,
     dry_run: bool,
+    read_again: tuple[str, ...] | None = None,
     anew: bool = False,
 ) -> Batch:
-    """The batch this run works on; with ``anew`` not a supplement that it has published."""
+    """The batch this run works on; with ``anew`` not a supplement that it has published.
+
+    Raises:
+        BatchNotRunnable: another live run works on it, or it reads other things than were asked.
+    """
     with parts.catalog.begin() as conn:
         dataset_id = datasets.ensure(conn, options.name)
         datasets.lock(conn, dataset_id)
@@ -52,6 +57,7 @@ def choose_batch(
             batch = there[-1]
             if not batch.state.is_decided:
                 _take_over(parts, batch, runner)
+                _need_same(conn, batch, read_again)
                 if hold is not None:
                     hold(batch.batch_id)
                 runners.bind_runner(conn, batch.batch_id, runner)
@@ -108,6 +114,30 @@ def _supplement(
             " --supplement, it reads everything that is there"
         )
     return [last], last.supplement
+
+
+def _need_same(conn: Connection, batch: Batch, read_again: tuple[str, ...] | None) -> None:
+    """Refuse to go on with a supplement that reads late files as if it read again, or other codes.
+
+    Raises:
+        BatchNotRunnable: it has to be finished first, or abandoned.
+    """
+    if not batch.attempt_id or batch.dry_run or batch.state is BatchState.ABANDONED:
+        return
+    planned = attempts.read_attempt(conn, batch).read_again
+    if planned == read_again:
+        return
+    raise BatchNotRunnable(
+        f"batch {batch.batch_id} ({batch.name}) is an unfinished supplement that was planned with"
+        f" {flags_of(planned)}: run that to its end first, or give it up: sscd-ops batch abandon"
+        f" {batch.batch_id} --why '...'"
+    )
+
+
+def flags_of(read_again: tuple[str, ...] | None) -> str:
+    """What a command says to have a supplement read that."""
+    again = "" if read_again is None else " --quarantined"
+    return "--supplement" + again + (f" --codes {','.join(read_again)}" if read_again else "")
 
 
 def _dry_run_of(

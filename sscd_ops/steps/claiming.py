@@ -7,17 +7,19 @@ still holds then. A file that changed is another version, which is claimed anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import attempts, batches, datasets, shards, waiting
+from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.groups import balanced_groups
 from sscd_ops.model import Batch, BatchState, FoundShard, SourceShard
 from sscd_ops.options import DatasetOptions
 from sscd_ops.ports import Source
 from sscd_ops.steps.freezing import FoundModel, open_attempt
 from sscd_ops.steps.parts import Parts, frozen_options, or_abandon
+from sscd_ops.steps.reading_again import Wanted, wanted
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,18 @@ class Listing:
     missing: str | None
     """A URL that is waited for; then nothing was listed."""
     found: list[FoundShard]
+    read_again: tuple[str, ...] | None = None
+    """Codes of the quarantined samples that are read again; None for none."""
+    again: Wanted | None = None
+    """What there is of those, where no attempt has frozen it; its files are ``found``."""
 
 
-def look(parts: Parts, batch: Batch, options: DatasetOptions) -> Listing:
+def look(
+    parts: Parts,
+    batch: Batch,
+    options: DatasetOptions,
+    read_again: tuple[str, ...] | None = None,
+) -> Listing:
     """Look by the frozen configuration while its attempt can go on, else by that of now."""
     frozen = _frozen(parts, batch)
     if frozen is not None:
@@ -44,8 +55,14 @@ def look(parts: Parts, batch: Batch, options: DatasetOptions) -> Listing:
         with parts.catalog.begin() as conn:
             registered = shards.shards_of(conn, batch.attempt_id)
         if not _delivered_anew(registered, seen.found):
-            return seen
-    return _list(parts, batch, options, is_frozen=False)
+            return replace(seen, read_again=read_again)
+    seen = _list(parts, batch, options, is_frozen=False)
+    if read_again is None or seen.missing is not None:
+        return seen
+    with parts.catalog.read() as conn:
+        turn = datasets.of_number(conn, batch.dataset_id).turn
+        again = wanted(conn, batch, read_again, turn, seen.found)
+    return replace(seen, found=again.found, read_again=read_again, again=again)
 
 
 def _frozen(parts: Parts, batch: Batch) -> DatasetOptions | None:
@@ -106,7 +123,11 @@ def has_unread(parts: Parts, batch: Batch, options: DatasetOptions) -> bool:
 
 
 def claim(
-    parts: Parts, conn: Connection, batch: Batch, seen: Listing, model: FoundModel | None
+    parts: Parts,
+    conn: Connection,
+    batch: Batch,
+    seen: Listing,
+    model: FoundModel | None,
 ) -> int | None:
     """Claim and register shards under the lock; how many were skipped as read elsewhere.
 
@@ -118,9 +139,9 @@ def claim(
     batch = batches.read_batch(conn, batch.batch_id)
     if batch.state.is_decided:
         return 0
-    if batch.attempt_id != seen.attempt_id:
+    if batch.attempt_id != seen.attempt_id or _is_outdated(dataset, seen):
         return None
-    free, skipped = _free(parts, conn, batch, seen.found)
+    free, skipped = _free(parts, conn, batch, seen)
     attempt_id = batch.attempt_id
     registered = shards.shards_of(conn, attempt_id) if seen.is_frozen else []
     if seen.is_frozen:
@@ -138,17 +159,30 @@ def claim(
             return None
         # an owner row left by the attempt before would keep its file from every later night
         shards.give_back(conn, batch.batch_id)
-        attempt_id = open_attempt(parts, conn, dataset, batch, seen.options, model, skipped)
-    if not batch.dry_run:
+        attempt_id = open_attempt(
+            parts, conn, dataset, batch, seen.options, model, skipped, seen.read_again
+        )
+    if not batch.dry_run and seen.read_again is None:
         shards.claim(conn, dataset.dataset_id, batch.batch_id, attempt_id, free)
     shards.add_shards(conn, attempt_id, _place(free, registered, seen.options.airflow.max_tasks))
     return skipped
 
 
+def _is_outdated(dataset: Dataset, seen: Listing) -> bool:
+    """Whether what is to be read again was looked for as of another turn."""
+    return seen.again is not None and seen.again.turn != dataset.turn
+
+
 def _free(
-    parts: Parts, conn: Connection, batch: Batch, found: Sequence[FoundShard]
+    parts: Parts, conn: Connection, batch: Batch, seen: Listing
 ) -> tuple[list[FoundShard], int]:
-    """Shards this batch may read: unowned, its own, or a failed batch's; and how many are not."""
+    """Shards this batch may read: unowned, its own, or a failed batch's; and how many are not.
+
+    What it reads again it reads past its owner, all of it from its first plan on.
+    """
+    if seen.read_again is not None:
+        return ([] if seen.is_frozen else seen.found), 0
+    found = seen.found
     owned = shards.owners(conn, batch.dataset_id, found)
     verdicts: dict[int, bool] = {batch.batch_id: True}
     free = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,18 +14,23 @@ from sscd_ops.catalog import (
     dry_runs,
     events,
     published,
+    recoverable,
     searches,
     snapshots,
 )
-from sscd_ops.errors import BatchNotRunnable, InvariantError
+from sscd_ops.catalog.recoverable import Recoverable
+from sscd_ops.errors import BatchNotRunnable, InvariantError, SscdOpsError
 from sscd_ops.model import BatchState
 from sscd_ops.options import Step
-from sscd_ops.steps import turns
+from sscd_ops.steps import looking, turns
 from sscd_ops.steps.next_snapshot import Listing, NextSnapshot
+from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work
 from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.snapshots import repair_latest
 from sscd_ops.steps.turns import Seen
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class CommitReport(Report):
     """The asset event of the snapshot is out."""
     made_now: bool = False
     answered: bool = False
+    removed: Recoverable | None = None
+    """What can be had of all that nights removed; None of a dry run."""
     seconds: float = 0.0
     step: Step = field(default="commit", init=False)
 
@@ -59,11 +67,20 @@ class CommitReport(Report):
             "location": self.location,
             "answered": self.answered,
             "seconds": round(self.seconds, 3),
+            **self._recoverable(),
         }
+
+    def _recoverable(self) -> dict[str, Any]:
+        if self.removed is None:
+            return {}
+        counts = {name: getattr(self.removed, name) for name in ("archive", "source", "gone")}
+        since = self.removed.since
+        return {"recoverable": counts | {"since": since and since.isoformat(timespec="seconds")}}
 
     def _line(self) -> str:
         told = ("state", "snapshot", "samples", "shards", "bytes")
-        return in_line({name: getattr(self, name) for name in told})
+        line = in_line({name: getattr(self, name) for name in told})
+        return line if self.removed is None else f"{line}; {looking.said(self.removed)}"
 
 
 def run(parts: Parts, batch_id: int) -> CommitReport:
@@ -90,14 +107,30 @@ def run(parts: Parts, batch_id: int) -> CommitReport:
     work = load_work(parts, batch_id)
     if work.batch.state is BatchState.PUBLISHED:
         repair_latest(parts, work.batch.dataset)
-        return replace(_answer(parts, work), answered=True, seconds=watch.seconds)
+        write_due(parts, work.batch.dataset_id)
+        answer = replace(_answer(parts, work), removed=looking.tell(parts, work.batch.dataset_id))
+        return replace(answer, answered=True, seconds=watch.seconds)
     if not work.batch.state.is_decided:
         raise BatchNotRunnable(
             f"batch {batch_id} is {work.batch.state}: it is committed once it is decided"
         )
+    with parts.catalog.begin() as conn:
+        recoverable.count_removed(conn, decisions.of_batch(conn, batch_id).decision_id)
     turns.make_snapshot(parts, _Commit(parts, work))
     repair_latest(parts, work.batch.dataset)
-    return replace(_answer(parts, work), made_now=True, seconds=watch.seconds)
+    write_due(parts, work.batch.dataset_id)
+    answer = replace(_answer(parts, work), removed=_look(parts, work.batch.dataset_id))
+    return replace(answer, made_now=True, seconds=watch.seconds)
+
+
+def _look(parts: Parts, dataset_id: int) -> Recoverable | None:
+    """Look at a few sources; what can be had of what was removed. The night is published."""
+    try:
+        looking.look(parts, dataset_id, looking.A_NIGHT)
+        return looking.tell(parts, dataset_id)
+    except SscdOpsError as error:
+        log.warning("sources of what was removed were not looked at: %s", error)
+        return None
 
 
 def mark_announced(parts: Parts, batch_id: int) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from sscd_ops.catalog import lookups, segments
+from sscd_ops.catalog import lookups, segments, withdrawn_set
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core.measures import DESCRIPTORS, HASHES
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
@@ -78,6 +78,14 @@ def newest_night(parts: Parts, live: Sequence[Segment]) -> Work:
     return load_work(parts, newest.batch_id)
 
 
+def rows_of_pictures(parts: Parts, dataset: Dataset, segment: Segment) -> dict[int, bytes]:
+    """Row -> sha256 of the pictures of the withdrawn set that a segment is to hold."""
+    with parts.catalog.begin() as conn:
+        (part,) = segments.parts_of(conn, segment.segment_id)
+        found = withdrawn_set.entries_of(conn, dataset.dataset_id, part.decision_id)
+    return {entry.row: entry.sha256 for entry in found if entry.row is not None}
+
+
 def kept_rows(
     parts: Parts, dataset: Dataset, segment: Segment, ids: NDArray[np.uint8]
 ) -> NDArray[np.bool_]:
@@ -91,7 +99,9 @@ def kept_rows(
         }
         known = lookups.known_images(conn, dataset.dataset_id, ids, dataset.turn)
     kept = np.zeros(len(ids), bool)
-    mine = known.take((known.verdict == "kept") & np.isin(known.decision_id, list(first_row)))
+    # an image whose descriptor was forgotten has its digest there, and no row of its own
+    is_kept = (known.verdict == "kept") & (known.segment_row >= 0)
+    mine = known.take(is_kept & np.isin(known.decision_id, list(first_row)))
     first = np.array([first_row[decision] for decision in mine.decision_id.tolist()], np.int64)
     kept[first + mine.segment_row] = True
     return kept

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +77,7 @@ def run(parts: Parts, batch_id: int, group: int | Sequence[int]) -> StepReport:
         for shard in todo:
             wanted = _wanted(parts, work, shard, lists[shard.shard_id])
             if len(wanted) and embedder is None:
-                embedder = opened.enter_context(_open(parts, work))
+                embedder = opened.enter_context(open_embedder(parts, work))
             content = _embed(parts, work, shard, wanted, embedder)
             _register(parts, work, shard, content, embedder)
             total["images"] += len(wanted)
@@ -102,13 +102,18 @@ def _without_lost(parts: Parts, work: Work, shard: SourceShard) -> SourceShard:
     return shard
 
 
-def _open(parts: Parts, work: Work) -> Embedder:
+def open_embedder(parts: Parts, work: Work, *, perceptual: bool | None = None) -> Embedder:
+    """The model that a batch was planned with; it makes hashes where those decide, or as told.
+
+    Raises:
+        FingerprintMismatch: the model found now is not the one frozen with the batch.
+    """
     options, own = work.options.fingerprint, work.attempt.fingerprint
     # planned by an earlier release the batch may leave it to the default, which was another then
     preset = options.preprocessing or cast("Preprocessing", own.preprocessing)
     embedder = parts.embedder(
         replace(options, preprocessing=preset),
-        perceptual=work.perceptual,
+        perceptual=work.perceptual if perceptual is None else perceptual,
         limits=work.options.limits,
     )
     if embedder.fingerprint.digest != own.digest:
@@ -195,9 +200,34 @@ def embed_again(parts: Parts, work: Work, shard: SourceShard) -> StoredFile:
     """
     lists = survey.work_lists(parts, work, [shard])
     wanted = _wanted(parts, work, shard, lists[shard.shard_id])
+    there = wanted.filter(wanted.column("image_member").is_valid())
     with ExitStack() as opened:
-        embedder = opened.enter_context(_open(parts, work)) if len(wanted) else None
-        return _put(parts, work, _embed(parts, work, shard, wanted, embedder), embedder)
+        embedder = opened.enter_context(open_embedder(parts, work)) if len(there) else None
+        content = _embed(parts, work, shard, there, embedder)
+        if len(there) < len(wanted):
+            content = _with_blanks(content, fixed_bytes(wanted.column("image_sha256"), 32))
+        return _put(parts, work, content, embedder)
+
+
+def _with_blanks(content: DescriptorFile, digests: NDArray[np.uint8]) -> DescriptorFile:
+    """With rows of zeros for images that are not to be looked at any more, as were forgotten.
+
+    Args:
+        content: what is known of the others.
+        digests: uint8 (n, 32), all of them in manifest order.
+    """
+    bare = {*content.faults, *content.plain}
+    ids = digests[[digest.tobytes() not in bare for digest in digests]]
+    row_of = {digest.tobytes(): row for row, digest in enumerate(content.ids)}
+    rows = np.array([row_of.get(digest.tobytes(), -1) for digest in ids], np.int64)
+
+    def spread(values: NDArray[Any]) -> NDArray[Any]:
+        answer = np.zeros((len(ids), *values.shape[1:]), values.dtype)
+        answer[rows >= 0] = values[rows[rows >= 0]]
+        return answer
+
+    hashes = {role: spread(values) for role, values in content.hashes.items()}
+    return replace(content, ids=ids, descriptors=spread(content.descriptors), hashes=hashes)
 
 
 def _put(

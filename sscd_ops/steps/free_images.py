@@ -7,8 +7,9 @@ that they lie in changes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,18 +83,32 @@ def stored_queries(
         segment: int64 (k,), ordinal of the one that each lies in.
         row: int64 (k,), its row there.
     """
-    # of a segment without hashes they stay blank, which match nothing
     dimensions = work.attempt.fingerprint.dimensions
     rows = {by.role: by.blank(len(ids), dimensions) for by in work.measures}
+    fill(parts, rows, live, segment, row)
+    digest = hashlib.sha256(ids.tobytes()).hexdigest()
+    own = {role: in_memory(values) for role, values in rows.items()}
+    return Queries(own, digest, lambda: Listed(ids))
+
+
+def fill(
+    parts: Parts,
+    rows: Mapping[str, NDArray[Any]],
+    live: Sequence[Segment],
+    segment: NDArray[np.int64],
+    row: NDArray[np.int64],
+) -> None:
+    """Read what segments hold into blank rows by role, (k, ...).
+
+    Of a segment without hashes they stay blank, which match nothing. Arguments as of
+    ``stored_queries``.
+    """
     for ordinal in np.unique(segment):
         here = segment == ordinal
         opened = open_segment(parts.store, live[int(ordinal)], HASHES.keys() & rows.keys())
         stored = {DESCRIPTORS: opened.descriptors, **opened.codes}
         for role in rows.keys() & stored.keys():
             rows[role][here] = stored[role][row[here]]
-    digest = hashlib.sha256(ids.tobytes()).hexdigest()
-    own = {role: in_memory(values) for role, values in rows.items()}
-    return Queries(own, digest, lambda: Listed(ids))
 
 
 def places(

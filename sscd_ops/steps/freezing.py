@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -51,6 +52,7 @@ def open_attempt(
     options: DatasetOptions,
     model: FoundModel,
     skipped: int,
+    read_again: Sequence[str] | None,
 ) -> int:
     """Open the batch's next attempt with everything that it freezes; its number.
 
@@ -62,6 +64,7 @@ def open_attempt(
         options: the dataset's, as the configuration file says.
         model: of ``model_for_attempt``.
         skipped: how many source shards were left to other batches.
+        read_again: codes of the quarantined samples that it reads again; None for none.
 
     Raises:
         ConfigError: a source's root changed, a threshold has to be chosen, or the search backend
@@ -98,6 +101,7 @@ def open_attempt(
         options,
         fingerprint,
         skipped_shards=skipped,
+        read_again=read_again,
         label=interval_label(batch.interval, options.timezone),
         night=date_of(options.schedule, options.timezone, batch.interval),
     )

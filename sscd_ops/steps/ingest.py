@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from sscd_ops.catalog import attempts, shards
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import attempts, forgotten, shards
 from sscd_ops.core.interpret import Interpreter
-from sscd_ops.core.manifest import ManifestBuilder
-from sscd_ops.errors import BatchNotRunnable, FileMismatch, SourceChanged
+from sscd_ops.core.manifest import ManifestBuilder, erase
+from sscd_ops.errors import (
+    BatchNotRunnable,
+    CommitConflict,
+    FileMismatch,
+    InvariantError,
+    SourceChanged,
+)
 from sscd_ops.model import Fault, FoundShard, RawSample, ShardEnd, SourceShard, StoredFile
 from sscd_ops.ports import InspectImage
 from sscd_ops.steps.parts import (
@@ -83,12 +92,35 @@ def manifest_of(parts: Parts, work: Work, shard: SourceShard) -> Path:
     try:
         return parts.store.local(shard.manifest)
     except FileMismatch as damage:
+        with parts.catalog.begin() as conn:
+            now = shards.read_shard(conn, shard.shard_id)
+        if now is not None and now.manifest not in (None, shard.manifest):
+            return manifest_of(
+                parts, work, replace(shard, manifest=now.manifest)
+            )  # text was erased
         _make_anew(parts, work, shard, shard.manifest, damage)
     return parts.store.local(shard.manifest)
 
 
+def manifest_as_read(parts: Parts, work: Work, shard: SourceShard) -> Path:
+    """As ``manifest_of``, of a manifest that has text of samples which is to be erased."""
+    if shard.manifest is None:
+        raise InvariantError(f"source shard {shard.uri} has no manifest")
+    try:
+        return parts.store.local(shard.manifest)
+    except FileMismatch as damage:
+        _make_anew(parts, work, shard, shard.manifest, damage, as_read=True)
+    return parts.store.local(shard.manifest)
+
+
 def _make_anew(
-    parts: Parts, work: Work, shard: SourceShard, manifest: StoredFile, damage: FileMismatch
+    parts: Parts,
+    work: Work,
+    shard: SourceShard,
+    manifest: StoredFile,
+    damage: FileMismatch,
+    *,
+    as_read: bool = False,
 ) -> None:
     log.warning("making a manifest anew uri=%s damage=%s", shard.uri, damage)
     batch_id, undecided = work.batch.batch_id, not work.batch.state.is_decided
@@ -96,6 +128,8 @@ def _make_anew(
     # the sha256 says whether it is what was read
     found = shard.found.any_version
     writing = _Writing(parts, work, shard, found, parts.inspector(work.options.limits))
+    if as_read:
+        writing.erased = frozenset()
     try:
         restore(parts, manifest, writing.write, or_else if undecided else "")
     except SourceChanged as changed:
@@ -105,7 +139,11 @@ def _make_anew(
 
 
 class _Writing:
-    """Reads a source shard and writes its manifest; counts what it saw."""
+    """Reads a source shard and writes its manifest; counts what it saw.
+
+    Attributes:
+        erased: samples whose text is left out.
+    """
 
     def __init__(
         self, parts: Parts, work: Work, shard: SourceShard, found: FoundShard, inspect: InspectImage
@@ -123,12 +161,16 @@ class _Writing:
             "faulty_shards": 0,
         }  # fmt: skip
         self.ignored: dict[str, int] = {}
+        with parts.catalog.begin() as conn:
+            self.erased = erased_of(conn, work, shard)
 
     def write(self, stream: BinaryIO) -> None:
         with ManifestBuilder(stream) as builder:
             for item in self._read():
                 if isinstance(item, RawSample):
                     row = self._interpreter.row(item)
+                    if row.sample_id in self.erased:
+                        erase(row)
                     builder.add(row)
                     self.counts["samples"] += 1
                     self.counts["urls"] += row.host is not None
@@ -158,6 +200,12 @@ class _Writing:
             builder.add_shard_fault(code, message)
 
 
+def erased_of(conn: Connection, work: Work, shard: SourceShard) -> frozenset[bytes]:
+    """The samples of a source shard whose text was erased, as the bytes of their ids."""
+    dataset_id = work.batch.dataset_id
+    return forgotten.erased_of_file(conn, dataset_id, shard.source, shard.relative_uri)
+
+
 def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage) -> dict[str, int]:
     writing = _Writing(parts, work, shard, shard.found, inspect)
     file = parts.store.put(f"{work.folder}/manifests", ".parquet", writing.write)
@@ -165,6 +213,9 @@ def _ingest(parts: Parts, work: Work, shard: SourceShard, inspect: InspectImage)
     with parts.catalog.begin() as conn:
         said = {**counts, "ignored_entries": ignored}
         attempts.register_file(conn, work.batch, shard.shard_id, "manifest", file, said)
+        # asked once the file is named: who erases waits for those who name files
+        if erased_of(conn, work, shard) != writing.erased:
+            raise CommitConflict(f"text of {shard.uri} was erased meanwhile: read it again")
     if ignored:
         log.info("entries left out uri=%s kinds=%s", shard.uri, ignored)
     return counts

@@ -26,6 +26,7 @@ from sscd_ops.steps.orphans import ChangedIndex, decide_anew
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.publish_plan import CarriedPlan, plan_carried
 from sscd_ops.steps.still_there import StillThere
+from sscd_ops.steps.withdrawn_set import withdrawn_again
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Asked:
     without: Container[bytes] = frozenset()
     again: Iterable[bytes] = ()
     gone: Mapping[bytes, PlacedSample] = field(default_factory=dict)
+    ended: int = 0
 
 
 @dataclass
@@ -52,14 +54,16 @@ class Settled:
     """What becomes of images and samples.
 
     ``gone``: samples that cannot be had, by their ids. ``carried``: images that are kept by another
-    sample than before, or again. ``removed``: images, because of another one. ``freed``: images
-    that nobody carries. ``able``: image -> who may carry it. ``masks``: segment number -> bool
-    (n,), of segments in which something changed.
+    sample than before, or again. ``removed``: images, because of another one. ``withdrawn``:
+    images, because of pictures of the withdrawn set. ``freed``: images that nobody carries.
+    ``able``: image -> who may carry it. ``masks``: segment number -> bool (n,), of segments in
+    which something changed.
     """
 
     gone: dict[bytes, PlacedSample] = field(default_factory=dict)
     carried: dict[bytes, Bearer] = field(default_factory=dict)
     removed: dict[bytes, Change] = field(default_factory=dict)
+    withdrawn: dict[bytes, Change] = field(default_factory=dict)
     freed: list[bytes] = field(default_factory=list)
     able: dict[bytes, list[Bearer]] = field(default_factory=dict)
     masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
@@ -83,6 +87,7 @@ class Settled:
         for image in self.freed:
             yield Change("free", image=image)
         yield from self.removed.values()
+        yield from self.withdrawn.values()
         for image, bearer in self.carried.items():
             sample = bearer.sample
             slot = planned.slots[sample.sample_id]
@@ -122,13 +127,11 @@ def settle(parts: Parts, work: Work, dataset: Dataset, there: StillThere, asked:
         if asked.anew:
             ids = in_old_order(conn, dataset.dataset_id, {*ids, *asked.anew})
     out = set(asked.out)
-    ids = [image for image in ids if image not in out]
+    settled.withdrawn = withdrawn_again(parts, work, dataset, ids, asked.ended)
+    ids = [image for image in ids if image not in out and image not in settled.withdrawn]
     able = who(ids)
-    settled.able |= able
-    plain = {ids[n] for n in np.flatnonzero(index.is_plain(bytes_rows(ids, 32))).tolist()}
-    settled.ask(there, {image: able[image] for image in ids if image in plain})
-    described = [image for image in ids if image not in plain]
-    _decide_anew(parts, work, index, there, described, able, settled)
+    settled.able |= able | who(list(settled.withdrawn))
+    _decide_anew(parts, work, index, there, ids, able, settled)
     index.keep(bytes_rows([image for image in ids if image in settled.carried], 32))
     settled.masks = index.masks
     return settled

@@ -14,6 +14,9 @@ from sscd_ops.catalog import datasets, events, snapshots
 from sscd_ops.errors import SscdOpsError
 from sscd_ops.options import SMALL_SEGMENT
 from sscd_ops.steps import compacting, compacting_shards
+from sscd_ops.steps.archiving import expire_archive
+from sscd_ops.steps.looking import A_WEEK, look, tell
+from sscd_ops.steps.looking import said as recoverable
 from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.snapshot_tags import expire
 from sscd_ops.steps.vacuum import vacuum
@@ -149,19 +152,34 @@ def _into(groups: Sequence[Sequence[Any]], what: str) -> str:
 
 
 def _expire(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
+    archive, archived = _expire_archive(parts, name, actor, dry_run)
     keep = configured(parts, name).retention.snapshots
     if not keep:
         said = "0 snapshots: all stay readable (retention.snapshots = 0)"
-        return Maintained("expire", {"expired": 0, "tagged": 0}, [said], [])
+        return Maintained("expire", {"expired": 0, "tagged": 0} | archive, [said, *archived], [])
     why = f"retention.snapshots = {keep}"
     done = expire(parts, name, keep_last=keep, actor=actor, why=why, dry_run=dry_run)
     numbers = [snapshot.number for snapshot in done.snapshots]
-    counts = {"expired": len(numbers), "tagged": len(done.tagged)}
+    counts = {"expired": len(numbers), "tagged": len(done.tagged)} | archive
     said = f"{len(numbers)} snapshots ({why})"
     if numbers:
         said += f": {numbers[0]}" + (f" ... {numbers[-1]}" if numbers[1:] else "")
     kept = [f"snapshot {tag.snapshot} stays: its tag {tag}" for tag in done.tagged]
-    return Maintained("expire", counts, [said, *kept], [])
+    return Maintained("expire", counts, [said, *kept, *archived], [])
+
+
+def _expire_archive(
+    parts: Parts, name: str, actor: str, dry_run: bool
+) -> tuple[dict[str, int], list[str]]:
+    """Counts and lines of what is let go of the archive of what nights removed."""
+    age = configured(parts, name).retention.removed
+    if not age:
+        return {"archived_shards": 0}, []
+    why = f"retention.removed = {age / 86400:g}d"
+    gone = expire_archive(parts, name, older_than=age, actor=actor, why=why, dry_run=dry_run)
+    samples = sum(shard.samples for shard in gone)
+    said = f"{len(gone)} files of the archive, {samples} samples ({why})"
+    return {"archived_shards": len(gone)}, [said]
 
 
 def _vacuum(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
@@ -186,7 +204,11 @@ def _verify(parts: Parts, name: str, actor: str, dry_run: bool) -> Maintained:
         return Maintained("verify", {}, ["all rows and files, at the end"], [])
     found = [str(finding) for finding in verify_catalog(parts, name)]
     said = f"findings: {len(found)}" if found else "rows and files are as promised"
-    return Maintained("verify", {"findings": len(found)}, [said, *unpublished(parts, name)], found)
+    with parts.catalog.begin() as conn:
+        dataset_id = datasets.need(conn, name).dataset_id
+    counts = {"findings": len(found), "looked_at": look(parts, dataset_id, A_WEEK)}
+    lines = [said, *unpublished(parts, name), recoverable(tell(parts, dataset_id))]
+    return Maintained("verify", counts, lines, found)
 
 
 _TASKS: dict[Task, Callable[[Parts, str, str, bool], Maintained]] = {

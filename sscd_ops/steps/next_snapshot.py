@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import decisions, events, output_shards, placements, published, snapshots
+from sscd_ops.catalog import (
+    archive,
+    decisions,
+    events,
+    output_shards,
+    placements,
+    published,
+    snapshots,
+)
 from sscd_ops.catalog.decisions import Decision
 from sscd_ops.catalog.output_shards import ListedShard
 from sscd_ops.errors import BatchNotRunnable, InvariantError
@@ -79,6 +87,12 @@ class NextSnapshot:
                 deciding = decisions.of_turn(conn, self.dataset_id, dataset.turn).decision_id
             else:
                 deciding = 0 if mine is None else mine.decision_id
+            archived = [] if mine is None else archive.of_decision(conn, mine.decision_id)
+        if any(shard.is_unwritten for shard in archived):
+            raise BatchNotRunnable(
+                f"batch {self._batch_id}: the archive of what it removed was not written: clear"
+                " publish"
+            )
         unwritten = [shard.number for shard in listed if shard.sha256 is None]
         if unwritten:
             raise BatchNotRunnable(
@@ -128,6 +142,7 @@ class NextSnapshot:
         """Register it, and mark as published what it publishes."""
         dataset = seen.dataset
         if worked.file is None:
+            published.mark_followed(conn, self.dataset_id, None, dataset.turn)
             return dataset.snapshot
         snapshot = dataset.snapshot + 1
         others = [decision.decision_id for decision in worked.others]

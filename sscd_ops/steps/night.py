@@ -18,6 +18,7 @@ from sscd_ops.steps import awaiting, commit, embed, ingest, match, plan, publish
 from sscd_ops.steps.choosing import run_by_another
 from sscd_ops.steps.late import LateShard
 from sscd_ops.steps.parts import Parts, Stopwatch, load_work
+from sscd_ops.steps.reading_again import Wanted
 from sscd_ops.steps.sources import Absent, nothing_at
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class NightReport:
     night: str = ""
     absent: list[Absent] = field(default_factory=list)
     """Of a dry run: URLs that name nothing in the night."""
+    again: Wanted | None = None
+    """What is read again, as plan found it."""
 
 
 class _Overtaken(BatchNotRunnable):
@@ -112,6 +115,8 @@ def run(
     interval: Interval,
     *,
     supplement: bool = False,
+    quarantined: bool = False,
+    codes: Sequence[str] = (),
     dry_run: bool = False,
     workers: Workers | None = None,
     poll_seconds: float = 2.0,
@@ -132,10 +137,19 @@ def run(
                 dry.append(batch_id)
 
         at_end.callback(_drop, parts, dry)
-        asked = {"supplement": supplement, "dry_run": dry_run}
         planned = timed(
             "plan",
-            lambda: plan.run(parts, dataset, interval, runner=Runner("cli"), hold=hold, **asked),
+            lambda: plan.run(
+                parts,
+                dataset,
+                interval,
+                runner=Runner("cli"),
+                supplement=supplement,
+                quarantined=quarantined,
+                codes=codes,
+                dry_run=dry_run,
+                hold=hold,
+            ),
         )
         batch_id = planned.batch_id
         if planned.waiting_for is not None:
@@ -193,7 +207,8 @@ def _steps(
     mapped("publish", decided.groups)
     with parts.catalog.begin() as conn:
         faulty = shards.faulty_shards(conn, batches.read_batch(conn, batch_id).attempt_id)
-    absent = _absent(parts, batch_id) if dry_run else []  # commit drops a dry run
+    # commit drops a dry run
+    absent = _absent(parts, batch_id) if dry_run and planned.again is None else []
     # a dry run over what other batches have read finds nothing to hold
     is_read = dry_run and not planned.source_shards and planned.skipped_shards > 0
     done = timed("commit", lambda: commit.run(parts, batch_id))
@@ -215,6 +230,7 @@ def _steps(
         "" if is_read else decided.message,
         planned.night,
         absent,
+        planned.again,
     )
 
 

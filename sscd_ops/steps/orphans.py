@@ -47,17 +47,15 @@ class ChangedIndex:
     def places(self, ids: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ordinal of the segment that each of some images (k, 32) lies in, and its row there.
 
-        Those without a descriptor, which are plain, are left out.
+        Those without a descriptor, which are plain or forgotten, are left out.
         """
         known = self._known(ids)
         return places(self._parts, known.take(known.segment_row >= 0), self.origin.live)
 
-    def is_plain(self, ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which of some images (k, 32) have no descriptor: bool (k,)."""
-        known = self._known(ids)
-        plain = np.zeros(len(ids), bool)
-        plain[known.row] = known.segment_row < 0
-        return plain
+    def described(self, ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of some images (k, 32) have a descriptor: bool (k,)."""
+        answer: NDArray[np.bool_] = self._known(ids).segment_row >= 0
+        return answer
 
     def _known(self, ids: NDArray[np.uint8]) -> KnownImages:
         with self._parts.catalog.begin() as conn:
@@ -115,9 +113,9 @@ def decide_anew(
         parts: the real parts.
         work: whose measures and backends.
         index: what is kept now.
-        ids: uint8 (n, 32), the images, in their old order; all of them described.
-        can_be_published: is asked of numbers of images, int64 (k,), once: of those that are near no
-            kept one.
+        ids: uint8 (n, 32), the images, in their old order.
+        can_be_published: is asked of numbers of images, int64 (k,), each once: of those that are
+            near no kept one. One whose descriptor was forgotten is near none.
 
     Raises:
         InvariantError: the catalog does not keep an image that the index keeps.
@@ -130,6 +128,16 @@ def decide_anew(
         np.full(count, -np.inf),
     )
     if not count:
+        return answer
+    described = index.described(ids)
+    if not described.all():
+        rows, bare = np.flatnonzero(described), np.flatnonzero(~described)
+        some = decide_anew(
+            parts, work, index, ids[rows], lambda numbers: can_be_published(rows[numbers])
+        )
+        answer.kept[rows], answer.measure[rows] = some.kept, some.measure
+        answer.witness[rows], answer.similarity[rows] = some.witness, some.similarity
+        answer.kept[bare] = can_be_published(bare)
         return answer
     backends, live = open_backends(parts, work), index.origin.live
     queries = stored_queries(parts, work, ids, live, *index.places(ids))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import batches, dry_runs, shards, waiting
+from sscd_ops.catalog import attempts, batches, dry_runs, shards, waiting
 from sscd_ops.model import Batch, BatchState, Interval, Runner
-from sscd_ops.options import Step
+from sscd_ops.options import DatasetOptions, Step
 from sscd_ops.steps.choosing import choose_batch
 from sscd_ops.steps.claiming import claim, has_unread, look
 from sscd_ops.steps.freezing import model_for_attempt
 from sscd_ops.steps.late import LateShard, find_late
 from sscd_ops.steps.parts import Parts, Stopwatch, configured
+from sscd_ops.steps.reading_again import Wanted, codes_asked
 from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.snapshots import check_pointer, repair_latest
 
@@ -43,6 +45,8 @@ class PlanReport(Report):
     seconds: float = 0.0
     night: str = ""
     """What ``--date`` takes for the night."""
+    again: Wanted | None = None
+    """What was found to be read again, where that was asked and not planned before."""
     step: Step = field(default="plan", init=False)
 
     @property
@@ -78,6 +82,8 @@ def run(
     *,
     runner: Runner,
     supplement: bool = False,
+    quarantined: bool = False,
+    codes: Sequence[str] = (),
     dry_run: bool = False,
     hold: Callable[[int], None] | None = None,
 ) -> PlanReport:
@@ -89,31 +95,40 @@ def run(
         interval: the night.
         runner: who runs the batch from now on.
         supplement: resume the interval's unfinished supplement, else open the next one.
+        quarantined: it reads again what the interval's batches quarantined, past ownership.
+        codes: of those the ones of these codes; none: all.
         dry_run: work on a private attempt that owns nothing and decides nothing.
         hold: called with the batch's number before anybody else can see it as this runner's; a
             command takes its advisory lock there.
 
     Raises:
-        UsageError: no such dataset, or nothing there to supplement.
+        UsageError: no such dataset, nothing there to supplement, or no such code.
         ConfigError: a source's root changed.
         FingerprintMismatch: the configured model is not the dataset's.
         WeightsUnavailable: the model's weights are nowhere.
         BatchNotRunnable: another live run works on this batch.
     """
     watch = Stopwatch()
+    again = codes_asked(supplement=supplement, quarantined=quarantined, codes=codes)
     options = configured(parts, dataset)
     with parts.catalog.begin() as conn:
         check_pointer(parts, conn, dataset)
-    asked = {"supplement": supplement, "dry_run": dry_run}
-    batch = choose_batch(parts, options, interval, runner, hold, **asked)
+    choose = partial(
+        choose_batch,
+        *(parts, options, interval, runner, hold),
+        supplement=supplement,
+        dry_run=dry_run,
+        read_again=again,
+    )
+    batch = choose()
     own = batch if batch.supplement and batch.state is BatchState.PUBLISHED else None
-    if own is not None and has_unread(parts, own, options):
-        batch = choose_batch(parts, options, interval, runner, hold, **asked, anew=True)
+    if own is not None and _has_more(parts, own, options, again):
+        batch = choose(anew=True)
     skipped: int | None = None
     while skipped is None:
         if batch.state.is_decided:
             return _answer(parts, batch, watch, skipped=0)
-        seen = look(parts, batch, options)
+        seen = look(parts, batch, options, again)
         if seen.missing is not None:
             with parts.catalog.begin() as conn:
                 waiting.set_ready(conn, batch.batch_id, False)
@@ -131,19 +146,31 @@ def run(
         with parts.catalog.begin() as conn:
             skipped = claim(parts, conn, batch, seen, model)
             if skipped is not None and _is_needless(conn, batch):
-                return _nothing_new(conn, batch, watch, skipped)
+                nothing = _nothing_new(conn, batch, watch, skipped)
+                return replace(nothing, again=seen.again)
             there = batches.is_there(conn, batch.batch_id)
             batch = batches.read_batch(conn, batch.batch_id) if there else batch
         if not there:  # another try of this very run found nothing to read and forgot it
-            batch = choose_batch(parts, options, interval, runner, hold, **asked)
+            batch = choose()
     repair_latest(parts, dataset)
-    report = _report(parts, batch.batch_id, watch, skipped, late)
+    report = replace(_report(parts, batch.batch_id, watch, skipped, late), again=seen.again)
     for shard in report.late:
         log.warning(
             "source shard of an earlier interval was never read uri=%s date=%s supplement=%s",
             *(shard.uri, shard.date, shard.supplement),
         )
     return report
+
+
+def _has_more(
+    parts: Parts, own: Batch, options: DatasetOptions, again: tuple[str, ...] | None
+) -> bool:
+    """Whether a DAG run whose supplement is published has more to read, or other things."""
+    with parts.catalog.begin() as conn:
+        planned = attempts.read_attempt(conn, own).read_again
+    if planned != again:
+        return True
+    return again is None and has_unread(parts, own, options)
 
 
 def _is_needless(conn: Connection, batch: Batch) -> bool:

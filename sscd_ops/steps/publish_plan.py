@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sscd_ops.catalog.archive import Place, PlannedArchive
 from sscd_ops.catalog.output_shards import PlannedShard
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.core.decide import Samples
@@ -18,6 +19,7 @@ from sscd_ops.core.descriptor_file import bytes_rows, fixed_bytes
 from sscd_ops.core.identities import turn_label
 from sscd_ops.core.shard_plan import form_of, plan_digest, plan_shards, shard_name
 from sscd_ops.core.stored_rows import StoredRows
+from sscd_ops.model import ARCHIVE
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.shard_writing import SourceShards, with_members
 
@@ -80,6 +82,64 @@ def plan_publish(
         named.append(PlannedShard(shard.number, shard.form, count, name, start))
         start += count
     return PublishPlan(digest, named, slot)
+
+
+def plan_archive(
+    work: Work,
+    samples: Samples,
+    shard_ids: NDArray[np.int64],
+    removed: NDArray[np.bool_],
+    manifests: Iterable[pa.Table],
+) -> list[PlannedArchive]:
+    """As ``plan_publish``, of what the archive is to hold: none where the batch keeps none.
+
+    Args:
+        work: the batch.
+        samples: the batch's samples.
+        shard_ids: int64, numbers of the batch's source shards.
+        removed: bool (n,).
+        manifests: the members of all samples, block by block.
+    """
+    rows = np.flatnonzero(removed)
+    settings = work.options.publish
+    if settings.undo != "archive" or not len(rows):
+        return []
+    members = _members(removed, manifests)
+    # as it is read again: by the numbers of source shards
+    order = np.argsort(shard_ids[samples.shard[rows]], kind="stable")
+    shards = plan_shards(
+        rows[order],
+        np.zeros(len(rows), np.int64),
+        [ARCHIVE],
+        members.sizes[order],
+        max_samples=settings.max_samples,
+        max_bytes=settings.max_bytes,
+    )
+    counts = np.zeros(len(samples), np.int64)
+    counts[rows] = members.counts
+    digest = plan_digest(
+        (ARCHIVE, settings.max_samples, settings.max_bytes),
+        work.meta_columns,
+        shards,
+        samples.ids,
+        members.digests,
+        np.cumsum(counts),
+    )
+
+    def place(row: int) -> Place:
+        return Place(int(shard_ids[samples.shard[row]]), int(samples.position[row]))
+
+    return [
+        PlannedArchive(
+            shard.number,
+            digest,
+            shard_name(work.folder, work.label, digest, shard.number, ARCHIVE),
+            len(shard.rows),
+            place(shard.rows[0]),
+            place(shard.rows[-1]),
+        )
+        for shard in shards
+    ]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sscd_ops.catalog import datasets, output_shards, segments, shards, snapshots
+from sscd_ops.catalog import archive, datasets, output_shards, segments, shards, snapshots
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.core import segment_file
+from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.core.measures import HASHES
 from sscd_ops.core.stored_rows import joined
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import Segment, SourceShard, StoredFile
+from sscd_ops.steps.archiving import write_archived_again
 from sscd_ops.steps.damage import (
     OF_DESCRIPTORS,
     both_damaged,
@@ -23,6 +25,7 @@ from sscd_ops.steps.damage import (
     newest_night,
     nights_of,
     noting,
+    rows_of_pictures,
 )
 from sscd_ops.steps.embed import embed_again
 from sscd_ops.steps.mending import mend_steps
@@ -35,6 +38,7 @@ from sscd_ops.steps.snapshots import (
     read_snapshot_file,
     set_back_latest,
 )
+from sscd_ops.steps.withdrawn_set import known_pictures, store_pictures
 
 # ---------------------------------------------------------------- index
 
@@ -58,6 +62,9 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
         dataset = datasets.need(conn, name)
         check_root(parts, conn, dataset)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
+        withdrawn = segments.live_segments(
+            conn, dataset.dataset_id, dataset.generation, "withdrawn"
+        )
     left: list[str] = []
     place = {part.batch_id: (s, part) for s in live for _, part in nights_of(parts, s)}
     done = mend_steps(parts, dataset, place, left)
@@ -69,6 +76,12 @@ def rebuild_index(parts: Parts, name: str) -> list[str]:
             if segment.mask is not None and damage(parts, segment.mask) is not None:
                 _rebuild_mask(parts, dataset, segment)
                 done.append(f"segment {segment.segment_id}: wrote its mask anew")
+    for segment in withdrawn:
+        files = {**segment.files, "mask": segment_file.mask_of(segment)}
+        with noting(left):
+            if damaged := damaged_roles(parts, files):
+                _rebuild_pictures(parts, dataset, segment, live, damaged)
+                done.append(f"segment {segment.segment_id}: wrote {', '.join(damaged)} anew")
     if left:
         raise FileMismatch("; ".join(left[:10]))
     return done + _add_codes(parts, name)
@@ -173,15 +186,44 @@ def _rebuild_mask(parts: Parts, dataset: Dataset, segment: Segment) -> None:
         )
 
 
+def _rebuild_pictures(
+    parts: Parts,
+    dataset: Dataset,
+    segment: Segment,
+    live: Sequence[Segment],
+    damaged: Sequence[str],
+) -> None:
+    """Write files of a segment of the withdrawn set anew, from those of images that were read.
+
+    Raises:
+        FileMismatch: one needs a picture that was given as a file.
+    """
+    said = rows_of_pictures(parts, dataset, segment)
+    ids = np.zeros((segment.rows, 32), np.uint8)
+    ids[list(said)] = bytes_rows(said.values(), 32)
+    pictures = known_pictures(parts, dataset, ids, live, segment.dimensions)
+    files = dict(store_pictures(parts, dataset.name, pictures).files)
+    mask = np.zeros(segment.rows, bool)
+    mask[list(said)] = True
+    files["mask"] = segment_file.write_mask(parts.store, f"{dataset.name}/index/masks", mask)
+    named = {**segment.files, "mask": segment_file.mask_of(segment)}
+    for role in damaged:
+        if role not in files or files[role].sha256 != named[role].sha256:
+            raise FileMismatch(
+                f"segment {segment.segment_id}: of the withdrawn pictures in it some are no images"
+                f" that a night described: restore {named[role].name} from a backup"
+            )
+
+
 # ---------------------------------------------------------------- what is published
 
 
 def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
     """Write lost and damaged snapshot files and shards anew; what was done, and what is left.
 
-    A snapshot's file follows from the catalog, a shard's files from decisions and source shards.
-    Each comes out with the sha256 it had, or is left as it is. What only expired snapshots name is
-    left alone.
+    A snapshot's file follows from the catalog, a shard's files from decisions and source shards,
+    those of the archive likewise. Each comes out with the sha256 it had, or is left as it is. What
+    only expired snapshots name is left alone.
     """
     with parts.catalog.begin() as conn:
         if datasets.read(conn, name) is None and read_latest(parts, name) is not None:
@@ -189,9 +231,10 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
         dataset = datasets.need(conn, name)
         made = snapshots.readable_snapshots(conn, dataset.dataset_id)
         written = output_shards.written_shards(conn, dataset.dataset_id)
+        archived = archive.written(conn, dataset.dataset_id)
     done: list[str] = []
     left: list[str] = []
-    parts.progress.start(f"rebuild snapshots of {name}", len(made) + len(written))
+    parts.progress.start(f"rebuild snapshots of {name}", len(made) + len(written) + len(archived))
     for snapshot in made:
         if damage(parts, snapshot.file) is not None:
             with noting(left), parts.catalog.begin() as conn:
@@ -203,6 +246,12 @@ def rebuild_snapshots(parts: Parts, name: str) -> tuple[list[str], list[str]]:
             with noting(left):
                 write_again(parts, shard)
                 done.append(f"{shard.name}: wrote {', '.join(lost)} anew")
+        parts.progress.advance()
+    for each in archived:
+        if lost := damaged_roles(parts, each.files):
+            with noting(left):
+                write_archived_again(parts, each)
+                done.append(f"{each.name}: wrote {', '.join(lost)} anew")
         parts.progress.advance()
     parts.progress.done()
     with noting(left):

@@ -7,7 +7,7 @@ published.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -21,6 +21,7 @@ from sscd_ops.catalog.placements import PlacedSample, Slot, samples_of_output
 from sscd_ops.errors import BatchNotRunnable, SourceChanged, SscdOpsError
 from sscd_ops.model import Batch, BatchState
 from sscd_ops.steps import commit, publish, turns
+from sscd_ops.steps.archiving import take_out, unarchivable
 from sscd_ops.steps.choosing import run_by_another
 from sscd_ops.steps.manage import need_reason
 from sscd_ops.steps.next_snapshot import publish_others
@@ -87,15 +88,21 @@ def run(
             unwritten = _unwritten(conn, batch)
         there = StillThere(parts)
         lost = _find_lost(parts, there, unwritten)
+        archived = _unarchivable(parts, there, batch)
         if not empty_root:
-            _need_roots(parts, dataset, there, lost)
+            gone = chain((each.sample for each in lost), *archived.values())
+            _need_roots(parts, dataset, there, list(gone))
         key = _keys_of(batch)
         repair = Repair(parts, batch, key, there, lost, actor=actor, why=why, dry_run=dry_run)
         if dry_run:
-            return _would_be(batch, repair.work_out(Seen(dataset), None) if lost else None)
+            worked = repair.work_out(Seen(dataset), None) if lost else None
+            return _would_be(batch, worked, _not_archived(there, archived))
+        for archive_id, samples in archived.items():
+            take_out(parts, archive_id, {sample.sample_id for sample in samples})
+        not_archived = _not_archived(there, archived)
         if not lost:
             turns.forget_tries(parts, repair)
-            return RepairReport(f"{_nothing(batch)}: {_publish(parts, batch)}")
+            return RepairReport(f"{_nothing(batch)}: {_publish(parts, batch)}", not_archived)
         try:
             taken = turns.take(parts, repair, keep)
         except SscdOpsError:
@@ -103,17 +110,20 @@ def run(
             raise
         if taken is None or repair.worked is None:
             return RepairReport(f"another command decided the same: {_publish(parts, batch)}")
-        return RepairReport(f"turn {taken.turn}; {_publish(parts, batch)}", repair.worked.outcomes)
+        said = f"turn {taken.turn}; {_publish(parts, batch)}"
+        return RepairReport(said, [*repair.worked.outcomes, *not_archived])
 
 
 def _nothing(batch: Batch) -> str:
     return f"nothing that batch {batch.batch_id} ({batch.name}) is to publish is lost"
 
 
-def _would_be(batch: Batch, worked: Repaired | None) -> RepairReport:
+def _would_be(batch: Batch, worked: Repaired | None, not_archived: list[Outcome]) -> RepairReport:
     if worked is None:
-        return RepairReport(f"dry run: {_nothing(batch)}; without --dry-run it is published")
-    return RepairReport("dry run: nothing was decided or published", worked.outcomes)
+        said = f"dry run: {_nothing(batch)}; without --dry-run it is published"
+        return RepairReport(said, not_archived)
+    said = "dry run: nothing was decided or published"
+    return RepairReport(said, [*worked.outcomes, *not_archived])
 
 
 def _keys_of(batch: Batch) -> str:
@@ -167,14 +177,34 @@ def _find_lost(parts: Parts, there: StillThere, unwritten: Sequence[OutputShard]
     ]
 
 
-def _need_roots(parts: Parts, dataset: Dataset, there: StillThere, lost: Sequence[Lost]) -> None:
+def _unarchivable(parts: Parts, there: StillThere, batch: Batch) -> dict[int, list[PlacedSample]]:
+    """What the night's archive was to hold and cannot, by archived shard."""
+    if batch.state is BatchState.PUBLISHED:
+        return {}
+    with parts.catalog.begin() as conn:
+        decision_id = decisions.of_batch(conn, batch.batch_id).decision_id
+    return unarchivable(parts, there, decision_id)
+
+
+def _not_archived(there: StillThere, archived: Mapping[int, list[PlacedSample]]) -> list[Outcome]:
+    samples = list(chain(*archived.values()))
+    why = there.gone(samples)
+    return [
+        Outcome("not archived", s.relative_uri, s.key, str(s.sample_id), why[s.sample_id])
+        for s in samples
+    ]
+
+
+def _need_roots(
+    parts: Parts, dataset: Dataset, there: StillThere, lost: Sequence[PlacedSample]
+) -> None:
     """Refuse to give up what lies on a disk that is not mounted: no later turn brings it back.
 
     Raises:
         BatchNotRunnable: nothing at all is at the root of a source that lost samples.
     """
-    read = there.sources.of([each.sample for each in lost])
-    for source in sorted({read[each.sample.shard_id][1].source for each in lost}):
+    read = there.sources.of(lost)
+    for source in sorted({read[each.shard_id][1].source for each in lost}):
         root = dataset.roots[source]
         if parts.is_empty(root):
             raise BatchNotRunnable(
@@ -193,7 +223,7 @@ def _publish(parts: Parts, batch: Batch) -> str:
     with parts.catalog.begin() as conn:
         now = batches.read_batch(conn, batch.batch_id)
         decision = decisions.of_batch(conn, batch.batch_id)
-        planned = len(output_shards.planned_shards(conn, decision.decision_id))
+        planned = len(publish.planned(conn, decision.decision_id))
     if now.state is not BatchState.PUBLISHED:
         work = load_work(parts, batch.batch_id)
         for group in groups_of(planned, work.options.airflow.max_tasks):

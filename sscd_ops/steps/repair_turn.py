@@ -169,6 +169,7 @@ class Repair:
                 "source_gone": len(settled.gone),
                 "carried": len(settled.carried),
                 "removed_again": len(settled.removed),
+                "withdrawn": len(settled.withdrawn),
                 "freed": len(settled.freed),
             },
         )
@@ -210,6 +211,10 @@ class Repair:
             lost = [e.sample.key for e in self._lost if e.sample.image_sha256 == image]
             why = f"has the bytes of {lost[0]}" if lost else "its witness is gone"
             answer.append(of("kept", bearer.sample, why))
+        for image in settled.withdrawn:
+            for bearer in settled.able.get(image, [])[:1]:
+                why = "its witness is gone, and it is a copy of a withdrawn picture"
+                answer.append(of("withdrawn", bearer.sample, why))
         for image, change in settled.removed.items():
             near = f"{change.similarity:.4f} to image {(change.witness or b'').hex()[:12]}"
             for bearer in settled.able[image][:1]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sscd_ops.catalog import datasets, output_shards, snapshot_changes, snapshots
+from sscd_ops.catalog import datasets, forgotten, output_shards, snapshot_changes, snapshots
 from sscd_ops.catalog.output_shards import ListedShard, OutputShard
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.catalog.snapshots import Snapshot
+from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
 from sscd_ops.ports import Store
 from sscd_ops.steps.damage import noting
@@ -69,11 +70,17 @@ def reproduce(
         live = output_shards.live_shards(conn, row.dataset_id, number)
 
     def kept(placed: Sequence[PlacedSample]) -> list[PlacedSample]:
-        if not less_withdrawn:
-            return list(placed)
         named = [(sample.sample_id, sample.image_sha256) for sample in placed]
         with parts.catalog.begin() as conn:
-            gone = snapshot_changes.withdrawn_now(conn, row.dataset_id, named)
+            erased = forgotten.erased_of(conn, row.dataset_id, [each for each, _ in named])
+            if erased and not less_withdrawn:
+                raise FileMismatch(
+                    f"{len(erased)} sample(s) of snapshot {number} were withdrawn and erased, such"
+                    f" as {min(erased)}: --less-withdrawn writes it without them"
+                )
+            if not less_withdrawn:
+                return list(placed)
+            gone = snapshot_changes.withdrawn_now(conn, row.dataset_id, named) | erased
         return [sample for sample in placed if sample.sample_id not in gone]
 
     done, listed = Reproduced(), []

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import (
+    archive,
     attempts,
     batches,
     datasets,
@@ -162,11 +163,12 @@ class Night:
         return worked.made.month
 
     def open(self, conn: Connection, worked: Worked) -> int:
-        """A new number, the counts by source, and the output shards."""
+        """A new number, the counts by source, the output shards and the archive."""
         decision_id = decisions.open_night(conn, self.work.batch, worked.made.month)
         decisions.add_sources(conn, decision_id, worked.by_source)
         plan = worked.publish
         output_shards.add_plan(conn, decision_id, worked.made.turn, plan.digest, plan.shards)
+        archive.add_plan(conn, decision_id, worked.archived)
         return decision_id
 
     def rows(self, worked: Worked, decision_id: int) -> Iterator[tuple[str, Made]]:
@@ -208,6 +210,7 @@ class Night:
             [(past.counts, past.sources) for past in before],
             self.work.options.guard,
             supplement=self.work.batch.supplement > 0,
+            read_again=self.work.attempt.read_again is not None,
         )
         return _unusual(self._parts, self.work, reasons, worked) if reasons else ""
 
@@ -307,12 +310,13 @@ def _answer(parts: Parts, work: Work, watch: Stopwatch) -> ResolveReport:
         state = batches.read_batch(conn, work.batch.batch_id).state
         decision = decisions.of_batch(conn, work.batch.batch_id)
         planned = output_shards.planned_shards(conn, decision.decision_id)
+        archived = archive.of_decision(conn, decision.decision_id)
         by_source = decisions.sources_of(conn, decision.decision_id)
     return ResolveReport(
         work.batch.batch_id,
         state,
         decision.turn,
-        groups_of(len(planned), work.options.airflow.max_tasks),
+        groups_of(len(planned) + len(archived), work.options.airflow.max_tasks),
         decision.counts,
         by_source,
         len(planned),

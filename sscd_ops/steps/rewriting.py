@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from sscd_ops.catalog import output_shards, placements
+from sscd_ops.catalog.archive import ArchivedShard
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.catalog.placements import Slot, Span
 from sscd_ops.core.identities import turn_label
 from sscd_ops.core.shard_plan import WRITER_VERSION, shard_name
 from sscd_ops.model import StoredFile
 from sscd_ops.steps.parts import Parts
-from sscd_ops.steps.shard_files import describe, listed_rows, put_file, with_offsets
+from sscd_ops.steps.shard_files import NamedShard, describe, listed_rows, put_file, with_offsets
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def without_slots(
             if own[left[0]][0] != shard.decision_id:
                 with parts.catalog.begin() as conn:
                     other = output_shards.of_decision(conn, other, own[left[0]][0])
-            written = replace(other, files=_write(parts, shard, other, left, len(own)))
+            written = replace(other, files=write_places(parts, shard, other, left, len(own)))
         spans = list(spans_of([own[place] for place in left]))
         answer.append(Replaced([shard.output_id], written, spans))
     return answer
@@ -99,10 +100,18 @@ def spans_of(slots: Sequence[Slot]) -> Iterator[Span]:
             start = at
 
 
-def _write(
-    parts: Parts, shard: OutputShard, other: OutputShard, left: Sequence[int], count: int
+def write_places(
+    parts: Parts,
+    shard: OutputShard | ArchivedShard,
+    other: NamedShard,
+    left: Sequence[int],
+    count: int,
 ) -> dict[str, StoredFile]:
-    """Copy the samples at some places of a shard, which holds ``count``, into another one."""
+    """Copy the samples at some places of a shard, which holds ``count``, into another one.
+
+    Raises:
+        FileMismatch: the shard is lost or damaged, or holds another number of samples.
+    """
     table = listed_rows(shard, parts.store.local(shard.files["parquet"]), count)
     path = parts.store.local(shard.files["tar"])
     table = table.take(pa.array(left, pa.int64()))

@@ -1,15 +1,18 @@
-"""The standing rules of a batch's dataset at a turn, asked about samples of its manifests."""
+"""Standing rules at a turn, asked about samples of manifests, and about those with a verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import rules
-from sscd_ops.core.descriptor_file import fixed_bytes
+from sscd_ops.core.descriptor_file import bytes_rows, fixed_bytes
 from sscd_ops.core.rules import Stopped, none_stopped, stopped
 from sscd_ops.steps.parts import Parts
 
@@ -53,7 +56,39 @@ class Ruling:
         urls = table.column("url_sha256")
         there = np.flatnonzero(urls.is_valid().to_numpy())
         digests = fixed_bytes(pc.drop_null(urls), 32)
-        # one transaction a source shard: many digests make a table, whose locks stay until its end
         with self._parts.catalog.begin() as conn:
             answer[there] = rules.orders_of_urls(conn, self._dataset_id, digests, self._turn)
         return answer
+
+
+_AT_ONCE = 10_000
+"""Samples that are asked about at once."""
+
+
+def orders_of_samples(
+    conn: Connection,
+    dataset_id: int,
+    sample_ids: Sequence[UUID],
+    turn: int,
+    *,
+    without: int = 0,
+) -> dict[UUID, int]:
+    """Sample -> the first order whose rules stop it; those that none stops are not there.
+
+    Args:
+        conn: an open transaction.
+        dataset_id: whose.
+        sample_ids: of samples with a verdict, also of months that were detached.
+        turn: rules in force then.
+        without: an order that does not count: the one that is to end.
+    """
+    in_force = rules.rules_at(conn, dataset_id, turn, without=without)
+    answer: dict[UUID, int] = {}
+    for start in range(0, len(sample_ids) if in_force else 0, _AT_ONCE):
+        came = rules.where_from(conn, dataset_id, sample_ids[start : start + _AT_ONCE])
+        urls = bytes_rows([each.url_sha256 or bytes(32) for each in came], 32)
+        of_url = rules.orders_of_urls(conn, dataset_id, urls, turn, without=without)
+        hosts, sources = [each.host for each in came], [each.source for each in came]
+        orders = stopped(in_force, of_url, hosts, sources).order.tolist()
+        answer |= {each.sample_id: order for each, order in zip(came, orders, strict=True) if order}
+    return answer

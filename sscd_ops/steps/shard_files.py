@@ -8,11 +8,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sscd_ops.catalog.archive import ArchivedShard
 from sscd_ops.catalog.output_shards import OutputShard
 from sscd_ops.errors import FileMismatch
 from sscd_ops.model import StoredFile
@@ -25,10 +26,22 @@ PutFile = Callable[[str, str, Write], StoredFile]
 """Writes a file of an output shard: its role, its name, what writes its bytes."""
 
 
+class NamedShard(Protocol):
+    """A shard that is written: one that snapshots list, or one of the archive."""
+
+    @property
+    def name(self) -> str:
+        """Of its tar, relative to the root."""
+
+    @property
+    def form(self) -> str:
+        """What its stats say."""
+
+
 def describe(
-    put: PutFile, shard: OutputShard, tar: StoredFile, table: pa.Table
+    put: PutFile, shard: NamedShard, tar: StoredFile, table: pa.Table
 ) -> dict[str, StoredFile]:
-    """Write what stands beside an output shard's tar: its parquet, which is given, and stats."""
+    """Write what stands beside a shard's tar: its parquet, which is given, and stats."""
     stem = shard.name.removesuffix(".tar")
     parquet = put(
         "parquet",
@@ -54,7 +67,7 @@ def describe(
 
 
 def listed_rows(
-    shard: OutputShard, parquet: Path | pa.BufferReader, count: int | None = None
+    shard: OutputShard | ArchivedShard, parquet: Path | pa.BufferReader, count: int | None = None
 ) -> pa.Table:
     """The rows of a written shard's parquet.
 

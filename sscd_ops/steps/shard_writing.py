@@ -1,8 +1,8 @@
 """Output shards written from the sources of their samples, whatever nights read these.
 
 A shard is a function of its placements: which samples, in which order. Members come from the source
-shards and are checked against the manifests; so a shard that was lost, rewritten or merged comes
-out with the bytes it had.
+shards (where these are gone, from the archive) and are checked against the manifests; so a shard
+that was lost, rewritten or merged comes out with the bytes it had.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby, pairwise
 from typing import Any, BinaryIO
@@ -27,9 +26,10 @@ from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
 from sscd_ops.model import MemberRef, SourceShard, StoredFile
 from sscd_ops.options import PUBLISHED_COLUMNS, dataset_from_json
 from sscd_ops.ports import Source
+from sscd_ops.steps.archive_reading import ArchiveReader, WholeSample
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work, load_work, restore
-from sscd_ops.steps.shard_files import PutFile, Write, describe, put_file
+from sscd_ops.steps.shard_files import NamedShard, PutFile, Write, describe, put_file
 
 ReadShard = tuple[Work, SourceShard]
 """A source shard, and the night that read it."""
@@ -60,19 +60,6 @@ class SourceShards:
         return self._found
 
 
-@dataclass(frozen=True, slots=True)
-class WholeSample:
-    """A sample as it is published."""
-
-    placed: PlacedSample
-    key: str
-    members: list[MemberRef]
-    image: int
-    """Which member is the image."""
-    names: tuple[str, ...]
-    """Published extension of each member; then those made here (``txt``, ``json``)."""
-
-
 def write_shard(
     parts: Parts, shard: OutputShard, sources: SourceShards, put: PutFile | None = None
 ) -> dict[str, StoredFile]:
@@ -88,7 +75,7 @@ def write_shard(
         put: writes a file; default: under its name below the root.
 
     Raises:
-        SourceChanged: a member is gone from its source, or differs.
+        SourceChanged: a member is gone from its source, or differs, and the archive has none.
         FileMismatch: a manifest is lost and cannot be made anew; the month of a sample was
             detached.
     """
@@ -117,7 +104,7 @@ def samples_of(parts: Parts, shard: OutputShard) -> tuple[list[PlacedSample], li
 
 def write_samples(
     parts: Parts,
-    shard: OutputShard,
+    shard: NamedShard,
     placed: Sequence[PlacedSample],
     meta_columns: Sequence[str],
     sources: Mapping[int, ReadShard],
@@ -214,18 +201,50 @@ def _contents(
     parts: Parts, samples: Sequence[WholeSample], sources: Mapping[int, ReadShard]
 ) -> Iterator[tuple[WholeSample, list[bytes]]]:
     """Each sample with its members' bytes as in the source, and what is made here."""
+    archive = ArchiveReader(parts)
     for shard_id, group in groupby(samples, key=lambda sample: sample.placed.shard_id):
         (work, shard), here = sources[shard_id], list(group)
         source = parts.source(work.options.source(shard.source), work.options.limits)
-        for sample, contents in zip(here, fetch(source, shard, here), strict=True):
+        for sample, found in zip(here, read_samples(source, shard, here, archive), strict=True):
+            if not isinstance(found, list):
+                raise found
+            contents = found
             made = sample.names[len(contents) :]
             yield sample, contents + [_made(work, sample.placed, extension) for extension in made]
+
+
+def read_samples(
+    source: Source, shard: SourceShard, samples: Sequence[WholeSample], archive: ArchiveReader
+) -> Iterator[list[bytes] | SourceChanged]:
+    """The members of samples of one source shard, in its order, each as it was decided on.
+
+    Those that are gone from their source, or others there, come from the archive. What is in
+    neither is answered with what is wrong; reading goes on behind it.
+
+    Raises:
+        StoreUnavailable: storage did not answer.
+    """
+    at, is_there = 0, True
+    while at < len(samples):
+        why = None
+        if is_there:
+            try:
+                for contents in fetch(source, shard, samples[at:]):
+                    yield contents
+                    at += 1
+                return
+            except SourceChanged as error:
+                why = error
+                is_there = source.version(shard.found) is not None
+        gone = why or SourceChanged(f"{shard.uri} is gone: {PUT_BACK}")
+        yield archive.members(samples[at]) or gone
+        at += 1
 
 
 def fetch(
     source: Source, shard: SourceShard, samples: Sequence[WholeSample]
 ) -> Iterator[list[bytes]]:
-    """The members of samples of one source shard, in its order, each as it was decided on.
+    """As ``read_samples``, of the source alone.
 
     Raises:
         SourceChanged: the next sample's members are gone or others.

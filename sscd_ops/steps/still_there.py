@@ -1,4 +1,7 @@
-"""Which samples can still be published: their members are in the source as they were decided on."""
+"""Which samples can still be published.
+
+Their members are in the source, or in the archive, as they were decided on.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from uuid import UUID
 
+from sscd_ops.catalog import forgotten
 from sscd_ops.catalog.bearers import Bearer
 from sscd_ops.catalog.placements import PlacedSample
 from sscd_ops.errors import PUT_BACK, FileMismatch, SourceChanged
+from sscd_ops.steps.archive_reading import ArchiveReader
+from sscd_ops.steps.looking import note
 from sscd_ops.steps.parts import Parts
-from sscd_ops.steps.shard_writing import SourceShards, fetch, with_members
+from sscd_ops.steps.shard_writing import SourceShards, read_samples, with_members
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class StillThere:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.sources = SourceShards(parts)
+        self._archive = ArchiveReader(parts)
         self._said: dict[UUID, str] = {}
 
     def gone(self, samples: Iterable[PlacedSample]) -> dict[UUID, str]:
@@ -64,28 +71,27 @@ class StillThere:
         return answer
 
     def _read(self, here: Sequence[PlacedSample]) -> None:
-        """Read samples of one source shard, in its order."""
+        """Read samples of one source shard, in its order; note whether all were there."""
         work, shard = self.sources.of(here)[here[0].shard_id]
+        with self._parts.catalog.begin() as conn:
+            ids = [sample.sample_id for sample in here]
+            erased = forgotten.erased_of(conn, work.batch.dataset_id, ids)
+        self._said |= dict.fromkeys(erased, "its text was erased: it is not published again")
+        here = [sample for sample in here if sample.sample_id not in erased]
+        if not here:
+            return
         source = self._parts.source(work.options.source(shard.source), work.options.limits)
         try:
-            if source.version(shard.found) is None:
-                raise SourceChanged(f"{shard.uri} is gone")
             samples = list(with_members(self._parts, here, self.sources.of(here)))
         except (SourceChanged, FileMismatch) as error:
             self._said |= {sample.sample_id: _reason(error) for sample in here}
             return
-        at = 0
-        while at < len(samples):
-            # one that is gone ends the reading: it goes on behind it
-            try:
-                for _ in fetch(source, shard, samples[at:]):
-                    self._said[samples[at].placed.sample_id] = ""
-                    at += 1
-                    if at == len(samples):
-                        return
-            except SourceChanged as error:
-                self._said[samples[at].placed.sample_id] = _reason(error)
-            at += 1
+        for sample, found in zip(
+            samples, read_samples(source, shard, samples, self._archive), strict=True
+        ):
+            said = "" if isinstance(found, list) else _reason(found)
+            self._said[sample.placed.sample_id] = said
+        note(self._parts, [(shard.shard_id, shard.shard_id not in self._archive.lacking)])
 
 
 def _reason(error: Exception) -> str:

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 
 from sscd_ops.catalog import attempts, lookups, segments, shards
 from sscd_ops.catalog.attempts import Survey
+from sscd_ops.core.decide import is_faulty
 from sscd_ops.core.descriptor_file import fixed_bytes
 from sscd_ops.core.exact import first_places
 from sscd_ops.core.manifest import read_manifest
+from sscd_ops.core.read_again import KNOWN
 from sscd_ops.core.work_list import read_work_list, write_work_list
 from sscd_ops.errors import BatchNotRunnable, FileMismatch
 from sscd_ops.model import SourceShard, StoredFile
 from sscd_ops.options import Step
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Stopwatch, Work, load_work, with_abandon
+from sscd_ops.steps.reading_again import Again, again_of
 from sscd_ops.steps.reports import Report, in_line
 from sscd_ops.steps.ruling import COLUMNS, Ruling
 
@@ -197,9 +200,11 @@ def _new_images(
     positions: list[NDArray[np.int32]] = []
     pieces: list[NDArray[np.uint8]] = []
     ruling = Ruling(parts, work.batch.dataset_id, work.attempt.pinned_turn)
+    with parts.catalog.read() as conn:
+        again = again_of(conn, work, work.attempt.pinned_turn)
     parts.progress.start(f"survey {work.batch.dataset}", len(registered))
     for shard in registered:
-        table = _readable(parts, work, shard, ruling)
+        table = _readable(parts, work, shard, ruling, again)
         positions.append(table.column("position").to_numpy())
         pieces.append(fixed_bytes(table.column("image_sha256"), 32))
         parts.progress.advance()
@@ -211,15 +216,19 @@ def _new_images(
     return [mine[is_new[end - len(mine) : end]] for mine, end in zip(positions, ends, strict=True)]
 
 
-def _readable(parts: Parts, work: Work, shard: SourceShard, ruling: Ruling) -> pa.Table:
+def _readable(
+    parts: Parts, work: Work, shard: SourceShard, ruling: Ruling, again: Again | None
+) -> pa.Table:
     """The samples of a shard's manifest that carry a picture to be embedded."""
     path = manifest_of(parts, work, shard)
     columns = ["position", "image_sha256", "code"]
+    table = read_manifest(path, columns=[*columns, *(COLUMNS if ruling else ())])
+    readable = table.column("code").is_null().to_numpy()
+    if again is not None:
+        readable &= again.find(parts, work, shard)[1] != KNOWN
+    table = table.filter(pa.array(readable))
     if not ruling:
-        table = read_manifest(path, columns=columns)
-        return table.filter(table.column("code").is_null())
-    table = read_manifest(path, columns=[*columns, *COLUMNS])
-    table = table.filter(table.column("code").is_null())
+        return table
     return table.filter(pa.array(ruling.stopped(shard.source, table).order == 0))
 
 
@@ -237,7 +246,10 @@ def _joined(pieces: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def _leave_known(
     parts: Parts, work: Work, digests: NDArray[np.uint8], is_new: NDArray[np.bool_]
 ) -> None:
-    """Take images with a verdict as of the pinned turn out of the new ones."""
+    """Take images with a verdict as of the pinned turn out of the new ones.
+
+    Where quarantined samples are read again, those with a fault are new.
+    """
     asked = np.flatnonzero(is_new)
     for start in range(0, len(asked), _LOOKED_UP):
         rows = asked[start : start + _LOOKED_UP]
@@ -246,4 +258,6 @@ def _leave_known(
             known = lookups.known_images(
                 conn, work.batch.dataset_id, digests[rows], work.attempt.pinned_turn
             )
+        if work.attempt.read_again is not None:
+            known = known.take(~is_faulty(known))
         is_new[rows[known.row]] = False

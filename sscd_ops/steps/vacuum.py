@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -26,7 +26,7 @@ from sscd_ops.catalog.condemned import Condemned
 from sscd_ops.catalog.database import IDLE_SECONDS
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.errors import CatalogUnavailable, StoreRefused, UsageError
-from sscd_ops.model import ListedFile
+from sscd_ops.model import ARCHIVE, ListedFile
 from sscd_ops.options import RetentionOptions
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.snapshots import check_root, latest_name, read_latest
@@ -37,6 +37,7 @@ GRACE = RetentionOptions().grace
 """Seconds; the default."""
 
 _DIGEST = "[0-9a-f]{64}"
+_SHARD = r"[^/]+-[0-9a-f]{8}/\d{5,}(\.tar|\.parquet|_stats\.json)"
 _FILES = {
     "manifests": rf"{_DIGEST}\.parquet",
     "worklists": rf"{_DIGEST}\.parquet",
@@ -44,7 +45,8 @@ _FILES = {
     "matches": rf"{_DIGEST}\.parquet",
     "index/segments": rf"{_DIGEST}\.npy",
     "index/masks": rf"{_DIGEST}\.mask",
-    "shards": r"[^/]+-[0-9a-f]{8}/\d{5,}(\.tar|\.parquet|_stats\.json)",
+    "shards": _SHARD,
+    ARCHIVE: _SHARD,
     "snapshots": r"\d{6,}-[0-9a-f]{8}\.json",
 }
 """Folders that steps write below a dataset's, and what files are called there."""
@@ -131,6 +133,40 @@ def by_folder(files: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         count[folder_of(name)] += 1
         size[folder_of(name)] += bytes_
     return {folder: (count[folder], size[folder]) for folder in _FILES if count[folder]}
+
+
+def listed(parts: Parts, dataset: str) -> dict[str, ListedFile]:
+    """Our files below a dataset's folder, by name; what killed writers left is among them."""
+    return {file.name: file for file in _listed(parts, dataset, [])}
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of ours is a hidden one: of a writer that is at work, or was killed."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def remove_now(
+    parts: Parts, dataset: Dataset, names: Collection[str], found: Mapping[str, ListedFile]
+) -> dict[str, int]:
+    """Remove files without grace, as I8's one exception: those of ``names`` that no row names.
+
+    In the phases of ``vacuum``, so that whoever comes to name one meanwhile loses nothing.
+
+    Args:
+        parts: the real parts.
+        dataset: whose.
+        names: which; of one that is not there it is remembered that it was removed.
+        found: all that is there (``listed``).
+
+    Returns:
+        Name and bytes of what was removed.
+    """
+    done = Vacuumed(dataset.name)
+    sizes = {name: found[name].bytes if name in found else 0 for name in names}
+    _condemn(parts, dataset, sizes)
+    ripe = _try_them(parts, dataset, 0.0, found, sizes, done, only=sizes.keys())
+    _remove(parts, dataset, ripe, found, done)
+    return {name: size for name, size in done.removed.items() if name in sizes}
 
 
 def _of_dataset(parts: Parts, name: str, grace: float, actor: str, *, dry_run: bool) -> Vacuumed:
@@ -224,17 +260,22 @@ def _try_them(
     found: Mapping[str, ListedFile],
     old: Mapping[str, int],
     done: Vacuumed,
+    only: Container[str] | None = None,
 ) -> list[Condemned]:
     """Look again at all that is condemned, let go what is named by now; what may be removed.
+
+    Or at ``only`` some of it.
 
     Who began to name a file before it was condemned has not seen that: it is waited for. Who begins
     later ends the condemnation. So what is not named after that never is, while its row is there.
     """
     with parts.catalog.begin() as conn:
         accused = condemned.condemned(conn, dataset.dataset_id, grace)
+    if only is not None:
+        accused = {name: each for name, each in accused.items() if name in only}
     if not accused:
         return []
-    _wait_for_namers(parts)
+    wait_for_namers(parts)
     with parts.catalog.begin() as conn:
         named = named_files.all_names(conn, dataset.dataset_id)
     # what is gone stays condemned: a vacuum that died may have removed it
@@ -259,7 +300,8 @@ def _foresee(
     done.waiting = {n: size for n, size in dead.items() if n in before and n not in ripe}
 
 
-def _wait_for_namers(parts: Parts) -> None:
+def wait_for_namers(parts: Parts) -> None:
+    """Wait until all transactions ended that began to name files before this."""
     for tries in range(1, _TRIES + 1):
         try:
             with parts.catalog.begin(lock_timeout=_PATIENCE) as conn:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from sscd_ops.catalog import (
+    archive,
     batches,
     checks,
     datasets,
@@ -23,6 +25,7 @@ from sscd_ops.catalog import (
     segments,
     snapshots,
 )
+from sscd_ops.catalog.archive import ArchivedShard
 from sscd_ops.catalog.checks import RESTORE
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.output_shards import ListedShard, OutputShard
@@ -39,7 +42,9 @@ from sscd_ops.steps.damage import (
     damaged_roles,
     kept_rows,
     nights_of,
+    rows_of_pictures,
 )
+from sscd_ops.steps.orders import receipts
 from sscd_ops.steps.parts import Parts, Work
 from sscd_ops.steps.snapshots import (
     check_pointer,
@@ -72,6 +77,7 @@ def verify_catalog(
         behind = _pointer(parts, conn, name)
     with parts.catalog.read() as conn:
         found = [*behind, *checks.check_rows(conn, dataset_id)]
+    found += receipts.verify(parts, name)
     if not only_rows:
         files = verify_snapshot(parts, name, of_rows=False) + verify_index(parts, name)
         found += _as_one(parts, name, files)
@@ -111,7 +117,7 @@ def verify_snapshot(
     lists the samples that the catalog keeps in its shard, each once, and that what is kept is
     placed once (``of_rows``). Of a month that was detached the catalog has the number
     alone: there a parquet must list that many, none twice. Of all snapshots also the older ones'
-    files, shards that wait for their commit, and ``latest.json``.
+    files, shards that wait for their commit, ``latest.json``, and the archive of what was removed.
     """
     with parts.catalog.begin() as conn:
         behind = _pointer(parts, conn, name)
@@ -147,10 +153,41 @@ def verify_snapshot(
         found += lost or _compare_samples(parts, shard)
         parts.progress.advance()
     parts.progress.done()
+    if snapshot is None:
+        found += _verify_archive(parts, name, dataset_id)
     if of_rows:
         with parts.catalog.read() as conn:
             found += checks.check_rows(conn, dataset_id, snapshot, only=("I4", "I7"))
     return found
+
+
+def _verify_archive(parts: Parts, name: str, dataset_id: int) -> list[Finding]:
+    """What is wrong with the archive of what nights removed."""
+    with parts.catalog.begin() as conn:
+        shards = archive.written(conn, dataset_id)
+    found: list[Finding] = []
+    parts.progress.start(f"verify archive of {name}", len(shards))
+    for shard in shards:
+        lost = [p for file in shard.files.values() for p in _check(parts, file, _FILES)]
+        found += lost or _compare_archived(parts, shard)
+        parts.progress.advance()
+    parts.progress.done()
+    return found
+
+
+def _compare_archived(parts: Parts, shard: ArchivedShard) -> list[Finding]:
+    parquet = parts.store.local(shard.files["parquet"])
+    listed = pq.read_table(parquet, columns=["sample_id"]).column("sample_id").to_pylist()
+    with parts.catalog.begin() as conn:
+        samples = archive.samples_of(conn, shard)
+    if samples is None:
+        same = len(listed) == shard.samples
+    else:
+        same = listed == [str(sample.sample_id) for sample in samples]
+    if same:
+        return []
+    what = f"{shard.name} lists other samples than its night removed, by the catalog"
+    return [Finding(_FILES, what, RESTORE)]
 
 
 def _pointer(parts: Parts, conn: Connection, name: str) -> list[Finding]:
@@ -284,6 +321,9 @@ def verify_index(parts: Parts, name: str) -> list[Finding]:
     with parts.catalog.begin() as conn:
         dataset = datasets.need(conn, name)
         live = segments.live_segments(conn, dataset.dataset_id, dataset.generation)
+        withdrawn = segments.live_segments(
+            conn, dataset.dataset_id, dataset.generation, "withdrawn"
+        )
         named = named_files.step_files(conn, dataset.dataset_id)
     problems: list[Finding] = []
     hopeless: list[Finding] = []
@@ -311,6 +351,10 @@ def verify_index(parts: Parts, name: str) -> list[Finding]:
         problems += said or _compare_segment(parts, segment, dataset)
         problems += [p for work, _ in nights for p in _hashes_lacking(segment, work)]
         parts.progress.advance()
+    for segment in withdrawn:
+        files = [*segment.files.values(), segment_file.mask_of(segment)]
+        said = [p for file in files for p in _check(parts, file, _FILES)]
+        problems += said or _compare_pictures(parts, segment, dataset)
     parts.progress.done()
     problems += [p for said in lost.values() for p in said]
     return problems + hopeless
@@ -348,6 +392,24 @@ def _compare_segment(parts: Parts, segment: Segment, dataset: Dataset) -> list[F
                 ]
     except SscdOpsError as error:
         return [_told(_FILES, str(error))]
+    return _compare_fingerprint(segment, dataset)
+
+
+def _compare_pictures(parts: Parts, segment: Segment, dataset: Dataset) -> list[Finding]:
+    """Whether a segment's rows are the pictures that the catalog says are in the withdrawn set."""
+    try:
+        ids = segment_file.open_segment(parts.store, segment).ids
+        mask = segment_file.read_kept(parts.store, segment)
+    except SscdOpsError as error:
+        return [_told(_FILES, str(error))]
+    said = rows_of_pictures(parts, dataset, segment)
+    if {row: ids[row].tobytes() for row in np.flatnonzero(mask).tolist()} != said:
+        what = f"segment {segment.segment_id}: it holds other withdrawn pictures than the catalog"
+        return [Finding(_FILES, what, RESTORE)]
+    return _compare_fingerprint(segment, dataset)
+
+
+def _compare_fingerprint(segment: Segment, dataset: Dataset) -> list[Finding]:
     own = dataset.fingerprint and dataset.fingerprint.digest
     if segment.fingerprint != own:
         return [

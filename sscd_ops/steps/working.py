@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sscd_ops.catalog import lookups, shards
+from sscd_ops.catalog.archive import PlannedArchive
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.shards import ShardCounts
 from sscd_ops.core import rows as core_rows
@@ -48,10 +50,12 @@ from sscd_ops.steps import history
 from sscd_ops.steps.free_images import free_images
 from sscd_ops.steps.ingest import manifest_of
 from sscd_ops.steps.parts import Parts, Work
-from sscd_ops.steps.publish_plan import PublishPlan, plan_publish
+from sscd_ops.steps.publish_plan import PublishPlan, plan_archive, plan_publish
 from sscd_ops.steps.queries import Backends, codes_of, load_queries, open_backends
+from sscd_ops.steps.reading_again import again_of
 from sscd_ops.steps.ruling import COLUMNS as RULED_BY
 from sscd_ops.steps.ruling import Ruling
+from sscd_ops.steps.withdrawn_set import catch_equal, catch_near, read_set
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ class Worked:
     history: list[Pairs]
     """By each measure."""
     publish: PublishPlan
+    archived: Sequence[PlannedArchive]
     counts: Counts
     by_source: dict[str, Counts]
     examples: dict[str, dict[str, str]]
@@ -99,6 +104,10 @@ class Worked:
         yield "images", core_rows.image_rows(given)
         yield "changes", core_rows.change_rows(given)
         yield "matches", core_rows.match_rows(given, self.history, self.keep_matches)
+        if len(given.replaced.rows):
+            yield "changes", core_rows.followed_rows(given)
+            yield "read_again", core_rows.replaced_rows(given)
+            yield "described_later", core_rows.described_rows(given)
 
 
 @dataclass(frozen=True)
@@ -153,19 +162,28 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
         places = [(s.source, s.relative_uri) for s in registered]
         known = lookups.known_samples(conn, work.batch.dataset_id, places, turn)
         origins = history.origins_of(conn, work, dataset)
+        withdrawn = read_set(conn, dataset)
+        again = again_of(conn, work, turn)
     live = history.live_of(origins)
-    again = before if before is not None and before.files == files else None
+    same = before if before is not None and before.files == files else None
     manifests = Manifests(parts, work, registered)
-    samples = again.made.samples if again else _samples(manifests)
+    samples = same.made.samples if same else _samples(manifests)
     _need_distinct(work, samples)
-    samples = replace(samples.with_known(known), stopped=_stopped(manifests, len(samples), turn))
+    replaced = core_rows.NOTHING_REPLACED
+    if again is None:
+        samples = samples.with_known(known)
+    else:
+        is_read, replaced = again.replaced(parts, work, registered)
+        samples = replace(samples, is_known=~is_read)
+    samples = replace(samples, stopped=_stopped(manifests, len(samples), turn))
     queries = load_queries(parts, work, registered)
     images = _images(parts, work, samples, queries, turn)
     _quarantine_ended(manifests, samples, images)
     _need_descriptors(work, registered, samples, images)
+    equal = catch_equal(images, withdrawn)
     backends = open_backends(parts, work)
     segment_files = (
-        again.segment_files if again else _write_segment(parts, work, backends.history, queries)
+        same.segment_files if same else _write_segment(parts, work, backends.history, queries)
     )
     queries = _as_one(parts, queries, segment_files)
     free = free_images(parts, work, images, live)
@@ -173,6 +191,7 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     images.query[free.images] = len(queries) + np.arange(len(free.images))
     near = history.search(parts, work, backends, queries, free.queries, live)
     everything = queries.with_more(free.queries)
+    caught = equal.and_also(catch_near(parts, work, images, everything, withdrawn))
     decided = decide(
         samples,
         images,
@@ -183,22 +202,28 @@ def work_out(parts: Parts, work: Work, dataset: Dataset, before: Worked | None =
     kept = np.zeros(len(queries), bool)
     kept[images.query[decided.kept & (images.standing == NEW)]] = True
     publish = plan_publish(work, samples, decided.keeps, manifests.blocks(["members"]))
+    shard_ids = np.array([s.shard_id for s in registered], np.int64)
+    archived = plan_archive(
+        work, samples, shard_ids, decided.removes, manifests.blocks(["members"])
+    )
     made = DecisionRows(
         samples,
         images,
         decided,
-        find_witnesses(samples, images, decided, earlier),
-        shard_ids=np.array([s.shard_id for s in registered], np.int64),
+        find_witnesses(samples, images, decided, earlier, caught),
+        shard_ids=shard_ids,
         slot=publish.slot,
         dataset_id=work.batch.dataset_id,
         turn=turn + 1,
         month=datetime.now(UTC).date().replace(day=1),
+        replaced=replaced,
     )
     return Worked(
         made=made,
         manifests=manifests,
         history=[history.matches(parts, images, best, live) for best in near.best],
         publish=publish,
+        archived=archived,
         counts=counts,
         by_source=by_source,
         examples=examples,
@@ -256,10 +281,11 @@ def _images(parts: Parts, work: Work, samples: Samples, queries: Queries, turn: 
             return lookups.known_images(conn, work.batch.dataset_id, digests, turn)
 
     listed = queries.listed
+    find = partial(find_images, read_again=work.attempt.read_again is not None)
     if work.options.duplicates.plain == "keep":
-        return find_images(samples, lookup, listed.ids, listed.faults, listed.plain)
+        return find(samples, lookup, listed.ids, listed.faults, listed.plain)
     refused = dict.fromkeys(listed.plain, (Fault.TOO_PLAIN, _TOO_PLAIN))
-    return find_images(samples, lookup, listed.ids, listed.faults | refused)
+    return find(samples, lookup, listed.ids, listed.faults | refused)
 
 
 def _quarantine_ended(manifests: Manifests, samples: Samples, images: Images) -> None:

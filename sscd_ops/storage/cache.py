@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sscd_ops.drivers import asking, is_full
@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 _FRESH = 60.0
 """Seconds in which a copy that was asked for is opened: it is not trimmed before."""
 _ABANDONED = 86_400.0
-"""Seconds without a write after which a download counts as given up."""
+"""Seconds without a write after which a download counts as given up;"""
+_GIVEN_UP = 3600.0
+"""where what it may hold must not stay, after so many."""
 
 
 class FileCache:
@@ -83,6 +85,17 @@ class FileCache:
         if damaged:
             _remove(path)
         return damaged
+
+    def drop(self, digests: Collection[str]) -> int:
+        """Remove the copies with these sha256, and downloads given up an hour ago; how many."""
+        gone = 0
+        for path in self._listed():
+            with contextlib.suppress(FileNotFoundError):
+                is_old = time.time() - path.stat().st_mtime > _GIVEN_UP
+                if path.name in digests or (path.name.startswith(".tmp-") and is_old):
+                    _remove(path)
+                    gone += 1
+        return gone
 
     def _fetch(self, file: StoredFile, path: Path, download: Callable[[Path], None]) -> None:
         self._make_folder()  # somebody may have emptied the disk

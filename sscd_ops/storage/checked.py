@@ -31,6 +31,7 @@ _REMEDIES = {
     " searches again",
     "snapshots": f"{_SNAPSHOT}, from the catalog",
     "shards": f"{_SNAPSHOT}, from its source shards, or {_RESTORE}",
+    "removed": f"{_SNAPSHOT}, from its source shards, or {_RESTORE}",
 }
 """By the folder below the dataset's: what follows from what."""
 _TICK = 0.1

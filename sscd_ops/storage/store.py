@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,6 +144,10 @@ class LocalStore:
     def drop_damaged_copy(self, file: StoredFile) -> bool:
         """There are no copies."""
         return False
+
+    def drop_copies(self, digests: Collection[str]) -> int:
+        """There are no copies."""
+        return 0
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -387,6 +391,10 @@ class RemoteStore:
     def drop_damaged_copy(self, file: StoredFile) -> bool:
         """Remove the copy in the cache if it is damaged; whether it was."""
         return self._cache.drop_damaged(file)
+
+    def drop_copies(self, digests: Collection[str]) -> int:
+        """Remove copies in the cache, and downloads that were given up."""
+        return self._cache.drop(digests)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""

@@ -190,7 +190,9 @@ def test_params_have_a_schema_that_refuses_nonsense(bag):
 
     params = bag.dags["curate_web"].params
 
-    assert params.dump() == {"date": None, "supplement": False, "dry_run": False}
+    assert params.dump() == {
+        "date": None, "supplement": False, "quarantined": False, "codes": None, "dry_run": False
+    }  # fmt: skip
     params["date"] = "2026-11-01"
     params.validate()
     with pytest.raises(ParamValidationError):

@@ -29,6 +29,9 @@ COLUMNS = {
     "snapshots": "dataset, snapshot, created_at, samples, shards, bytes, parent, turn, batch_id",
     "snapshot_tags": "dataset, snapshot, name, keep_until, actor, why, at",
     "snapshot_users": "dataset, snapshot, run, actor, at",
+    "orders": "dataset, order_id, verb, scope, of_order, state, turn, turn_to, named, changed",
+    "order_subjects": "dataset, order_id, kind, value, digest, is_rule",
+    "receipts": "dataset, receipt_id, number, kind, order_id, at, sha256, body, is_erased",
     "events": "event_id, at, dataset, turn, kind, actor, why, sample_id, batch_id, details",
     "configs": "config_sha256, dataset, turn, at, config",
     "decisions": "dataset, turn, decision_id, kind, batch_id, actor, why, decided_at, generation,"
@@ -38,7 +41,7 @@ COLUMNS = {
 }
 COLUMNS["removed"] = COLUMNS["samples"] + (
     ", witness_source, witness_source_shard, witness_key, witness_caption, witness_batch_id,"
-    " witness_dataset, witness_shard"
+    " witness_dataset, witness_shard, recoverable, source_seen_at"
 )
 COLUMNS["kept"] = COLUMNS["samples"] + ", shard, shard_key"
 COLUMNS["quarantined"] = COLUMNS["samples"] + ", message"

@@ -32,16 +32,16 @@ def test_a_publish_that_began_before_the_repair_takes_nothing_from_it(
 ) -> None:
     """It was told of shards that are planned anew by the time it reads what is in them."""
     batch_id = lost_between(world)
-    real = publish._write
+    real = publish.write_planned
 
     def late(*given: Any) -> int:
-        monkeypatch.setattr(publish, "_write", real)
+        monkeypatch.setattr(publish, "write_planned", real)
         with monkeypatch.context() as patch, pytest.raises(Killed):
             die_at(patch, "after", "turns._swap")
             mend(world, batch_id)
         return real(*given)
 
-    monkeypatch.setattr(publish, "_write", late)
+    monkeypatch.setattr(publish, "write_planned", late)
     with world.parts() as parts, pytest.raises(CommitConflict, match="planned anew"):
         publish.run(parts, batch_id, 0)
 

@@ -46,7 +46,7 @@ from tests.integration.world import DATASET, World, assert_promises, pair
 HOUR = 3600.0
 EVERY_FOLDER = {
     "manifests", "worklists", "descriptors", "matches", "index/segments", "index/masks", "shards",
-    "snapshots",
+    "removed", "snapshots",
 }  # fmt: skip
 BESIDE = {f"{DATASET}/README.md", f"{DATASET}/snapshots/latest.json"}
 """What no row names either, and stays."""
@@ -101,6 +101,8 @@ def named(world: World) -> set[str]:
         waits = row["snapshot_from"] is None and row["snapshot_to"] is None
         if waits or live & set(range(row["snapshot_from"] or until, min(until, 1000))):
             names += [file["name"] for file in (row["files"] or {}).values()]
+    for row in ask("SELECT * FROM sscd_ops.archived_shards"):
+        names += [file["name"] for file in (row["files"] or {}).values()]
     return set(names)
 
 
@@ -112,8 +114,8 @@ def plant_leftovers(world: World, mark: str = "") -> set[str]:
         f"matches/{digest}.parquet",
         f"index/segments/{digest}.npy",
         f"index/masks/{digest}.mask",
-        *(f"shards/2026-11-09-{digest[:8]}/00000{end}" for end in (".tar", ".parquet",
-                                                                   "_stats.json")),
+        *(f"{folder}/2026-11-09-{digest[:8]}/00000{end}" for folder in ("shards", "removed")
+          for end in (".tar", ".parquet", "_stats.json")),
         f"snapshots/000001-{digest[:8]}.json",
         f"shards/2026-11-09-{digest[:8]}/.tmp-{digest[:32]}",
         f"manifests/.tmp-{digest[:32]}",
@@ -154,6 +156,7 @@ def used(begun: World, tmp_path: Path, postgres_home: Path) -> Iterator[World]:
 
 
 def use(world: World) -> World:
+    world.change(publish={"undo": "archive"})
     fill(world, planted_nights(), shards=2)
     world.night(DAYS[0])
     world.night(DAYS[1])
@@ -202,7 +205,7 @@ def test_what_no_row_names_goes_and_all_else_stays(used: World) -> None:
     assert left < done.removed.keys()
     # nights leave some of each kind themselves, save that nothing published is ever left
     assert {folder_of(name) for name in done.removed.keys() - left} >= EVERY_FOLDER - {
-        "shards", "snapshots",
+        "shards", "removed", "snapshots",
     }  # fmt: skip
     assert set(done.others) == others
     assert list(elsewhere.iterdir())
@@ -364,6 +367,8 @@ def test_a_night_loses_a_file_before_each_registration_and_ends_as_an_undisturbe
 ) -> None:
     """A vacuum without grace takes what was written and not named yet: it is written anew."""
     fill(world, planted_nights(), shards=2)
+    for each in (other_world, world):
+        each.change(publish={"undo": "archive"})
     for day in DAYS[:2]:
         other_world.night(day)
     world.night(DAYS[0])
@@ -725,6 +730,7 @@ def test_a_grace_below_zero_and_an_unknown_dataset_are_refused(world: World) -> 
 
 
 FILES = {
+    "archived_shards.files",
     "source_shards.manifest", "source_shards.descriptors", "attempts.work_list", "searches.file",
     "segments.files", "segment_masks.mask", "output_shards.files", "snapshots.file",
 }  # fmt: skip
@@ -733,7 +739,7 @@ OTHERS = {
     "attempts.fingerprint_detail", "source_shards.counts", "decisions.counts", "decisions.origins",
     "decision_sources.counts", "samples.meta", "events.details", "configs.config",
     "orders.request", "orders.drafted_by", "orders.applied_by", "orders.approved_by",
-    "order_drafts.counts",
+    "order_drafts.counts", "receipts.attachment",
 }  # fmt: skip
 """Columns of JSON that hold no file."""
 
@@ -787,7 +793,9 @@ def test_every_row_that_names_a_file_says_so(used: World, monkeypatch: pytest.Mo
         return opened(self)
 
     monkeypatch.setattr(Wiring, "__enter__", enter)
-    used.put(DAYS[3], "a.tar", [*clouds(range(90, 95)), pair("again", picture(1))])
+    used.change(publish={"undo": "archive"})
+    again = [pair("again", picture(1)), pair("more", picture(3))]
+    used.put(DAYS[3], "a.tar", [*clouds(range(90, 95)), *again])
     with used.parts() as parts:
         lead_by(parts, {"c0002": "withdrawn"})
     used.night(DAYS[3])

@@ -89,6 +89,15 @@ DAMAGES = {
     "generation is 9": "UPDATE sscd_ops.datasets SET generation = 9",
     "snapshot is 9": "UPDATE sscd_ops.datasets SET snapshot = 9",
     "in another state": "UPDATE sscd_ops.batches SET state = 'decided' WHERE batch_id = 1",
+    "other pictures in the withdrawn set": "INSERT INTO sscd_ops.withdrawn_images"
+    " (dataset_id, sha256, order_id, decision_id, row) SELECT dataset_id, 'x', 1, decision_id, 0"
+    " FROM sscd_ops.decisions WHERE turn = 1",
+    "kept image(s) have the bytes": "WITH o AS (INSERT INTO sscd_ops.orders (dataset_id, verb,"
+    " request, client_key, state, actor, why, drafted_by, turn) SELECT dataset_id, 'withdraw',"
+    " '{}', 'k', 'applied', 'ann', 'asked', '{}', 3 FROM sscd_ops.datasets RETURNING order_id)"
+    " INSERT INTO sscd_ops.withdrawn_images (dataset_id, sha256, order_id, decision_id)"
+    " SELECT i.dataset_id, i.sha256, o.order_id, i.decision_id FROM o, sscd_ops.images i"
+    " WHERE i.verdict = 'kept' LIMIT 1",
     "have masks of other numbers": "UPDATE sscd_ops.segment_masks SET kept = kept + 1",
 }
 """What is found -> how it comes about."""

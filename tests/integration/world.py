@@ -47,6 +47,7 @@ VIEWS = (
 ASIDE = {
     "started_at", "finished_at", "seconds", "decided_at", "created_at", "published_at", "actor",
     "runner", "run_id", "batch_id", "witness_batch_id", "decision_id", "config_sha256",
+    "source_seen_at",
 }  # fmt: skip
 
 
@@ -201,6 +202,15 @@ def assert_promises(world: World, *, read: int | None = None) -> None:
         assert verify_catalog(parts, DATASET, only_rows=True) == []
 
 
+READ_AGAIN = (
+    "SELECT s.sample_id, d.batch_id, s.plain IS TRUE AS plain FROM sscd_ops.read_again_now r"
+    " JOIN sscd_ops.samples s ON s.decision_id = r.of_decision AND s.shard_id = r.shard_id"
+    " AND s.position = r.position JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id"
+    " WHERE s.sample_id IS NOT NULL"
+)
+"""Samples of nights that a supplement has read again: they are its own now."""
+
+
 def assert_one_verdict_each(world: World, read: int | None) -> None:
     """One verdict a sample; what a night counted is what it said of its own samples."""
     samples = world.ask("SELECT * FROM curation.samples")
@@ -209,10 +219,11 @@ def assert_one_verdict_each(world: World, read: int | None) -> None:
     said = {
         (row["sample_id"], row["turn"]): row for row in world.ask("SELECT * FROM curation.verdicts")
     }
+    before = world.ask(READ_AGAIN)
     for run in world.ask("SELECT * FROM curation.runs WHERE turn IS NOT NULL"):
         mine = [
             said[row["sample_id"], run["turn"]] | {"plain": row["plain"]}
-            for row in samples
+            for row in samples + before
             if row["batch_id"] == run["batch_id"]
         ]
         tally = {

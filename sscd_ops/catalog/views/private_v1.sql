@@ -11,6 +11,11 @@ FROM sscd_ops.changes c
 WHERE c.turn_to IS NULL
     AND (SELECT d.turn = c.turn FROM sscd_ops.decisions d WHERE d.decision_id = c.decision_id);
 
+-- Rows of samples that are none any more: what they say was read again.
+CREATE VIEW sscd_ops.read_again_now AS
+SELECT r.* FROM sscd_ops.read_again r
+WHERE (SELECT d.turn = r.turn FROM sscd_ops.decisions d WHERE d.decision_id = r.decision_id);
+
 -- One row an image. In force is asked row by row: an image in 16 partitions looks like 16 rows to the
 -- planner, and for so many it would read all decisions each time.
 CREATE VIEW sscd_ops.images_now AS
@@ -31,7 +36,8 @@ WHERE (SELECT d.turn FROM sscd_ops.decisions d WHERE d.decision_id = i.decision_
 -- sample's own row says all.
 -- The month joins so that a decision's rows are looked for in their own partition alone.
 CREATE VIEW sscd_ops.samples_now AS
-SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.key,
+SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id, s.position,
+    s.key, s.verdict AS first_verdict,
     s.image_sha256, s.width, s.height, s.format, s.bytes, s.caption, s.meta,
     CASE WHEN own.turn IS NOT NULL THEN own.verdict
         WHEN img.turn IS NULL THEN s.verdict
@@ -84,7 +90,10 @@ SELECT s.month, s.decision_id, d.dataset_id, d.batch_id, s.sample_id, s.shard_id
         ELSE EXISTS (SELECT FROM sscd_ops.images i
             JOIN sscd_ops.decisions x ON x.decision_id = i.decision_id AND x.turn IS NOT NULL
             WHERE i.dataset_id = d.dataset_id AND i.sha256 = s.image_sha256
-            AND i.segment_row IS NULL) END AS plain,
+            AND i.segment_row IS NULL)
+            AND NOT EXISTS (SELECT FROM sscd_ops.described_later l
+            JOIN sscd_ops.decisions x ON x.decision_id = l.decision_id AND x.turn IS NOT NULL
+            WHERE l.dataset_id = d.dataset_id AND l.sha256 = s.image_sha256) END AS plain,
     -- of what follows its image again: since when, if that is later
     coalesce(own.turn, greatest(img.turn, d.turn, (SELECT f.turn FROM sscd_ops.changes_now f
         WHERE f.dataset_id = d.dataset_id AND f.sample_id = s.sample_id
@@ -99,4 +108,6 @@ JOIN sscd_ops.decisions d ON d.decision_id = s.decision_id AND d.month = s.month
 LEFT JOIN sscd_ops.changes_now own ON own.dataset_id = d.dataset_id
     AND own.sample_id = s.sample_id AND own.verdict <> 'follows'
 LEFT JOIN sscd_ops.changes_now img ON img.dataset_id = d.dataset_id
-    AND img.image_sha256 = s.image_sha256 AND img.turn > d.turn AND s.own_fault IS NULL;
+    AND img.image_sha256 = s.image_sha256 AND img.turn > d.turn AND s.own_fault IS NULL
+WHERE NOT EXISTS (SELECT FROM sscd_ops.read_again_now r WHERE r.of_decision = s.decision_id
+    AND r.shard_id = s.shard_id AND r.position = s.position);

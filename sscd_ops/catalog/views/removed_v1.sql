@@ -15,7 +15,14 @@ SELECT d.name AS dataset, s.batch_id, s.sample_id, sh.source, sh.relative_uri AS
         AND p.slot_from <= CASE WHEN i.said THEN w.slot ELSE i.slot END
         AND p.slot_to > CASE WHEN i.said THEN w.slot ELSE i.slot END
         AND p.snapshot_from IS NOT NULL AND p.snapshot_to IS NULL
-        ORDER BY p.slot_from DESC LIMIT 1) AS witness_shard
+        ORDER BY p.slot_from DESC LIMIT 1) AS witness_shard,
+    CASE WHEN s.first_verdict = 'removed' AND EXISTS (SELECT FROM sscd_ops.archived_shards a
+            WHERE a.decision_id = s.decision_id AND a.files IS NOT NULL
+            AND (a.first_shard, a.first_position) <= (s.shard_id, s.position)
+            AND (a.last_shard, a.last_position) >= (s.shard_id, s.position)
+            AND s.sample_id <> ALL (a.without)) THEN 'archive'
+        WHEN sh.gone_at IS NULL THEN 'source' ELSE 'gone' END AS recoverable,
+    sh.seen_at AS source_seen_at
 FROM sscd_ops.samples_now s
 JOIN sscd_ops.datasets d ON d.dataset_id = s.dataset_id
 JOIN sscd_ops.source_shards sh ON sh.shard_id = s.shard_id
@@ -66,3 +73,5 @@ COMMENT ON COLUMN curation.removed.witness_caption IS 'The witness''s caption';
 COMMENT ON COLUMN curation.removed.witness_batch_id IS 'The batch that kept the witness';
 COMMENT ON COLUMN curation.removed.witness_dataset IS 'The witness''s dataset';
 COMMENT ON COLUMN curation.removed.witness_shard IS 'The published tar that holds the witness, relative to the storage root; null until it is published';
+COMMENT ON COLUMN curation.removed.recoverable IS 'Where its bytes are, should it be kept after all: archive (publish.undo), source (as last seen) or gone';
+COMMENT ON COLUMN curation.removed.source_seen_at IS 'When its source shard was last looked at';

@@ -24,7 +24,9 @@ SELECT d.name AS dataset, b.batch_id, b.interval_start, b.interval_end, b.supple
         THEN (a.config -> 'duplicates' ->> 'perceptual_distance')::integer END
         AS perceptual_distance,
     b.night,
-    (x.counts ->> 'kept_plain')::bigint AS kept_plain
+    (x.counts ->> 'kept_plain')::bigint AS kept_plain,
+    CASE WHEN a.read_again IS NOT NULL
+        THEN coalesce(nullif(array_to_string(a.read_again, ','), ''), 'all') END AS read_again
 FROM sscd_ops.batches b
 JOIN sscd_ops.datasets d USING (dataset_id)
 LEFT JOIN sscd_ops.decisions x ON x.decision_id = b.decision_id
@@ -72,3 +74,4 @@ COMMENT ON COLUMN curation.runs.removed_perceptual IS 'Of removed_near: those th
 COMMENT ON COLUMN curation.runs.kept_plain IS 'Of kept: those whose image has nothing in it to compare; equal bytes alone are removed for them';
 COMMENT ON COLUMN curation.runs.night IS 'The night as commands take it by --date: the local day its interval starts, or that instant';
 COMMENT ON COLUMN curation.runs.perceptual_distance IS 'Greatest Hamming distance of a copy by perceptual hash; null: none were compared';
+COMMENT ON COLUMN curation.runs.read_again IS 'Of a supplement that read quarantined samples again: their codes, or all; else null';

@@ -46,6 +46,9 @@ FROM (
         JOIN sscd_ops.decisions e ON e.decision_id = o.decision_id AND e.turn = o.turn
         WHERE o.dataset_id = c.dataset_id AND o.sample_id = s.sample_id AND o.turn <= c.turn
             AND (o.turn_to IS NULL OR o.turn_to > c.turn) AND o.verdict <> 'follows')
+        AND NOT EXISTS (SELECT FROM sscd_ops.read_again_now r
+            WHERE r.of_decision = s.decision_id AND r.shard_id = s.shard_id
+            AND r.position = s.position AND r.turn <= c.turn)
     UNION ALL
     -- its own verdict ended, and its image was not changed by the same decision
     SELECT o.dataset_id, o.sample_id, o.turn, o.decision_id,
@@ -65,13 +68,16 @@ FROM (
     FROM sscd_ops.changes o
     JOIN sscd_ops.samples s ON s.sample_id = o.sample_id
     JOIN sscd_ops.decisions b ON b.decision_id = s.decision_id AND b.month = s.month
-        AND b.turn IS NOT NULL AND b.dataset_id = o.dataset_id
+        AND b.turn < o.turn AND b.dataset_id = o.dataset_id
     LEFT JOIN sscd_ops.changes c ON c.dataset_id = b.dataset_id
         AND c.image_sha256 = s.image_sha256 AND c.turn > b.turn AND c.turn <= o.turn
         AND (c.turn_to IS NULL OR c.turn_to > o.turn) AND s.own_fault IS NULL
         AND EXISTS (SELECT FROM sscd_ops.decisions e
             WHERE e.decision_id = c.decision_id AND e.turn = c.turn)
     WHERE o.verdict = 'follows' AND c.turn IS DISTINCT FROM o.turn
+        AND NOT EXISTS (SELECT FROM sscd_ops.read_again_now r
+            WHERE r.of_decision = s.decision_id AND r.shard_id = s.shard_id
+            AND r.position = s.position AND r.turn <= o.turn)
 ) v
 JOIN sscd_ops.decisions x ON x.decision_id = v.decision_id AND x.turn = v.turn
 JOIN sscd_ops.datasets d ON d.dataset_id = v.dataset_id;

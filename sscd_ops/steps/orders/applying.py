@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import datasets, decisions, events, orders
-from sscd_ops.catalog.orders import Draft, Order
+from sscd_ops.catalog.orders import Draft, Order, Subject
 from sscd_ops.errors import (
     EffectChanged,
     OrderHeld,
@@ -28,11 +28,15 @@ from sscd_ops.steps import turns
 from sscd_ops.steps.manage import need_reason
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.orders.asked import Withdrawal
+from sscd_ops.steps.orders.copies import describe
+from sscd_ops.steps.orders.finishing import Finished, finish, to_do
 from sscd_ops.steps.orders.ordered import Ordered, difference
+from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.orders.reverting import revert as work_out_revert
 from sscd_ops.steps.orders.turn import OrderTurn, need_applicable
 from sscd_ops.steps.orders.withdrawing import withdraw
-from sscd_ops.steps.parts import Parts, configured
+from sscd_ops.steps.orders.withdrawing_copies import withdraw_copies, withdraw_near
+from sscd_ops.steps.parts import Parts, configured, load_work
 from sscd_ops.steps.snapshots import check_root, repair_latest
 from sscd_ops.steps.still_there import StillThere
 from sscd_ops.steps.turns import Seen
@@ -54,13 +58,16 @@ class Drafted:
 class Applied:
     """An order in force. ``snapshot``: the first without what went; None: not published yet.
 
-    ``answered``: it was applied before.
+    ``answered``: it was applied before. ``second``: the order by which what is near to its pictures
+    waits for another person. ``finished``: what it asked for beside its verdicts.
     """
 
     order: Order
     counts: Mapping[str, Any]
     snapshot: int | None
     answered: bool
+    second: Order | None = None
+    finished: Finished = field(default_factory=Finished)
 
 
 def this_person(parts: Parts, actor: str, airflow_user: str = "") -> Person:
@@ -90,6 +97,8 @@ def draft(parts: Parts, asked: Withdrawal) -> Drafted:
                 f"dataset {asked.dataset!r} has no decided night: run one first, then there is"
                 " something to withdraw"
             )
+    subjects = _described(parts, dataset.dataset_id, asked)
+    with parts.catalog.begin() as conn:
         datasets.lock(conn, dataset.dataset_id)  # two at once are one order
         found = orders.open_order(conn, dataset.dataset_id, asked.client_key)
         if found is None:
@@ -99,15 +108,29 @@ def draft(parts: Parts, asked: Withdrawal) -> Drafted:
                 verb="withdraw",
                 request=asked.request,
                 client_key=asked.client_key,
-                subjects=asked.subjects,
+                subjects=subjects,
                 actor=asked.who.actor,
                 why=asked.why,
                 drafted_by=asked.who.known,
             )
-            _tell(conn, orders.read_order(conn, order_id), "drafted", asked.who, asked.why)
+            _tell(conn, orders.read_order(conn, order_id), "drafted", asked.who)
         else:
             order_id = found.order_id
     return Drafted(*_redraft(parts, order_id), is_new=found is None)
+
+
+def _described(parts: Parts, dataset_id: int, asked: Withdrawal) -> Sequence[Subject]:
+    """What is named; pictures whose copies go too are described, by the dataset's model.
+
+    Raises:
+        UsageError: one is no picture.
+    """
+    if asked.scope != "and-copies" or not asked.pictures:
+        return asked.subjects
+    with parts.catalog.begin() as conn:
+        work = load_work(parts, decisions.newest_night(conn, dataset_id))
+    described = {subject.digest: subject for subject in describe(parts, work, asked.pictures)}
+    return [described[s.digest] if s.kind == "picture" else s for s in asked.subjects]
 
 
 def revert(parts: Parts, order_id: int, *, who: Person, why: str) -> Drafted:
@@ -138,7 +161,7 @@ def revert(parts: Parts, order_id: int, *, who: Person, why: str) -> Drafted:
                 drafted_by=who.known,
                 of_order=order_id,
             )
-            _tell(conn, orders.read_order(conn, number), "drafted", who, why)
+            _tell(conn, orders.read_order(conn, number), "drafted", who)
         else:
             number = found.order_id
     return Drafted(*_redraft(parts, number), is_new=found is None)
@@ -150,6 +173,11 @@ def _need_in_force(order: Order) -> None:
         raise OrderNotApplicable(
             f"order {order.order_id} {what}: only one that is in force can be reverted"
             " (`sscd-ops order list` shows which are)"
+        )
+    if order.of_order is not None:
+        raise OrderNotApplicable(
+            f"order {order.order_id} is the second part of order {order.of_order}, whose pictures"
+            f" still hold: sscd-ops order revert {order.of_order} --why '...' ends both"
         )
 
 
@@ -170,7 +198,10 @@ def _redraft(parts: Parts, order_id: int) -> tuple[Order, Draft]:
 
 def _work_out(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Ordered:
     if order.verb == "withdraw":
-        return withdraw(parts, order, seen, there)
+        if order.of_order is not None:
+            return withdraw_near(parts, order, seen, there)
+        takes_copies = order.request["scope"] == "and-copies"
+        return (withdraw_copies if takes_copies else withdraw)(parts, order, seen, there)
     with parts.catalog.begin() as conn:
         target = orders.read_order(conn, order.of_order or 0)
     return work_out_revert(parts, target, seen, there)
@@ -195,9 +226,15 @@ def _store(parts: Parts, order: Order, ordered: Ordered) -> None:
 
 
 def apply(
-    parts: Parts, order_id: int, *, by: Person, later: bool = False, effect: str = ""
+    parts: Parts,
+    order_id: int,
+    *,
+    by: Person,
+    later: bool = False,
+    effect: str = "",
+    and_tagged: bool = False,
 ) -> Applied:
-    """Carry an order out as its newest draft says, and publish.
+    """Carry an order out as its newest draft says, and publish; forget and purge where it asks.
 
     Args:
         parts: the real parts.
@@ -205,8 +242,11 @@ def apply(
         by: who applies it.
         later: leave publishing to the next snapshot, whoever makes it.
         effect: the digest of what was looked at; empty: of the newest draft.
+        and_tagged: where it purges, also what snapshots hold that a tag keeps.
 
     Raises:
+        UsageError: it purges, and a tag keeps what is to go; or it purges or forgets, which
+            publishes, and that is to be left for later.
         OrderNotApplicable: it was refused or reverted; it has no draft.
         EffectChanged: it would change something else by now: a new draft was stored.
         OrderHeld: it changes more than one person may decide alone.
@@ -217,6 +257,11 @@ def apply(
         order = orders.read_order(conn, order_id)
         shown = orders.newest_draft(conn, order_id)
     need_applicable(order)
+    if later and to_do(order):
+        raise UsageError(
+            f"order {order_id} is to {' and '.join(to_do(order))}, which publishes first: leave"
+            " --later away"
+        )
     if order.decision_id is None:
         if shown is None:  # killed between its row and its draft
             order, shown = _redraft(parts, order_id)
@@ -226,9 +271,14 @@ def apply(
                 f" (sscd-ops order show {order_id}), then apply it again"
             )
         _take(parts, order, shown, by)
+    _hold_near(parts, order_id, by)
+    finished = Finished()
     if not later:
         _publish(parts, order_id)
-    return _applied(parts, order_id, answered=order.decision_id is not None)
+        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
+        write_due(parts, order.dataset_id)
+    done = _applied(parts, order_id, answered=order.decision_id is not None)
+    return replace(done, finished=finished)
 
 
 def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
@@ -260,6 +310,44 @@ def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
         raise
 
 
+def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
+    """Hold what is near to an order's pictures, and too much for one person, as a second order."""
+    with parts.catalog.begin() as conn:
+        datasets.lock(conn, orders.read_order(conn, order_id).dataset_id)
+        order = orders.read_order(conn, order_id)
+        if not orders.need_draft(conn, order_id).counts.get("near_waits"):
+            return
+        second = orders.second_part(conn, order_id)
+        if second is None:
+            number = orders.add_order(
+                conn,
+                order.dataset_id,
+                verb="withdraw",
+                request=order.request,
+                client_key=f"near {order_id}",
+                subjects=[],
+                actor=order.actor,
+                why=order.why,
+                drafted_by=order.drafted_by,
+                of_order=order_id,
+            )
+            second = orders.read_order(conn, number)
+            _tell(conn, second, "drafted", by)
+    if second.state is not OrderState.DRAFTED or order.state is not OrderState.APPLIED:
+        return
+    shown = _redraft(parts, second.order_id)[1]
+    message = (
+        f"order {second.order_id} would withdraw what is near to the pictures of order {order_id},"
+        f" {shown.counts['changed']} samples: another person has to approve it (sscd-ops order"
+        f" approve {second.order_id}), or turns it down (sscd-ops order refuse {second.order_id}"
+        " --why '...')"
+    )
+    with parts.catalog.begin() as conn:
+        if orders.read_order(conn, second.order_id, lock=True).state is OrderState.DRAFTED:
+            orders.hold(conn, second.order_id, message, by.known)
+            _tell(conn, second, "held", by, effect=shown.effect)
+
+
 def _publish(parts: Parts, order_id: int) -> None:
     with parts.catalog.begin() as conn:
         order = orders.read_order(conn, order_id)
@@ -280,14 +368,15 @@ def _applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
         order = orders.read_order(conn, order_id)
         shown = orders.newest_draft(conn, order_id)
         snapshot = orders.first_snapshot(conn, order)
-    return Applied(order, shown.counts if shown else {}, snapshot, answered)
+        second = orders.second_part(conn, order_id)
+    return Applied(order, shown.counts if shown else {}, snapshot, answered, second)
 
 
 # ---------------------------------------------------------------- approve, refuse
 
 
 def approve(
-    parts: Parts, order_id: int, *, by: Person, why: str = "", later: bool = False
+    parts: Parts, order_id: int, *, by: Person, later: bool = False, and_tagged: bool = False
 ) -> Applied:
     """Let an order pass that is held, as another person than drafted or applied it; apply it.
 
@@ -309,8 +398,8 @@ def approve(
             if configured(parts, order.dataset).orders.approval == "other":
                 _need_another(order, by)
             orders.approve(conn, order_id, shown.effect, by.known)
-            _tell(conn, order, "approved", by, why, effect=shown.effect)
-    return apply(parts, order_id, by=by, later=later)
+            _tell(conn, order, "approved", by, effect=shown.effect)
+    return apply(parts, order_id, by=by, later=later, and_tagged=and_tagged)
 
 
 def _need_another(order: Order, by: Person) -> None:
@@ -344,11 +433,12 @@ def refuse(parts: Parts, order_id: int, *, by: Person, why: str) -> Order:
             )
         if order.state is not OrderState.REFUSED:  # else: asked again, after a kill
             orders.refuse(conn, order_id, why)
-            _tell(conn, order, "refused", by, why)
-        return replace(order, state=OrderState.REFUSED, message=why)
+            _tell(conn, order, "refused", by)
+    write_due(parts, order.dataset_id)
+    return replace(order, state=OrderState.REFUSED, message=why)
 
 
-def _tell(conn: Connection, order: Order, kind: str, by: Person, why: str, **details: Any) -> None:
-    """Add the event of an order that takes no turn."""
+def _tell(conn: Connection, order: Order, kind: str, by: Person, **details: Any) -> None:
+    """Add the event of an order that takes no turn; the ground stays with the order."""
     told = {"order_id": order.order_id, "verb": order.verb, "by": by.known, **details}
-    events.add_event(conn, order.dataset_id, kind, actor=by.actor, why=why, details=told)
+    events.add_event(conn, order.dataset_id, kind, actor=by.actor, details=told)

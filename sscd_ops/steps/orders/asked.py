@@ -30,7 +30,7 @@ class Withdrawal:
     """A withdrawal as it is asked for.
 
     ``subjects``: in order, each once. ``key``: given by hand; empty: it follows from the rest.
-    ``flags``: ``purge``, ``forget``, as they were asked for.
+    ``flags``: ``purge``, ``forget``, as they were asked for. ``pictures``: name and bytes of files.
     """
 
     dataset: str
@@ -40,6 +40,7 @@ class Withdrawal:
     why: str
     key: str = ""
     flags: Sequence[str] = ()
+    pictures: Sequence[tuple[str, bytes]] = ()
 
     @property
     def request(self) -> dict[str, Any]:
@@ -92,13 +93,14 @@ def withdrawal(
         UsageError: nothing is named; an id, digest, URL, domain or source is none.
     """
     need_reason(who.actor, why)
+    files = list(pictures)
     subjects = [
         *(_id(text) for text in ids),
         *(_sha256(text) for text in sha256),
         *_urls(options, url_list),
         *(_domain(options, text) for text in domains),
         *(_source(options, name) for name in sources),
-        *(Subject("picture", hashlib.sha256(data).digest(), name) for name, data in pictures),
+        *(Subject("picture", hashlib.sha256(data).digest(), name) for name, data in files),
     ]
     if not subjects:
         raise UsageError(
@@ -107,7 +109,7 @@ def withdrawal(
         )
     distinct = {(subject.kind, subject.digest): subject for subject in subjects}
     in_order = [distinct[name] for name in sorted(distinct)]
-    return Withdrawal(options.name, scope, in_order, who, why.strip(), key, flags)
+    return Withdrawal(options.name, scope, in_order, who, why.strip(), key, flags, files)
 
 
 def _id(text: str) -> Subject:

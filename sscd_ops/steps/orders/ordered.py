@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
+from sscd_ops.core.withdrawn import Pictures
 from sscd_ops.steps.parts import Work
 from sscd_ops.steps.publish_plan import CarriedPlan
 
@@ -23,7 +24,10 @@ Effects = Mapping[bytes, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Ordered:
-    """An order worked out for one turn and generation. ``masks``: as ``losing.Settled``."""
+    """An order worked out for one turn and generation. ``masks``: as ``losing.Settled``.
+
+    ``pictures``: those that it puts into the withdrawn set.
+    """
 
     work: Work
     """The newest decided night: its configuration holds."""
@@ -36,6 +40,7 @@ class Ordered:
     counts: Mapping[str, Any]
     kept: int
     """Images that are kept now."""
+    pictures: Pictures | None = None
 
     @property
     def effect(self) -> str:

@@ -13,14 +13,22 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import decisions, lookups, orders, rules, segments, subjects
+from sscd_ops.catalog import (
+    decisions,
+    lookups,
+    orders,
+    rules,
+    segments,
+    subjects,
+    withdrawn_set,
+)
 from sscd_ops.catalog.bearers import Bearer, bearers, verdicts_now
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
 from sscd_ops.core.descriptor_file import bytes_rows
 from sscd_ops.model import Fault, KnownImages
-from sscd_ops.steps import history
+from sscd_ops.steps import history, ruling
 from sscd_ops.steps.history import Origin
 from sscd_ops.steps.losing import Asked, Settled, gone_changes, plan_settled, settle
 from sscd_ops.steps.orders.ordered import Ordered, by_source, effects_of
@@ -59,7 +67,10 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
     if target.turn == dataset.turn:
         settled = _as_before(parts, work, target, seen, there, back)
     if settled is None:
-        asked = Asked(anew=_free(parts, target, dataset.turn, back.images), again=back.samples)
+        with parts.catalog.read() as conn:
+            caught = withdrawn_set.images_of(conn, target.dataset_id, target.order_id)
+        anew = [*_free(parts, target, dataset.turn, back.images), *caught]
+        asked = Asked(anew=anew, again=back.samples, ended=target.order_id)
         settled = settle(parts, work, dataset, there, asked)
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
     gone = settled.gone.keys()
@@ -93,16 +104,15 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     ruled = rules.ruled_samples(conn, target.dataset_id, number)
     asked = {*map(_uuid, orders.covered_by(conn, target.decision)), *ruled}
     now = subjects.samples_now(conn, target.dataset_id, sorted(asked))
-    stopped = [n for n in now if n.verdict == "withdrawn" and (n.is_own or n.is_ruled)]
-    ids = [n.sample_id for n in stopped]
-    others = rules.orders_of_samples(conn, target.dataset_id, ids, turn, without=number)
+    ids = [n.sample_id for n in now if n.verdict == "withdrawn" and not n.follows]
+    others = ruling.orders_of_samples(conn, target.dataset_id, ids, turn, without=number)
     covered = orders.covered_otherwise(conn, target, [n.bytes for n in ids], turn)
-    free = [n for n in stopped if n.sample_id not in others and n.sample_id.bytes not in covered]
-    numbers = [n.sample_id.bytes for n in free]
-    quarantined = orders.quarantined_before(conn, target.dataset_id, numbers)
-    unread = (str(Fault.RULE_ENDED), _UNREAD)
-    quarantined |= {n.sample_id.bytes: unread for n in free if n.is_ruled}
-    samples = [n for n in numbers if n not in quarantined]
+    free = [n for n in ids if n not in others and n.bytes not in covered]
+    quarantined = orders.quarantined_before(conn, target.dataset_id, [n.bytes for n in free])
+    # no image speaks for those that a rule, of this order or of another, stopped
+    stopped = rules.ruled_of(conn, target.dataset_id, free)
+    quarantined |= dict.fromkeys((n.bytes for n in stopped), (str(Fault.RULE_ENDED), _UNREAD))
+    samples = [n.bytes for n in free if n.bytes not in quarantined]
     if target.turn == turn:
         samples += orders.gone_by(conn, target.decision)
     named = subjects.samples_now(conn, target.dataset_id, [_uuid(n) for n in samples])
@@ -178,14 +188,16 @@ def _verdicts(
 ) -> tuple[list[Named], dict[UUID, str]]:
     """The samples whose verdict may change as they are now, and the verdict of each then."""
     images = {*back.images, *settled.carried, *settled.freed, *settled.removed}
+    images |= settled.withdrawn.keys()
     with parts.catalog.read() as conn:
         before = subjects.samples_of_images(conn, dataset_id, sorted(images))
         there = {named.sample_id for named in before}
-        others = [n for n in map(_uuid, back.quarantined) if n not in there]
+        others = [n for n in map(_uuid, [*back.quarantined, *back.samples]) if n not in there]
         before += subjects.samples_now(conn, dataset_id, others)
         now = verdicts_now(conn, dataset_id, sorted(images))
     now |= dict.fromkeys(settled.freed, ("free", b""))
-    now |= {image: (change.verdict, b"") for image, change in settled.removed.items()}
+    gone = settled.removed | settled.withdrawn
+    now |= {image: (change.verdict, b"") for image, change in gone.items()}
     now |= {
         image: ("kept", bearer.sample.sample_id.bytes) for image, bearer in settled.carried.items()
     }
@@ -193,7 +205,8 @@ def _verdicts(
     after: dict[UUID, str] = {}
     for named in before:
         number = named.sample_id.bytes
-        if number in settled.gone or number in back.quarantined:
+        is_faulty = number in follows and named.own_fault
+        if number in settled.gone or number in back.quarantined or is_faulty:
             after[named.sample_id] = "quarantined"
         elif (number in follows or not named.is_own) and not named.own_fault:
             verdict, carrier = now.get(named.image_sha256 or b"", (named.verdict, b""))

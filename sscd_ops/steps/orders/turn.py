@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import decisions, events, orders, output_shards, segments
+from sscd_ops.catalog import decisions, events, orders, output_shards, segments, withdrawn_set
 from sscd_ops.catalog.orders import Order
 from sscd_ops.core.changes import change_table
 from sscd_ops.errors import EffectChanged, OrderHeld, OrderNotApplicable, SscdOpsError
@@ -18,17 +18,27 @@ from sscd_ops.steps.losing import write_masks
 from sscd_ops.steps.orders.ordered import Ordered
 from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.turns import Record, Seen
+from sscd_ops.steps.withdrawn_set import (
+    NO_PICTURES,
+    StoredPictures,
+    add_pictures,
+    store_pictures,
+)
 
 WorkOut = Callable[[Seen], Ordered]
 
 
 @dataclass(frozen=True)
 class Written:
-    """An order worked out, with its masks as files: segment number -> file, rows it keeps."""
+    """An order worked out, with its masks as files: segment number -> file, rows it keeps.
+
+    ``pictures``: as they are stored for the withdrawn set.
+    """
 
     ordered: Ordered
     masks: Mapping[int, tuple[StoredFile, int]]
     month: date
+    pictures: StoredPictures
 
 
 class OrderTurn:
@@ -79,7 +89,10 @@ class OrderTurn:
         if ordered.effect != self._effect:
             raise self._redraft(ordered)
         masks = write_masks(self._parts, ordered.work, ordered.masks)
-        return Written(ordered, masks, datetime.now(UTC).date().replace(day=1))
+        pictures = NO_PICTURES
+        if ordered.pictures is not None:
+            pictures = store_pictures(self._parts, ordered.work.folder, ordered.pictures)
+        return Written(ordered, masks, datetime.now(UTC).date().replace(day=1), pictures)
 
     def month(self, worked: Written) -> date:
         """That in which it was worked out."""
@@ -93,7 +106,7 @@ class OrderTurn:
         return number
 
     def rows(self, worked: Written, decision_id: int) -> Iterator[tuple[str, pa.Table]]:
-        """Its changes."""
+        """Its changes, and its pictures."""
         ordered = worked.ordered
         table = change_table(
             ordered.changes,
@@ -102,6 +115,8 @@ class OrderTurn:
             decision_id=decision_id,
         )
         yield "changes", table
+        entries = worked.pictures.entries(self._order.order_id, decision_id)
+        yield "withdrawn_images", withdrawn_set.entry_table(entries, self.dataset_id)
 
     def give_up(self, conn: Connection) -> None:
         """Mark other tries to apply it as lost."""
@@ -152,19 +167,23 @@ class OrderTurn:
         return now
 
     def put(self, conn: Connection, worked: Written, decision_id: int, generation: int) -> bool:
-        """Name its masks; its rules hold from its turn on."""
+        """Name its masks and the segment of its pictures; its rules hold from its turn on."""
         for segment_id, (mask, kept) in worked.masks.items():
             segments.add_mask(conn, segment_id, generation, mask, kept)
         turn = worked.ordered.turn
         orders.mark_applied(conn, self._order.order_id, decision_id, turn, self._by.known)
-        return bool(worked.masks)
+        fingerprint = worked.ordered.work.attempt.fingerprint
+        has_pictures = add_pictures(
+            conn, self.dataset_id, decision_id, generation, worked.pictures, fingerprint
+        )
+        return bool(worked.masks) or has_pictures
 
     def record(self, worked: Written) -> Record:
-        """Who, why, and how many became what."""
+        """Who, and how many became what. The ground stays with the order: it can be erased."""
         order = self._order
         return Record(
             actor=self._by.actor,
-            why=order.why,
+            why=f"order {order.order_id}",
             config_sha256=worked.ordered.work.attempt.config_sha256,
             counts=worked.ordered.counts,
             details={

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from sqlalchemy.engine import Connection
+
 from sscd_ops.catalog import decisions, orders, rules, segments, subjects
 from sscd_ops.catalog.orders import Order
 from sscd_ops.catalog.subjects import Named
@@ -35,8 +37,7 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
             conn, order.dataset_id, order.order_id, orders.subjects_of(conn, order.order_id)
         )
         kept = segments.history_rows(conn, order.dataset_id, dataset.generation)
-        kinds = orders.subject_counts(conn, order.order_id).keys()
-        unsearched = rules.without_urls(conn, order.dataset_id) if kinds & {"url", "domain"} else []
+        left_out = unsearched(conn, order)
     samples = list(named.values())
     lost = [s.image_sha256 for s in samples if s.verdict == "kept" and s.image_sha256 is not None]
     without = {s.sample_id.bytes for s in samples}
@@ -48,6 +49,10 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
     with parts.catalog.read() as conn:
         touched = [number for number in after if number not in named]
         before = samples + subjects.samples_now(conn, order.dataset_id, touched)
+        caught = subjects.samples_of_images(conn, order.dataset_id, list(settled.withdrawn))
+    caught = [s for s in caught if s.sample_id not in after and s.follows]
+    before += caught
+    after |= dict.fromkeys((s.sample_id for s in caught), WITHDRAWN)
     effects = effects_of(before, after)
     return Ordered(
         work,
@@ -58,14 +63,23 @@ def withdraw(parts: Parts, order: Order, seen: Seen, there: StillThere) -> Order
         effects,
         {
             "named": len(samples),
-            "named_by": _named_by(samples),
+            "named_by": named_by(samples),
             "changed": len(effects),
             "by_source": by_source(before, effects),
             **counts_of(settled),
-            "unsearched": {each.source: each.without for each in unsearched},
+            "unsearched": left_out,
         },
         kept,
     )
+
+
+def unsearched(conn: Connection, order: Order) -> dict[str, int]:
+    """Source -> samples without a URL, which an order by URLs or domains cannot find."""
+    kinds = orders.subject_counts(conn, order.order_id).keys()
+    if not kinds & {"url", "domain"}:
+        return {}
+    found = rules.without_urls(conn, order.dataset_id)
+    return {each.source: each.without for each in found}
 
 
 def becomes(settled: Settled) -> dict[UUID, str]:
@@ -86,6 +100,7 @@ def counts_of(settled: Settled) -> dict[str, int]:
     }
 
 
-def _named_by(samples: Sequence[Named]) -> dict[str, int]:
+def named_by(samples: Sequence[Named]) -> dict[str, int]:
+    """Kind of subject -> how many samples it names."""
     kinds = [sample.by for sample in samples]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}

@@ -30,6 +30,7 @@ from sscd_ops.core.leader import Compared, lead
 from sscd_ops.core.manifest import SCHEMA
 from sscd_ops.core.measures import near, perceptual
 from sscd_ops.core.preference import arrival_rank
+from sscd_ops.core.withdrawn import Caught
 from sscd_ops.core.witnesses import Earlier, find_witnesses
 from sscd_ops.errors import BatchNotRunnable
 from sscd_ops.index.backends import open_backend
@@ -228,7 +229,7 @@ class Product:
         gone = np.flatnonzero((images.standing == NEW) & ~decided.kept & (decided.witness < 0))
         found = [where, hash_where]
         earlier = self.kept(gone, [found[decided.measure[i]][images.query[i]] for i in gone])
-        witness = find_witnesses(samples, images, decided, earlier)
+        witness = find_witnesses(samples, images, decided, earlier, Caught.nothing())
         given = core_rows.DecisionRows(
             samples,
             images,

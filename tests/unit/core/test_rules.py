@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sscd_ops.core.rules import BY, Rules, joined, none_stopped, stopped
+from sscd_ops.core.rules import BY, joined, none_stopped, stopped
 from sscd_ops.core.urls import covers, digest
+from sscd_ops.model import Rules
 
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(lambda ls: ".".join(ls) + ".")
 ORDERS = st.integers(1, 9)

@@ -17,6 +17,7 @@ from sscd_ops.core.descriptor_file import DescriptorFile, DescriptorReader, writ
 from sscd_ops.core.manifest import SCHEMA, manifest_blocks
 from sscd_ops.core.segment_file import coded, set_aside, write_segment
 from sscd_ops.core.stored_rows import StoredRows
+from sscd_ops.core.withdrawn import Caught
 from sscd_ops.core.witnesses import Earlier, find_witnesses
 from sscd_ops.index.backends import open_backend
 from sscd_ops.model import Fault
@@ -112,7 +113,7 @@ def test_samples_hold_nothing_of_captions_and_rows_are_made_block_by_block(tmp_p
             samples,
             images,
             decided,
-            find_witnesses(samples, images, decided, earlier),
+            find_witnesses(samples, images, decided, earlier, Caught.nothing()),
             shard_ids=np.arange(FILES),
             slot=np.arange(made, dtype=np.int32),
             dataset_id=1,

@@ -48,6 +48,8 @@ CREATE TABLE sscd_ops.attempts (
     pinned_turn     bigint NOT NULL,                -- verdicts of turns <= this one count as known
     pinned_generation bigint NOT NULL,
     released_at     timestamptz,                    -- a release lets this attempt pass the guard
+    read_again      text[],                         -- quarantined samples of these codes are read
+                                                    -- again (none: of all), and nothing else; else null
     skipped_shards  integer NOT NULL DEFAULT 0,
     planned_at      timestamptz NOT NULL DEFAULT now(),
     -- null until survey: the two backends stay once they are set
@@ -71,10 +73,14 @@ CREATE TABLE sscd_ops.source_shards (
     manifest        jsonb,                          -- {"name","sha256","bytes"}: first registration wins
     descriptors     jsonb,                          -- likewise
     counts          jsonb NOT NULL DEFAULT '{}',    -- samples, not_delivered, ignored entries
+    seen_at         timestamptz NOT NULL DEFAULT now(), -- when somebody looked for it last
+    gone_at         timestamptz,                    -- since when it is gone, or another version; null: it was there
+    removed         integer,                        -- samples of it that its night removed; null until it commits
     UNIQUE (attempt_id, source, relative_uri, version),
     UNIQUE (attempt_id, ordinal)
 );
 CREATE INDEX source_shards_by_uri ON sscd_ops.source_shards (source, relative_uri);
+CREATE INDEX source_shards_by_seen ON sscd_ops.source_shards (seen_at) WHERE removed > 0;
 
 -- One owner for each version of a source shard; claimed by plan under the lock.
 CREATE TABLE sscd_ops.shard_owners (
@@ -142,6 +148,7 @@ CREATE INDEX decisions_by_batch ON sscd_ops.decisions (batch_id);
 CREATE TABLE sscd_ops.segments (
     segment_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    role            text NOT NULL DEFAULT 'images', -- withdrawn: of pictures in withdrawn_images
     decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions, -- the first: it stands at its turn
     rows            bigint NOT NULL,
     dimensions      integer NOT NULL,
@@ -185,8 +192,8 @@ CREATE TABLE sscd_ops.images (
     dataset_id      smallint NOT NULL,
     sha256          bytea NOT NULL,
     decision_id     bigint NOT NULL,
-    verdict         text NOT NULL,                  -- kept | removed | quarantined
-    reason          text,                           -- near, perceptual, or a fault that follows the bytes
+    verdict         text NOT NULL,                  -- kept | removed | quarantined | withdrawn
+    reason          text,                           -- near, perceptual, withdrawn, or a fault that follows the bytes
     message         text,
     sample_id       uuid NOT NULL,                  -- the sample that carries it, and its place
     shard_id        bigint NOT NULL,
@@ -194,7 +201,8 @@ CREATE TABLE sscd_ops.images (
     rank            integer NOT NULL,               -- 0: the most preferred of the decision
     slot            integer,                        -- kept: its number in the decision
     segment_row     bigint,                         -- of the decision's in its segment; null: no descriptor (kept: plain)
-    witness_sha256  bytea,                          -- removed: the kept image because of which
+    witness_sha256  bytea,                          -- removed: the kept image because of which; withdrawn:
+                                                    -- the picture of withdrawn_images, which may be no image
     witness_id      uuid,                           -- the sample that carried that one then,
     witness_decision bigint,                        -- and the decision that has the sample's row
     similarity      double precision,
@@ -276,6 +284,33 @@ CREATE INDEX changes_by_decision ON sscd_ops.changes (decision_id);
 CREATE INDEX changes_by_witness ON sscd_ops.changes (dataset_id, witness_sha256)
     WHERE witness_sha256 IS NOT NULL;
 
+-- Quarantined samples that a supplement read again: their rows before are none any more from its turn
+-- on, where its decision is in force. A row more has what was read in their place.
+CREATE TABLE sscd_ops.read_again (
+    dataset_id      smallint NOT NULL,
+    decision_id     bigint NOT NULL,                -- that read them again
+    turn            bigint NOT NULL,                -- its, if that comes into force
+    of_decision     bigint NOT NULL,                -- the row before, by its place
+    shard_id        bigint NOT NULL,
+    position        integer NOT NULL,
+    sample_id       uuid,                           -- its; null: a fault of the shard
+    again_id        uuid,                           -- what has the row now: another one where image or
+                                                    -- caption are others; null: a fault that is gone
+    PRIMARY KEY (of_decision, shard_id, position, decision_id)
+);
+CREATE INDEX read_again_by_decision ON sscd_ops.read_again (decision_id);
+
+-- Images that their first decision quarantined, and which were described when they were read again:
+-- where the descriptor lies, as segment_row of images says of all others.
+CREATE TABLE sscd_ops.described_later (
+    dataset_id      smallint NOT NULL,
+    sha256          bytea NOT NULL,
+    decision_id     bigint NOT NULL,
+    segment_row     bigint NOT NULL,
+    PRIMARY KEY (dataset_id, sha256, decision_id)
+);
+CREATE INDEX described_later_by_decision ON sscd_ops.described_later (decision_id);
+
 CREATE TABLE sscd_ops.matches (
     month           date NOT NULL,
     decision_id     bigint NOT NULL,
@@ -349,6 +384,25 @@ CREATE INDEX placements_by_output ON sscd_ops.placements (output_id);
 -- What two snapshots differ in: the placements whose range begins or ends between them.
 CREATE INDEX placements_by_start ON sscd_ops.placements (snapshot_from);
 CREATE INDEX placements_by_end ON sscd_ops.placements (snapshot_to) WHERE snapshot_to IS NOT NULL;
+
+-- Tars of what nights removed (publish.undo = "archive"), in no snapshot. One holds all samples that
+-- its decision removed from a place to another one, (shard_id, position), both included, less a few.
+CREATE TABLE sscd_ops.archived_shards (
+    archive_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    decision_id     bigint NOT NULL REFERENCES sscd_ops.decisions,
+    number          integer NOT NULL,
+    plan            text NOT NULL,                  -- 8 hex digits
+    name            text NOT NULL,                  -- of the tar, relative to the root
+    samples         integer NOT NULL,               -- that it holds
+    first_shard     bigint NOT NULL,
+    first_position  integer NOT NULL,
+    last_shard      bigint NOT NULL,
+    last_position   integer NOT NULL,
+    without         uuid[] NOT NULL DEFAULT '{}',   -- of these places and not in it: withdrawn, or gone
+    files           jsonb,                          -- tar, parquet, stats; null until written, and once let go
+    let_go_at       timestamptz,                    -- from then on nobody reads it
+    UNIQUE (decision_id, number)
+);
 
 CREATE TABLE sscd_ops.snapshots (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
@@ -437,7 +491,8 @@ CREATE TABLE sscd_ops.orders (
     draft           integer NOT NULL DEFAULT 0,     -- its newest one
     decision_id     bigint REFERENCES sscd_ops.decisions,
     turn            bigint,                         -- its decision's: its rules and pictures hold from then on,
-    turn_to         bigint                          -- and not from this one, which reverted it
+    turn_to         bigint,                         -- and not from this one, which reverted it
+    finished_at     timestamptz                     -- what it asks beside verdicts, to forget and purge, was done
 );
 CREATE UNIQUE INDEX orders_by_key ON sscd_ops.orders (dataset_id, client_key)
     WHERE state IN ('drafted', 'held', 'applied');
@@ -450,6 +505,8 @@ CREATE TABLE sscd_ops.order_subjects (
     digest          bytea NOT NULL,                 -- id: its 16 bytes; sha256, picture: of the image; else of the value
     value           text,                           -- as it was normalised; null once erased
     host            text,                           -- domain: its labels reversed, org.example.
+    descriptor      bytea,                          -- picture of a withdrawal with its copies: float16, and
+    hash            bytea,                          -- its perceptual hash; null: plain, or erased
     PRIMARY KEY (order_id, kind, digest)
 );
 CREATE INDEX order_subjects_by_digest ON sscd_ops.order_subjects (kind, digest);
@@ -473,6 +530,35 @@ CREATE TABLE sscd_ops.order_effects (
     PRIMARY KEY (order_id, draft, subject)
 );
 
+-- What became of an order, for whoever asked: a chain for each dataset, every digest of which rests on
+-- the one before. Ids and digests alone; what is personal is the attachment, which can be erased.
+CREATE TABLE sscd_ops.receipts (
+    receipt_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    number          integer NOT NULL,               -- in the dataset's chain, from 1
+    order_id        bigint NOT NULL REFERENCES sscd_ops.orders,
+    kind            text NOT NULL,                  -- withdrawal | refusal | revert | purge
+    body            text NOT NULL,                  -- canonical JSON: the text is what the digest is of
+    sha256          text NOT NULL,                  -- of the digest before it and the body
+    attachment      jsonb,                          -- with a salt; its digest is in the body. Null: erased
+    at              timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (dataset_id, number),
+    UNIQUE (order_id, kind)
+);
+
+-- The withdrawn set: pictures that a withdrawal with its copies names. An entry is in force where its
+-- order is; what is near one, or has its bytes, is withdrawn by every night.
+CREATE TABLE sscd_ops.withdrawn_images (
+    dataset_id      smallint NOT NULL,
+    sha256          bytea NOT NULL,                 -- of the picture's bytes: it may be no image of the dataset
+    order_id        bigint NOT NULL,
+    decision_id     bigint NOT NULL,                -- the order's, if that is in force
+    row             bigint,                         -- in that decision's segment of role withdrawn; null: no
+                                                    -- descriptor (plain, or forgotten), equal bytes alone count
+    PRIMARY KEY (dataset_id, sha256, decision_id)
+);
+CREATE INDEX withdrawn_images_by_decision ON sscd_ops.withdrawn_images (decision_id);
+
 CREATE TABLE sscd_ops.configs (
     dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
     config_sha256   text NOT NULL,
@@ -480,4 +566,20 @@ CREATE TABLE sscd_ops.configs (
     turn            bigint,                         -- the first turn decided with it
     at              timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (dataset_id, config_sha256)
+);
+
+-- Samples whose text is erased: what is made again of their source shard leaves it out. Ids alone.
+CREATE TABLE sscd_ops.erased_samples (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    sample_id       uuid NOT NULL,
+    shard_id        bigint NOT NULL,                -- names the source and the file it was read from
+    PRIMARY KEY (dataset_id, sample_id)
+);
+CREATE INDEX erased_samples_by_shard ON sscd_ops.erased_samples (shard_id);
+
+-- Images whose descriptors and hashes are forgotten: their rows of segments and files are blank.
+CREATE TABLE sscd_ops.forgotten_images (
+    dataset_id      smallint NOT NULL REFERENCES sscd_ops.datasets,
+    sha256          bytea NOT NULL,
+    PRIMARY KEY (dataset_id, sha256)
 );
