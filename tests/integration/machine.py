@@ -107,6 +107,8 @@ ORDER_DIES = tuple(
 DRAFT_DIES = tuple(f"orders.applying.orders.add_draft {when}" for when in ("before", "after"))
 ANN, BOB = Person("ann", "ann"), Person("bob", "bob")
 NO_LIMIT = OrderOptions(max_changed=10**6)
+SEEN = {"recoverable", "source_seen_at"}
+"""What whoever looks at sources writes down of them, dry runs too."""
 COUNTS = ("read", "removed_exact", "removed_near", "kept", "quarantined", "withdrawn")
 
 
@@ -411,19 +413,19 @@ class Life(RuleBasedStateMachine):
         lost = [each for each in self.unwritten(batch) if not self.can_be_had(each)]
         given = {"actor": "ann", "why": "by chance"}
         point, _, when = dies.partition(" ")
-        before = self.world.views(set())
+        before = self.world.views(SEEN)
         with self.world.parts() as parts:
             foreseen = repair.run(parts, number, dry_run=True, **given)
-            assert before == self.world.views(set())
+            assert before == self.world.views(SEEN)
             with dying(when, point):
                 done = repair.run(parts, number, **given)
                 assert foreseen.outcomes == done.outcomes
             with suppress(BatchNotRunnable):  # nothing is left to repair
                 repair.run(parts, number, **given)
-            after = self.world.views(set())
+            after = self.world.views(SEEN)
             with suppress(BatchNotRunnable):
                 assert repair.run(parts, number, **given).outcomes == []
-            assert after == self.world.views(set())
+            assert after == self.world.views(SEEN)
         if lost:
             self.model.repair((read.id for read in lost), self.can_be_had)
         self.is_behind = False
@@ -476,13 +478,13 @@ class Life(RuleBasedStateMachine):
         """What is finished is run again, or a dry run of anything: nothing changes."""
         finished = [b for b in self.model.batches if b.state == "published"]
         batch = finished[pick % len(finished)]
-        before = self.world.views(set()), self.world.published()
+        before = self.world.views(SEEN), self.world.published()
         if dry:
             self.world.change(guard=GuardOptions(first_nights_max=1.0, empty="allow"))
             self.world.night(batch.day, dry_run=True)
         elif not batch.supplement:
             assert self.world.night(batch.day).answered
-        assert before == (self.world.views(set()), self.world.published())
+        assert before == (self.world.views(SEEN), self.world.published())
 
     # ------------------------------------------------------------ what people do about a batch
 
@@ -572,10 +574,10 @@ class Life(RuleBasedStateMachine):
                     applying.apply(parts, order.number, by=ANN)
             return
         if self.foreseen(order) != shown:
-            before = self.world.views(set())
+            before = self.world.views(SEEN)
             with self.world.parts() as parts, pytest.raises(EffectChanged):
                 applying.apply(parts, order.number, by=ANN)
-            assert self.world.views(set()) == before
+            assert self.world.views(SEEN) == before
             self.assert_foreseen(order)
         self.carry_out(order, "", later=False)
 
@@ -590,14 +592,14 @@ class Life(RuleBasedStateMachine):
         if order.turn or not self.foreseen(order):
             return self.keep_draft(order)
         self.world.change(orders=OrderOptions(max_changed=0))
-        before = self.world.views(set())
+        before = self.world.views(SEEN)
         with self.world.parts() as parts:
             for _ in range(2):
                 with pytest.raises(OrderHeld):
                     applying.apply(parts, order.number, by=ANN)
             with pytest.raises(UsageError):
                 applying.approve(parts, order.number, by=ANN)
-            assert self.world.views(set()) == before
+            assert self.world.views(SEEN) == before
             if approved:
                 applying.approve(parts, order.number, by=BOB)
             else:
@@ -691,10 +693,10 @@ class Life(RuleBasedStateMachine):
             with dying(when, point):
                 applying.apply(parts, order.number, by=ANN, later=later)
             done = applying.apply(parts, order.number, by=ANN, later=later)
-            after = self.world.views(set())
+            after = self.world.views(SEEN)
             again = applying.apply(parts, order.number, by=ANN, later=later)
         assert again.answered
-        assert (again.order, after) == (done.order, self.world.views(set()))
+        assert (again.order, after) == (done.order, self.world.views(SEEN))
         self.forget_draft(order)
         self.applied(order, published=not later)
         assert done.order.turn == order.turn
@@ -864,11 +866,11 @@ class Life(RuleBasedStateMachine):
     def maintained(self, keep: int, grace: float) -> None:
         """Housekeeping as a timer does it, after a look at what it would do."""
         self.world.change(retention=RetentionOptions(keep, grace))
-        before = self.world.views(set()), self.world.published()
+        before = self.world.views(SEEN), self.world.published()
         with self.world.parts() as parts:
             for task in TASKS:
                 maintaining.run(parts, DATASET, task, dry_run=True)
-            assert before == (self.world.views(set()), self.world.published())
+            assert before == (self.world.views(SEEN), self.world.published())
             done = list(maintaining.maintain(parts, DATASET, actor="timer"))
             assert all(isinstance(each, Maintained) for each in done), done
             assert [found for each in done for found in each.found] == []
