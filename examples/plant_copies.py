@@ -23,6 +23,9 @@ NIGHTS = ("2026-11-01", "2026-11-02", "2026-11-03")
 ORIGINALS = (51, 38, 30)
 """Pictures that are new in each night."""
 SHARDS = 2
+SITE = "https://textbooks.example.org"
+COPIED = "https://scraper.example.net"
+"""Where pictures and copies claim to come from: nothing is fetched."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,16 @@ def pictures() -> list[Picture]:
                 row["key"],
                 (HERE / row["file"]).read_bytes(),
                 row["caption"],
-                f"{row['source_repository']}/{row['source_path']}",
+                f"{SITE}/{row['source_repository']}/{row['source_path']}",
                 row["licence"],
             )
             for row in csv.DictReader(stream)
         ]
 
 
-def sample(key: str, picture: Picture, data: bytes, caption: str) -> Sample:
+def sample(key: str, picture: Picture, data: bytes, caption: str, url: str = "") -> Sample:
     """A sample of jpg, txt and json."""
-    document = {"url": picture.url, "license": picture.licence, "key": key}
+    document = {"url": url or picture.url, "license": picture.licence, "key": key}
     return key, {
         "jpg": data,
         "txt": caption.encode(),
@@ -87,7 +90,9 @@ def copies(night: int, new: list[Picture], old: list[Picture]) -> Iterator[tuple
                     caption = f"Picture {original.key}, seen again."
                 yield (
                     Planted(key, original.key, copy, NIGHTS[night], where),
-                    sample(key, original, plant(original.data, copy), caption),
+                    sample(
+                        key, original, plant(original.data, copy), caption, f"{COPIED}/{key}.jpg"
+                    ),
                 )
 
 

@@ -18,6 +18,7 @@ from sscd_ops.catalog.naming import file_json, files_json
 from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.snapshot_changes import withdrawn_now
 from sscd_ops.catalog.sql import file_of, files_of, rows, run, tuples, value
+from sscd_ops.catalog.withdrawn_set import images_of
 from sscd_ops.model import ERASED, StoredFile
 
 _MONTH = re.compile(r"samples_(\d{4})_(\d{2})")
@@ -58,9 +59,11 @@ def read_samples(
     conn: Connection, dataset_id: int, samples: Collection[UUID]
 ) -> dict[UUID, ReadSample]:
     """Some samples by id, those of months that were detached too."""
-    # what stays of a detached month is also in its table for a moment: attached rows come first
+    # what stays of a detached month is also in its table for a moment: attached rows count
     found = _read(conn, dataset_id, "sample_id", list(samples))
-    return {each.sample_id: each for each in reversed(found)}
+    # (they have a verdict); of those that were read again the last one counts
+    by_turn = sorted(found, key=lambda each: (each.decision_id, each.verdict is not None))
+    return {each.sample_id: each for each in by_turn}
 
 
 def bearers_of(conn: Connection, dataset_id: int, images: Collection[bytes]) -> list[ReadSample]:
@@ -286,12 +289,13 @@ def forget_images(conn: Connection, dataset_id: int, images: Collection[bytes]) 
         i=list(images),
     )
     # as of a plain picture: if it is decided anew there is nothing to compare
-    return run(
-        conn,
-        "UPDATE sscd_ops.images SET segment_row = NULL WHERE dataset_id = :d"
-        " AND sha256 = ANY(:i) AND segment_row IS NOT NULL",
-        d=dataset_id,
-        i=list(images),
+    of_these = "WHERE dataset_id = :d AND sha256 = ANY(:i)"
+    return sum(
+        run(conn, statement, d=dataset_id, i=list(images))
+        for statement in (
+            f"UPDATE sscd_ops.images SET segment_row = NULL {of_these} AND segment_row IS NOT NULL",
+            f"DELETE FROM sscd_ops.described_later {of_these}",
+        )
     )
 
 
@@ -365,13 +369,9 @@ def drop_dead_rows(conn: Connection, of_months: Collection[date]) -> None:
 # ---------------------------------------------------------------- orders
 
 
-def of_withdrawn_images(conn: Connection, dataset_id: int, decision_id: int) -> list[UUID]:
-    """The samples of images that a decision withdrew, where both are withdrawn still."""
-    withdrawn = (
-        "SELECT image_sha256 FROM sscd_ops.changes_now WHERE dataset_id = :d AND decision_id = :x"
-        " AND image_sha256 IS NOT NULL AND verdict = 'withdrawn'"
-    )
-    images = [bytes(image) for (image,) in tuples(conn, withdrawn, d=dataset_id, x=decision_id)]
+def of_withdrawn_images(conn: Connection, dataset_id: int, order_id: int) -> list[UUID]:
+    """The samples that are withdrawn now because of an order's pictures, and copies of these."""
+    images = images_of(conn, dataset_id, order_id)
     found = [(each.sample_id, each.image or b"") for each in bearers_of(conn, dataset_id, images)]
     return sorted(withdrawn_now(conn, dataset_id, found))
 
@@ -411,5 +411,5 @@ def hosts_of(conn: Connection, order_id: int) -> int:
 
 def drop_dead_orders(conn: Connection) -> None:
     """As ``drop_dead_rows``, of orders and what tells of them."""
-    for table in ("orders", "order_subjects", "decisions", "events"):
+    for table in ("orders", "order_subjects", "receipts", "decisions", "events"):
         conn.exec_driver_sql(f"VACUUM sscd_ops.{table}")

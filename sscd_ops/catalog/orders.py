@@ -214,6 +214,28 @@ def effects_of(conn: Connection, order_id: int, draft: int) -> dict[bytes, tuple
     return {bytes(subject): (before, after) for subject, before, after in found}
 
 
+def changed_samples(conn: Connection, draft: Draft, limit: int) -> list[Mapping[str, Any]]:
+    """Some samples whose verdict a draft changes, with where they came from; by change and place.
+
+    Of months that are detached the key is not known.
+    """
+    return rows(
+        conn,
+        "SELECT e.before || ' -> ' || e.after AS change, sh.source, sh.relative_uri AS"
+        " source_shard, s.key, s.sample_id FROM sscd_ops.order_effects e"
+        " CROSS JOIN LATERAL (SELECT key, sample_id, shard_id FROM sscd_ops.samples"
+        " WHERE sample_id = CAST(encode(e.subject, 'hex') AS uuid)"
+        " UNION ALL SELECT NULL, sample_id, shard_id FROM sscd_ops.detached_samples"
+        " WHERE sample_id = CAST(encode(e.subject, 'hex') AS uuid) LIMIT 1) s"
+        " JOIN sscd_ops.source_shards sh USING (shard_id)"
+        " WHERE e.order_id = :o AND e.draft = :n"
+        " ORDER BY e.after = 'withdrawn' DESC, 1, 2, 3, 4, 5 LIMIT :l",
+        o=draft.order_id,
+        n=draft.draft,
+        l=limit,
+    )
+
+
 def database_user(conn: Connection) -> str:
     """As whom the session logged in, whatever role it took since."""
     return str(value(conn, "SELECT session_user"))

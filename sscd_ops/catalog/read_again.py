@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import cast
 from uuid import UUID
 
@@ -91,3 +92,16 @@ def now_called(conn: Connection, sample_id: UUID) -> UUID | None:
         " ORDER BY turn DESC LIMIT 1"
     )
     return cast("UUID | None", value(conn, renamed, s=sample_id))
+
+
+def called_before(conn: Connection, samples: Collection[UUID]) -> set[UUID]:
+    """What some samples were before they were read again, with another image or caption."""
+    found = tuples(
+        conn,
+        "WITH RECURSIVE earlier AS (SELECT sample_id FROM sscd_ops.read_again_now"
+        " WHERE again_id = ANY(:s) AND sample_id <> again_id UNION"
+        " SELECT r.sample_id FROM earlier e JOIN sscd_ops.read_again_now r"
+        " ON r.again_id = e.sample_id AND r.sample_id <> r.again_id) SELECT sample_id FROM earlier",
+        s=list(samples),
+    )
+    return {sample_id for (sample_id,) in found}

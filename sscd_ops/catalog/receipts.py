@@ -134,6 +134,24 @@ def chain_of(conn: Connection, dataset_id: int) -> list[Receipt]:
     return [Receipt(*each) for each in found]
 
 
+def told_of(conn: Connection, dataset_id: int, kind: str) -> dict[int, str]:
+    """Number -> digest of the receipts that a dataset's events of a kind tell of."""
+    found = tuples(
+        conn,
+        "SELECT CAST(details ->> 'number' AS int), details ->> 'sha256' FROM sscd_ops.events"
+        " WHERE dataset_id = :d AND kind = :k ORDER BY event_id",
+        d=dataset_id,
+        k=kind,
+    )
+    return dict(found)
+
+
+def now(conn: Connection) -> datetime:
+    """When the transaction began: what the column ``at`` of its rows says."""
+    found: datetime = value(conn, "SELECT now()")
+    return found
+
+
 def erase(conn: Connection, order_id: int) -> int:
     """Erase what is personal in an order's receipts; in how many."""
     erased = (
@@ -205,6 +223,29 @@ def kept_instead(conn: Connection, decision_id: int) -> list[str]:
         x=decision_id,
     )
     return [number for (number,) in found]
+
+
+def withdrawn_images(conn: Connection, decision_id: int) -> list[str]:
+    """The images (hex) that a decision withdrew, whoever carried them."""
+    found = tuples(
+        conn,
+        "SELECT encode(image_sha256, 'hex') FROM sscd_ops.changes WHERE decision_id = :x"
+        " AND verdict = 'withdrawn' AND image_sha256 IS NOT NULL",
+        x=decision_id,
+    )
+    return [image for (image,) in found]
+
+
+def near_of(conn: Connection, decision_id: int) -> Mapping[str, Any]:
+    """How many of the images that a decision withdrew were near ones, and how near at least."""
+    found = row(
+        conn,
+        "SELECT count(*) AS images, min(threshold) AS threshold, min(similarity) AS similarity"
+        " FROM sscd_ops.changes WHERE decision_id = :x AND verdict = 'withdrawn'"
+        " AND image_sha256 IS NOT NULL AND similarity IS NOT NULL",
+        x=decision_id,
+    )
+    return dict(found or {})
 
 
 def tags_and_users(

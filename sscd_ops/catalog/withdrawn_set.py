@@ -6,13 +6,13 @@ hash that the order's segment of role ``withdrawn`` holds of it (``steps.withdra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog.sql import tuples
+from sscd_ops.catalog.sql import run, tuples
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +67,23 @@ def entries_of(conn: Connection, dataset_id: int, decision_id: int) -> list[Entr
         x=decision_id,
     )
     return [Entry(bytes(sha256), *rest) for sha256, *rest in found]
+
+
+def pictures_of(conn: Connection, order_id: int) -> set[bytes]:
+    """The sha256 of the pictures that an order put into the set."""
+    named = "SELECT sha256 FROM sscd_ops.withdrawn_images WHERE order_id = :o"
+    return {bytes(digest) for (digest,) in tuples(conn, named, o=order_id)}
+
+
+def forget_rows(conn: Connection, dataset_id: int, pictures: Collection[bytes]) -> None:
+    """Say that of some pictures nothing but their sha256 is known any more."""
+    run(
+        conn,
+        "UPDATE sscd_ops.withdrawn_images SET row = NULL WHERE dataset_id = :d"
+        " AND sha256 = ANY(:p) AND row IS NOT NULL",
+        d=dataset_id,
+        p=list(pictures),
+    )
 
 
 def images_of(conn: Connection, dataset_id: int, order_id: int) -> list[bytes]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -238,12 +239,30 @@ def order_revert(
 # ---------------------------------------------------------------- shared with the verbs
 
 
-def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
+SHOWN = 20
+"""Samples that a draft lists; what there are more of is counted."""
+
+
+def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = None) -> None:
     """Print what an order would change, and say how it goes on."""
+    from sscd_ops.catalog import orders
     from sscd_ops.model import OrderState
 
     found, draft = drafted.order, drafted.draft
-    print_rows(_changes(draft), form)
+    with parts.catalog.begin() as conn:
+        samples = orders.changed_samples(conn, draft, SHOWN)
+    if form == "json":
+        print_rows(
+            [{"order_id": found.order_id, "changes": _changes(draft), "samples": samples}], form
+        )
+    else:
+        print_rows(samples, form)
+        if draft.counts["changed"] > len(samples):
+            say(f"the first {len(samples)} of {draft.counts['changed']}; by source:")
+            print_rows(_changes(draft), form)
+    if sheet is not None:
+        _draw(parts, samples, sheet)
+        say(f"wrote {sheet}")
     counts = draft.counts
     for count, what in (
         (counts["kept_instead"], "pictures are kept by another sample, or instead"),
@@ -274,6 +293,23 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str) -> None:
             f" {counts['changed']} change (effect {draft.effect[:12]}); to carry it out:"
             f" sscd-ops order apply {number}"
         )
+
+
+def _draw(parts: Wiring, samples: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A contact sheet of samples that a draft changes; one withdrawn before is not among them."""
+    from sscd_ops.errors import SscdOpsError
+    from sscd_ops.images.sheets import Pair, contact_sheet
+    from sscd_ops.steps.sample_image import sample_image
+
+    sections: dict[str, list[Pair]] = {}
+    for sample in samples:
+        try:
+            data = sample_image(parts, str(sample["sample_id"]))
+        except SscdOpsError as error:
+            data = b""
+            say(f"{sample['key']} is not shown: {error}")
+        sections.setdefault(sample["change"], []).append((data, b"", sample["key"] or ""))
+    contact_sheet(list(sections.items())).save(path)
 
 
 def carry_out(

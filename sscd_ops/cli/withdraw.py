@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 )
 @who_options
 @click.option("--key", default="", help="The order's own name; default: from what is asked.")
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Draw the pictures whose verdicts change.",
+)
 @click.option("--apply", "is_applied", is_flag=True, help="Carry it out now.")
 @click.option("--later", is_flag=True, help="With --apply: leave publishing to the next snapshot.")
 @click.option("--purge", is_flag=True, help="Remove all files that hold them, and their text.")
@@ -63,6 +69,7 @@ def withdraw(
     who: str,
     why: str,
     key: str,
+    sheet: Path | None,
     is_applied: bool,
     later: bool,
     purge: bool,
@@ -111,7 +118,7 @@ def withdraw(
             flags=[name for name, given in (("purge", purge), ("forget", forget)) if given],
         )
         drafted = applying.draft(parts, asked)
-        show_draft(parts, drafted, form)
+        show_draft(parts, drafted, form, sheet)
         if is_applied:
             number = drafted.order.order_id
             carry_out(parts, number, asked.who, later=later, and_tagged=and_tagged)

@@ -196,12 +196,17 @@ class _SegmentRole:
 
 
 def blank_rows(
-    store: Store, folder: str, files: Mapping[str, StoredFile], images: Collection[bytes]
+    store: Store,
+    folder: str,
+    files: Mapping[str, StoredFile],
+    images: Collection[bytes],
+    *,
+    ids_too: bool = False,
 ) -> dict[str, StoredFile]:
     """Write a segment's files again with zeros in the rows of some images: role -> file.
 
-    Its ids stay as they are. Rows of zeros are near nothing; only rows that no mask keeps are to be
-    blank.
+    Its ids stay as they are, unless ``ids_too``. Rows of zeros are near nothing; only rows that no
+    mask keeps are to be blank.
 
     Raises:
         FileMismatch: a file is missing or damaged.
@@ -211,10 +216,10 @@ def blank_rows(
     is_gone = np.isin(np.ascontiguousarray(ids).view("V32").reshape(-1), wanted)
     arrays = {}
     for role, file in files.items():
-        if role != IDS:
+        if role != IDS or ids_too:
             rows = rows_of(store, file)
             arrays[role] = StoredRows([_Blanked(rows, is_gone)], rows[:0])
-    return {IDS: files[IDS], **_write_arrays(store, folder, arrays)}
+    return {**files, **_write_arrays(store, folder, arrays)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sscd_ops.catalog import recoverable
 from sscd_ops.catalog.recoverable import Recoverable
-from sscd_ops.errors import FileMismatch, SourceChanged, SscdOpsError, StoreUnavailable
+from sscd_ops.errors import FileMismatch, SourceChanged, SscdOpsError
 from sscd_ops.model import SourceShard
 from sscd_ops.ports import Source
 from sscd_ops.steps.parts import Parts, Work, load_work
@@ -43,13 +43,14 @@ def look(parts: Parts, dataset_id: int, most: int) -> int:
                 works[batch_id] = load_work(parts, batch_id)
         asked = [(works[batch_id], shard) for batch_id, shard in found]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="look") as pool:
-            answers = list(pool.map(lambda each: _is_there(parts, *each), asked))
-        seen = [(shard, is_there) for (_, shard), is_there in zip(asked, answers, strict=True)]
-        note(
-            parts, ((shard.shard_id, is_there) for shard, is_there in seen if is_there is not None)
-        )
-        unanswered = {shard.source for shard, is_there in seen if is_there is None}
-        looked += sum(is_there is not None for is_there in answers)
+            versions = list(pool.map(lambda each: _version(parts, *each), asked))
+        seen = [
+            (shard, _is_there(parts, work, shard, version))
+            for (work, shard), version in zip(asked, versions, strict=True)
+        ]
+        note(parts, ((shard.shard_id, there) for shard, there in seen if there is not None))
+        unanswered = {shard.source for shard, there in seen if there is None}
+        looked += sum(there is not None for _, there in seen)
         if not unanswered:
             break
         silent |= unanswered
@@ -93,22 +94,34 @@ def said(found: Recoverable) -> str:
     return f"of {found.total} removed samples {', '.join(shares)}{since}"
 
 
-def _is_there(parts: Parts, work: Work, shard: SourceShard) -> bool | None:
+def _version(parts: Parts, work: Work, shard: SourceShard) -> str | SscdOpsError | None:
+    """The version of a source shard now, None where it is gone; why its storage does not say."""
+    try:
+        return _source(parts, work, shard).version(shard.found)
+    except SscdOpsError as error:
+        return error
+
+
+def _source(parts: Parts, work: Work, shard: SourceShard) -> Source:
+    return parts.source(work.options.source(shard.source), work.options.limits)
+
+
+def _is_there(
+    parts: Parts, work: Work, shard: SourceShard, version: str | SscdOpsError | None
+) -> bool | None:
     """Whether a source shard is there; None where its storage does not say."""
     try:
-        source = parts.source(work.options.source(shard.source), work.options.limits)
-        version = source.version(shard.found)
-        return version is not None and (
-            version == shard.version or _has_bytes(parts, work, shard, source)
-        )
-    except StoreUnavailable:
-        return None
+        if isinstance(version, SscdOpsError):
+            raise version
+        if version is None or version == shard.version:
+            return version is not None
+        return _has_bytes(parts, work, shard)
     except SscdOpsError as error:
         log.warning("cannot look at %s: %s", shard.uri, error)
         return None
 
 
-def _has_bytes(parts: Parts, work: Work, shard: SourceShard, source: Source) -> bool:
+def _has_bytes(parts: Parts, work: Work, shard: SourceShard) -> bool:
     """Whether a shard of another version has one sample as it was: it may have been copied."""
     with parts.catalog.begin() as conn:
         sample = recoverable.one_removed(conn, shard.shard_id)
@@ -116,6 +129,6 @@ def _has_bytes(parts: Parts, work: Work, shard: SourceShard, source: Source) -> 
         return False
     try:
         (whole,) = with_members(parts, [sample], {shard.shard_id: (work, shard)})
-        return any(True for _ in fetch(source, shard, [whole]))
+        return any(True for _ in fetch(_source(parts, work, shard), shard, [whole]))
     except (SourceChanged, FileMismatch):
         return False

@@ -197,6 +197,9 @@ def test_params_have_a_schema_that_refuses_nonsense(bag):
     params.validate()
     with pytest.raises(ParamValidationError):
         params["date"] = "yesterday"
+    params["codes"] = ["too_small", "missing_caption"]
+    with pytest.raises(ParamValidationError):
+        params["codes"] = ["'; DROP"]
 
 
 def test_the_page_says_what_to_do(bag):

@@ -14,8 +14,9 @@ from tests.docs.pages import ROOT, blocks
 def test_the_commands_run_as_pasted(tmp_path: Path, catalog_url: str) -> None:
     """Installing aside: the product is here."""
     (block,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops run" in b)
+    (out,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops withdraw" in b)
     (after,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops maintain" in b)
-    install, *commands = block.splitlines() + after.splitlines()
+    install, *commands = block.splitlines() + out.splitlines() + after.splitlines()
     assert install.startswith("pip install '.[cpu,embedded]'")
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=made_by_the_commands)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -33,6 +34,8 @@ def test_the_commands_run_as_pasted(tmp_path: Path, catalog_url: str) -> None:
     assert "published" in done.stdout
     assert "byte-copy-within" in done.stdout, "audit shows a planted copy"
     assert "run-41" in done.stdout
+    assert "p0000-byte-copy-within-00" in done.stdout, "the draft shows who is kept instead"
+    assert '"first_without": 2' in done.stdout, "the receipt"
     assert "verify: rows and files are as promised" in done.stdout
 
 

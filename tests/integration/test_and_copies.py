@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_catalog, verify_index
 from sscd_ops.testing import encode, picture, plant
 from tests.integration.test_crashes import Killed, die_at
+from tests.integration.test_damage import copy_of
 from tests.integration.test_nights import BOTH, DAYS, clouds
 from tests.integration.world import (
     DATASET,
@@ -286,16 +287,22 @@ NIGHTS = {
 """Thresholds and samples: copies of 1 are kept; what has text on it went for it, and would not."""
 
 
-@pytest.fixture
-def three(world: World) -> World:
+@pytest.fixture(scope="module")
+def begun(module_world: World) -> World:
+    """Three nights are over; nobody changes it."""
     for day, (threshold, samples) in NIGHTS.items():
-        world.change(duplicates={"threshold": threshold})
-        world.put(day, "a.tar", samples)
-        world.night(day)
+        module_world.change(duplicates={"threshold": threshold})
+        module_world.put(day, "a.tar", samples)
+        module_world.night(day)
     kept = ["c0000", "c0001", "c0002", "c0003", "jpeg1", "half1", "sheet", "text3", "other"]
     gone = {"same1": "removed exact", "text1": "removed near", "half2": "removed near"}
-    assert world.verdicts() == dict.fromkeys(kept, "kept") | gone
-    return world
+    assert module_world.verdicts() == dict.fromkeys(kept, "kept") | gone
+    return module_world
+
+
+@pytest.fixture
+def three(begun: World, tmp_path: Path, postgres_home: Path) -> Iterator[World]:
+    yield from copy_of(begun, tmp_path / "three", postgres_home)
 
 
 def changed(world: World, before: dict[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,16 @@ import pytest
 
 from sscd_ops.errors import OrderHeld, OrderNotApplicable, UsageError
 from sscd_ops.options import OrderOptions
-from sscd_ops.steps.orders import applying
+from sscd_ops.steps.orders import applying, receipts
 from sscd_ops.steps.orders.asked import withdrawal
 from sscd_ops.steps.orders.finishing import erase_text_of
 from sscd_ops.steps.parts import configured
 from sscd_ops.steps.snapshot_tags import tag
 from sscd_ops.steps.verify import verify_catalog
-from sscd_ops.testing import picture
+from sscd_ops.testing import picture, plant
 from tests.integration.test_crashes import Killed, die_at
 from tests.integration.test_damage import copy_of
+from tests.integration.test_forget import descriptors_of, stored, without
 from tests.integration.test_free_images import assert_what_holds
 from tests.integration.test_nights import DAYS
 from tests.integration.test_purge import holding, ids_of, told
@@ -193,6 +195,86 @@ def test_what_was_erased_is_not_published_again_by_a_revert(world: World) -> Non
         assert verify_catalog(parts, DATASET) == []
 
 
+def test_of_pictures_that_go_with_copies_the_digest_alone_is_left(world: World) -> None:
+    """One of the dataset's, and one that was given as a file."""
+    gone = descriptors_of(world, ids_of(world, ["c0001"]))
+    with world.parts() as parts:
+        asked = withdrawal(
+            configured(parts, DATASET),
+            scope="and-copies",
+            who=ANN,
+            why="court order 77",
+            pictures=[("a.jpg", picture(1)), ("b.jpg", picture(52))],
+            flags=["forget", "purge"],
+        )
+        number = applying.draft(parts, asked).order.order_id
+    before = len(stored(world))
+
+    apply(world, number)
+
+    assert without(world, gone) == []
+    assert len(stored(world)) == before + 2  # the set's, which are blank
+    assert holding(world, ["c0001"]) == []
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET, copies=True) == []
+    again = [
+        *((f"same{n}", {"jpg": picture(n), "txt": b"x"}) for n in (1, 52)),
+        *((f"near{n}", {"jpg": plant(picture(n), "jpeg_40"), "txt": b"x"}) for n in (1, 52)),
+    ]
+    world.put(DAYS[2], "again.tar", again)
+    world.night(DAYS[2])
+    verdicts = world.verdicts()
+    assert {verdicts["same1"], verdicts["same52"]} == {"withdrawn withdrawn"}
+    assert (verdicts["near1"], verdicts["near52"]) == ("kept", "kept")
+    generation = world.ask("SELECT generation FROM sscd_ops.datasets")
+    apply(world, number)
+    assert world.ask("SELECT generation FROM sscd_ops.datasets") == generation
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_was_archived_is_written_anew_without_it(
+    world: World, dies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.change(publish={"undo": "archive"})
+    copies = {
+        f"c00{n}{n}": {"jpg": plant(picture(n), "jpeg_40"), "txt": f"caption of c00{n}{n}".encode()}
+        for n in (2, 3)
+    }
+    world.put(DAYS[2], "copies.tar", list(copies.items()))
+    world.night(DAYS[2])
+    (other,) = ids_of(world, ["c0033"])
+    asked_for = [str(each) for each in ids_of(world, ["c0022"])]
+    with world.parts() as parts:
+        asked = withdrawal(
+            configured(parts, DATASET),
+            scope="only-these",
+            who=ANN,
+            why="opt-out",
+            ids=asked_for,
+            flags=["purge"],
+        )
+        number = applying.draft(parts, asked).order.order_id
+    image = copies["c0022"]["jpg"]
+    root = world.base / "root" / DATASET / "removed"
+    assert any(image in path.read_bytes() for path in root.rglob("*.tar"))
+
+    if dies:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            die_at(patch, "before", "orders.purging.remove_files")
+            apply(world, number)
+    apply(world, number)
+
+    left = [path for path in root.rglob("*.tar") if other.hex.encode() in path.read_bytes()]
+    assert len(left) == 1
+    files = [path for path in (world.base / "root" / DATASET).rglob("*.*") if path.is_file()]
+    assert not any(image in path.read_bytes() for path in files)
+    assert [each for each in holding(world, ["c0022"]) if "/of/" not in each] == []
+    with world.parts() as parts:
+        assert verify_catalog(parts, DATASET) == []
+
+
 def test_an_order_s_own_text_is_erased_and_its_rule_holds(world: World) -> None:
     number = drafted(world, "purge", keys=["c0001"], domains=["example.com"])
     with world.parts() as parts, pytest.raises(OrderNotApplicable, match="order apply"):
@@ -206,13 +288,21 @@ def test_an_order_s_own_text_is_erased_and_its_rule_holds(world: World) -> None:
 
     assert "1 domain(s) stay in words" in said
     assert world.ask("SELECT count(*) AS n FROM sscd_ops.events") == events
-    for table in ("orders", "order_subjects", "decisions", "events", "order_drafts"):
+    written = world.ask("SELECT kind, body FROM sscd_ops.receipts ORDER BY number")
+    assert [row["kind"] for row in written] == ["withdrawal", "purge"]
+    told_of = json.loads(written[1]["body"])
+    assert told_of["purged"]["expired"] == [1, 2]
+    assert told_of["snapshots"]["readable"] == []
+    for table in ("orders", "order_subjects", "decisions", "events", "order_drafts", "receipts"):
         rows = repr(world.ask(f"SELECT * FROM sscd_ops.{table}"))
-        assert "Jane Roe" not in rows
-        assert "c0001" not in rows
+        assert "Jane Roe" not in rows, table
+        assert "c0001" not in rows, table
     world.put(DAYS[2], "again.tar", [told(1), told(20)])
     world.night(DAYS[2])
     assert world.verdicts()["c0001"] == "withdrawn withdrawn"
     as_command(world, f"order show {number}")
     apply(world, number)
+    assert holding(world, ["c0001"]) == []
+    with world.parts() as parts:
+        assert receipts.verify(parts, DATASET) == []
     assert_ordered(world)

@@ -14,6 +14,7 @@ import pytest
 
 from sscd_ops.catalog import lookups
 from sscd_ops.catalog.partitions import detach_month
+from sscd_ops.catalog.read_again import called_before
 from sscd_ops.errors import BatchNotRunnable, UsageError
 from sscd_ops.model import Runner
 from sscd_ops.steps import embed, ingest, manage, match, plan, resolve, survey, turns
@@ -22,6 +23,7 @@ from sscd_ops.steps.rebuilding import rebuild_index
 from sscd_ops.steps.verify import verify_catalog, verify_index
 from sscd_ops.testing import Sample, picture, plant
 from tests.integration.orders import Order, apply, lead_by
+from tests.integration.remedies import commands_in, run_command
 from tests.integration.ruled import crawled, rule
 from tests.integration.test_crashes import POINTS, Killed, die_at
 from tests.integration.test_damage import copy_of
@@ -214,6 +216,26 @@ def test_samples_with_the_same_bytes_in_other_nights_follow(world: World) -> Non
     report = world.night(DAYS[1], supplement=True, quarantined=True)
     assert report.again is not None
     assert report.again.samples == 0
+
+
+def test_the_command_says_what_it_reads_and_what_a_sample_is_since(empty: World) -> None:
+    """By the default settings; the night had others."""
+    bare = ("bare", {"jpg": picture(5), "json": json.dumps({"caption": "a house"}).encode()})
+    empty.change_source(caption=("txt",))
+    first_night(empty, bare)
+    (old,) = empty.ask("SELECT sample_id FROM curation.quarantined WHERE key = 'bare'")
+    night = f"run --dataset {DATASET} --date {DAYS[0]} --supplement --quarantined"
+
+    said = run_command(empty, f"{night} --codes 'missing_caption, too_small'")
+
+    assert "read again: 1 that were quarantined" in said.stderr
+    (new,) = empty.ask("SELECT sample_id FROM curation.samples WHERE key = 'bare'")
+    told = run_command(empty, f"explain {old['sample_id']}", code=2)
+    (remedy,) = commands_in(told.stderr)
+    assert remedy == f"explain {new['sample_id']}"
+    assert "a house" in run_command(empty, remedy).stdout
+    run_command(empty, night)
+    assert "nothing to read again" in run_command(empty, night).stderr
 
 
 # ---------------------------------------------------------------- which ones
@@ -644,3 +666,18 @@ def test_what_was_read_again_may_be_withdrawn_and_come_back(world: World) -> Non
     assert_what_holds(world)
     with world.parts() as parts:
         assert not list(verify_catalog(parts, DATASET))
+
+
+def test_what_a_sample_was_before_is_found_with_it(empty: World) -> None:
+    """As `--forget` asks: the row before has a key and metadata too."""
+    bare = ("bare", {"jpg": picture(5), "json": json.dumps({"alt": "a house"}).encode()})
+    empty.put(DAYS[0], "a.tar", [*GOOD, bare])
+    empty.night(DAYS[0])
+    (old,) = empty.ask("SELECT sample_id FROM curation.quarantined")
+    empty.change_source(caption=("txt", "json:alt"))
+    again(empty)
+    (new,) = empty.ask("SELECT sample_id FROM curation.samples WHERE key = 'bare'")
+
+    with empty.parts() as parts, parts.catalog.begin() as conn:
+        assert called_before(conn, [new["sample_id"]]) == {old["sample_id"]}
+        assert called_before(conn, [old["sample_id"]]) == set()

@@ -51,6 +51,9 @@ def found(world: World, **options: bool) -> list[Finding]:
 DAMAGES = {
     "in two decisions": "UPDATE sscd_ops.samples SET sample_id = (SELECT sample_id"
     " FROM sscd_ops.samples WHERE key = 'c0000') WHERE key = 'c0030'",
+    "read again and have no row": "INSERT INTO sscd_ops.read_again SELECT x.dataset_id,"
+    " x.decision_id, x.turn, s.decision_id, s.shard_id, s.position, s.sample_id, gen_random_uuid()"
+    " FROM sscd_ops.samples s JOIN sscd_ops.decisions x USING (decision_id) WHERE s.key = 'c0031'",
     "count other samples": "DELETE FROM sscd_ops.samples WHERE key = 'near2'",
     "read 6 (rows: 7)": "INSERT INTO sscd_ops.samples (month, decision_id, sample_id, shard_id,"
     " position, verdict, reason, rank) SELECT month, decision_id, gen_random_uuid(), shard_id, 99,"

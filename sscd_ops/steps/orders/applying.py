@@ -275,8 +275,8 @@ def apply(
     finished = Finished()
     if not later:
         _publish(parts, order_id)
-        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
         write_due(parts, order.dataset_id)
+        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
     done = _applied(parts, order_id, answered=order.decision_id is not None)
     return replace(done, finished=finished)
 

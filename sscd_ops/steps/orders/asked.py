@@ -51,7 +51,7 @@ class Withdrawal:
     def client_key(self) -> str:
         """By which the same command finds its order again: verb, scope and subjects."""
         if self.key:
-            return f"key {self.key}"
+            return f"key {hashlib.sha256(self.key.encode()).hexdigest()}"  # it may be personal
         digest = hashlib.sha256(json.dumps(["withdraw", self.request]).encode())
         for subject in self.subjects:
             digest.update(subject.kind.encode() + b"\0" + subject.digest)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
-from sscd_ops.catalog import forgotten, shards, snapshot_changes
+from sscd_ops.catalog import forgotten, read_again, shards, snapshot_changes
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.forgotten import ReadFile, ReadSample
 from sscd_ops.core.manifest import write_erased
@@ -65,6 +65,9 @@ def need_withdrawn(
         named = [(each.sample_id, each.image or b"") for each in read.values()]
         gone = snapshot_changes.withdrawn_now(conn, dataset.dataset_id, named)
         gone |= {each.sample_id for each in read.values() if each.verdict == "withdrawn"}
+        earlier = read_again.called_before(conn, samples)
+        read |= forgotten.read_samples(conn, dataset.dataset_id, earlier)
+        gone |= earlier
     if unknown := sorted(set(samples) - read.keys()):
         raise UsageError(f"{dataset.name!r} has no sample {unknown[0]}")
     if left := sorted(read.keys() - gone):

@@ -7,17 +7,21 @@ or came again and was stopped by the order's rules, goes then.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import events, forgotten, orders, receipts, rules
+from sscd_ops.catalog import events, forgotten, orders, receipts, rules, withdrawn_set
 from sscd_ops.catalog.orders import Order
 from sscd_ops.errors import OrderNotApplicable, UsageError
 from sscd_ops.model import ERASED, Person
 from sscd_ops.steps.orders.forgetting import Forgotten, forget
 from sscd_ops.steps.orders.purging import Purged, purge
+from sscd_ops.steps.orders.receipts import listed
+from sscd_ops.steps.orders.receipts import write as write_receipt
 from sscd_ops.steps.parts import Parts
+from sscd_ops.steps.vacuum import by_folder
 
 FORGET, PURGE = "forget", "purge"
 """Flags of an order's request."""
@@ -50,10 +54,11 @@ def finish(parts: Parts, order_id: int, *, by: Person, and_tagged: bool = False)
         if order.turn_to is not None or not to_do(order):
             return Finished()
         samples = covered(conn, order)
+        pictures = withdrawn_set.pictures_of(conn, order_id)
     why = f"order {order_id}"
     forgot = gone = None
     if FORGET in to_do(order):
-        forgot = forget(parts, order.dataset, samples, actor=by.actor, why=why)
+        forgot = forget(parts, order.dataset, samples, pictures, actor=by.actor, why=why)
     if PURGE in to_do(order):
         try:
             gone = purge(
@@ -69,6 +74,7 @@ def finish(parts: Parts, order_id: int, *, by: Person, and_tagged: bool = False)
                 f"order {order_id} is in force and published, and not purged: {error}. Then:"
                 f" sscd-ops order apply {order_id}"
             ) from error
+        write_receipt(parts, order_id, "purge", _receipt(gone))
     with parts.catalog.begin() as conn:
         forgotten.mark_finished(conn, order_id)
     return Finished(forgot, gone)
@@ -83,7 +89,24 @@ def covered(conn: Connection, order: Order) -> set[UUID]:
     """The samples that an order in force withdrew, or stopped as they were read."""
     found = {UUID(bytes=number) for number in orders.covered_by(conn, order.decision)}
     found |= set(rules.ruled_samples(conn, order.dataset_id, order.order_id))
-    return found | set(forgotten.of_withdrawn_images(conn, order.dataset_id, order.decision))
+    return found | set(forgotten.of_withdrawn_images(conn, order.dataset_id, order.order_id))
+
+
+def _receipt(done: Purged) -> dict[str, Any]:
+    """What the receipt of a purge says beside the order's own."""
+    return {
+        "purged": {
+            "expired": done.expired,
+            "removed": {
+                folder: {"files": count, "bytes": size}
+                for folder, (count, size) in by_folder(done.removed).items()
+            },
+            "manifests_sha256": listed(list(done.manifests.values())),
+            "cache_copies": done.copies,
+            "samples_of_equal_bytes": done.kept_bytes,
+            "sources_uri_sha256": {name: listed(uris) for name, uris in done.sources.items()},
+        }
+    }
 
 
 # ---------------------------------------------------------------- an order's own text

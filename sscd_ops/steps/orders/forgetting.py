@@ -22,17 +22,19 @@ from sscd_ops.catalog import (
     events,
     forgotten,
     named_files,
+    segments,
     shards,
     snapshot_changes,
+    withdrawn_set,
 )
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.forgotten import IndexFile, ReadFile, ReadSample
 from sscd_ops.core.descriptor_file import write_blank
-from sscd_ops.core.segment_file import blank_rows
+from sscd_ops.core.segment_file import blank_rows, read_kept, write_mask
 from sscd_ops.errors import CommitConflict, FileMismatch
 from sscd_ops.model import StoredFile
 from sscd_ops.steps import turns
-from sscd_ops.steps.damage import noting
+from sscd_ops.steps.damage import noting, rows_of_pictures
 from sscd_ops.steps.orders.erasing import erase_text, need_withdrawn
 from sscd_ops.steps.orders.removing import remove_files
 from sscd_ops.steps.parts import Parts
@@ -63,7 +65,13 @@ class Forgotten:
 
 
 def forget(
-    parts: Parts, name: str, samples: Collection[UUID], *, actor: str, why: str
+    parts: Parts,
+    name: str,
+    samples: Collection[UUID],
+    pictures: Collection[bytes] = (),
+    *,
+    actor: str,
+    why: str,
 ) -> Forgotten:
     """Take descriptors, hashes and text of withdrawn samples away; a retry goes on where it was.
 
@@ -73,6 +81,7 @@ def forget(
         parts: the real parts.
         name: the dataset's.
         samples: withdrawn ones.
+        pictures: sha256 of entries of the withdrawn set, of which that alone stays.
         actor: who asked, for the event.
         why: the reason.
 
@@ -86,7 +95,7 @@ def forget(
         check_root(parts, conn, dataset)
     read = need_withdrawn(parts, dataset, samples)
     done = Forgotten(name, len(read))
-    blanker = _Blanker(parts, dataset, read)
+    blanker = _Blanker(parts, dataset, read, pictures)
     turns.make_generation(parts, blanker)
     bearers = [each for each in blanker.bearers if each.image in blanker.images]
     done.images = len(blanker.images)
@@ -125,8 +134,16 @@ class _Blanker:
     image, which was free, by its descriptor.
     """
 
-    def __init__(self, parts: Parts, dataset: Dataset, read: Mapping[UUID, ReadSample]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        dataset: Dataset,
+        read: Mapping[UUID, ReadSample],
+        pictures: Collection[bytes],
+    ) -> None:
         self._parts, self._dataset, self._read = parts, dataset, read
+        self._pictures = set(pictures)
+        self._masks: dict[int, tuple[StoredFile, int]] = {}
         self.dataset_id = dataset.dataset_id
         self.images: set[bytes] = set()
         """Those that are forgotten."""
@@ -171,7 +188,40 @@ class _Blanker:
                     for role, file in segment.files.items()
                     if files[role] != file
                 }
+        return answer + self._of_set(seen)
+
+    def _of_set(self, seen: Seen) -> list[tuple[IndexFile, Mapping[str, StoredFile]]]:
+        """Likewise the segments of the withdrawn set; such a picture is in no mask any more."""
+        parts, folder = self._parts, f"{self._dataset.name}/index"
+        with parts.catalog.begin() as conn:
+            live = segments.live_segments(
+                conn, self.dataset_id, seen.dataset.generation, "withdrawn"
+            )
+        answer: list[tuple[IndexFile, Mapping[str, StoredFile]]] = []
+        self._masks = {}
+        for segment in live:
+            said = rows_of_pictures(parts, seen.dataset, segment)
+            gone = {row: each for row, each in said.items() if each in self.entries}
+            if not gone:
+                continue
+            kept = read_kept(parts.store, segment)
+            kept[list(gone)] = False
+            files = blank_rows(
+                parts.store, f"{folder}/segments", segment.files, set(gone.values()), ids_too=True
+            )
+            mask = write_mask(parts.store, f"{folder}/masks", kept)
+            self._masks[segment.segment_id] = mask, int(kept.sum())
+            self.segments[segment.segment_id] = files["descriptors"].sha256
+            self.before |= {
+                file.name: file.bytes for role, file in segment.files.items() if files[role] != file
+            }
+            answer.append((IndexFile(segment.segment_id, segment.rows, segment.files), files))
         return answer
+
+    @property
+    def entries(self) -> set[bytes]:
+        """The pictures of which the withdrawn set keeps the sha256 alone."""
+        return self.images | self._pictures
 
     def put(
         self,
@@ -192,6 +242,9 @@ class _Blanker:
                 raise CommitConflict(
                     f"segment {segment.segment_id} was written anew meanwhile: run this again"
                 )
+        withdrawn_set.forget_rows(conn, self.dataset_id, self.entries)
+        for number, (mask, kept) in self._masks.items():
+            segments.add_mask(conn, number, generation, mask, kept)
         # whoever comes after a kill finds by this what is to be removed
         condemned.condemn(conn, self.dataset_id, self.before)
         self.changed |= bool(changed or worked)

@@ -2,8 +2,9 @@
 
 In phases, each of which a retry finds done or does again: publish, so that the newest snapshot is
 without them; plan shards anew that wait for their commit; expire the snapshots that list a shard
-with one; take their text out of manifests and rows (``erasing``); remove the files that held them,
-without grace (``removing``). It answers with what was done, and where the bytes may be still.
+with one; write archived shards anew without them; take their text out of manifests and rows
+(``erasing``); remove the files that held them, without grace (``removing``). It answers with what
+was done, and where the bytes may be still.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from sscd_ops.catalog import (
+    archive,
     datasets,
     events,
     forgotten,
@@ -31,6 +33,7 @@ from sscd_ops.catalog.placements import Slot
 from sscd_ops.core.shard_plan import WRITER_VERSION, maker_of, shard_name
 from sscd_ops.errors import CommitConflict, FileMismatch, SourceChanged, UsageError
 from sscd_ops.model import StoredFile
+from sscd_ops.steps.archiving import take_out
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.orders.erasing import Erased, erase_text, need_withdrawn
 from sscd_ops.steps.orders.removing import remove_files
@@ -50,7 +53,8 @@ class Purged:
     name -> bytes. ``manifests``: source shard -> sha256 of its manifest without their text.
     ``rows``: of the catalog that were blanked. ``copies``: files of ``storage.cache`` that were
     removed. ``kept_bytes``: samples with equal bytes that are not withdrawn, so that their shards
-    and the source hold these bytes. ``left``: where the bytes are or may be, each in a sentence.
+    and the source hold these bytes. ``sources``: name -> sha256 of the URIs of the files that they
+    were read from. ``left``: where the bytes are or may be, each in a sentence.
     """
 
     dataset: str
@@ -61,6 +65,7 @@ class Purged:
     rows: int = 0
     copies: int = 0
     kept_bytes: int = 0
+    sources: dict[str, list[str]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
 
@@ -111,16 +116,17 @@ def purge(
     held = _held(parts, dataset, read)
     _plan_anew(parts, dataset, held, done)
     now = _expire(parts, dataset, held, done, actor=actor, why=why, and_tagged=and_tagged)
+    archived = _take_out_of_archive(parts, read)
     erased = erase_text(parts, dataset, list(read.values()))
     done.manifests, done.rows = erased.manifests, erased.rows
-    digests = {file.sha256 for file in held.files} | erased.before
+    digests = {file.sha256 for file in [*held.files, *archived]} | erased.before
     done.copies = parts.store.drop_copies(digests)
-    names = {file.name for file in held.files}
+    names = {file.name for file in [*held.files, *archived]}
     names |= {f"{name}/manifests/{sha256}.parquet" for sha256 in erased.before}
     done.removed, at_work = remove_files(parts, dataset, list(read), names)
     _drop_dead_rows(parts, read.values())
     done.left += [*erased.left, *_left(parts, dataset, read, done, erased, at_work)]
-    if now or done.removed or done.rows or erased.before:
+    if now or archived or done.removed or done.rows or erased.before:
         _record(parts, dataset, done, actor, why)
     return done
 
@@ -172,6 +178,18 @@ def _plan_anew(parts: Parts, dataset: Dataset, held: _Held, done: Purged) -> Non
         " again when it has ended"
         for number in waiting
         if not held.shards[number].files
+    ]
+
+
+def _take_out_of_archive(parts: Parts, read: Mapping[UUID, ReadSample]) -> list[StoredFile]:
+    """Write archived shards anew without the samples; the files of those before."""
+    with parts.catalog.begin() as conn:
+        holding = archive.files_holding(conn, read.keys())
+    return [
+        file
+        for number, (shard, ids) in holding.items()
+        if take_out(parts, number, ids)
+        for file in shard.files.values()
     ]
 
 
@@ -269,10 +287,14 @@ def _left(
             for user in snapshot_tags.users_of(conn, number, snapshot)
         }
     done.kept_bytes = len({each.sample_id for each in others})
+    done.sources = {
+        source: [hashlib.sha256(uri.encode()).hexdigest() for uri in uris]
+        for source, uris in erased.sources.items()
+    }
     said = [
         f"source {source!r}: {len(uris)} file(s) that it was read from, such as of URI sha256"
-        f" {hashlib.sha256(uris[0].encode()).hexdigest()}"
-        for source, uris in erased.sources.items()
+        f" {uris[0]}"
+        for source, uris in done.sources.items()
     ]
     if done.kept_bytes:
         said.append(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from sscd_ops.catalog import condemned, named_files
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.errors import CommitConflict, FileMismatch
-from sscd_ops.model import ListedFile, StoredFile
+from sscd_ops.model import ARCHIVE, ListedFile, StoredFile
 from sscd_ops.steps import vacuum
 from sscd_ops.steps.parts import Parts
 
@@ -81,7 +81,7 @@ def _holding(
         folder = vacuum.folder_of(name)
         if folder == "manifests" and _may_hold(parts, name, "sample_id", ids):
             yield name
-        if folder == "shards":
+        if folder in ("shards", ARCHIVE):
             stem = name.removesuffix("_stats.json").rpartition(".")[0] or name
             shards.setdefault(stem.removesuffix("_stats"), []).append(name)
     for names in shards.values():

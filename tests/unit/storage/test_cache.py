@@ -59,6 +59,20 @@ def test_what_a_killed_download_left_goes_and_a_live_one_stays(tmp_path: Path) -
     assert (dead.exists(), live.exists()) == (False, True)
 
 
+def test_copies_of_what_was_removed_go_with_downloads_given_up(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path, 1000)
+    gone, stays = copy(cache, b"a"), copy(cache, b"b")
+    dead, live = tmp_path / ".tmp-1", tmp_path / ".tmp-2"
+    for path in (dead, live):
+        path.write_bytes(b"half")
+    os.utime(dead, (time.time() - 4000, time.time() - 4000))
+
+    assert cache.drop({gone.name, "0" * 64}) == 2
+
+    assert [path.exists() for path in (gone, stays, dead, live)] == [False, True, False, True]
+    assert cache.drop({gone.name}) == 0
+
+
 def test_a_full_disk_takes_the_room_of_copies_that_nobody_uses(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, 10**6)
     old, fresh = copy(cache, b"a" * 100), copy(cache, b"b" * 100)
