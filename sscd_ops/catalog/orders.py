@@ -379,9 +379,17 @@ def refuse(conn: Connection, order_id: int, why: str) -> None:
 
 
 def mark_applied(
-    conn: Connection, order_id: int, decision_id: int, turn: int, by: Mapping[str, str]
+    conn: Connection,
+    order_id: int,
+    decision_id: int,
+    turn: int,
+    by: Mapping[str, str],
+    counts: Mapping[str, Any],
 ) -> None:
-    """Say which decision an order is, and end the one that it reverts. Under the dataset's lock."""
+    """Say which decision an order is, and end the one that it reverts. Under the dataset's lock.
+
+    ``counts``: as it was worked out last; its draft had the same effect, at an earlier turn.
+    """
     run(
         conn,
         "UPDATE sscd_ops.orders SET state = :s, decision_id = :x, turn = :t, message = '',"
@@ -390,6 +398,13 @@ def mark_applied(
         x=decision_id,
         t=turn,
         b=json.dumps(dict(by)),
+        o=order_id,
+    )
+    run(
+        conn,
+        "UPDATE sscd_ops.order_drafts r SET counts = CAST(:c AS jsonb) FROM sscd_ops.orders o"
+        " WHERE o.order_id = :o AND r.order_id = o.order_id AND r.draft = o.draft",
+        c=json.dumps(dict(counts)),
         o=order_id,
     )
     run(
@@ -427,6 +442,20 @@ def gone_by(conn: Connection, decision_id: int) -> list[bytes]:
         x=decision_id,
     )
     return [bytes(number) for (number,) in found]
+
+
+def ended_by(conn: Connection, decision_id: int) -> dict[bytes, tuple[str, str]]:
+    """Samples that a verdict of their own quarantined until a decision: code and message."""
+    found = tuples(
+        conn,
+        "SELECT uuid_send(o.sample_id), o.reason, coalesce(o.message, '') FROM sscd_ops.changes n"
+        " JOIN sscd_ops.changes o ON o.dataset_id = n.dataset_id AND o.sample_id = n.sample_id"
+        " AND o.turn_to = n.turn AND o.decision_id <> n.decision_id"
+        " JOIN sscd_ops.decisions d ON d.decision_id = o.decision_id AND d.turn = o.turn"
+        " WHERE n.decision_id = :x AND n.sample_id IS NOT NULL AND o.verdict = 'quarantined'",
+        x=decision_id,
+    )
+    return {bytes(sample): (reason, message) for sample, reason, message in found}
 
 
 def changed_images(conn: Connection, decision_id: int) -> list[bytes]:

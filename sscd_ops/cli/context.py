@@ -85,9 +85,7 @@ def limit_option(default: int, rows: str) -> Callable[[F], F]:
 
 def who_options(command: F) -> F:
     """``--who`` and ``--why``, kept in the catalog."""
-    command = click.option("--why", required=True, help="The reason; kept in the catalog.")(
-        command
-    )
+    command = click.option("--why", required=True, help="The reason; kept in the catalog.")(command)
     return click.option("--who", default=user, help="Who decides this; default: you.")(command)
 
 

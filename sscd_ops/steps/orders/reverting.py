@@ -47,12 +47,14 @@ class _Back:
     """What an order covered that comes back.
 
     ``samples``: 16 bytes each; ``images``: theirs. ``unread``: samples that its rules stopped as
-    they were read, and which nothing stops now: they were never described.
+    they were read, and which nothing stops now: they were never described. ``ended``: of
+    ``samples``, those with a verdict of their own that the order ended, as that was said.
     """
 
     samples: list[bytes]
     images: list[bytes]
     unread: list[UUID]
+    ended: dict[bytes, Change]
 
 
 def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordered:
@@ -66,6 +68,7 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
     if target.turn == dataset.turn:
         settled = _as_before(parts, work, target, seen, there, back)
     if settled is None:
+        back.ended.clear()  # whether they can be had is asked again
         with parts.catalog.read() as conn:
             caught = withdrawn_set.images_of(conn, target.dataset_id, target.order_id)
         anew = [*_free(parts, target, dataset.turn, back.images), *caught]
@@ -73,7 +76,11 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         settled = settle(parts, work, dataset, there, asked)
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
     gone = settled.gone.keys()
-    changes = [Change(FOLLOWS, sample=number) for number in back.samples if number not in gone]
+    changes = [
+        back.ended.get(number, Change(FOLLOWS, sample=number))
+        for number in back.samples
+        if number not in gone
+    ]
     changes += [
         Change("quarantined", sample=number.bytes, reason=Fault.RULE_ENDED, message=_UNREAD)
         for number in back.unread
@@ -109,7 +116,15 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     # no image speaks for those that another order's rule, which ended before, stopped
     own = rules.ruled_of(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
     samples = [n for n in samples if UUID(bytes=n) not in own]
+    ended: dict[bytes, Change] = {}
+    covers = set(samples)
     if target.turn == turn:
+        said = orders.ended_by(conn, target.decision)
+        ended = {
+            number: Change("quarantined", sample=number, reason=reason, message=message)
+            for number, (reason, message) in said.items()
+            if number in covers
+        }
         samples += orders.gone_by(conn, target.decision)
     named = subjects.samples_now(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
     images = {s.image_sha256 for s in named if s.image_sha256 is not None and not s.own_fault}
@@ -117,7 +132,7 @@ def _back(conn: Connection, target: Order, turn: int) -> _Back:
     unread = [
         s.sample_id for s in subjects.samples_now(conn, target.dataset_id, free) if not s.is_own
     ]
-    return _Back(samples, sorted(images), [*sorted(own), *unread])
+    return _Back(samples, sorted(images), [*sorted(own), *unread], ended)
 
 
 def _known(parts: Parts, dataset_id: int, images: Sequence[bytes], turn: int) -> KnownImages:
@@ -201,7 +216,7 @@ def _verdicts(
     after: dict[UUID, str] = {}
     for named in before:
         number = named.sample_id.bytes
-        if number in settled.gone or named.sample_id in unread:
+        if number in settled.gone or named.sample_id in unread or number in back.ended:
             after[named.sample_id] = "quarantined"
         elif (number in follows or not named.is_own) and not named.own_fault:
             verdict, carrier = now.get(named.image_sha256 or b"", (named.verdict, b""))
