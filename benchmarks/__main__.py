@@ -28,6 +28,8 @@ BENCHMARKS = (
     "resolve",
     "publish_copy",
     "merge_shards",
+    "rewrite_shards",
+    "withdraw",
     "snapshot_diff",
     "night",
     "dag_import",

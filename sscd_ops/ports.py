@@ -319,6 +319,13 @@ class TarSink(Protocol):
             By how much its offsets are larger here.
         """
 
+    def copy(self, tar: Path, is_wanted: Callable[[str], bool]) -> list[tuple[int, int]]:
+        """Append the members of a published tar whose names are wanted, as they stand there.
+
+        Returns:
+            Of each run of members that follow each other there, in order: byte offset there, here.
+        """
+
     def close(self) -> None:
         """Write the end of the archive."""
 

@@ -444,20 +444,6 @@ def gone_by(conn: Connection, decision_id: int) -> list[bytes]:
     return [bytes(number) for (number,) in found]
 
 
-def ended_by(conn: Connection, decision_id: int) -> dict[bytes, tuple[str, str]]:
-    """Samples that a verdict of their own quarantined until a decision: code and message."""
-    found = tuples(
-        conn,
-        "SELECT uuid_send(o.sample_id), o.reason, coalesce(o.message, '') FROM sscd_ops.changes n"
-        " JOIN sscd_ops.changes o ON o.dataset_id = n.dataset_id AND o.sample_id = n.sample_id"
-        " AND o.turn_to = n.turn AND o.decision_id <> n.decision_id"
-        " JOIN sscd_ops.decisions d ON d.decision_id = o.decision_id AND d.turn = o.turn"
-        " WHERE n.decision_id = :x AND n.sample_id IS NOT NULL AND o.verdict = 'quarantined'",
-        x=decision_id,
-    )
-    return {bytes(sample): (reason, message) for sample, reason, message in found}
-
-
 def changed_images(conn: Connection, decision_id: int) -> list[bytes]:
     """The images that a decision gave another verdict, or another carrier."""
     found = tuples(
@@ -469,29 +455,44 @@ def changed_images(conn: Connection, decision_id: int) -> list[bytes]:
     return sorted(bytes(image) for (image,) in found)
 
 
-def covered_otherwise(conn: Connection, order: Order, turn: int) -> set[bytes]:
-    """Those of an order's samples that another one, in force at a turn, withdraws too."""
+def covered_otherwise(
+    conn: Connection, order: Order, samples: Sequence[bytes], turn: int
+) -> set[bytes]:
+    """Those of some samples (16 bytes) that another order, in force at a turn, withdraws."""
     found = tuples(
         conn,
-        "SELECT DISTINCT uuid_send(m.sample_id) FROM sscd_ops.changes m"
-        " JOIN sscd_ops.changes o ON o.sample_id = m.sample_id AND o.dataset_id = m.dataset_id"
-        " AND o.verdict = 'withdrawn' AND o.decision_id <> m.decision_id"
-        " JOIN sscd_ops.orders other ON other.decision_id = o.decision_id AND other.turn <= :t"
-        " AND (other.turn_to IS NULL OR other.turn_to > :t)"
-        " WHERE m.decision_id = :x AND m.sample_id IS NOT NULL AND m.verdict = 'withdrawn'",
-        x=order.decision_id,
+        "SELECT DISTINCT uuid_send(c.sample_id) FROM sscd_ops.changes c"
+        " JOIN sscd_ops.orders o ON o.decision_id = c.decision_id AND o.order_id <> :o"
+        " AND o.turn <= :t AND (o.turn_to IS NULL OR o.turn_to > :t)"
+        " WHERE c.dataset_id = :d AND c.sample_id = ANY(CAST(:s AS uuid[]))"
+        " AND c.verdict = 'withdrawn'",
+        o=order.order_id,
+        d=order.dataset_id,
         t=turn,
-    )
-    return {bytes(number) for (number,) in found}
-
-
-def withdrawn_still(conn: Connection, dataset_id: int, samples: Sequence[bytes]) -> set[bytes]:
-    """Which of some samples (16 bytes) have a verdict of their own now that withdraws them."""
-    found = tuples(
-        conn,
-        "SELECT uuid_send(sample_id) FROM sscd_ops.changes_now WHERE dataset_id = :d"
-        " AND sample_id = ANY(CAST(:s AS uuid[])) AND verdict = 'withdrawn'",
-        d=dataset_id,
         s=[str(UUID(bytes=number)) for number in samples],
     )
     return {bytes(number) for (number,) in found}
+
+
+def quarantined_before(
+    conn: Connection, dataset_id: int, samples: Sequence[bytes]
+) -> dict[bytes, tuple[str, str | None]]:
+    """Those of some samples (16 bytes) that were quarantined alone before they were withdrawn.
+
+    Returns:
+        Sample -> the code and the message of that.
+    """
+    found = tuples(
+        conn,
+        "SELECT DISTINCT ON (c.sample_id) uuid_send(c.sample_id), c.verdict, c.reason, c.message"
+        " FROM sscd_ops.changes c JOIN sscd_ops.decisions x ON x.decision_id = c.decision_id"
+        " AND x.turn = c.turn WHERE c.dataset_id = :d AND c.sample_id = ANY(CAST(:s AS uuid[]))"
+        " AND c.verdict <> 'withdrawn' ORDER BY c.sample_id, c.turn DESC",
+        d=dataset_id,
+        s=[str(UUID(bytes=number)) for number in samples],
+    )
+    return {
+        bytes(number): (reason, message)
+        for number, verdict, reason, message in found
+        if verdict == "quarantined"
+    }

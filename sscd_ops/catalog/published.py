@@ -74,6 +74,10 @@ def mark_publishable(conn: Connection, batch_id: int) -> None:
     )
 
 
-def mark_announced(conn: Connection, batch_id: int) -> None:
-    """The asset event of the batch's snapshot is out."""
-    run(conn, "UPDATE sscd_ops.decisions SET announced = true WHERE batch_id = :b", b=batch_id)
+def mark_announced(conn: Connection, decision_id: int) -> None:
+    """The asset event of a decision's snapshot is out."""
+    run(
+        conn,
+        "UPDATE sscd_ops.decisions SET announced = true WHERE decision_id = :x",
+        x=decision_id,
+    )

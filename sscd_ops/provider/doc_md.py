@@ -167,6 +167,31 @@ the command that mends it. Then clear the run. By hand:
 `sscd-ops maintain --config {config} --dataset {name} --dry-run`."""
 
 
+def correction_doc_md(settings: Settings, options: DatasetOptions) -> str:
+    """The page of the DAG that carries out orders."""
+    return masked(_CORRECTION.format(name=options.name, config=settings.path))
+
+
+_CORRECTION = """\
+# {name}: corrections
+
+Carries out one order of a person, drafted by `sscd-ops withdraw --config {config} --dataset {name}
+...` or `sscd-ops order revert`. Look at it (`sscd-ops order show ID --config {config}`), then
+trigger with its number and the effect that you saw: `{{"order": ID, "effect": "..."}}`. You are who
+applies it.
+
+**apply** puts it in force in its turn, beside nights; **publish** writes what is kept instead;
+**commit** makes the snapshot that follows it, an event of the asset
+`sscd-ops://{name}/corrections`; **receipt** writes its receipt (`sscd-ops receipt list --config
+{config}`); **purge** forgets and deletes where the order asks for that.
+
+**It would change something else by now**: nothing was changed; look again, trigger with the new
+effect. **It is held** (more samples than `orders.max_changed`): another user than drafted or
+applied it triggers with the same order and effect, and thereby approves it; clearing the run
+approves nothing. Wrong: `sscd-ops order refuse ID --config {config} --why '...'`.
+**Rerun**: clear any task. What was applied stays as it is."""
+
+
 def faulty_doc_md(name: str, message: str) -> str:
     """The page of a dataset whose configuration is wrong."""
     said = masked(message)

@@ -1,4 +1,4 @@
-"""One DAG of nights per dataset of the config file, and one that looks after it."""
+"""Per dataset of the config file a DAG of nights, one of corrections, one that looks after it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from zoneinfo import ZoneInfo
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable, Param
 
-from sscd_ops.provider import maintenance
+from sscd_ops.provider import maintenance, orders
 from sscd_ops.provider import operators as ours
-from sscd_ops.provider.doc_md import doc_md, faulty_doc_md, maintenance_doc_md
+from sscd_ops.provider.doc_md import (
+    correction_doc_md,
+    doc_md,
+    faulty_doc_md,
+    maintenance_doc_md,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -47,7 +52,8 @@ _TIMEOUTS = {
     "commit": timedelta(hours=1),
 }
 """A hanging task ends and is tried again; waiting for data or a turn does not count."""
-_MAINTENANCE_TIMEOUT = timedelta(hours=12)
+_LONG_TIMEOUT = timedelta(hours=12)
+"""Of a task of maintenance, or of a correction: one copies all that holds what goes."""
 
 
 def curation_dags(
@@ -60,12 +66,14 @@ def curation_dags(
 
     Args:
         config: path of the TOML file, as the workers see it too.
-        task_args: step, or task of maintenance -> further operator arguments (``executor_config``,
-            ``on_failure_callback``, ``poll`` ...); they go before the config file's.
+        task_args: step, or task of another DAG -> further operator arguments (``executor_config``,
+            ``on_failure_callback``, ``poll`` ...); they go before the config file's. Those of
+            ``publish`` and ``commit`` hold for nights and corrections.
         operators: step -> a subclass of that step's operator.
 
     Returns:
-        DAG id (``curate_<dataset>``, and ``maintain_<dataset>`` where that has a schedule) -> DAG.
+        DAG id (``curate_<dataset>``, ``correct_<dataset>``, and ``maintain_<dataset>`` where that
+        has a schedule) -> DAG.
 
     Raises:
         ConfigError: the file is missing, no TOML, or wrong outside its datasets.
@@ -88,6 +96,7 @@ def dags_of(
         for name, options in settings.datasets.items()
     }
     for name, options in settings.datasets.items():
+        dags[f"correct_{name}"] = _correction_dag(settings, options, task_args or {})
         if options.airflow.maintain:
             dags[f"maintain_{name}"] = _maintenance_dag(settings, options, task_args or {})
     for name, message in settings.faulty.items():
@@ -140,17 +149,8 @@ def _maintenance_dag(
     )
 
     def task(kind: type[BaseOperator], name: str, **own: Any) -> Any:
-        args: dict[str, Any] = {
-            "task_id": name,
-            "config": settings.path,
-            "dataset": options.name,
-            "retries": _RETRIES,
-            "retry_delay": _RETRY_DELAY,
-            "retry_exponential_backoff": 2.0,
-            "max_retry_delay": _MAX_RETRY_DELAY,
-            "execution_timeout": _MAINTENANCE_TIMEOUT,
-        }
-        return kind(**{**args, **own, **task_args.get(name, {})})
+        args = {**_tried(settings, name, _LONG_TIMEOUT), "dataset": options.name, **own}
+        return kind(**{**args, **task_args.get(name, {})})
 
     with dag:
         verify = task(maintenance.SscdMaintenanceOperator, "verify", task="verify")
@@ -161,6 +161,38 @@ def _maintenance_dag(
             >> task(maintenance.SscdMaintenanceOperator, "vacuum", task="vacuum")
             # runs whatever became of the others, and hides no failure of theirs
             >> verify.as_teardown(on_failure_fail_dagrun=True)
+        )
+    return dag
+
+
+def _correction_dag(
+    settings: Settings, options: DatasetOptions, task_args: Mapping[str, Mapping[str, Any]]
+) -> DAG:
+    airflow = options.airflow
+    dag = DAG(
+        dag_id=f"correct_{options.name}",
+        description=f"Carries out an order of people in {options.name}, and publishes",
+        schedule=None,
+        catchup=False,
+        is_paused_upon_creation=False,  # nothing runs by itself, and a letter should not wait
+        dagrun_timeout=timedelta(seconds=airflow.run_timeout),
+        params=_order_params(),
+        doc_md=correction_doc_md(settings, options),
+        tags=["sscd-ops", "correction"],
+    )
+
+    def task(kind: type[BaseOperator], name: str, like: AirflowStepOptions, **own: Any) -> Any:
+        """A task that runs where a night's step does that works alike."""
+        args = {**_tried(settings, name, _LONG_TIMEOUT), **placement(like), **own}
+        return kind(**{**args, **task_args.get(name, {})})
+
+    with dag:
+        (
+            task(orders.SscdOrderApplyOperator, "apply", airflow.resolve, dataset=options.name)
+            >> task(orders.SscdOrderPublishOperator, "publish", airflow.publish)
+            >> task(orders.SscdOrderCommitOperator, "commit", airflow.commit, dataset=options.name)
+            >> task(orders.SscdOrderReceiptOperator, "receipt", airflow.commit)
+            >> task(orders.SscdOrderPurgeOperator, "purge", airflow.commit)
         )
     return dag
 
@@ -189,13 +221,7 @@ def _steps(
 def _common(settings: Settings, options: DatasetOptions, step: str) -> dict[str, Any]:
     """A step's operator arguments: the product's, then the config file's."""
     args: dict[str, Any] = {
-        "task_id": step,
-        "config": settings.path,
-        "retries": _RETRIES,
-        "retry_delay": _RETRY_DELAY,
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": _MAX_RETRY_DELAY,
-        "execution_timeout": _TIMEOUTS[step],
+        **_tried(settings, step, _TIMEOUTS[step]),
         "trigger_rule": _TRIGGER_RULES.get(step, "all_success"),
         **_own(options, step),
         **placement(getattr(options.airflow, step)),
@@ -203,6 +229,19 @@ def _common(settings: Settings, options: DatasetOptions, step: str) -> dict[str,
     if step in MAPPED:
         args["map_index_template"] = ours.LABEL
     return args
+
+
+def _tried(settings: Settings, name: str, timeout: timedelta) -> dict[str, Any]:
+    """Arguments that every task has: how often it is tried, and for how long."""
+    return {
+        "task_id": name,
+        "config": settings.path,
+        "retries": _RETRIES,
+        "retry_delay": _RETRY_DELAY,
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": _MAX_RETRY_DELAY,
+        "execution_timeout": timeout,
+    }
 
 
 def _own(options: DatasetOptions, step: str) -> dict[str, Any]:
@@ -276,6 +315,24 @@ def _params() -> dict[str, Param]:
             type="boolean",
             title="Dry run",
             description="Report what would happen; decide nothing, publish nothing",
+        ),
+    }
+
+
+def _order_params() -> dict[str, Param]:
+    return {
+        "order": Param(
+            type="integer",
+            minimum=1,
+            title="Order",
+            description="Its number, as `sscd-ops order list` shows it",
+        ),
+        "effect": Param(
+            type="string",
+            pattern="^[0-9a-f]{12,64}$",
+            title="Effect",
+            description="The digest of what you looked at, as `sscd-ops order show` says it, or"
+            " its first 12 digits",
         ),
     }
 

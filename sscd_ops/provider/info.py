@@ -23,7 +23,11 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": name,
-                "python-modules": ["sscd_ops.provider.operators", "sscd_ops.provider.maintenance"],
+                "python-modules": [
+                    "sscd_ops.provider.operators",
+                    "sscd_ops.provider.maintenance",
+                    "sscd_ops.provider.orders",
+                ],
             }
         ],
         "sensors": [{"integration-name": name, "python-modules": ["sscd_ops.provider.sensors"]}],

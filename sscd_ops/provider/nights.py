@@ -1,4 +1,4 @@
-"""Which night a DAG run is for."""
+"""Which night a DAG run is for, and who triggered it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ def runner_of(context: Mapping[str, Any]) -> Runner:
     """The DAG run as a batch's runner."""
     run = context["dag_run"]
     return Runner("airflow", run.dag_id, run.run_id)
+
+
+def user_of(context: Mapping[str, Any]) -> str:
+    """The Airflow user who triggered a run; a clear by somebody else changes nothing of that.
+
+    Raises:
+        UsageError: nobody did.
+    """
+    run = context["dag_run"]
+    user = getattr(run, "triggering_user_name", None)
+    if not user:
+        raise UsageError(
+            f"run {run.run_id} was triggered by no Airflow user, and an order needs a person:"
+            f" trigger {run.dag_id} in the UI or by the API"
+        )
+    return str(user)
 
 
 def night_of(context: Mapping[str, Any], date: str, options: DatasetOptions) -> Interval:

@@ -136,7 +136,7 @@ def _look(parts: Parts, dataset_id: int) -> Recoverable | None:
 def mark_announced(parts: Parts, batch_id: int) -> None:
     """Store that the asset event of the batch's snapshot is out."""
     with parts.catalog.begin() as conn:
-        published.mark_announced(conn, batch_id)
+        published.mark_announced(conn, decisions.of_batch(conn, batch_id).decision_id)
 
 
 class _Commit(NextSnapshot):

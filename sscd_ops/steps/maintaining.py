@@ -19,6 +19,7 @@ from sscd_ops.steps.looking import A_WEEK, look, tell
 from sscd_ops.steps.looking import said as recoverable
 from sscd_ops.steps.parts import Parts, configured
 from sscd_ops.steps.snapshot_tags import expire
+from sscd_ops.steps.snapshots import told_of
 from sscd_ops.steps.vacuum import vacuum
 from sscd_ops.steps.verify import unpublished, verify_catalog
 
@@ -100,16 +101,7 @@ def compacted_after(parts: Parts, name: str, snapshot: int) -> dict[str, Any] | 
         dataset_id = datasets.need(conn, name).dataset_id
         number = events.compacted_after(conn, dataset_id, snapshot)
         made = snapshots.read_snapshot(conn, dataset_id, number) if number else None
-    if made is None:
-        return None
-    return {
-        "snapshot": made.number,
-        "parent": made.parent,
-        "samples": made.samples,
-        "shards": made.shards,
-        "bytes": made.bytes,
-        "location": parts.store.url(made.file.name),
-    }
+    return None if made is None else told_of(parts, made)
 
 
 # ---------------------------------------------------------------- the tasks

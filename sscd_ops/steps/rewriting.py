@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from sscd_ops.catalog import output_shards, placements
@@ -116,21 +116,17 @@ def write_places(
     path = parts.store.local(shard.files["tar"])
     table = table.take(pa.array(left, pa.int64()))
     wanted = set(table.column("key").to_pylist())
-    moved: dict[int, int] = {}
-
+    runs: list[tuple[int, int]] = []
     put = partial(put_file, parts)
 
     def write_tar(stream: BinaryIO) -> None:
         sink = parts.tar_sink(stream)
-        moved.clear()
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.name.partition(".")[0] in wanted:
-                    data = tar.extractfile(member)
-                    moved[member.offset_data] = sink.add(member.name, data.read() if data else b"")
+        runs[:] = sink.copy(path, lambda name: name.partition(".")[0] in wanted)
         sink.close()
 
     tar = put("tar", other.name, write_tar)
-    offsets = [moved[offset] for offset in table.column("offset").to_pylist()]
+    there, here = np.array(runs, np.int64).T
+    offsets = table.column("offset").to_numpy()
+    offsets = offsets + (here - there)[np.searchsorted(there, offsets, "right") - 1]
     table = with_offsets(table, pa.array(offsets, pa.int64()))
     return {"tar": tar, **describe(put, other, tar, table)}

@@ -319,6 +319,18 @@ def _check_mounted(parts: Parts, conn: Connection, newest: Snapshot) -> None:
         )
 
 
+def told_of(parts: Parts, snapshot: Snapshot) -> dict[str, Any]:
+    """What an asset's event tells of a snapshot."""
+    return {
+        "snapshot": snapshot.number,
+        "parent": snapshot.parent,
+        "samples": snapshot.samples,
+        "shards": snapshot.shards,
+        "bytes": snapshot.bytes,
+        "location": parts.store.url(snapshot.file.name),
+    }
+
+
 def put_snapshot(store: Store, dataset: str, number: int, body: bytes) -> StoredFile:
     """Write a snapshot's file below a root."""
     name = snapshot_name(dataset, number, hashlib.sha256(body).hexdigest())

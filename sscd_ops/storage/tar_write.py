@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from sscd_ops.errors import InvariantError
-from sscd_ops.storage.tar_header import size_of
+from sscd_ops.storage.tar_header import name_of, size_of
 
 _BLOCK = 512
 _RECORD = 10_240
@@ -85,6 +87,30 @@ class TarWriter:
         self._offset = self._flushed = begin + header_at + end
         return begin
 
+    def copy(self, tar: Path, is_wanted: Callable[[str], bool]) -> list[tuple[int, int]]:
+        """Append some members of a tar that was written here, as they stand there.
+
+        Args:
+            tar: its file. Of what is not wanted, headers alone are read.
+            is_wanted: is asked of the name of each member.
+
+        Returns:
+            Of each run of members that follow each other there, in order: byte offset there, here.
+
+        Raises:
+            InvariantError: it has neither a member nor its end where one must be.
+        """
+        self._flush()
+        runs: list[tuple[int, int]] = []
+        with tar.open("rb", buffering=0) as stream:
+            for start, end in _wanted(stream.fileno(), is_wanted):
+                runs.append((start, self._offset))
+                for at in range(start, end, _FLUSH):
+                    self._stream.write(os.pread(stream.fileno(), min(_FLUSH, end - at), at))
+                self._offset += end - start
+        self._flushed = self._offset
+        return runs
+
     def close(self) -> None:
         """Write the end of the archive: two empty blocks, padded to a record."""
         self._offset += 2 * _BLOCK
@@ -103,13 +129,35 @@ def _end_of_members(rest: bytes) -> int:
     """Where the last member of a tar ends, in what is left of it from some header on."""
     at = 0
     while (block := rest[at : at + _BLOCK]) != _PADDING:
-        size = size_of(block) if len(block) == _BLOCK else -1
-        if size < 0:
-            raise InvariantError(
-                "a published tar has neither a member nor its end where one must be"
-            )
-        at += _BLOCK + size + -size % _BLOCK
+        at += _length(block)
     return at
+
+
+def _wanted(descriptor: int, is_wanted: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
+    """Runs of a tar's members whose names are wanted: begin and end in it."""
+    at, start = 0, -1
+    while (block := os.pread(descriptor, _BLOCK, at)) != _PADDING:
+        length = _length(block)
+        if is_wanted(name_of(block)):
+            start = at if start < 0 else start
+        elif start >= 0:
+            yield start, at
+            start = -1
+        at += length
+    if start >= 0:
+        yield start, at
+
+
+def _length(block: bytes) -> int:
+    """How many bytes a member takes, from its header on.
+
+    Raises:
+        InvariantError: that is no header.
+    """
+    size = size_of(block) if len(block) == _BLOCK else -1
+    if size < 0:
+        raise InvariantError("a published tar has neither a member nor its end where one must be")
+    return _BLOCK + size + -size % _BLOCK
 
 
 def header(name: str, size: int) -> bytes:

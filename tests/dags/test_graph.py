@@ -63,7 +63,7 @@ def bag(config):
 
 def test_the_dag_file_has_no_import_errors(bag):
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["curate_broken", "curate_web", "maintain_web"]
+    assert sorted(bag.dags) == ["correct_web", "curate_broken", "curate_web", "maintain_web"]
 
 
 def test_the_file_beside_the_dag_file_goes_first(config, tmp_path):
@@ -74,7 +74,8 @@ def test_the_file_beside_the_dag_file_goes_first(config, tmp_path):
     shutil.copy(ROOT / "dags" / "curation.py", folder)
     (folder / "curation.toml").write_text(dedent(CONFIG).replace("datasets.web", "datasets.mine"))
 
-    assert sorted(DagBag(str(folder)).dags) == ["curate_broken", "curate_mine", "maintain_mine"]
+    of_mine = ["correct_mine", "curate_broken", "curate_mine", "maintain_mine"]
+    assert sorted(DagBag(str(folder)).dags) == of_mine
 
 
 def test_without_a_config_the_import_error_says_where_to_put_it(monkeypatch):
@@ -135,7 +136,72 @@ def test_an_empty_schedule_of_maintenance_makes_no_such_dag():
     web = DatasetOptions("web", airflow=AirflowOptions(maintain=""))
     settings = Settings("x.toml", StorageOptions(root="/r"), datasets={"web": web})
 
-    assert list(dags_of(settings)) == ["curate_web"]
+    assert list(dags_of(settings)) == ["curate_web", "correct_web"]
+
+
+def test_a_correction_is_this_graph(bag):
+    dag = bag.dags["correct_web"]
+
+    graph = {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks}
+    assert graph == {
+        "apply": ["publish"],
+        "publish": ["commit"],
+        "commit": ["receipt"],
+        "receipt": ["purge"],
+        "purge": [],
+    }
+    assert type(dag.timetable).__name__ == "NullTimetable"
+    assert dag.is_paused_upon_creation is False
+    assert dag.start_date is None, "a run with a logical date before it would get no task"
+    assert dag.dagrun_timeout == timedelta(hours=20)
+    assert dag.get_task("apply").retries == 3
+    assert [each.name for each in dag.get_task("commit").outlets] == ["sscd-ops-web/corrections"]
+    assert '{"order": ID, "effect": "..."}' in dag.doc_md
+
+
+def test_a_correction_s_tasks_run_where_a_night_s_do_that_work_alike(config):
+    from sscd_ops.provider import curation_dags
+
+    config.write_text(config.read_text().replace("airflow.embed", "airflow.resolve"))
+    args = {"commit": {"executor_config": {"pod_override": 1}}}
+    dag = curation_dags(config, args)["correct_web"]
+
+    apply, publish, commit = (dag.get_task(name) for name in ("apply", "publish", "commit"))
+    assert (apply.pool, apply.queue, apply.retries) == ("embed", "gpu", 7)
+    assert apply.execution_timeout == timedelta(hours=5)
+    assert (publish.pool, publish.execution_timeout) == ("default_pool", timedelta(hours=12))
+    assert commit.executor_config == {"pod_override": 1}
+
+
+@pytest.mark.parametrize(
+    ("order", "effect", "is_taken"),
+    [
+        (31, "0123456789ab", True),
+        (31, "0123456789ab" * 5 + "cdef", True),
+        (0, "0123456789ab", False),
+        ("31", "0123456789ab", False),
+        (31, "0123456789", False),
+        (31, "", False),
+        (31, "0123456789ab; drop", False),
+        (None, None, False),
+    ],
+)
+def test_a_correction_takes_an_order_s_number_and_an_effect_s_digest(bag, order, effect, is_taken):
+    from airflow.sdk.exceptions import ParamValidationError
+
+    params = bag.dags["correct_web"].params
+
+    def give():
+        if order is not None:
+            params["order"], params["effect"] = order, effect
+        params.validate()
+
+    assert set(params) == {"order", "effect"}
+    if is_taken:
+        give()
+    else:
+        with pytest.raises(ParamValidationError):
+            give()
 
 
 def test_the_chain_is_the_list_of_steps(bag):

@@ -21,8 +21,11 @@ from sqlalchemy.pool import NullPool
 from sscd_ops.config import load_settings
 from sscd_ops.core.schedule import interval_of
 from sscd_ops.errors import CatalogUnavailable
-from sscd_ops.model import Interval, Runner
+from sscd_ops.model import Interval, Person, Runner
 from sscd_ops.steps import commit, night, plan
+from sscd_ops.steps.orders import applying, correcting, finishing
+from sscd_ops.steps.orders.asked import withdrawal
+from sscd_ops.steps.parts import configured
 from sscd_ops.testing import make_tar, picture
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
@@ -74,7 +77,7 @@ class Site:
                 base=base,
                 name="rescheduled",
                 source=ready.format(base, "rescheduled"),
-                airflow="deferrable = false",
+                airflow="deferrable = false\n[datasets.rescheduled.orders]\nmax_changed = 1",
             )
         )
         self.url = url
@@ -768,3 +771,237 @@ def test_a_failed_compaction_removes_nothing_and_verify_says_why(site):
         "verify": "failed",
     }
     assert run(29, {}, "maintain_demo")["run"] == "success", "cleared, when it was mended"
+
+
+# ---------------------------------------------------------------- corrections
+
+
+CORRECTION = ("apply", "publish", "commit", "receipt", "purge")
+
+
+def drafted(
+    site: Site, seed: int, dataset: str = "demo", flags: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """An order, drafted by a command, that withdraws what a tar's copy was removed for.
+
+    Answers with the conf that carries it out.
+    """
+    (row,) = site.ask(
+        "SELECT witness_sample_id AS sample_id FROM curation.samples"
+        f" WHERE dataset = '{dataset}' AND key LIKE '{seed}-%' AND verdict = 'removed'"
+    )
+    with site.parts() as parts:
+        asked = withdrawal(
+            configured(parts, dataset),
+            scope="only-these",
+            who=Person("ann", database_user="ann", os_user="ann"),
+            why="opt-out 412",
+            ids=[str(row["sample_id"])],
+            flags=flags,
+        )
+        draft = applying.draft(parts, asked).draft
+    return {"order": draft.order_id, "effect": draft.effect[:12]}
+
+
+def corrected(
+    site: Site,
+    number: int,
+    conf: dict[str, Any],
+    dataset: str = "demo",
+    args: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Run ``correct_<dataset>``; task id -> state, and what its failed tries said."""
+    from sscd_ops.provider import curation_dags
+
+    said: list[str] = []
+    common = {
+        "retry_delay": timedelta(seconds=0.1),
+        "retry_exponential_backoff": 0.0,
+        "on_failure_callback": lambda context: said.append(str(context["exception"])),
+        **(args or {}),
+    }
+    dags = curation_dags(site.config, dict.fromkeys(CORRECTION, common))
+    dag_id = f"correct_{dataset}"
+    return run(number, conf, dag_id, dag=dags[dag_id]), said
+
+
+def triggered_by(user: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the runs to come this user; those of ``dag.test()`` are ``dag_test``'s."""
+    import airflow.models.dagrun as module
+
+    make = getattr(module.get_or_create_dagrun, "real", module.get_or_create_dagrun)
+
+    def by_user(**given: Any) -> Any:
+        return make(**{**given, "triggering_user_name": user})
+
+    by_user.real = make
+    monkeypatch.setattr(module, "get_or_create_dagrun", by_user)
+
+
+def test_an_order_is_carried_out_and_told_of_and_clearing_its_run_changes_nothing(site):
+    small_nights(site, 27)
+    conf = drafted(site, 2700)
+    seen = len(corrections())
+
+    ended, said = corrected(site, 1, conf)
+
+    assert (said, ended) == ([], dict.fromkeys(("run", *CORRECTION), "success"))
+    order = conf["order"]
+    (row,) = site.ask(f"SELECT * FROM sscd_ops.orders WHERE order_id = {order}")
+    assert row["applied_by"]["airflow_user"] == "dag_test"
+    assert report(1, "apply", "correct_demo") == {
+        "order": order,
+        "turn": row["turn"],
+        "answered": False,
+    }
+    assert report(1, "publish", "correct_demo") == {"order": order, "shards": 1, "unwritten": 0}
+    verdicts = site.ask("SELECT verdict FROM curation.samples WHERE key LIKE '2700-%'")
+    assert sorted(row["verdict"] for row in verdicts) == [*["kept"] * 3, "withdrawn"]
+    (made,) = site.ask(
+        "SELECT * FROM curation.snapshots WHERE dataset = 'demo' ORDER BY snapshot DESC LIMIT 1"
+    )
+    assert corrections()[seen:] == [
+        {
+            "kind": "order",
+            "order": order,
+            **{name: made[name] for name in ("snapshot", "parent", "samples", "shards", "bytes")},
+            "location": f"{site.base}/root/{made['file']}",
+        }
+    ]
+    before = site.state()
+
+    again, said = corrected(site, 1, conf)
+
+    assert (again, said) == (ended, [])
+    assert differing(site.state(), before) == []
+    assert len(corrections()) == seen + 1
+
+
+def test_tries_that_die_behind_what_they_did_are_tried_again_and_do_it_once(site, monkeypatch):
+    small_nights(site, 28)
+    conf = drafted(site, 2800, flags=("forget", "purge"))
+    seen = len(corrections())
+    died = []
+
+    def dies_once(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def tried(*given: Any, **named: Any) -> Any:
+            done = real(*given, **named)
+            if name not in died:
+                died.append(name)
+                raise CatalogUnavailable(f"the worker was lost behind {name}")
+            return done
+
+        monkeypatch.setattr(module, name, tried)
+
+    for module, name in (
+        (correcting, "apply"),
+        (correcting, "write"),
+        (applying, "publish"),
+        (correcting, "mark_announced"),
+        (correcting, "receipt"),
+        (finishing, "finish"),
+    ):
+        dies_once(module, name)
+
+    ended, said = corrected(site, 2, conf)
+
+    assert ended["run"] == "success", said
+    assert died == ["apply", "write", "publish", "mark_announced", "receipt", "finish"]
+    turns = site.ask(f"SELECT 1 FROM sscd_ops.orders WHERE order_id = {conf['order']} AND turn > 0")
+    tried = site.ask(
+        f"SELECT kind FROM sscd_ops.decisions WHERE client_key = 'order {conf['order']}'"
+        " AND turn IS NOT NULL"
+    )
+    assert (len(turns), len(tried)) == (1, 1)
+    receipts = site.ask(
+        f"SELECT kind FROM sscd_ops.receipts WHERE order_id = {conf['order']} ORDER BY number"
+    )
+    assert [row["kind"] for row in receipts] == ["withdrawal", "purge"]
+    left = site.ask("SELECT * FROM curation.snapshots WHERE dataset = 'demo'")
+    told = corrections()[seen:]
+    assert [row["snapshot"] for row in left if row["expired_at"]] == [told[0]["parent"]]
+    assert [(each["order"], each["kind"]) for each in told] == [(conf["order"], "order")]
+
+
+def test_an_order_that_a_night_publishes_in_between_is_told_of_too(site, monkeypatch):
+    small_nights(site, 29)
+    conf = drafted(site, 2900)
+    seen = len(corrections())
+    write = correcting.write
+
+    def night_goes_first(parts: Any, order_id: int) -> Any:
+        done = write(parts, order_id)
+        small_nights(site, 30)
+        return done
+
+    monkeypatch.setattr(correcting, "write", night_goes_first)
+
+    ended, said = corrected(site, 3, conf)
+
+    assert (ended["run"], said) == ("success", [])
+    (made,) = site.ask("SELECT max(snapshot) AS n FROM curation.snapshots WHERE dataset = 'demo'")
+    assert [each["snapshot"] for each in corrections()[seen:]] == [made["n"]]
+    (row,) = site.ask(
+        f"SELECT d.kind FROM sscd_ops.snapshots s JOIN sscd_ops.decisions d"
+        f" USING (decision_id) WHERE s.snapshot = {made['n']}"
+        " AND s.dataset_id = (SELECT dataset_id FROM sscd_ops.datasets WHERE name = 'demo')"
+    )
+    assert row["kind"] == "night"
+
+
+def test_an_order_that_is_held_is_approved_by_the_run_of_another_user(site, monkeypatch):
+    site.put("2026-11-20", "00000.tar", 2000, "rescheduled")
+    (site.base / "rescheduled" / "2026-11-20" / "_SUCCESS").touch()
+    with site.parts() as parts:
+        night.run(parts, "rescheduled", interval("2026-11-20"))
+    conf = drafted(site, 2000, "rescheduled")
+    number = conf["order"]
+
+    triggered_by("bob", monkeypatch)
+    held, why = corrected(site, 1, conf, "rescheduled")
+    again, refused = corrected(site, 1, conf, "rescheduled")
+    other_effect, unseen = corrected(site, 2, {**conf, "effect": "0" * 12}, "rescheduled")
+    triggered_by("ann", monkeypatch)
+    by_ann, drafter = corrected(site, 3, conf, "rescheduled")
+    triggered_by("eve", monkeypatch)
+    approved, said = corrected(site, 4, conf, "rescheduled")
+
+    assert {each["run"] for each in (held, again, other_effect, by_ann)} == {"failed"}
+    assert held["publish"] == held["commit"] == "upstream_failed"
+    (why,), (refused,), (unseen,), (drafter,) = why, refused, unseen, drafter
+    assert "more than 1 (orders.max_changed)" in why
+    assert "another user than bob triggers correct_rescheduled with the same order and ef" in why
+    assert f"order {number} was applied by bob too: another person" in refused
+    assert "as another Airflow user, who triggers correct_rescheduled" in refused
+    assert f"order {number} was drafted anew since" in unseen
+    assert f"order {number} was drafted by ann too" in drafter
+    assert (approved["run"], said) == ("success", [])
+    (row,) = site.ask(f"SELECT * FROM sscd_ops.orders WHERE order_id = {number}")
+    assert row["applied_by"]["airflow_user"] == "bob"
+    assert row["approved_by"]["airflow_user"] == "eve"
+
+
+def test_what_no_order_can_mean_fails_with_a_sentence_and_is_not_tried_again(site, monkeypatch):
+    small_nights(site, 30)
+    conf = drafted(site, 3000)
+    number = conf["order"]
+
+    for given, dataset, expected in (
+        (conf, "deferred", f"order {number} is one of dataset 'demo': trigger correct_demo"),
+        ({**conf, "order": 999}, "demo", "there is no order 999"),
+        ({**conf, "effect": "0" * 12}, "demo", f"order show {number}"),
+    ):
+        ended, (said,) = corrected(site, 5, given, dataset)
+        assert ended["apply"] == "failed"
+        assert expected in said
+    triggered_by(None, monkeypatch)
+    ended, (said,) = corrected(site, 6, conf)
+    assert ended["apply"] == "failed"
+    assert "was triggered by no Airflow user" in said
+    with site.parts() as parts:
+        applying.refuse(parts, number, by=Person("ann"), why="not hers")
+    triggered_by("bob", monkeypatch)
+    ended, (said,) = corrected(site, 7, conf)
+    assert f"order {number} was refused" in said

@@ -29,16 +29,28 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from PIL import Image
 
-from sscd_ops.catalog import datasets, lookups
+from sscd_ops.catalog import datasets, lookups, orders
 from sscd_ops.catalog.placements import samples_of_output
 from sscd_ops.catalog.sql import need_file
-from sscd_ops.errors import BatchHeld, BatchNotRunnable, FileMismatch, SourceChanged, UsageError
-from sscd_ops.model import StoredFile
-from sscd_ops.options import GuardOptions, RetentionOptions
+from sscd_ops.errors import (
+    BatchHeld,
+    BatchNotRunnable,
+    EffectChanged,
+    FileMismatch,
+    OrderHeld,
+    OrderNotApplicable,
+    SourceChanged,
+    UsageError,
+)
+from sscd_ops.model import Person, StoredFile
+from sscd_ops.options import GuardOptions, OrderOptions, RetentionOptions
 from sscd_ops.steps import compacting_shards, maintaining, manage, repair
 from sscd_ops.steps.compacting import compact
 from sscd_ops.steps.maintaining import TASKS, Maintained
 from sscd_ops.steps.next_snapshot import publish_others
+from sscd_ops.steps.orders import applying
+from sscd_ops.steps.orders.asked import withdrawal
+from sscd_ops.steps.parts import configured
 from sscd_ops.steps.rebuilding import rebuild_index, rebuild_snapshots
 from sscd_ops.steps.reproduce import reproduce
 from sscd_ops.steps.snapshot_diff import diff, diff_samples
@@ -50,8 +62,7 @@ from sscd_ops.steps.verify import verify_catalog
 from sscd_ops.testing import encode, make_tar, picture, plant
 from sscd_ops.wiring import Wiring
 from tests.databases import fresh_database
-from tests.integration.orders import Order, apply
-from tests.integration.slow_model import SOURCE, Batch, Id, Model, Picture, Read
+from tests.integration.slow_model import SOURCE, Batch, Id, Model, Order, Picture, Read
 from tests.integration.test_crashes import DEATHS, Killed, die_at
 from tests.integration.test_damage import DAMAGES, verify
 from tests.integration.world import (
@@ -83,6 +94,21 @@ REPAIR_DIES = tuple(
     for point in ("repair.turns.take", "turns.decisions.put_in_force", "repair.commit.run")
     for when in ("before", "after")
 )
+ORDER_DIES = tuple(
+    f"orders.{point} {when}"
+    for point in (
+        "applying.turns.take",
+        "applying.publish_others",
+        "applying.repair_latest",
+        "turn.orders.mark_applied",
+    )
+    for when in ("before", "after")
+)
+DRAFT_DIES = tuple(f"orders.applying.orders.add_draft {when}" for when in ("before", "after"))
+ANN, BOB = Person("ann", "ann"), Person("bob", "bob")
+NO_LIMIT = OrderOptions(max_changed=10**6)
+SEEN = {"recoverable", "source_seen_at"}
+"""What whoever looks at sources writes down of them, dry runs too."""
 COUNTS = ("read", "removed_exact", "removed_near", "kept", "quarantined", "withdrawn")
 
 
@@ -131,9 +157,26 @@ some = st.integers(0, 1000)
 """Which of those there are."""
 
 
+def url_of(seed: int, kind: str) -> str:
+    """Where a picture is found, as URLs are compared."""
+    return f"https://{'www.' * (seed % 2)}h{seed % 3}.example.org/{kind}"
+
+
+def spelled(url: str, number: int) -> str:
+    """The same URL as somebody or other writes it."""
+    host, _, path = url.removeprefix("https://").partition("/")
+    return (
+        f"https://{host}/{path}",
+        f"http://{host.upper()}:80/{path}#{number}",
+        f"https://{host}.:443/%{ord(path[0]):x}{path[1:]}",
+    )[number % 3]
+
+
 def members_of(read: Read) -> dict[str, bytes]:
     """A sample's members in its source file."""
-    return {"jpg": read.picture.data} | ({"txt": read.caption.encode()} if read.caption else {})
+    url = None if read.url is None else spelled(read.url, read.position)
+    texts = {"txt": read.caption.encode()} if read.caption else {}
+    return {"jpg": read.picture.data, **texts, "json": json.dumps({"url": url}).encode()}
 
 
 @contextmanager
@@ -160,7 +203,8 @@ class Life(RuleBasedStateMachine):
         base = Path(self.at_end.enter_context(tempfile.TemporaryDirectory()))
         databases = contextmanager(fresh_database)(self.home, self.template)
         self.world = World(base, self.at_end.enter_context(databases))
-        self.world.change(publish={"max_samples": 3})
+        self.world.change(publish={"max_samples": 3}, orders=NO_LIMIT)
+        self.world.change_source(url="json:url")
         if not self.pictures:
             with self.world.parts() as parts:
                 self.pictures |= look_at(parts)
@@ -176,6 +220,8 @@ class Life(RuleBasedStateMachine):
         self.is_behind = False
         """A night died before it moved the pointer to the newest snapshot."""
         self.expired: set[int] = set()
+        self.drafts: list[tuple[Order, dict[Id, tuple[str, str]]]] = []
+        """Drafted and neither applied nor refused, with what they would change."""
         self.tags: dict[str, int] = {}
 
     @initialize()
@@ -191,7 +237,12 @@ class Life(RuleBasedStateMachine):
         number = next(self.numbers)
         uri = uri or f"{day}/{number:02d}.tar"
         samples = [
-            (f"n{number}-{place}-{seed}-{kind}", self.pictures[seed, kind], self._caption(place))
+            (
+                f"n{number}-{place}-{seed}-{kind}",
+                self.pictures[seed, kind],
+                self._caption(place),
+                url_of(seed, kind) if place != 3 else None,
+            )
             for place, (seed, kind) in enumerate(content)
         ]
         self.model.put(uri, samples)
@@ -285,7 +336,16 @@ class Life(RuleBasedStateMachine):
     def at_rest(self) -> list[str]:
         """Files that no batch has to read any more."""
         busy = {batch.day for batch in self.model.batches if batch.state != "published"}
-        return sorted(uri for uri in self.model.contents if uri.partition("/")[0] not in busy)
+        needed = self.to_be_published()
+        return sorted(
+            uri
+            for uri in self.model.contents
+            if uri.partition("/")[0] not in busy and uri not in needed
+        )
+
+    def to_be_published(self) -> set[str]:
+        """Files of what orders keep that no snapshot has yet."""
+        return {self.model.reads[each].uri for each in self.model.waiting}
 
     @precondition(lambda self: self.at_rest())
     @rule(pick=some, content=contents)
@@ -334,7 +394,8 @@ class Life(RuleBasedStateMachine):
         decided = [uri for b in self.model.batches if b.is_decided for uri, _ in b.files]
         there = sorted({uri for uri in decided if not self.is_being_read(uri)})
         uri, _ = batch.files[picks[0] % len(batch.files)]
-        for lost in {uri, *(there[pick % len(there)] for pick in picks[1:] if there)}:
+        chosen = {uri, *(there[pick % len(there)] for pick in picks[1:] if there)}
+        for lost in chosen - self.to_be_published():
             self.model.away.add(lost)
             (self.world.incoming / lost).unlink(missing_ok=True)
         self.run(batch.day, supplement=batch.supplement > 0)
@@ -352,19 +413,19 @@ class Life(RuleBasedStateMachine):
         lost = [each for each in self.unwritten(batch) if not self.can_be_had(each)]
         given = {"actor": "ann", "why": "by chance"}
         point, _, when = dies.partition(" ")
-        before = self.world.views(set())
+        before = self.world.views(SEEN)
         with self.world.parts() as parts:
             foreseen = repair.run(parts, number, dry_run=True, **given)
-            assert before == self.world.views(set())
+            assert before == self.world.views(SEEN)
             with dying(when, point):
                 done = repair.run(parts, number, **given)
                 assert foreseen.outcomes == done.outcomes
             with suppress(BatchNotRunnable):  # nothing is left to repair
                 repair.run(parts, number, **given)
-            after = self.world.views(set())
+            after = self.world.views(SEEN)
             with suppress(BatchNotRunnable):
                 assert repair.run(parts, number, **given).outcomes == []
-            assert after == self.world.views(set())
+            assert after == self.world.views(SEEN)
         if lost:
             self.model.repair((read.id for read in lost), self.can_be_had)
         self.is_behind = False
@@ -417,13 +478,13 @@ class Life(RuleBasedStateMachine):
         """What is finished is run again, or a dry run of anything: nothing changes."""
         finished = [b for b in self.model.batches if b.state == "published"]
         batch = finished[pick % len(finished)]
-        before = self.world.views(set()), self.world.published()
+        before = self.world.views(SEEN), self.world.published()
         if dry:
             self.world.change(guard=GuardOptions(first_nights_max=1.0, empty="allow"))
             self.world.night(batch.day, dry_run=True)
         elif not batch.supplement:
             assert self.world.night(batch.day).answered
-        assert before == (self.world.views(set()), self.world.published())
+        assert before == (self.world.views(SEEN), self.world.published())
 
     # ------------------------------------------------------------ what people do about a batch
 
@@ -465,32 +526,192 @@ class Life(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ other turns, other generations
 
-    @precondition(lambda self: self.model.lonely())
     @rule(
+        kind=st.sampled_from(("id", "id", "sha256", "url", "url", "domain")),
         picks=st.lists(some, min_size=1, max_size=2),
-        verdict=st.sampled_from(("free", "withdrawn")),
-        dies=st.sampled_from(("", "work_out", "rows", "written", "admit", "put")),
+        dies=st.sampled_from(("", "", *DRAFT_DIES, *ORDER_DIES)),
+        later=st.booleans(),
     )
-    def withdraw(self, picks: Sequence[int], verdict: str, dies: str) -> None:
-        """Samples are withdrawn, of their image or alone; the command is killed and repeated."""
-        lonely = self.model.lonely()
-        self.order({lonely[pick % len(lonely)]: verdict for pick in picks}, dies)
+    def withdraw(self, kind: str, picks: Sequence[int], dies: str, later: bool) -> None:
+        """Samples go, by whatever names them; the command is killed and repeated."""
+        order = self.draft(kind, picks, dies if dies in DRAFT_DIES else "")
+        self.carry_out(order, dies if dies in ORDER_DIES else "", later=later)
 
-    def order(self, changes: dict[Id, str], dies: str) -> None:
-        by_key = {self.model.reads[each].key: verdict for each, verdict in changes.items()}
-        key = f"order {self.model.turn}"
+    @precondition(lambda self: self.in_force())
+    @rule(pick=some, dies=st.sampled_from(("", "", *ORDER_DIES)), later=st.booleans())
+    def revert(self, pick: int, dies: str, later: bool) -> None:
+        """An order ends: what it covered comes back, or is decided like a newcomer."""
+        self.carry_out(self.draft_revert(pick), dies, later=later)
 
-        def reached(phase: str, order: Order) -> None:
-            if phase == dies:
-                raise Killed(phase)
+    @rule(kind=st.sampled_from(("id", "url")), picks=st.lists(some, min_size=1, max_size=2))
+    def drafted(self, kind: str, picks: Sequence[int]) -> None:
+        """It is looked at for a while: other verbs come before it is applied."""
+        self.keep_draft(self.draft(kind, picks, ""))
 
+    @precondition(lambda self: self.in_force())
+    @rule(pick=some)
+    def revert_drafted(self, pick: int) -> None:
+        self.keep_draft(self.draft_revert(pick))
+
+    def keep_draft(self, order: Order) -> None:
+        self.forget_draft(order)
+        if not order.turn:
+            self.drafts.append((order, self.foreseen(order)))
+
+    def forget_draft(self, order: Order) -> None:
+        self.drafts = [(each, shown) for each, shown in self.drafts if each is not order]
+
+    @precondition(lambda self: self.drafts)
+    @rule(pick=some, refused=st.booleans())
+    def apply_a_draft(self, pick: int, refused: bool) -> None:
+        """What was shown holds: one that would change something else by now changes nothing."""
+        order, shown = self.drafts.pop(pick % len(self.drafts))
+        if refused:
+            with self.world.parts() as parts:
+                for _ in range(2):
+                    applying.refuse(parts, order.number, by=BOB, why="by chance")
+                with pytest.raises(OrderNotApplicable):
+                    applying.apply(parts, order.number, by=ANN)
+            return
+        if self.foreseen(order) != shown:
+            before = self.world.views(SEEN)
+            with self.world.parts() as parts, pytest.raises(EffectChanged):
+                applying.apply(parts, order.number, by=ANN)
+            assert self.world.views(SEEN) == before
+            self.assert_foreseen(order)
+        self.carry_out(order, "", later=False)
+
+    @rule(
+        kind=st.sampled_from(("id", "url", "source")),
+        picks=st.lists(some, min_size=1, max_size=3),
+        approved=st.booleans(),
+    )
+    def held(self, kind: str, picks: Sequence[int], approved: bool) -> None:
+        """One that changes more than one person may decide waits for another one."""
+        order = self.draft(kind, picks, "")
+        if order.turn or not self.foreseen(order):
+            return self.keep_draft(order)
+        self.world.change(orders=OrderOptions(max_changed=0))
+        before = self.world.views(SEEN)
         with self.world.parts() as parts:
-            if dies:
-                with pytest.raises(Killed):
-                    apply(Order(parts, key, by_key, reached=reached))
-            turns = {apply(Order(parts, key, by_key)).turn for _ in range(2)}
-        self.model.change(changes)
-        assert turns == {self.model.turn}
+            for _ in range(2):
+                with pytest.raises(OrderHeld):
+                    applying.apply(parts, order.number, by=ANN)
+            with pytest.raises(UsageError):
+                applying.approve(parts, order.number, by=ANN)
+            assert self.world.views(SEEN) == before
+            if approved:
+                applying.approve(parts, order.number, by=BOB)
+            else:
+                applying.refuse(parts, order.number, by=BOB, why="by chance")
+        self.world.change(orders=NO_LIMIT)
+        self.forget_draft(order)
+        if approved:
+            self.applied(order, published=True)
+        if approved and kind == "source":  # else every further night is stopped
+            self.what_holds()
+            self.night(DAYS[picks[0] % len(DAYS)], [(0, "same"), (5, "same")], strict=False)
+            self.what_holds()
+            self.carry_out(self.draft_revert(self.in_force().index(order)), "", later=True)
+        return None
+
+    def draft(self, kind: str, picks: Sequence[int], dies: str) -> Order:
+        """Draft a withdrawal, or find the one that names the same."""
+        subjects = frozenset(self.subject(kind, pick) for pick in picks)
+        values = [value for _, value in sorted(subjects)]
+        names: dict[str, Any] = {
+            "id": lambda: {"ids": [str(UUID(bytes=value)) for value in values]},
+            "sha256": lambda: {"sha256": [value.hex().upper() for value in values]},
+            "url": lambda: {"url_list": [spelled(url, n) for n, url in enumerate(values)]},
+            "domain": lambda: {"domains": values},
+            "source": lambda: {"sources": values},
+        }[kind]()
+        point, _, when = dies.partition(" ")
+        with self.world.parts() as parts:
+            options = configured(parts, DATASET)
+            asked = withdrawal(options, scope="only-these", who=ANN, why="by chance", **names)
+            with dying(when, point):
+                applying.draft(parts, asked)
+            done = applying.draft(parts, asked)
+            assert not applying.draft(parts, asked).is_new
+        known = [*self.model.orders, *(order for order, _ in self.drafts)]
+        same = [o for o in known if o.subjects == subjects and not o.of and not o.turn_to]
+        order = same[0] if same else Order(done.order.order_id, subjects)
+        assert done.order.order_id == order.number
+        self.assert_foreseen(order)
+        return order
+
+    def subject(self, kind: str, pick: int) -> tuple[str, Any]:
+        pictures = sorted(self.pictures)
+        seed, form = pictures[pick % len(pictures)]
+        known = sorted(self.model.reads)
+        return kind, {
+            "id": known[pick % len(known)],
+            "sha256": self.pictures[seed, form].digest,
+            "url": url_of(seed, form),
+            "domain": f"h{pick % 3}.example.org",
+            "source": SOURCE,
+        }[kind]
+
+    def in_force(self) -> list[Order]:
+        """Withdrawals that can be reverted."""
+        return [order for order in self.model.orders if order.is_in_force and not order.of]
+
+    def draft_revert(self, pick: int) -> Order:
+        """Draft the end of an order, or find that draft again."""
+        there = self.in_force()
+        target = there[pick % len(there)]
+        with self.world.parts() as parts:
+            for _ in range(2):
+                done = applying.revert(parts, target.number, who=ANN, why="by chance")
+        same = [order for order, _ in self.drafts if order.of is target]
+        order = same[0] if same else Order(done.order.order_id, of=target)
+        assert done.order.order_id == order.number
+        self.assert_foreseen(order)
+        return order
+
+    def foreseen(self, order: Order) -> dict[Id, tuple[str, str]]:
+        return self.model.effect(order, self.can_be_had)
+
+    def assert_foreseen(self, order: Order) -> None:
+        """Its newest draft says what the model would have it change."""
+        if order.turn:
+            return
+        with self.world.parts() as parts, parts.catalog.begin() as conn:
+            newest = orders.need_draft(conn, order.number)
+            found = orders.effects_of(conn, order.number, newest.draft)
+        assert self.by_key(found) == self.by_key(self.foreseen(order))
+        assert newest.counts["changed"] == len(found)
+
+    def by_key(self, effect: dict[Id, tuple[str, str]]) -> dict[str, str]:
+        return {self.model.reads[i].key: " -> ".join(said) for i, said in sorted(effect.items())}
+
+    def carry_out(self, order: Order, dies: str, *, later: bool) -> None:
+        """Apply it, be killed, apply it again, and again."""
+        point, _, when = dies.partition(" ")
+        with self.world.parts() as parts:
+            with dying(when, point):
+                applying.apply(parts, order.number, by=ANN, later=later)
+            done = applying.apply(parts, order.number, by=ANN, later=later)
+            after = self.world.views(SEEN)
+            again = applying.apply(parts, order.number, by=ANN, later=later)
+        assert again.answered
+        assert (again.order, after) == (done.order, self.world.views(SEEN))
+        self.forget_draft(order)
+        self.applied(order, published=not later)
+        assert done.order.turn == order.turn
+
+    def applied(self, order: Order, *, published: bool) -> None:
+        """Have the model follow."""
+        if not order.turn:
+            self.model.carry_out(order, self.can_be_had)
+            # what would revert the same one is nobody's any more
+            self.drafts = [
+                (each, shown) for each, shown in self.drafts if not each.of or each.of.is_in_force
+            ]
+        if published:
+            self.is_behind = False
+            self.model.publish(None)
 
     @precondition(lambda self: self.model.turn)
     @rule(dies=st.sampled_from(("", *SNAPSHOT_DIES)))
@@ -645,11 +866,11 @@ class Life(RuleBasedStateMachine):
     def maintained(self, keep: int, grace: float) -> None:
         """Housekeeping as a timer does it, after a look at what it would do."""
         self.world.change(retention=RetentionOptions(keep, grace))
-        before = self.world.views(set()), self.world.published()
+        before = self.world.views(SEEN), self.world.published()
         with self.world.parts() as parts:
             for task in TASKS:
                 maintaining.run(parts, DATASET, task, dry_run=True)
-            assert before == (self.world.views(set()), self.world.published())
+            assert before == (self.world.views(SEEN), self.world.published())
             done = list(maintaining.maintain(parts, DATASET, actor="timer"))
             assert all(isinstance(each, Maintained) for each in done), done
             assert [found for each in done for found in each.found] == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -43,13 +43,17 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """A sample in a source file. Without a caption it is faulty, whatever its picture is."""
+    """A sample in a source file. Without a caption it is faulty, whatever its picture is.
+
+    ``url``: in its normal form.
+    """
 
     uri: str
     position: int
     key: str
     picture: Picture
     caption: str | None
+    url: str | None = None
 
     @cached_property
     def id(self) -> Id:
@@ -77,6 +81,40 @@ class Said:
     carrier: Id | None = None
 
 
+@dataclass(eq=False)
+class Order:
+    """A withdrawal of samples, or the end of one: ``of``.
+
+    ``subjects``: kind and value. ``covered``: the samples that it withdrew. ``turn``: 0, it is
+    drafted; ``turn_to``: 0, nobody reverted it.
+    """
+
+    number: int
+    subjects: frozenset[tuple[str, Any]] = frozenset()
+    of: Order | None = None
+    covered: frozenset[Id] = frozenset()
+    turn: int = 0
+    turn_to: int = 0
+
+    @property
+    def is_in_force(self) -> bool:
+        return self.turn > 0 and not self.turn_to
+
+    def rules(self, read: Read) -> bool:
+        """Whether it names where a sample came from: that stops later ones too."""
+        host = "" if read.url is None else f".{read.url.split('/')[2]}"
+        return any(
+            (kind == "url" and read.url == value)
+            or (kind == "domain" and host.endswith(f".{value}"))
+            or (kind == "source" and value == SOURCE)
+            for kind, value in self.subjects
+        )
+
+    def names(self, read: Read) -> bool:
+        by_name = {("id", read.id), ("sha256", read.picture.digest)}
+        return bool(by_name & self.subjects) or self.rules(read)
+
+
 @dataclass
 class Batch:
     """A run. ``files``: (uri, version) in the batch's order; ``keeps``: what it decided to keep."""
@@ -102,6 +140,7 @@ class Decision:
     samples: Mapping[Id, Said]
     images: Mapping[Image, Said]
     described: Mapping[Image, int]
+    stopped: set[Id]
 
     def count(self, verdict: str) -> int:
         return sum(said.verdict == verdict for said in self.samples.values())
@@ -110,6 +149,18 @@ class Decision:
     def is_held_by_a_strict_guard(self) -> bool:
         """One that lets no removal pass, and a broken sample or two."""
         return self.count("removed") > 0 or self.count("quarantined") > 2
+
+
+@dataclass
+class Settled:
+    """What a turn says of images, and the samples that it finds gone from their source."""
+
+    said: dict[Image, Said] = field(default_factory=dict)
+    gone: set[Id] = field(default_factory=set)
+
+
+Had = Callable[[Read], bool]
+"""Whether a sample's bytes are in its source as they were read."""
 
 
 @dataclass
@@ -130,6 +181,9 @@ class Model:
     images: dict[Image, list[Said]] = field(default_factory=dict)
     order: dict[Image, tuple[int, int]] = field(default_factory=dict)
     """Ties go to the smaller: turn that described it, place there."""
+    stopped: set[Id] = field(default_factory=set)
+    """Samples that a rule stopped as they were read: they carry nothing, whatever ends."""
+    orders: list[Order] = field(default_factory=list)
     waiting: set[Id] = field(default_factory=set)
     """Kept by a decision other than a night that no snapshot has yet."""
     published: frozenset[Id] = frozenset()
@@ -137,7 +191,9 @@ class Model:
 
     # ------------------------------------------------------------ files and batches
 
-    def put(self, uri: str, samples: Sequence[tuple[str, Picture, str | None]]) -> list[Read]:
+    def put(
+        self, uri: str, samples: Sequence[tuple[str, Picture, str | None, str | None]]
+    ) -> list[Read]:
         """A new file, or another version of one."""
         reads = [Read(uri, place, *sample) for place, sample in enumerate(samples)]
         self.contents.setdefault(uri, []).append(reads)
@@ -195,9 +251,12 @@ class Model:
         read = [read for uri, version in batch.files for read in self.contents[uri][version]]
         listed = [each for each in read if each.id not in self.samples]
         said = {e.id: Said(turn, "quarantined", "missing_caption") for e in listed if not e.caption}
+        stopped = {e.id for e in listed if self.is_ruled(e)}
+        said |= dict.fromkeys(stopped, Said(turn, "withdrawn", "withdrawn"))
+        able = [e for e in listed if e.id not in said]
         images: dict[Image, Said] = {}
         kept: list[Picture] = []
-        for each in sorted((e for e in listed if e.caption), key=lambda e: e.preferred):
+        for each in sorted(able, key=lambda e: e.preferred):
             image = each.picture.digest
             before = images.get(image) or self.said_of(image)
             if before is None or before.verdict == "free":
@@ -208,9 +267,13 @@ class Model:
                 images[image] = said[each.id] = now
             else:
                 said[each.id] = replace(_follow(image, before), turn=turn)
-        first = [e.picture.digest for e in listed if e.caption]
+        first = [e.picture.digest for e in able]
         described = {image: first.index(image) for image in images}
-        return Decision(said, images, described)
+        return Decision(said, images, described, stopped)
+
+    def is_ruled(self, read: Read, *, without: Order | None = None) -> bool:
+        """Whether a rule in force stops a sample."""
+        return any(o.is_in_force and o is not without and o.rules(read) for o in self.orders)
 
     def _judge(self, picture: Picture, before: Sequence[Picture], turn: int) -> Said:
         """A picture without a verdict, against all that is kept and its batch's kept before it."""
@@ -248,99 +311,193 @@ class Model:
         for each, said in decision.samples.items():
             self.samples[each] = [said]
             self.reads[each] = by_id[each]
+        self.stopped |= decision.stopped
         for image, said in decision.images.items():
             self.images.setdefault(image, []).append(said)
             self.order.setdefault(image, (self.turn, decision.described[image]))
 
     # ------------------------------------------------------------ decisions of people
 
-    def change(self, changes: Mapping[Id, str]) -> None:
-        """An order takes the next turn (``orders.Order``): ``free``, ``withdrawn`` or ``kept``."""
-        self.turn += 1
-        for each, verdict in changes.items():
-            image = self.reads[each].picture.digest
-            if verdict == "kept":
-                said = Said(self.turn, "kept", carrier=each)
-                self.waiting.add(each)
-            elif verdict == "free":
-                said = Said(self.turn, "free")
-                self.samples[each].append(Said(self.turn, "withdrawn", "withdrawn"))
-            else:
-                said = Said(self.turn, "withdrawn", "withdrawn")
-            self.images[image].append(said)
-
-    def repair(self, lost: Iterable[Id], can_be_had: Callable[[Read], bool]) -> None:
+    def repair(self, lost: Iterable[Id], can_be_had: Had) -> None:
         """A turn in which samples are lost, whose source is gone (``sscd-ops batch repair``)."""
+        kept = {i for i in lost if (said := self.verdict(i)) and said.verdict == "kept"}
+        settled = self._settle(can_be_had, lost=[self.reads[i].picture.digest for i in kept])
+        settled.gone.update(kept)
         self.turn += 1
-        gone: set[Id] = set()
-        said: dict[Image, Said] = {}
+        self._say(settled)
 
-        def carry(image: Image) -> bool:
-            tried = self._bearers(image)
-            carrier = next((each for each in tried if can_be_had(each)), None)
-            gone.update(each.id for each in tried[: carrier and tried.index(carrier)])
-            said[image] = Said(self.turn, "free")
-            if carrier is not None:
-                said[image] = Said(self.turn, "kept", carrier=carrier.id)
-            return carrier is not None
+    def carry_out(self, order: Order, can_be_had: Had) -> None:
+        """An order takes the next turn."""
+        if order.of is None:
+            covered = {i for i, read in self.reads.items() if order.names(read)}
+            kept = {i for i in covered if (said := self.verdict(i)) and said.verdict == "kept"}
+            lost = [self.reads[i].picture.digest for i in kept]
+            settled = self._settle(can_be_had, lost=lost, without=covered)
+            order.covered = frozenset(covered)
+            own = dict.fromkeys(covered, Said(self.turn + 1, "withdrawn", "withdrawn"))
+        else:
+            settled, own = self._revert(order.of, can_be_had)
+            order.of.turn_to = self.turn + 1
+        self.turn += 1
+        order.turn = self.turn
+        self._say(settled, own)
+        if order not in self.orders:
+            self.orders.append(order)
 
-        freed = []
-        for each in lost:
-            verdict, image = self.verdict(each), self.reads[each].picture.digest
-            if verdict is not None and verdict.verdict == "kept":
-                gone.add(each)
-                if not carry(image):
-                    freed.append(image)
-        kept = [p for p in self.kept_pictures() if p.digest not in freed]
-        orphans = self._orphans(freed)
-        new = [i for i in orphans if self._nearest(self.pictures[i], kept)[0] < self.threshold]
-        hopeless = [i for i in new if not any(map(can_be_had, self._bearers(i)))]
-        again: list[Picture] = []
-        for image in sorted(orphans, key=lambda i: i in hopeless):
-            before = again if image in hopeless else [*kept, *again]
-            best, witness = self._nearest(self.pictures[image], before)
-            if best >= self.threshold:
-                said[image] = Said(self.turn, "removed", "near", witness, best, self.threshold)
-            elif carry(image):
-                again.append(self.pictures[image])
-        for image, now in said.items():
+    def effect(self, order: Order, can_be_had: Had) -> dict[Id, tuple[str, str]]:
+        """The samples whose verdict it would change: before and after. Nothing changes."""
+        other = replace(
+            self,
+            samples={each: [*said] for each, said in self.samples.items()},
+            images={image: [*said] for image, said in self.images.items()},
+            waiting={*self.waiting},
+            orders=[replace(each) for each in self.orders],
+        )
+        mine = replace(order)
+        if order.of is not None:
+            mine.of = other.orders[self.orders.index(order.of)]
+        other.carry_out(mine, can_be_had)
+        before, after = ({i: m.verdict(i) for i in self.samples} for m in (self, other))
+        return {
+            i: (then.verdict, now.verdict)
+            for i in self.samples
+            if (then := before[i]) and (now := after[i]) and then.verdict != now.verdict
+        }
+
+    def _revert(self, target: Order, can_be_had: Had) -> tuple[Settled, dict[Id, Said]]:
+        """What becomes of images when an order ends, and what samples say of themselves then."""
+        is_last, turn = target.turn == self.turn, self.turn + 1
+        others = [o for o in self.orders if o.is_in_force and o is not target]
+        free_of = {
+            i
+            for i, read in self.reads.items()
+            if i in target.covered or (i in self.stopped and target.rules(read))
+            if self.samples[i][-1].verdict == "withdrawn"
+            if not any(i in o.covered or o.rules(read) for o in others)
+        }
+        own = {i: replace(self._own_before(i), turn=turn) for i in free_of}
+        if is_last:
+            gone = {i for i, said in self.samples.items() if said[-1].turn == target.turn}
+            own |= dict.fromkeys(gone - target.covered, Said(turn, "follows"))
+        again = {i for i, said in own.items() if said.verdict == "follows"}
+        settled = self._as_before(target, can_be_had) if is_last else None
+        if settled is None:
+            images = {self.reads[i].picture.digest for i in again if self.reads[i].caption}
+            anew = [i for i in images if (s := self.said_of(i)) and s.verdict == "free"]
+            settled = self._settle(can_be_had, anew=anew, again=again)
+        return settled, own
+
+    def _own_before(self, each: Id) -> Said:
+        """What a sample said of itself before it was withdrawn."""
+        if each in self.stopped:
+            return Said(0, "quarantined", "rule_ended")
+        before = [said for said in self.samples[each][1:] if said.verdict != "withdrawn"]
+        return before[-1] if before else Said(0, "follows")
+
+    def _as_before(self, target: Order, can_be_had: Had) -> Settled | None:
+        """What its images were before the last turn; None where one cannot be had any more."""
+        changed = [i for i, said in self.images.items() if said[-1].turn == target.turn]
+        settled = Settled()
+        for image in changed:
+            before = self.said_of(image, target.turn - 1)
+            assert before is not None
+            if before.carrier and not can_be_had(self.reads[before.carrier]):
+                return None
+            settled.said[image] = replace(before, turn=self.turn + 1)
+        return settled
+
+    def _say(self, settled: Settled, own: Mapping[Id, Said] | None = None) -> None:
+        """Write down what a turn says of images and of samples alone."""
+        for image, now in settled.said.items():
             self.images[image].append(now)
             if now.carrier:
                 self.waiting.add(now.carrier)
-        for each in gone:
-            self.samples[each].append(Said(self.turn, "quarantined", "source_gone"))
+        gone = dict.fromkeys(settled.gone, Said(self.turn, "quarantined", "source_gone"))
+        for each, said in ({**(own or {})} | gone).items():
+            self.samples[each].append(said)
 
-    def _bearers(self, image: Image) -> list[Read]:
+    def _settle(
+        self,
+        can_be_had: Had,
+        *,
+        lost: Iterable[Image] = (),
+        anew: Iterable[Image] = (),
+        without: Container[Id] = frozenset(),
+        again: Container[Id] = frozenset(),
+    ) -> Settled:
+        """Images lose who carries them, or are decided anew; so is what hung on them.
+
+        ``without``: carry nothing any more; ``again``: may, whatever was said of them alone.
+        """
+        turn = self.turn + 1
+        settled = Settled()
+
+        def bearers(image: Image) -> list[Read]:
+            return [r for r in self._bearers(image, again) if r.id not in without]
+
+        def carry(image: Image) -> bool:
+            tried = bearers(image)
+            carrier = next((each for each in tried if can_be_had(each)), None)
+            settled.gone.update(each.id for each in tried[: carrier and tried.index(carrier)])
+            settled.said[image] = Said(turn, "free")
+            if carrier is not None:
+                settled.said[image] = Said(turn, "kept", carrier=carrier.id)
+            return carrier is not None
+
+        freed = [image for image in lost if not carry(image)]
+        kept = [p for p in self.kept_pictures() if p.digest not in freed]
+        asked = self._in_old_order({*self._orphans(freed), *anew})
+
+        def is_near(image: Image, others: Sequence[Picture]) -> tuple[float, Image | None]:
+            picture = self.pictures[image]
+            return (-math.inf, None) if picture.is_plain else self._nearest(picture, others)
+
+        new = [i for i in asked if is_near(i, kept)[0] < self.threshold]
+        hopeless = [i for i in new if not any(map(can_be_had, bearers(i)))]
+        kept_again: list[Picture] = []
+        for image in sorted(asked, key=lambda i: i in hopeless):
+            before = kept_again if image in hopeless else [*kept, *kept_again]
+            best, witness = is_near(image, before)
+            if best >= self.threshold:
+                said = Said(turn, "removed", "near", witness, best, self.threshold)
+                settled.said[image] = said
+            elif carry(image) and not self.pictures[image].is_plain:
+                kept_again.append(self.pictures[image])
+        return settled
+
+    def _bearers(self, image: Image, again: Container[Id]) -> list[Read]:
         """Samples that may carry an image, the preferred first."""
         able = [
             (self.samples[each][0].turn, read.preferred, read)
             for each, read in self.reads.items()
-            if read.picture.digest == image and read.caption is not None
-            if len(self.samples[each]) == 1 or self.samples[each][-1].verdict == "kept"
+            if read.picture.digest == image and not self.is_faulty(read)
+            if each in again or len(self.samples[each]) == 1 or self._is_its_images(each)
         ]
         return [read for *_, read in sorted(able, key=lambda each: each[:2])]
 
-    def _orphans(self, freed: Sequence[Image]) -> list[Image]:
-        """Images that are removed because of some, in their old order."""
-        found = []
-        for image in self.images:
-            said = self.said_of(image)
-            if said is not None and said.verdict == "removed" and said.witness in freed:
-                turn = self.images[image][0].turn
-                mine = [r for i, r in self.reads.items() if self.samples[i][0].turn == turn]
-                best = min(r.preferred for r in mine if r.caption and r.picture.digest == image)
-                found.append((turn, best, image))
-        return [image for *_, image in sorted(found)]
+    def _is_its_images(self, each: Id) -> bool:
+        return self.samples[each][-1].verdict in ("kept", "follows")
 
-    def lonely(self) -> list[Id]:
-        """Kept samples that nothing was removed for, and whose image nobody else has."""
-        holding = {i: said for i in self.samples if (said := self.verdict(i)) is not None}
-        witnesses = {said.witness for said in holding.values()}
-        return sorted(
-            each
-            for each, said in holding.items()
-            if said.verdict == "kept" and self.reads[each].picture.digest not in witnesses
-        )
+    def is_faulty(self, read: Read) -> bool:
+        """Whether no image ever speaks for it."""
+        return read.caption is None or read.id in self.stopped
+
+    def _orphans(self, freed: Sequence[Image]) -> list[Image]:
+        """Images that are removed because of some."""
+        return [
+            image
+            for image in self.images
+            if (said := self.said_of(image)) and said.verdict == "removed" and said.witness in freed
+        ]
+
+    def _in_old_order(self, images: Iterable[Image]) -> list[Image]:
+        found = []
+        for image in images:
+            turn = self.images[image][0].turn
+            mine = [r for i, r in self.reads.items() if self.samples[i][0].turn == turn]
+            able = [r for r in mine if not self.is_faulty(r) and r.picture.digest == image]
+            found.append((turn, min(read.preferred for read in able), image))
+        return [image for *_, image in sorted(found)]
 
     # ------------------------------------------------------------ what holds
 
@@ -350,14 +507,18 @@ class Model:
         if turn is not None and base.turn > turn:
             return None
         own = _newest(self.samples[each], turn)
+        assert own is not None
         read = self.reads[each]
-        if own is not base or read.caption is None:
+        since = own.turn
+        if own is not base and own.verdict != "follows":
             return own
         image = read.picture.digest
-        said = self.said_of(image, turn)
+        said = None if self.is_faulty(read) else self.said_of(image, turn)
         if said is None or said.turn <= base.turn:
-            return base
-        return said if said.carrier == each else _follow(image, said)
+            said = base
+        elif said.carrier != each:
+            said = _follow(image, said)
+        return replace(said, turn=max(said.turn, since))
 
     def kept(self) -> set[Id]:
         return {i for i in self.samples if (s := self.verdict(i)) and s.verdict == "kept"}

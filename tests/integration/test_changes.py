@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import audit, lookups, placements, sql
+from sscd_ops.catalog import audit, lookups, orders, placements, sql
 from sscd_ops.catalog.database import Catalog
+from sscd_ops.catalog.orders import Subject
 from sscd_ops.catalog.partitions import detach_month
+from sscd_ops.catalog.subjects import named_samples
 from tests.integration.ledger import Ledger, sha
 from tests.soak import examples
 
@@ -726,7 +728,7 @@ def year(catalog: Catalog) -> Ledger:
 Asked = Callable[[Connection], object]
 
 
-def reads(ledger: Ledger, asked: Asked) -> tuple[set[str], set[str]]:
+def reads(ledger: Ledger, asked: Asked, begin: str = "SELECT") -> tuple[set[str], set[str]]:
     """The months that a question's statements found rows in, and the tables they read as a whole.
 
     Of the monthly tables, ``images`` and ``changes``.
@@ -744,7 +746,7 @@ def reads(ledger: Ledger, asked: Asked) -> tuple[set[str], set[str]]:
         plans = [
             conn.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters).scalar_one()
             for sql, parameters in statements
-            if sql.startswith("SELECT")
+            if sql.startswith(begin)
         ]
     months, whole = set(), set()
     for node in (node for (plan,) in plans for node in nodes(plan["Plan"])):
@@ -873,3 +875,42 @@ def whole_tables(ledger: Ledger, done: Callable[[], object]) -> set[str]:
         if node["Node Type"] == "Seq Scan"
         and node["Relation Name"].startswith(("changes", "images", "samples"))
     }
+
+
+def test_what_an_order_names_is_found_by_look_ups(year: Ledger) -> None:
+    """By id, bytes, URL and domain: no large table is read as a whole, whatever its size."""
+    url, host = sha(70), "org.example.found."
+    found = year.one(
+        "SELECT sample_id, image_sha256, decision_id, month FROM sscd_ops.samples"
+        " WHERE month = :m AND verdict = 'kept' ORDER BY decision_id, position LIMIT 1",
+        m=ASKED,
+    )
+    year.run(
+        "UPDATE sscd_ops.samples SET url_sha256 = :u, host = :h WHERE month = :m"
+        " AND sample_id = :s",
+        u=url,
+        h=host,
+        m=ASKED,
+        s=found["sample_id"],
+    )
+    subjects = {
+        "id": Subject("id", found["sample_id"].bytes),
+        "sha256": Subject("sha256", found["image_sha256"]),
+        "url": Subject("url", url, "https://found.example.org/"),
+        "domain": Subject("domain", sha(71), "example.org", "org.example."),
+    }
+    named: list[Any] = []
+    for kind, subject in subjects.items():
+        with year.catalog.begin() as conn:
+            order = orders.add_order(
+                conn, year.web, verb="withdraw", request={}, client_key=kind, subjects=[subject],
+                actor="ann", why="asked", drafted_by={},
+            )  # fmt: skip
+
+        def asked(conn: Connection, number: int = order, subject: Subject = subject) -> None:
+            named[:] = named_samples(conn, year.web, number, [subject])
+
+        _, whole = reads(year, asked, "WITH")
+
+        assert named == [found["sample_id"]], kind
+        assert whole == set(), kind

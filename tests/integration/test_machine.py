@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.integration.machine import DAYS, Life
+from tests.integration.machine import DAYS, DRAFT_DIES, ORDER_DIES, Life
 from tests.integration.test_damage import cut, flip, take_away
 from tests.soak import SEED
 
@@ -26,11 +26,11 @@ STORY: list[Callable[[Life], object]] = [
     lambda life: life.repair("turns.decisions.put_in_force after"),
     lambda life: life.again(0, dry=True),
     # orders, a killed night and its retry
-    lambda life: life.withdraw([0], "free", "written"),
+    lambda life: life.withdraw("id", [0], "orders.turn.orders.mark_applied before", later=True),
     lambda life: life.killed(
         DAYS[0], [(2, "jpeg_40")], ("after", "sscd_ops.steps.turns._swap"), supplement=True
     ),
-    lambda life: life.withdraw([3], "withdrawn", ""),
+    lambda life: life.withdraw("url", [4, 7], DRAFT_DIES[1], later=False),
     lambda life: life.tag(1, "a", until=False),
     lambda life: life.publish_orders(""),
     lambda life: life.gone_on_with(),
@@ -45,7 +45,13 @@ STORY: list[Callable[[Life], object]] = [
     lambda life: life.damaged("segment", flip, 0),
     lambda life: life.damaged("mask", take_away, 1),
     lambda life: life.damaged("shard", cut, 0),
-    lambda life: life.withdraw([1], "withdrawn", ""),
+    lambda life: life.withdraw("domain", [1], ORDER_DIES[3], later=False),
+    lambda life: life.revert(1, "orders.applying.publish_others before", later=False),
+    lambda life: life.drafted("id", [2, 5]),
+    lambda life: life.revert_drafted(0),
+    lambda life: life.held("source", [2], approved=True),
+    lambda life: life.apply_a_draft(0, refused=False),
+    lambda life: life.apply_a_draft(0, refused=True),
     lambda life: life.maintained(1, 0.0),
     lambda life: life.again(1, dry=False),
 ]

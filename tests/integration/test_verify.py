@@ -61,7 +61,7 @@ DAMAGES = {
     "than their sources together": "UPDATE sscd_ops.decision_sources SET counts ="
     " counts || '{\"kept\": 1}'",
     "though a rule in force": "WITH o AS (INSERT INTO sscd_ops.orders (dataset_id, verb, request,"
-    " client_key, state, actor, why, drafted_by, turn) SELECT dataset_id, 'withdraw', '{}', 'k',"
+    " client_key, state, actor, why, drafted_by, turn) SELECT dataset_id, 'withdraw', '{}', 'r',"
     " 'applied', 'ann', 'asked', '{}', 3 FROM sscd_ops.datasets RETURNING order_id)"
     " INSERT INTO sscd_ops.order_subjects SELECT order_id, 'source', sha256('crawl'), 'crawl', NULL"
     " FROM o",

@@ -47,6 +47,8 @@ def nights(base: Path, postgres_home: Path) -> Iterator[Nights]:
             "SSCD_OPS_CONFIG": str(base / "airflow.toml"),
             "SSCD_OPS_DATABASE_URL": urls["airflow"],
             "NIGHTS_SEEN": str(base / "seen"),
+            # who may trigger, besides the one who drafts
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,second:user",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
             "OMP_NUM_THREADS": "1",

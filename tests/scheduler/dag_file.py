@@ -6,6 +6,7 @@ Nights are slowed through ``task_args``; the wait is switched off by a subclass 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -92,6 +93,26 @@ def take_a_while(context: Any) -> None:
     time.sleep(3)
 
 
+def wait_for_the_order(context: Any) -> None:
+    """Night 2 is surveyed, and decides once an order has taken its turn."""
+    if day_of(context) != 2:
+        return
+    for _ in range(600):
+        if ask(
+            "SELECT turn FROM sscd_ops.orders JOIN sscd_ops.datasets USING (dataset_id)"
+            " WHERE name = 'ordered' AND turn IS NOT NULL"
+        ):
+            return
+        time.sleep(0.3)
+    raise TimeoutError("no order was applied")
+
+
+def die_once(context: Any, result: Any = None) -> None:
+    """Be killed at the end of the first try, with all done and Airflow not told."""
+    if context["ti"].try_number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def fail_once(context: Any) -> None:
     """A transient fault on the first try."""
     if context["ti"].try_number == 1:
@@ -121,8 +142,9 @@ def common() -> dict[str, dict[str, Any]]:
             "retry_exponential_backoff": 0.0,
             "post_execute": note_modules,
         }
-        for step in STEPS
+        for step in (*STEPS, "apply")
     }
+    args["apply"]["post_execute"] = die_once
     args["plan"]["poll"] = args["resolve"]["poll"] = 1.0
     return args
 
@@ -133,7 +155,7 @@ def dags(names: tuple[str, ...], hooks: dict[str, Any], **rest: Any) -> None:
     for step, hook in hooks.items():
         args[step]["pre_execute"] = hook
     found = curation_dags(os.environ["SSCD_OPS_CONFIG"], args, **rest)
-    wanted = {f"curate_{name}" for name in names}
+    wanted = {f"{what}_{name}" for name in names for what in ("curate", "correct")}
     globals().update({name: dag for name, dag in found.items() if name in wanted})
 
 
@@ -144,3 +166,4 @@ dags(("backwards", "calm", "killed", "week"), {})
 dags(("beside",), {"embed": let_the_nightly_run_between})
 dags(("ten",), {"embed": take_a_while})
 dags(("shared",), {"embed": fail_once})
+dags(("ordered",), {"embed": wait_for_the_order})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -188,6 +190,14 @@ def turns(nights: Nights, name: str) -> dict[int, int]:
     """Day of the month -> turn."""
     rows = nights.ask("SELECT interval_start, turn FROM curation.runs WHERE dataset = :d", d=name)
     return {row["interval_start"].day: row["turn"] for row in rows}
+
+
+def as_user(airflow: Any, name: str) -> Any:
+    """The same Airflow, asked by another of its users."""
+    other = copy.copy(airflow)
+    passwords = json.loads((airflow.home / "passwords.json").read_text())
+    other.user, other.password, other._token = name, passwords[name], ""
+    return other
 
 
 def run_by_command(nights: Nights, name: str, days: range) -> None:

@@ -1,4 +1,4 @@
-"""Nights under the real scheduler: one Airflow, `dct` and `flat`, 19 nights.
+"""Nights and orders under the real scheduler: one Airflow, `dct` and `flat`, 22 nights.
 
 The first backfills are started at the beginning; later tests start their own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import time
@@ -24,6 +25,7 @@ from nights_support import (
     HERE,
     NIGHT,
     Nights,
+    as_user,
     assert_promises,
     crossing_night,
     dataset,
@@ -73,6 +75,8 @@ def started(nights: Nights) -> Iterator[None]:
                 ),
                 dataset(nights, "calm", "nothing", guard='empty = "allow"'),
                 dataset(nights, "killed", "big"),
+                dataset(nights, "ordered", "crossing"),
+                "[datasets.ordered.orders]\nmax_changed = 2\n",
                 dataset(nights, "shared", "shared", source=ready, max_samples=6),
             ]
         )
@@ -80,7 +84,7 @@ def started(nights: Nights) -> Iterator[None]:
     shutil.copy(HERE / "dag_file.py", nights.base / "dags" / "nights.py")
     airflow = nights.airflow
     airflow.start()
-    names = ("forward", "nowait", "backwards", "beside", "calm", "killed", "shared")
+    names = ("forward", "nowait", "backwards", "beside", "calm", "killed", "shared", "ordered")
     airflow.wait_for_dags([f"curate_{name}" for name in names])
     for name in names:
         airflow.unpause(f"curate_{name}")
@@ -157,6 +161,76 @@ def test_a_nightly_run_beside_a_backfill_is_not_starved(nights):
     assert set(ended.values()) == {"success"}
     assert turns(nights, "beside") == {1: 1, 2: 2, 5: 3, 3: 4, 4: 5}, "3 and 4 began after it"
     assert_promises(nights, "beside")
+
+
+# ---------------------------------------------------------------- orders
+
+
+def test_an_order_beside_a_nightly_run_and_a_backfill_survives_a_kill_behind_its_turn(nights):
+    airflow = nights.airflow
+    airflow.backfill("curate_ordered", AT.format(1), AT.format(2))
+    deadline = time.monotonic() + 200
+    while turns(nights, "ordered").get(1) is None and time.monotonic() < deadline:
+        time.sleep(0.3)
+    conf = draft(nights, "new1-0")
+
+    airflow.trigger("curate_ordered", "nightly", {"date": NIGHT.format(3)})
+    airflow.trigger("correct_ordered", "opt-out", conf)
+    corrected = airflow.wait_for_runs("correct_ordered", ["opt-out"], 200)
+    ended = airflow.wait_for_runs("curate_ordered", 3, 200)
+
+    assert corrected == {"opt-out": "success"}
+    assert set(ended.values()) == {"success"}
+    tries = {t["task_id"]: t["try_number"] for t in airflow.tasks("correct_ordered", "opt-out")}
+    assert tries == {"apply": 2, "publish": 1, "commit": 1, "purge": 1, "receipt": 1}
+    (order,) = nights.ask("SELECT * FROM sscd_ops.orders WHERE order_id = :o", o=conf["order"])
+    assert turns(nights, "ordered")[1] < order["turn"] < turns(nights, "ordered")[2]
+    assert order["applied_by"]["airflow_user"] == "admin"
+    verdicts = verdicts_of(nights)
+    assert (verdicts["new1-0"], verdicts["again2-0"]) == ("withdrawn", "kept")
+    assert_promises(nights, "ordered")
+    (told,) = events(nights, "ordered/corrections")
+    assert (told["extra"]["kind"], told["extra"]["order"]) == ("order", conf["order"])
+
+
+def test_an_order_that_is_held_is_approved_by_a_run_of_a_second_user(nights):
+    airflow = nights.airflow
+    conf = draft(nights, "new1-1", "new1-2", "new1-3")
+    runs = {}
+
+    for run_id, user in (("first", "admin"), ("again", "admin"), ("approval", "second")):
+        as_user(airflow, user).trigger("correct_ordered", run_id, conf)
+        runs |= airflow.wait_for_runs("correct_ordered", [run_id], 100)
+
+    assert runs == {"first": "failed", "again": "failed", "approval": "success"}
+    first, again = (
+        airflow.task_log("correct_ordered", run_id, "apply") for run_id in ("first", "again")
+    )
+    assert "another user than admin triggers correct_ordered" in first
+    assert f"order {conf['order']} was applied by admin too" in again
+    (order,) = nights.ask("SELECT * FROM sscd_ops.orders WHERE order_id = :o", o=conf["order"])
+    assert order["approved_by"]["airflow_user"] == "second"
+    assert {verdicts_of(nights)[f"new1-{i}"] for i in (1, 2, 3)} == {"withdrawn"}
+    assert_promises(nights, "ordered")
+    assert len(events(nights, "ordered/corrections")) == 2
+
+
+def draft(nights: Nights, *keys: str) -> dict[str, Any]:
+    """Draft a withdrawal by the command; the conf that carries it out."""
+    found = nights.ask("SELECT key, sample_id FROM curation.samples WHERE dataset = 'ordered'")
+    ids = [str(row["sample_id"]) for row in found if row["key"] in keys]
+    said = nights.command(
+        *("withdraw", "--dataset", "ordered", "--only-these", "--why", "opt-out 412", *ids),
+        side="airflow",
+    )
+    drafted = re.search(r"order (\d+) is drafted: .*\(effect (\w+)\)", said)
+    assert drafted is not None, said
+    return {"order": int(drafted[1]), "effect": drafted[2]}
+
+
+def verdicts_of(nights: Nights) -> dict[str, str]:
+    found = nights.ask("SELECT key, verdict FROM curation.samples WHERE dataset = 'ordered'")
+    return {row["key"]: row["verdict"] for row in found}
 
 
 # ---------------------------------------------------------------- shared nights

@@ -22,6 +22,8 @@ TINY = {
     "resolve": ["--rows", "1000", "2000"],
     "publish_copy": ["--repeats", "1", "--scale", "0.005"],
     "merge_shards": ["--repeats", "1", "--scale", "0.004"],
+    "rewrite_shards": ["--repeats", "1", "--scale", "0.04"],
+    "withdraw": ["--samples", "200", "--rows", "1000"],
     "snapshot_diff": ["--samples", "2000", "--repeats", "1"],
     "night": ["--samples", "20"],
     "dag_import": ["--tries", "1"],

@@ -109,5 +109,6 @@ LEFT JOIN sscd_ops.changes_now own ON own.dataset_id = d.dataset_id
     AND own.sample_id = s.sample_id AND own.verdict <> 'follows'
 LEFT JOIN sscd_ops.changes_now img ON img.dataset_id = d.dataset_id
     AND img.image_sha256 = s.image_sha256 AND img.turn > d.turn AND s.own_fault IS NULL
-WHERE NOT EXISTS (SELECT FROM sscd_ops.read_again_now r WHERE r.of_decision = s.decision_id
-    AND r.shard_id = s.shard_id AND r.position = s.position);
+-- asked row by row, as above: joined, the table is read whole, and the months with it
+WHERE (SELECT true FROM sscd_ops.read_again_now r WHERE r.of_decision = s.decision_id
+    AND r.shard_id = s.shard_id AND r.position = s.position LIMIT 1) IS NOT TRUE;

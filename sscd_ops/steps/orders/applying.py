@@ -255,30 +255,46 @@ def apply(
     """
     with parts.catalog.begin() as conn:
         order = orders.read_order(conn, order_id)
-        shown = orders.newest_draft(conn, order_id)
     need_applicable(order)
     if later and to_do(order):
         raise UsageError(
             f"order {order_id} is to {' and '.join(to_do(order))}, which publishes first: leave"
             " --later away"
         )
+    answered = put_in_force(parts, order_id, by=by, effect=effect)
+    finished = Finished()
+    if not later:
+        publish(parts, order_id)
+        write_due(parts, order.dataset_id)
+        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
+    return replace(applied(parts, order_id, answered=answered), finished=finished)
+
+
+def put_in_force(parts: Parts, order_id: int, *, by: Person, effect: str = "") -> bool:
+    """Have an order take its turn; publish nothing. Whether it had before.
+
+    Raises:
+        OrderNotApplicable, EffectChanged, OrderHeld, CommitConflict: as ``apply``.
+    """
+    with parts.catalog.begin() as conn:
+        order = orders.read_order(conn, order_id)
+        shown = orders.newest_draft(conn, order_id)
+    need_applicable(order)
     if order.decision_id is None:
         if shown is None:  # killed between its row and its draft
             order, shown = _redraft(parts, order_id)
-        if effect and not shown.effect.startswith(effect):
-            raise EffectChanged(
-                f"order {order_id} was drafted anew since: look at what it would change now"
-                f" (sscd-ops order show {order_id}), then apply it again"
-            )
+        _need_seen(shown, effect)
         _take(parts, order, shown, by)
     _hold_near(parts, order_id, by)
-    finished = Finished()
-    if not later:
-        _publish(parts, order_id)
-        write_due(parts, order.dataset_id)
-        finished = finish(parts, order_id, by=by, and_tagged=and_tagged)
-    done = _applied(parts, order_id, answered=order.decision_id is not None)
-    return replace(done, finished=finished)
+    return order.decision_id is not None
+
+
+def _need_seen(shown: Draft, effect: str) -> None:
+    if effect and not shown.effect.startswith(effect):
+        raise EffectChanged(
+            f"order {shown.order_id} was drafted anew since: look at what it would change now"
+            f" (sscd-ops order show {shown.order_id}), then apply it again"
+        )
 
 
 def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
@@ -343,7 +359,13 @@ def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
             _tell(conn, second, "held", by, effect=shown.effect)
 
 
-def _publish(parts: Parts, order_id: int) -> None:
+def publish(parts: Parts, order_id: int) -> None:
+    """Make the snapshot that follows an order in force, unless there is one.
+
+    Raises:
+        SourceChanged: what went is gone, and the source of what is kept instead went too.
+        CommitConflict: others were quicker many times over (retried).
+    """
     with parts.catalog.begin() as conn:
         order = orders.read_order(conn, order_id)
     publish_others(parts, order.dataset_id)
@@ -358,7 +380,8 @@ def _publish(parts: Parts, order_id: int) -> None:
         )
 
 
-def _applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
+def applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
+    """What has become of an order in force."""
     with parts.catalog.begin() as conn:
         order = orders.read_order(conn, order_id)
         shown = orders.newest_draft(conn, order_id)
@@ -381,34 +404,59 @@ def approve(
         EffectChanged: it would change something else by now: a new draft was stored.
         SourceChanged, CommitConflict: as ``apply``.
     """
-    with parts.catalog.begin() as conn:
-        order = orders.read_order(conn, order_id, lock=True)
-        shown = orders.newest_draft(conn, order_id)
-        if order.decision_id is None:
-            if order.state is not OrderState.HELD or shown is None:
-                raise OrderNotApplicable(
-                    f"order {order_id} is {order.state}, not held: there is nothing to approve"
-                    " (`sscd-ops order list` shows which are)"
-                )
-            if configured(parts, order.dataset).orders.approval == "other":
-                _need_another(order, by)
-            orders.approve(conn, order_id, shown.effect, by.known)
-            _tell(conn, order, "approved", by, effect=shown.effect)
+    let_pass(parts, order_id, by=by)
     return apply(parts, order_id, by=by, later=later, and_tagged=and_tagged)
 
 
+def let_pass(parts: Parts, order_id: int, *, by: Person, effect: str = "") -> None:
+    """Approve the effect of an order that is held.
+
+    ``effect``: the digest of what was looked at; empty: of the newest draft.
+
+    Raises:
+        UsageError, OrderNotApplicable, EffectChanged: as ``approve``.
+    """
+    with parts.catalog.begin() as conn:
+        order = orders.read_order(conn, order_id, lock=True)
+        shown = orders.newest_draft(conn, order_id)
+        if order.decision_id is not None:
+            return
+        if order.state is not OrderState.HELD or shown is None:
+            raise OrderNotApplicable(
+                f"order {order_id} is {order.state}, not held: there is nothing to approve"
+                " (`sscd-ops order list` shows which are)"
+            )
+        _need_seen(shown, effect)
+        if configured(parts, order.dataset).orders.approval == "other":
+            _need_another(order, by)
+        if order.approved != shown.effect:
+            orders.approve(conn, order_id, shown.effect, by.known)
+            _tell(conn, order, "approved", by, effect=shown.effect)
+
+
 def _need_another(order: Order, by: Person) -> None:
-    """Refuse whoever drafted or applied an order; an Airflow user is another than any role."""
+    """Refuse whoever drafted or applied an order, by a command or in Airflow."""
+    mine = by.airflow_user or by.database_user
+    other = (
+        f"as another Airflow user, who triggers correct_{order.dataset}"
+        if by.airflow_user
+        else "with a login role of Postgres of its own (CREATE ROLE ... LOGIN IN ROLE"
+        f" {mine}) in catalog.url"
+    )
     for did, who in (("drafted", order.drafted_by), ("applied", order.applied_by)):
-        name = "airflow_user" if by.airflow_user else "database_user"
-        mine = by.airflow_user or by.database_user
-        if who is not None and who.get(name) == mine:
+        if who is not None and mine in _names(who):
             raise UsageError(
                 f"order {order.order_id} was {did} by {mine} too: another person has to approve it,"
-                " with a login role of Postgres of its own (CREATE ROLE ... LOGIN IN ROLE"
-                f" {mine}) in catalog.url; where nobody else is there, set"
+                f" {other}; where nobody else is there, set"
                 f' [datasets.{order.dataset}.orders] approval = "self", which is recorded'
             )
+
+
+def _names(who: Mapping[str, str]) -> set[str]:
+    """By which names a person is known again; in Airflow all share the role of its tasks."""
+    if "airflow_user" in who:
+        return {who["airflow_user"]}
+    return {who[name] for name in ("database_user", "os_user") if name in who}
 
 
 def refuse(parts: Parts, order_id: int, *, by: Person, why: str) -> Order:

@@ -46,15 +46,14 @@ _UNREAD = "the order that kept it from being read was reverted: run --supplement
 class _Back:
     """What an order covered that comes back.
 
-    ``samples``: 16 bytes each; ``images``: theirs. ``unread``: samples that its rules stopped as
-    they were read, and which nothing stops now: they were never described. ``ended``: of
-    ``samples``, those with a verdict of their own that the order ended, as that was said.
+    ``samples``: 16 bytes each, which follow their images; ``images``: theirs. ``quarantined``:
+    those that do not: code and message. They were before, or a rule stopped them as they were
+    read, and nothing does now: they were never described.
     """
 
     samples: list[bytes]
     images: list[bytes]
-    unread: list[UUID]
-    ended: dict[bytes, Change]
+    quarantined: dict[bytes, tuple[str, str | None]]
 
 
 def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordered:
@@ -68,7 +67,6 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
     if target.turn == dataset.turn:
         settled = _as_before(parts, work, target, seen, there, back)
     if settled is None:
-        back.ended.clear()  # whether they can be had is asked again
         with parts.catalog.read() as conn:
             caught = withdrawn_set.images_of(conn, target.dataset_id, target.order_id)
         anew = [*_free(parts, target, dataset.turn, back.images), *caught]
@@ -76,14 +74,10 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         settled = settle(parts, work, dataset, there, asked)
     planned = plan_settled(parts, work, dataset.turn + 1, there, settled)
     gone = settled.gone.keys()
-    changes = [
-        back.ended.get(number, Change(FOLLOWS, sample=number))
-        for number in back.samples
-        if number not in gone
-    ]
+    changes = [Change(FOLLOWS, sample=number) for number in back.samples if number not in gone]
     changes += [
-        Change("quarantined", sample=number.bytes, reason=Fault.RULE_ENDED, message=_UNREAD)
-        for number in back.unread
+        Change("quarantined", sample=number, reason=reason, message=message)
+        for number, (reason, message) in back.quarantined.items()
     ]
     changes += [*gone_changes(there, settled), *settled.changes(planned)]
     before, after = _verdicts(parts, target.dataset_id, back, settled)
@@ -96,7 +90,7 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
         settled.masks,
         effects,
         {
-            "named": len(back.samples) + len(back.unread),
+            "named": len(back.samples) + len(back.quarantined),
             "changed": len(effects),
             "by_source": by_source(before, effects),
             **counts_of(settled),
@@ -106,33 +100,28 @@ def revert(parts: Parts, target: Order, seen: Seen, there: StillThere) -> Ordere
 
 
 def _back(conn: Connection, target: Order, turn: int) -> _Back:
-    covered = orders.covered_by(conn, target.decision)
-    still = orders.withdrawn_still(conn, target.dataset_id, covered)
-    still -= orders.covered_otherwise(conn, target, turn)
-    ruled = rules.ruled_samples(conn, target.dataset_id, target.order_id)
-    asked = [*(UUID(bytes=number) for number in still), *ruled]
-    others = ruling.orders_of_samples(conn, target.dataset_id, asked, turn, without=target.order_id)
-    samples = [n for n in covered if n in still and UUID(bytes=n) not in others]
-    # no image speaks for those that another order's rule, which ended before, stopped
-    own = rules.ruled_of(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
-    samples = [n for n in samples if UUID(bytes=n) not in own]
-    ended: dict[bytes, Change] = {}
-    covers = set(samples)
+    number = target.order_id
+    ruled = rules.ruled_samples(conn, target.dataset_id, number)
+    asked = {*map(_uuid, orders.covered_by(conn, target.decision)), *ruled}
+    now = subjects.samples_now(conn, target.dataset_id, sorted(asked))
+    ids = [n.sample_id for n in now if n.verdict == "withdrawn" and not n.follows]
+    others = ruling.orders_of_samples(conn, target.dataset_id, ids, turn, without=number)
+    covered = orders.covered_otherwise(conn, target, [n.bytes for n in ids], turn)
+    free = [n for n in ids if n not in others and n.bytes not in covered]
+    quarantined = orders.quarantined_before(conn, target.dataset_id, [n.bytes for n in free])
+    # no image speaks for those that a rule, of this order or of another, stopped
+    stopped = rules.ruled_of(conn, target.dataset_id, free)
+    quarantined |= dict.fromkeys((n.bytes for n in stopped), (str(Fault.RULE_ENDED), _UNREAD))
+    samples = [n.bytes for n in free if n.bytes not in quarantined]
     if target.turn == turn:
-        said = orders.ended_by(conn, target.decision)
-        ended = {
-            number: Change("quarantined", sample=number, reason=reason, message=message)
-            for number, (reason, message) in said.items()
-            if number in covers
-        }
         samples += orders.gone_by(conn, target.decision)
-    named = subjects.samples_now(conn, target.dataset_id, [UUID(bytes=n) for n in samples])
+    named = subjects.samples_now(conn, target.dataset_id, [_uuid(n) for n in samples])
     images = {s.image_sha256 for s in named if s.image_sha256 is not None and not s.own_fault}
-    free = [number for number in ruled if number not in others]
-    unread = [
-        s.sample_id for s in subjects.samples_now(conn, target.dataset_id, free) if not s.is_own
-    ]
-    return _Back(samples, sorted(images), [*sorted(own), *unread], ended)
+    return _Back(samples, sorted(images), quarantined)
+
+
+def _uuid(number: bytes) -> UUID:
+    return UUID(bytes=number)
 
 
 def _known(parts: Parts, dataset_id: int, images: Sequence[bytes], turn: int) -> KnownImages:
@@ -203,7 +192,7 @@ def _verdicts(
     with parts.catalog.read() as conn:
         before = subjects.samples_of_images(conn, dataset_id, sorted(images))
         there = {named.sample_id for named in before}
-        others = [number for number in back.unread if number not in there]
+        others = [n for n in map(_uuid, [*back.quarantined, *back.samples]) if n not in there]
         before += subjects.samples_now(conn, dataset_id, others)
         now = verdicts_now(conn, dataset_id, sorted(images))
     now |= dict.fromkeys(settled.freed, ("free", b""))
@@ -212,11 +201,12 @@ def _verdicts(
     now |= {
         image: ("kept", bearer.sample.sample_id.bytes) for image, bearer in settled.carried.items()
     }
-    follows, unread = set(back.samples), set(back.unread)
+    follows = set(back.samples)
     after: dict[UUID, str] = {}
     for named in before:
         number = named.sample_id.bytes
-        if number in settled.gone or named.sample_id in unread or number in back.ended:
+        is_faulty = number in follows and named.own_fault
+        if number in settled.gone or number in back.quarantined or is_faulty:
             after[named.sample_id] = "quarantined"
         elif (number in follows or not named.is_own) and not named.own_fault:
             verdict, carrier = now.get(named.image_sha256 or b"", (named.verdict, b""))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -90,6 +92,48 @@ def test_what_looks_like_an_end_inside_a_member_is_none() -> None:
     writer.close()
 
     assert out.getvalue() == one.getvalue()
+
+
+@given(
+    st.lists(st.tuples(names, st.binary(max_size=1500), st.booleans()), max_size=12),
+    st.lists(st.tuples(names, st.binary(max_size=1500)), max_size=2),
+)
+def test_some_members_copied_are_what_these_alone_give(
+    members: list[tuple[str, bytes, bool]], before: list[tuple[str, bytes]]
+) -> None:
+    """A name is wanted or not, wherever it stands."""
+    wanted = {name: is_wanted for name, _, is_wanted in members}
+    kept = [(name, data) for name, data, _ in members if wanted[name]]
+    expected, out, one = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    plain, writer, whole = TarWriter(expected), TarWriter(out), TarWriter(one)
+    for each in before:
+        plain.add(*each)
+        writer.add(*each)
+    there = [(name, whole.add(name, data)) for name, data, _ in members]
+    whole.close()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(one.getvalue())
+        file.flush()
+
+        runs = writer.copy(Path(file.name), wanted.__getitem__)
+
+    moved = {a: b - a for a, b in runs}
+    here = [
+        at + moved[max(start for start in moved if start < at)]
+        for name, at in there
+        if wanted[name]
+    ]
+    assert here == [plain.add(*each) for each in kept]
+    for each in (plain, writer):
+        each.add("after.txt", b"more")
+        each.close()
+    assert out.getvalue() == expected.getvalue()
+
+
+def test_a_tar_that_is_cut_off_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(written([("a.jpg", b"x" * 700)])[:1_536])
+    with pytest.raises(InvariantError, match="neither a member nor its end"):
+        TarWriter(io.BytesIO()).copy(tmp_path / "a.tar", lambda name: True)
 
 
 def test_a_tar_that_is_cut_off_is_refused() -> None:
