@@ -703,7 +703,7 @@ def test_maintenance_lists_then_compacts_and_verifies_and_is_inert_a_second_time
     assert listed["snapshot"] == newest["n"]
     assert listed["compact"] == done
     assert done["shards"] > done["into_shards"] > 0
-    assert report(26, "verify", "maintain_demo") == {"findings": 0}
+    assert report(26, "verify", "maintain_demo")["findings"] == 0
     assert site.ask("SELECT shard_key FROM curation.kept ORDER BY 1") == before
     (told,) = corrections()
     (made,) = site.ask(
