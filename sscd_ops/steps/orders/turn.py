@@ -14,6 +14,7 @@ from sscd_ops.catalog.orders import Order
 from sscd_ops.core.changes import change_table
 from sscd_ops.errors import EffectChanged, OrderHeld, OrderNotApplicable, SscdOpsError
 from sscd_ops.model import DecisionKind, OrderState, Person, StoredFile
+from sscd_ops.plurals import counted
 from sscd_ops.steps.losing import write_masks
 from sscd_ops.steps.orders.ordered import Ordered
 from sscd_ops.steps.parts import Parts, configured
@@ -129,7 +130,8 @@ class OrderTurn:
         if changed <= most:
             return ""
         return (
-            f"order {self._order.order_id} would change the verdicts of {changed} samples, more"
+            f"order {self._order.order_id} would change the verdicts of"
+            f" {counted(changed, 'sample')}, more"
             f" than {most} (orders.max_changed): another person has to approve it"
             f" (sscd-ops order approve {self._order.order_id}), or turns it down (sscd-ops order"
             f" refuse {self._order.order_id} --why '...')"
