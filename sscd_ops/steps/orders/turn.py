@@ -101,7 +101,7 @@ class OrderTurn:
 
     def open(self, conn: Connection, worked: Written) -> int:
         """A new number, and the output shards of what is kept anew."""
-        key, plan = self._order.client_key, worked.ordered.planned
+        key, plan = self._order.decision_key, worked.ordered.planned
         number = decisions.open_other(conn, self.dataset_id, DecisionKind.ORDER, worked.month, key)
         output_shards.add_plan(conn, number, worked.ordered.turn, plan.digest, plan.shards)
         return number
@@ -121,7 +121,7 @@ class OrderTurn:
 
     def give_up(self, conn: Connection) -> None:
         """Mark other tries to apply it as lost."""
-        decisions.give_up_others(conn, self.dataset_id, self._order.client_key)
+        decisions.give_up_others(conn, self.dataset_id, self._order.decision_key)
 
     def guard(self, seen: Seen, worked: Written) -> str:
         """Whether it changes more than one person may decide alone, and was not approved."""
