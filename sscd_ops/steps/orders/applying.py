@@ -24,6 +24,7 @@ from sscd_ops.errors import (
     UsageError,
 )
 from sscd_ops.model import OrderState, Person
+from sscd_ops.plurals import counted
 from sscd_ops.steps import turns
 from sscd_ops.steps.manage import need_reason
 from sscd_ops.steps.next_snapshot import publish_others
@@ -354,9 +355,9 @@ def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
     shown = _redraft(parts, second.order_id)[1]
     message = (
         f"order {second.order_id} would withdraw what is near to the pictures of order {order_id},"
-        f" {shown.counts['changed']} samples: another person has to approve it (sscd-ops order"
-        f" approve {second.order_id}), or turns it down (sscd-ops order refuse {second.order_id}"
-        " --why '...')"
+        f" {counted(shown.counts['changed'], 'sample')}: another person has to approve it (sscd-ops"
+        f" order approve {second.order_id}), or turns it down (sscd-ops order refuse"
+        f" {second.order_id} --why '...')"
     )
     with parts.catalog.begin() as conn:
         if orders.read_order(conn, second.order_id, lock=True).state is OrderState.DRAFTED:
