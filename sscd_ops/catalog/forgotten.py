@@ -18,6 +18,7 @@ from sscd_ops.catalog.naming import file_json, files_json
 from sscd_ops.catalog.partitions import months
 from sscd_ops.catalog.snapshot_changes import withdrawn_now
 from sscd_ops.catalog.sql import file_of, files_of, rows, run, tuples, value
+from sscd_ops.catalog.subjects import samples_now
 from sscd_ops.catalog.withdrawn_set import images_of
 from sscd_ops.model import ERASED, StoredFile
 
@@ -69,6 +70,13 @@ def read_samples(
 def bearers_of(conn: Connection, dataset_id: int, images: Collection[bytes]) -> list[ReadSample]:
     """All samples that bear some images, whatever became of them."""
     return _read(conn, dataset_id, "image_sha256", list(images))
+
+
+def withdrawn_of(conn: Connection, dataset_id: int, read: Collection[ReadSample]) -> set[UUID]:
+    """Which of some samples are withdrawn now, by an order or by the night that read them."""
+    found = withdrawn_now(conn, dataset_id, [(each.sample_id, each.image or b"") for each in read])
+    named = samples_now(conn, dataset_id, [each.sample_id for each in read])
+    return found | {each.sample_id for each in named if each.verdict == "withdrawn"}
 
 
 def erase_samples(conn: Connection, dataset_id: int, samples: Collection[UUID]) -> int:
@@ -372,8 +380,7 @@ def drop_dead_rows(conn: Connection, of_months: Collection[date]) -> None:
 def of_withdrawn_images(conn: Connection, dataset_id: int, order_id: int) -> list[UUID]:
     """The samples that are withdrawn now because of an order's pictures, and copies of these."""
     images = images_of(conn, dataset_id, order_id)
-    found = [(each.sample_id, each.image or b"") for each in bearers_of(conn, dataset_id, images)]
-    return sorted(withdrawn_now(conn, dataset_id, found))
+    return sorted(withdrawn_of(conn, dataset_id, bearers_of(conn, dataset_id, images)))
 
 
 def mark_finished(conn: Connection, order_id: int) -> None:

@@ -379,9 +379,17 @@ def refuse(conn: Connection, order_id: int, why: str) -> None:
 
 
 def mark_applied(
-    conn: Connection, order_id: int, decision_id: int, turn: int, by: Mapping[str, str]
+    conn: Connection,
+    order_id: int,
+    decision_id: int,
+    turn: int,
+    by: Mapping[str, str],
+    counts: Mapping[str, Any],
 ) -> None:
-    """Say which decision an order is, and end the one that it reverts. Under the dataset's lock."""
+    """Say which decision an order is, and end the one that it reverts. Under the dataset's lock.
+
+    ``counts``: as it was worked out last; its draft had the same effect, at an earlier turn.
+    """
     run(
         conn,
         "UPDATE sscd_ops.orders SET state = :s, decision_id = :x, turn = :t, message = '',"
@@ -390,6 +398,13 @@ def mark_applied(
         x=decision_id,
         t=turn,
         b=json.dumps(dict(by)),
+        o=order_id,
+    )
+    run(
+        conn,
+        "UPDATE sscd_ops.order_drafts r SET counts = CAST(:c AS jsonb) FROM sscd_ops.orders o"
+        " WHERE o.order_id = :o AND r.order_id = o.order_id AND r.draft = o.draft",
+        c=json.dumps(dict(counts)),
         o=order_id,
     )
     run(

@@ -210,6 +210,11 @@ def _sentence(
             f"Withdrawn: its image is {found['similarity']:.4f} similar to a picture that was"
             f" withdrawn with its copies; the threshold is {found['threshold']:g}."
         )
+    if found["verdict"] == "withdrawn":
+        return (
+            "Withdrawn: an order in force names it, where it came from or its picture:"
+            " `sscd-ops order list`."
+        )
     if found["verdict"] != "kept":
         return f"{str(found['verdict']).capitalize()}: {found['reason'] or 'no reason is stored'}"
     if found["plain"]:

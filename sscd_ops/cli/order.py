@@ -265,11 +265,14 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
         _draw(parts, samples, sheet)
         say(f"wrote {sheet}")
     counts = draft.counts
+    kept = (
+        "again, or by another sample" if found.verb == "revert" else "by another sample, or instead"
+    )
     for count, one, many in (
         (
             counts["kept_instead"],
-            "picture is kept by another sample, or instead",
-            "pictures are kept by another sample, or instead",
+            f"picture is kept {kept}",
+            f"pictures are kept {kept}",
         ),
         (
             counts["removed_again"],
@@ -318,6 +321,7 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
         one = f"sample of source {source} says no URL: it could not be searched"
         many = f"samples of source {source} say no URL: they could not be searched"
         say(counted(count, one, many))
+    _warn(found, counts)
     if found.state is OrderState.APPLIED:
         say(f"order {found.order_id} was applied in turn {found.turn}")
     elif found.state is OrderState.HELD:
@@ -329,6 +333,21 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
             f" of {counts['changed']} change (effect {draft.effect[:12]}); to carry it out:"
             f" sscd-ops order apply {number}"
         )
+
+
+def _warn(found: Order, counts: Mapping[str, Any]) -> None:
+    """Say of a withdrawal that it names nothing, and what it does that nothing takes back."""
+    from sscd_ops.steps.orders.finishing import to_do
+
+    if found.verb == "withdraw" and not counts["named"]:
+        say(
+            "nothing that is in the dataset is named: look at the spelling (URLs, domains and"
+            " sources stop what comes from there later)"
+        )
+    if found.finished_at is None and (beside := to_do(found)):
+        say(f"carried out it also does {' and '.join(beside)}, which cannot be taken back")
+        if "forget" in beside:
+            say("what is forgotten stops equal bytes alone: near copies that come later pass")
 
 
 def _draw(parts: Wiring, samples: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -185,8 +185,8 @@ def _say_what_is_read_again(again: Wanted) -> None:
 
 
 _COUNTS = (
-    "read", "quarantined", "removed_exact", "removed_near", "removed_perceptual", "kept",
-    "kept_plain",
+    "read", "quarantined", "withdrawn", "removed_exact", "removed_near", "removed_perceptual",
+    "kept", "kept_plain",
 )  # fmt: skip
 
 

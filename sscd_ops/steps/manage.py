@@ -72,7 +72,7 @@ def need_reason(actor: str, why: str) -> None:
         UsageError: says what to add.
     """
     if not actor.strip() or not why.strip():
-        raise UsageError("say who and why: --who NAME --why '...' (kept in curation.events)")
+        raise UsageError("say who and why: --who NAME --why '...' (kept in the catalog)")
 
 
 def _locked(conn: Connection, batch_id: int) -> Batch:

@@ -13,7 +13,7 @@ from tests.docs.pages import ROOT, blocks
 
 def test_the_commands_run_as_pasted(tmp_path: Path, catalog_url: str) -> None:
     """Installing aside: the product is here."""
-    (block,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops run" in b)
+    (block,) = (b for b in blocks(ROOT / "README.md", "sh") if "pip install" in b)
     (out,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops withdraw" in b)
     (after,) = (b for b in blocks(ROOT / "README.md", "sh") if "sscd-ops maintain" in b)
     install, *commands = block.splitlines() + out.splitlines() + after.splitlines()

@@ -226,6 +226,7 @@ def test_of_pictures_that_go_with_copies_the_digest_alone_is_left(world: World) 
     verdicts = world.verdicts()
     assert {verdicts["same1"], verdicts["same52"]} == {"withdrawn withdrawn"}
     assert (verdicts["near1"], verdicts["near52"]) == ("kept", "kept")
+    apply(world, number)  # what the night read of them goes too
     generation = world.ask("SELECT generation FROM sscd_ops.datasets")
     apply(world, number)
     assert world.ask("SELECT generation FROM sscd_ops.datasets") == generation
@@ -293,6 +294,9 @@ def test_an_order_s_own_text_is_erased_and_its_rule_holds(world: World) -> None:
     told_of = json.loads(written[1]["body"])
     assert told_of["purged"]["expired"] == [1, 2]
     assert told_of["snapshots"]["readable"] == []
+    assert told_of["stays"].keys() == {"ids and digests", "descriptors, hashes"}
+    assert {"caches", "server"} <= told_of["bytes"]["may_be_left_in"].keys()
+    assert "root" not in told_of["bytes"]["may_be_left_in"]
     for table in ("orders", "order_subjects", "decisions", "events", "order_drafts", "receipts"):
         rows = repr(world.ask(f"SELECT * FROM sscd_ops.{table}"))
         assert "Jane Roe" not in rows, table

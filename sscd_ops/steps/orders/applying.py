@@ -24,7 +24,6 @@ from sscd_ops.errors import (
     UsageError,
 )
 from sscd_ops.model import OrderState, Person
-from sscd_ops.plurals import counted
 from sscd_ops.steps import turns
 from sscd_ops.steps.manage import need_reason
 from sscd_ops.steps.next_snapshot import publish_others
@@ -34,7 +33,7 @@ from sscd_ops.steps.orders.finishing import Finished, finish, to_do
 from sscd_ops.steps.orders.ordered import Ordered, difference
 from sscd_ops.steps.orders.receipts import write_due
 from sscd_ops.steps.orders.reverting import revert as work_out_revert
-from sscd_ops.steps.orders.turn import OrderTurn, need_applicable
+from sscd_ops.steps.orders.turn import OrderTurn, near_waits, need_applicable
 from sscd_ops.steps.orders.withdrawing import withdraw
 from sscd_ops.steps.orders.withdrawing_copies import withdraw_copies, withdraw_near
 from sscd_ops.steps.parts import Parts, configured, load_work
@@ -322,7 +321,7 @@ def _take(parts: Parts, order: Order, shown: Draft, by: Person) -> None:
     )
     try:
         turns.take(parts, decider)
-    except (EffectChanged, OrderHeld):
+    except (EffectChanged, OrderHeld, OrderNotApplicable):
         turns.forget_tries(parts, decider)
         raise
 
@@ -353,12 +352,7 @@ def _hold_near(parts: Parts, order_id: int, by: Person) -> None:
     if second.state is not OrderState.DRAFTED or order.state is not OrderState.APPLIED:
         return
     shown = _redraft(parts, second.order_id)[1]
-    message = (
-        f"order {second.order_id} would withdraw what is near to the pictures of order {order_id},"
-        f" {counted(shown.counts['changed'], 'sample')}: another person has to approve it (sscd-ops"
-        f" order approve {second.order_id}), or turns it down (sscd-ops order refuse"
-        f" {second.order_id} --why '...')"
-    )
+    message = near_waits(second, shown.counts["changed"])
     with parts.catalog.begin() as conn:
         if orders.read_order(conn, second.order_id, lock=True).state is OrderState.DRAFTED:
             orders.hold(conn, second.order_id, message, by.known)
@@ -483,6 +477,11 @@ def refuse(parts: Parts, order_id: int, *, by: Person, why: str) -> Order:
         if order.state is not OrderState.REFUSED:  # else: asked again, after a kill
             orders.refuse(conn, order_id, why)
             _tell(conn, order, "refused", by)
+    with parts.catalog.begin() as conn:  # what a process that was applying it left
+        datasets.lock(conn, order.dataset_id)
+        decisions.give_up_others(conn, order.dataset_id, order.client_key)
+    with parts.catalog.begin() as conn:
+        decisions.delete_lost(conn, order.dataset_id)
     write_due(parts, order.dataset_id)
     return replace(order, state=OrderState.REFUSED, message=why)
 

@@ -174,7 +174,7 @@ def read_url_list(path: Path) -> list[str]:
     """The URLs of a file: one a line, or the column ``url`` of a csv.
 
     Raises:
-        UsageError: it cannot be read, or is a csv without such a column.
+        UsageError: it cannot be read, names no URL, or is a csv without such a column.
     """
     import csv
 
@@ -194,4 +194,7 @@ def read_url_list(path: Path) -> list[str]:
             f"{path} begins with {lines[0][:100]!r}: give one URL a line, or a csv whose header has"
             " a column url"
         )
-    return [line[named[0]] for line in table[1:] if len(line) > named[0]]
+    found = [line[named[0]] for line in table[1:] if len(line) > named[0]]
+    if not any(text.strip() for text in found):
+        raise UsageError(f"{path} has no URL in its column url: nothing was drafted")
+    return found

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
-from sscd_ops.catalog import forgotten, read_again, shards, snapshot_changes
+from sqlalchemy.engine import Connection
+
+from sscd_ops.catalog import datasets, forgotten, read_again, shards
 from sscd_ops.catalog.datasets import Dataset
 from sscd_ops.catalog.forgotten import ReadFile, ReadSample
 from sscd_ops.core.manifest import write_erased
@@ -61,13 +63,17 @@ def need_withdrawn(
         UsageError: one is not there, or not withdrawn: nothing of it may go.
     """
     with parts.catalog.begin() as conn:
-        read = forgotten.read_samples(conn, dataset.dataset_id, samples)
-        named = [(each.sample_id, each.image or b"") for each in read.values()]
-        gone = snapshot_changes.withdrawn_now(conn, dataset.dataset_id, named)
-        gone |= {each.sample_id for each in read.values() if each.verdict == "withdrawn"}
-        earlier = read_again.called_before(conn, samples)
-        read |= forgotten.read_samples(conn, dataset.dataset_id, earlier)
-        gone |= earlier
+        return _withdrawn(conn, dataset, samples)
+
+
+def _withdrawn(
+    conn: Connection, dataset: Dataset, samples: Collection[UUID]
+) -> dict[UUID, ReadSample]:
+    read = forgotten.read_samples(conn, dataset.dataset_id, samples)
+    gone = forgotten.withdrawn_of(conn, dataset.dataset_id, list(read.values()))
+    earlier = read_again.called_before(conn, samples)
+    read |= forgotten.read_samples(conn, dataset.dataset_id, earlier)
+    gone |= earlier
     if unknown := sorted(set(samples) - read.keys()):
         raise UsageError(f"{dataset.name!r} has no sample {unknown[0]}")
     if left := sorted(read.keys() - gone):
@@ -78,6 +84,24 @@ def need_withdrawn(
     return read
 
 
+def list_erased(parts: Parts, dataset: Dataset, samples: Collection[UUID]) -> None:
+    """Say that the text of withdrawn samples is erased: nobody keeps one again from then on.
+
+    Under the dataset's lock: who would end the order meanwhile finds that out under it, too.
+
+    Raises:
+        UsageError: one that was not listed before is withdrawn no longer.
+    """
+    ids = sorted(samples)
+    for start in range(0, len(ids), AT_ONCE):
+        some = ids[start : start + AT_ONCE]
+        with parts.catalog.begin() as conn:
+            datasets.lock(conn, dataset.dataset_id)
+            new = set(some) - forgotten.erased_of(conn, dataset.dataset_id, some)
+            _withdrawn(conn, dataset, new)
+            forgotten.erase_samples(conn, dataset.dataset_id, new)
+
+
 def erase_text(parts: Parts, dataset: Dataset, read: Collection[ReadSample]) -> Erased:
     """Take the text of samples out of manifests and rows; a retry goes on where it was.
 
@@ -86,9 +110,7 @@ def erase_text(parts: Parts, dataset: Dataset, read: Collection[ReadSample]) -> 
     """
     done = Erased()
     ids = sorted(each.sample_id for each in read)
-    for start in range(0, len(ids), AT_ONCE):
-        with parts.catalog.begin() as conn:
-            forgotten.erase_samples(conn, dataset.dataset_id, ids[start : start + AT_ONCE])
+    list_erased(parts, dataset, ids)
     # whoever names a manifest from now on looks at that list
     wait_for_namers(parts)
     with parts.catalog.begin() as conn:

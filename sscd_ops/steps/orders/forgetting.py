@@ -24,7 +24,6 @@ from sscd_ops.catalog import (
     named_files,
     segments,
     shards,
-    snapshot_changes,
     withdrawn_set,
 )
 from sscd_ops.catalog.datasets import Dataset
@@ -36,7 +35,7 @@ from sscd_ops.model import StoredFile
 from sscd_ops.plurals import counted
 from sscd_ops.steps import turns
 from sscd_ops.steps.damage import noting, rows_of_pictures
-from sscd_ops.steps.orders.erasing import erase_text, need_withdrawn
+from sscd_ops.steps.orders.erasing import erase_text, list_erased, need_withdrawn
 from sscd_ops.steps.orders.removing import remove_files
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.snapshots import check_root
@@ -95,6 +94,7 @@ def forget(
         dataset = datasets.need(conn, name)
         check_root(parts, conn, dataset)
     read = need_withdrawn(parts, dataset, samples)
+    list_erased(parts, dataset, read.keys())
     done = Forgotten(name, len(read))
     blanker = _Blanker(parts, dataset, read, pictures)
     turns.make_generation(parts, blanker)
@@ -163,8 +163,7 @@ class _Blanker:
         asked = {each.image for each in self._read.values() if each.image is not None}
         with parts.catalog.begin() as conn:
             self.bearers = forgotten.bearers_of(conn, self.dataset_id, asked)
-            pairs = [(each.sample_id, each.image or b"") for each in self.bearers]
-            gone = snapshot_changes.withdrawn_now(conn, self.dataset_id, pairs)
+            gone = forgotten.withdrawn_of(conn, self.dataset_id, self.bearers)
             kept = {
                 each.image
                 for each in self.bearers

@@ -1,10 +1,10 @@
 """``withdraw --purge``: no file below the root holds withdrawn samples any more, nor what they say.
 
 In phases, each of which a retry finds done or does again: publish, so that the newest snapshot is
-without them; plan shards anew that wait for their commit; expire the snapshots that list a shard
-with one; write archived shards anew without them; take their text out of manifests and rows
-(``erasing``); remove the files that held them, without grace (``removing``). It answers with what
-was done, and where the bytes may be still.
+without them; expire the snapshots that list a shard with one; list them as erased; plan shards
+anew that wait for their commit; write archived shards anew without them; take their text out of
+manifests and rows (``erasing``); remove the files that held them, without grace (``removing``). It
+answers with what was done, and where the bytes may be still.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sscd_ops.model import StoredFile
 from sscd_ops.plurals import counted
 from sscd_ops.steps.archiving import take_out
 from sscd_ops.steps.next_snapshot import publish_others
-from sscd_ops.steps.orders.erasing import Erased, erase_text, need_withdrawn
+from sscd_ops.steps.orders.erasing import Erased, erase_text, list_erased, need_withdrawn
 from sscd_ops.steps.orders.removing import remove_files
 from sscd_ops.steps.parts import Parts
 from sscd_ops.steps.publish import is_unwritten, write_planned
@@ -115,8 +115,10 @@ def purge(
     publish_others(parts, dataset.dataset_id)
     repair_latest(parts, name)
     held = _held(parts, dataset, read)
-    _plan_anew(parts, dataset, held, done)
     now = _expire(parts, dataset, held, done, actor=actor, why=why, and_tagged=and_tagged)
+    # from here on nothing keeps them again: whoever ends their order is told, or this is
+    list_erased(parts, dataset, read.keys())
+    _plan_anew(parts, dataset, held, done)
     archived = _take_out_of_archive(parts, read)
     erased = erase_text(parts, dataset, list(read.values()))
     done.manifests, done.rows = erased.manifests, erased.rows

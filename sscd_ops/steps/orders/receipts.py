@@ -29,13 +29,20 @@ RECEIPT = "receipt"
 """The kind of the event that each has."""
 _LEFT = {
     "source": "the files that were read; they are not this product's",
-    "root": "shards of snapshots that can be read; of expired ones, until vacuum removes them",
+    "root": "shards of snapshots that can be read; of expired ones, until vacuum removes them; the"
+    " archive of what nights removed (publish.undo)",
     "backups": "backups and dumps of the storage root and of the database",
     "exports": "copies of shards that were made elsewhere",
     "models": "what was trained on a snapshot that held them",
 }
+_LEFT_BY_A_PURGE = {
+    **{name: where for name, where in _LEFT.items() if name != "root"},
+    "caches": "copies in storage.cache of other machines, until they are trimmed",
+    "server": "pages of tables and the write-ahead log of Postgres, until they are written over",
+}
 _STAYS = {"ids and digests": "so that it is known what went, and that it does not come back"}
 _NOT_FORGOTTEN = {"keys, captions, metadata, descriptors": "in catalog and index: not forgotten"}
+_NOT_FORGOTTEN_BY_A_PURGE = {"descriptors, hashes": "in the index: not forgotten"}
 
 
 def write_due(parts: Parts, dataset_id: int) -> list[int]:
@@ -148,7 +155,7 @@ def _body(parts: Parts, conn: Connection, order: Order, kind: str) -> dict[str, 
         "effect_sha256": None if draft is None else draft.effect,
     }
     if order.decision_id is not None:
-        told |= _carried_out(parts, conn, order, moments)
+        told |= _carried_out(parts, conn, order, kind, moments)
     return told
 
 
@@ -171,7 +178,7 @@ def _matched(
 
 
 def _carried_out(
-    parts: Parts, conn: Connection, order: Order, moments: Mapping[str, Any]
+    parts: Parts, conn: Connection, order: Order, kind: str, moments: Mapping[str, Any]
 ) -> dict[str, Any]:
     covered = [str(UUID(bytes=number)) for number in orders.covered_by(conn, order.decision)]
     became: dict[str, list[str]] = {}
@@ -184,13 +191,15 @@ def _carried_out(
         "kept_instead": listed(receipts.kept_instead(conn, order.decision)),
         "published": {"snapshot": moments["snapshot"], "at": moments["published_at"]},
     }
-    return told if order.verb == "revert" else told | _went(parts, conn, order, moments)
+    return told if order.verb == "revert" else told | _went(parts, conn, order, kind, moments)
 
 
 def _went(
-    parts: Parts, conn: Connection, order: Order, moments: Mapping[str, Any]
+    parts: Parts, conn: Connection, order: Order, kind: str, moments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Where a withdrawal's samples are gone, and where they may be left."""
+    purged = kind == "purge"
+    known = _NOT_FORGOTTEN_BY_A_PURGE if purged else _NOT_FORGOTTEN
     newest = datasets.of_number(conn, order.dataset_id).snapshot
     held = _numbers(receipts.held_in(conn, order.decision), newest)
     tags, users, readable = receipts.tags_and_users(conn, order.dataset_id, held)
@@ -207,9 +216,9 @@ def _went(
         "bytes": {
             "in_no_snapshot_from": moments["snapshot"],
             "in_readable_snapshots": bool(readable),
-            "may_be_left_in": _LEFT,
+            "may_be_left_in": _LEFT_BY_A_PURGE if purged else _LEFT,
         },
-        "stays": _STAYS | ({} if order.request.get("forget") else _NOT_FORGOTTEN),
+        "stays": _STAYS | ({} if order.request.get("forget") else known),
     }
 
 

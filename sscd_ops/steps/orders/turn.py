@@ -9,10 +9,24 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 from sqlalchemy.engine import Connection
 
-from sscd_ops.catalog import decisions, events, orders, output_shards, segments, withdrawn_set
+from sscd_ops.catalog import (
+    decisions,
+    events,
+    forgotten,
+    orders,
+    output_shards,
+    segments,
+    withdrawn_set,
+)
 from sscd_ops.catalog.orders import Order
 from sscd_ops.core.changes import change_table
-from sscd_ops.errors import EffectChanged, OrderHeld, OrderNotApplicable, SscdOpsError
+from sscd_ops.errors import (
+    CommitConflict,
+    EffectChanged,
+    OrderHeld,
+    OrderNotApplicable,
+    SscdOpsError,
+)
 from sscd_ops.model import DecisionKind, OrderState, Person, StoredFile
 from sscd_ops.plurals import counted
 from sscd_ops.steps.losing import write_masks
@@ -127,6 +141,10 @@ class OrderTurn:
         """Whether it changes more than one person may decide alone, and was not approved."""
         changed = len(worked.ordered.effects)
         most = configured(self._parts, self._order.dataset).orders.most(worked.ordered.kept)
+        # a second part is too much with its first, however little it is alone
+        is_second = self._order.verb == "withdraw" and self._order.of_order is not None
+        if is_second:
+            return near_waits(self._order, changed)
         if changed <= most:
             return ""
         return (
@@ -150,13 +168,20 @@ class OrderTurn:
         return OrderHeld(message)
 
     def admit(self, conn: Connection, worked: Written) -> None:
-        """Refuse where it was refused, or drafted anew, meanwhile.
+        """Refuse where it was refused, or drafted anew, or lost what it keeps, meanwhile.
 
         Raises:
+            CommitConflict: the text of what it would keep was erased (retried).
             OrderNotApplicable: it was refused.
             EffectChanged: another draft of it was stored.
         """
         now = self._locked(conn)
+        carriers = list(worked.ordered.planned.slots)
+        if erased := forgotten.erased_of(conn, self.dataset_id, carriers):
+            raise CommitConflict(
+                f"the text of sample {min(erased)} was erased meanwhile, and it is not published"
+                " again: run this again"
+            )
         if now.draft != self._order.draft:
             raise EffectChanged(
                 f"order {now.order_id} was drafted anew meanwhile: look at what it would change"
@@ -173,7 +198,14 @@ class OrderTurn:
         for segment_id, (mask, kept) in worked.masks.items():
             segments.add_mask(conn, segment_id, generation, mask, kept)
         turn = worked.ordered.turn
-        orders.mark_applied(conn, self._order.order_id, decision_id, turn, self._by.known)
+        orders.mark_applied(
+            conn,
+            self._order.order_id,
+            decision_id,
+            turn,
+            self._by.known,
+            worked.ordered.counts,
+        )
         fingerprint = worked.ordered.work.attempt.fingerprint
         has_pictures = add_pictures(
             conn, self.dataset_id, decision_id, generation, worked.pictures, fingerprint
@@ -196,6 +228,16 @@ class OrderTurn:
                 "by": self._by.known,
             },
         )
+
+
+def near_waits(second: Order, changed: int) -> str:
+    """Why the second part of an order is held."""
+    number = second.order_id
+    return (
+        f"order {number} would withdraw what is near to the pictures of order {second.of_order},"
+        f" {changed} samples: another person has to approve it (sscd-ops order approve {number}),"
+        f" or turns it down (sscd-ops order refuse {number} --why '...')"
+    )
 
 
 def need_applicable(order: Order) -> None:
