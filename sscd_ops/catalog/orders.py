@@ -81,8 +81,8 @@ class Order:
         return self.decision_id
 
     @property
-    def client_key(self) -> str:
-        """By which its decision is found again."""
+    def decision_key(self) -> str:
+        """The ``client_key`` of its decision; its row has one of its own, by which it is found."""
         return f"order {self.order_id}"
 
 
@@ -424,21 +424,19 @@ def mark_applied(
 
 def covered_by(conn: Connection, decision_id: int) -> list[bytes]:
     """The samples (16 bytes each) that an order's decision withdrew."""
-    found = tuples(
-        conn,
-        "SELECT uuid_send(sample_id) FROM sscd_ops.changes"
-        " WHERE decision_id = :x AND sample_id IS NOT NULL AND verdict = 'withdrawn'",
-        x=decision_id,
-    )
-    return [bytes(number) for (number,) in found]
+    return _changed_samples(conn, decision_id, "verdict = 'withdrawn'")
 
 
 def gone_by(conn: Connection, decision_id: int) -> list[bytes]:
     """The samples (16 bytes each) that could not be had when a decision was made."""
+    return _changed_samples(conn, decision_id, "reason = 'source_gone'")
+
+
+def _changed_samples(conn: Connection, decision_id: int, condition: str) -> list[bytes]:
     found = tuples(
         conn,
         "SELECT uuid_send(sample_id) FROM sscd_ops.changes"
-        " WHERE decision_id = :x AND sample_id IS NOT NULL AND reason = 'source_gone'",
+        f" WHERE decision_id = :x AND sample_id IS NOT NULL AND {condition}",
         x=decision_id,
     )
     return [bytes(number) for (number,) in found]

@@ -20,6 +20,7 @@ from sscd_ops.cli.context import (
     who_options,
 )
 from sscd_ops.cli.output import print_fields, print_rows, say
+from sscd_ops.plurals import counted
 
 if TYPE_CHECKING:
     from sscd_ops.catalog.orders import Draft, Order
@@ -264,29 +265,62 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
         _draw(parts, samples, sheet)
         say(f"wrote {sheet}")
     counts = draft.counts
-    for count, what in (
+    kept = (
+        "again, or by another sample" if found.verb == "revert" else "by another sample, or instead"
+    )
+    for count, one, many in (
         (
             counts["kept_instead"],
-            "pictures are kept again, or by another sample"
-            if found.verb == "revert"
-            else "pictures are kept by another sample, or instead",
+            f"picture is kept {kept}",
+            f"pictures are kept {kept}",
         ),
-        (counts["removed_again"], "pictures go for another one than before"),
-        (counts["freed"], "pictures are nobody's from then on"),
-        (counts["source_gone"], "samples that could be kept instead are gone from their source"),
-        (counts.get("pictures", 0), "pictures are withdrawn with their copies, now and later"),
+        (
+            counts["removed_again"],
+            "picture goes for another one than before",
+            "pictures go for another one than before",
+        ),
+        (
+            counts["freed"],
+            "picture is nobody's from then on",
+            "pictures are nobody's from then on",
+        ),
+        (
+            counts["source_gone"],
+            "sample that could be kept instead is gone from its source",
+            "samples that could be kept instead are gone from their source",
+        ),
+        (
+            counts.get("pictures", 0),
+            "picture is withdrawn with its copies, now and later",
+            "pictures are withdrawn with their copies, now and later",
+        ),
         (
             counts.get("pictures", 0) - counts.get("compared", 0),
+            "of them has nothing to compare: of it equal bytes alone go",
             "of them have nothing to compare: of these equal bytes alone go",
         ),
-        (counts.get("near", {}).get("images", 0), "images go because they are near to one of them"),
-        (counts.get("near_withdrawn", 0), "images that went for one of all these are quarantined"),
-        (counts.get("near_waits", 0), "samples near to them wait for another person's approval"),
+        (
+            counts.get("near", {}).get("images", 0),
+            "image goes because it is near to one of them",
+            "images go because they are near to one of them",
+        ),
+        (
+            counts.get("near_withdrawn", 0),
+            "image that went for one of all these is quarantined",
+            "images that went for one of all these are quarantined",
+        ),
+        (
+            counts.get("near_waits", 0),
+            "sample near to them waits for another person's approval",
+            "samples near to them wait for another person's approval",
+        ),
     ):
         if count:
-            say(f"{count} {what}")
+            say(counted(count, one, many))
     for source, count in counts.get("unsearched", {}).items():
-        say(f"{count} samples of source {source} say no URL: they could not be searched")
+        one = f"sample of source {source} says no URL: it could not be searched"
+        many = f"samples of source {source} say no URL: they could not be searched"
+        say(counted(count, one, many))
     _warn(found, counts)
     if found.state is OrderState.APPLIED:
         say(f"order {found.order_id} was applied in turn {found.turn}")
@@ -295,8 +329,8 @@ def show_draft(parts: Wiring, drafted: Drafted, form: str, sheet: Path | None = 
     else:
         number = found.order_id
         say(
-            f"order {number} is drafted: {counts['named']} samples named, the verdicts of"
-            f" {counts['changed']} change (effect {draft.effect[:12]}); to carry it out:"
+            f"order {number} is drafted: {counted(counts['named'], 'sample')} named, the verdicts"
+            f" of {counts['changed']} change (effect {draft.effect[:12]}); to carry it out:"
             f" sscd-ops order apply {number}"
         )
 
@@ -369,8 +403,8 @@ def _say_forgotten(done: Forgotten | None) -> None:
     if done is None:
         return
     say(
-        f"forgotten: descriptors and hashes of {done.images} pictures, and what {done.samples}"
-        " samples say"
+        f"forgotten: descriptors and hashes of {counted(done.images, 'picture')}, and what"
+        f" {counted(done.samples, 'sample says', 'samples say')}"
     )
     for where in done.left:
         say(f"  {where}")
@@ -381,7 +415,7 @@ def _say_purged(done: Purged | None) -> None:
         return
     expired = ", ".join(map(str, done.expired)) or "none"
     say(
-        f"purged: {done.samples} samples; {len(done.removed)} files removed"
+        f"purged: {counted(done.samples, 'sample')}; {counted(len(done.removed), 'file')} removed"
         f" ({sum(done.removed.values())} bytes); snapshots that held them, expired: {expired}."
         " Where their bytes or text are, or may be:"
     )

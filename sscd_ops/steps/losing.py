@@ -37,7 +37,8 @@ class Asked:
     has their bytes; what was removed because of them is left to the caller. ``anew``: images that
     are to be decided like newcomers. ``without``: samples (16 bytes) that can carry nothing from
     now on; ``again``: those that can, whatever was decided of them alone. ``gone``: samples, by
-    their 16 bytes, that are known to be gone from their source.
+    their 16 bytes, that are known to be gone from their source. ``ended``: an order whose withdrawn
+    pictures do not count, since it ends; 0: all do.
     """
 
     lost: Sequence[bytes] = ()

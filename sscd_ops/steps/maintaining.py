@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from sscd_ops.catalog import datasets, events, snapshots
 from sscd_ops.errors import SscdOpsError
 from sscd_ops.options import SMALL_SEGMENT
+from sscd_ops.plurals import counted
 from sscd_ops.steps import compacting, compacting_shards
 from sscd_ops.steps.archiving import expire_archive
 from sscd_ops.steps.looking import A_WEEK, look, tell
@@ -170,7 +171,7 @@ def _expire_archive(
     why = f"retention.removed = {age / 86400:g}d"
     gone = expire_archive(parts, name, older_than=age, actor=actor, why=why, dry_run=dry_run)
     samples = sum(shard.samples for shard in gone)
-    said = f"{len(gone)} files of the archive, {samples} samples ({why})"
+    said = f"{counted(len(gone), 'file')} of the archive, {counted(samples, 'sample')} ({why})"
     return {"archived_shards": len(gone)}, [said]
 
 

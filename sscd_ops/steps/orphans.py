@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sscd_ops.catalog import lookups
-from sscd_ops.core.leader import Compared, Leader, lead
+from sscd_ops.core.leader import Compared, lead
 from sscd_ops.core.measures import Measure
 from sscd_ops.core.segment_file import read_kept
 from sscd_ops.model import KnownImages
@@ -167,7 +167,7 @@ def decide_anew(
     _name_earlier(parts, index.origin, near, answer, rows[~led.kept & ~here])
     if len(last):
         asked = [queries.rows[by.role][last] for by in work.measures]
-        _come_last(compared, led, asked, last, ids[rows[led.kept]], answer)
+        _come_last(compared, asked, last, ids[rows[led.kept]], answer)
     return answer
 
 
@@ -186,7 +186,6 @@ def _name_earlier(
 
 def _come_last(
     compared: Sequence[Compared],
-    led: Leader,
     asked: Sequence[NDArray[np.float16] | NDArray[np.uint8]],
     last: NDArray[np.int64],
     kept: NDArray[np.uint8],

@@ -421,7 +421,7 @@ def test_what_is_near_waits_for_another_person_as_a_second_order(three: World) -
     with three.parts() as parts:
         with pytest.raises(UsageError, match="drafted by ann too"):
             applying.approve(parts, done.second.order_id, by=ANN)
-        with pytest.raises(EffectChanged, match="1 samples more"):  # text-again came meanwhile
+        with pytest.raises(EffectChanged, match="1 sample more"):  # text-again came meanwhile
             applying.approve(parts, done.second.order_id, by=BOB)
         with pytest.raises(OrderHeld):
             applying.apply(parts, done.second.order_id, by=ANN)

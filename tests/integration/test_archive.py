@@ -447,7 +447,7 @@ def test_what_was_removed_long_ago_is_let_go(world: World) -> None:
 
     assert done.counts == dry.counts == {"expired": 0, "tagged": 0, "archived_shards": 1}
     assert again.counts["archived_shards"] == 0
-    assert "1 files of the archive, 2 samples (retention.removed = 30d)" in done.lines
+    assert "1 file of the archive, 2 samples (retention.removed = 30d)" in done.lines
     assert_archived(world, ["again"], [pair("again", picture(1))])
     assert not any((Path(world.storage.root) / name).exists() for name in first)
     world.night(DAYS[0])

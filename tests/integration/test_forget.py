@@ -143,7 +143,7 @@ def test_descriptors_hashes_and_text_go_and_nothing_else(world: World) -> None:
         else:
             assert (row == before[number]).all()
     assert (done.images, done.kept_images, done.rows) == (3, 0, 3)
-    assert any("near copies of 3 picture(s) cannot be found" in said for said in done.left)
+    assert any("near copies of 3 pictures cannot be found" in said for said in done.left)
     (event,) = world.ask("SELECT details FROM curation.events WHERE kind = 'forgotten'")
     digests = {
         s
@@ -215,7 +215,7 @@ def test_what_another_sample_bears_keeps_its_descriptor(world: World) -> None:
     done = forgot(world, ids)
 
     assert (done.images, done.kept_images) == (0, 1)
-    assert any("1 picture(s) keep descriptor and hash" in said for said in done.left)
+    assert any("1 picture keeps descriptor and hash" in said for said in done.left)
     after = described(world)
     assert all((after[number] == row).all() for number, row in before.items())
     assert holding(world, ["c0001"]) == [

@@ -265,7 +265,7 @@ def test_equal_bytes_of_another_sample_stay_and_are_told(world: World) -> None:
     done = purged(world, withdraw(world, c0001="withdrawn"))
 
     assert done.kept_bytes == 1
-    assert any("1 other sample(s) have equal bytes" in said for said in done.left)
+    assert any("1 other sample has equal bytes" in said for said in done.left)
     assert holding(world, ["c0001"]) == []
 
 

@@ -228,7 +228,7 @@ def test_another_effect_than_was_shown_is_drafted_anew(two: World) -> None:
     number = draft(two, "c0003").order.order_id
     two.put(DAYS[2], "c.tar", [pair("again3", picture(3))])
     two.night(DAYS[2])
-    with pytest.raises(EffectChanged, match=r"1 samples more .*1 samples that change no longer"):
+    with pytest.raises(EffectChanged, match=r"1 sample more .*1 sample that changes no longer"):
         apply(two, number)
     assert verdicts(two)["c0003"] == "kept"
     apply(two, number)

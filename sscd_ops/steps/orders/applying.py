@@ -479,7 +479,7 @@ def refuse(parts: Parts, order_id: int, *, by: Person, why: str) -> Order:
             _tell(conn, order, "refused", by)
     with parts.catalog.begin() as conn:  # what a process that was applying it left
         datasets.lock(conn, order.dataset_id)
-        decisions.give_up_others(conn, order.dataset_id, order.client_key)
+        decisions.give_up_others(conn, order.dataset_id, order.decision_key)
     with parts.catalog.begin() as conn:
         decisions.delete_lost(conn, order.dataset_id)
     write_due(parts, order.dataset_id)

@@ -28,6 +28,7 @@ from sscd_ops.core.segment_file import OpenSegment, open_segment
 from sscd_ops.core.withdrawn import Pictures
 from sscd_ops.errors import UsageError
 from sscd_ops.model import Fault, Matches, Segment
+from sscd_ops.plurals import counted
 from sscd_ops.ports import HashSearch, SearchBackend
 from sscd_ops.steps.embed import open_embedder
 from sscd_ops.steps.parts import Parts, Work
@@ -157,7 +158,7 @@ def find_near(
     plainly = work.survey.search == "sketch" or len(asked) < _WORTH_CODES
     backend = open_backend(parts, work, EXACT if plainly else "")
     hashes = parts.hash_search()
-    parts.progress.start(f"compare with {len(asked)} pictures", len(live))
+    parts.progress.start(f"compare with {counted(len(asked), 'picture')}", len(live))
     for segment in live:
         opened = open_segment(parts.store, segment, {*backend.roles(), *HASHES})
         for measure in work.measures:

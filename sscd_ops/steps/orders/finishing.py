@@ -16,6 +16,7 @@ from sscd_ops.catalog import events, forgotten, orders, receipts, rules, withdra
 from sscd_ops.catalog.orders import Order
 from sscd_ops.errors import OrderNotApplicable, UsageError
 from sscd_ops.model import ERASED, Person
+from sscd_ops.plurals import counted
 from sscd_ops.steps.orders.forgetting import Forgotten, forget
 from sscd_ops.steps.orders.purging import Purged, purge
 from sscd_ops.steps.orders.receipts import listed
@@ -146,5 +147,6 @@ def erase_text_of(parts: Parts, order_id: int, *, by: Person) -> str:
     said = f"order {order_id} says {ERASED} in place of its reason, URLs and file names; their"
     said += " digests stay, and its rules hold"
     if hosts:
-        said += f". {hosts} domain(s) stay in words: rules by domain need them"
+        words = counted(hosts, "domain stays in words", "domains stay in words")
+        said += f". {words}: rules by domain need them"
     return said

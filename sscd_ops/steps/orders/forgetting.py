@@ -32,6 +32,7 @@ from sscd_ops.core.descriptor_file import write_blank
 from sscd_ops.core.segment_file import blank_rows, read_kept, write_mask
 from sscd_ops.errors import CommitConflict, FileMismatch
 from sscd_ops.model import StoredFile
+from sscd_ops.plurals import counted
 from sscd_ops.steps import turns
 from sscd_ops.steps.damage import noting, rows_of_pictures
 from sscd_ops.steps.orders.erasing import erase_text, list_erased, need_withdrawn
@@ -114,12 +115,13 @@ def forget(
     )
     done.left += [f"{each} is being written by another process: run this again" for each in at_work]
     done.left.append(
-        f"near copies of {done.images} picture(s) cannot be found any more, nor stopped when they"
-        " come; equal bytes are"
+        f"near copies of {counted(done.images, 'picture')} cannot be found any more, nor stopped"
+        " when they come; equal bytes are"
     )
     if done.kept_images:
         done.left.append(
-            f"{done.kept_images} picture(s) keep descriptor and hash: samples that are not"
+            f"{counted(done.kept_images, 'picture keeps', 'pictures keep')} descriptor and hash:"
+            " samples that are not"
             " withdrawn have the same bytes"
         )
     if blanker.changed or old or done.rows or done.removed:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sscd_ops.catalog.subjects import Named
 from sscd_ops.core.changes import Change
 from sscd_ops.core.withdrawn import Pictures
+from sscd_ops.plurals import counted
 from sscd_ops.steps.parts import Work
 from sscd_ops.steps.publish_plan import CarriedPlan
 
@@ -82,12 +83,12 @@ def difference(before: Effects, now: Effects) -> str:
     new = now.keys() - before.keys()
     other = [subject for subject in before.keys() & now.keys() if before[subject] != now[subject]]
     said = []
-    for count, what in (
-        (len(new), "more that change"),
-        (len(gone), "that change no longer"),
-        (len(other), "that change otherwise"),
+    for count, one, many in (
+        (len(new), "sample more that changes", "samples more that change"),
+        (len(gone), "sample that changes no longer", "samples that change no longer"),
+        (len(other), "sample that changes otherwise", "samples that change otherwise"),
     ):
         if count:
-            said.append(f"{count} samples {what}")
+            said.append(counted(count, one, many))
     examples = [str(UUID(bytes=subject)) for subject in sorted([*new, *gone, *other])[:3]]
     return f"{', '.join(said)} (such as {', '.join(examples)})"

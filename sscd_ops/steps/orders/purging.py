@@ -33,6 +33,7 @@ from sscd_ops.catalog.placements import Slot
 from sscd_ops.core.shard_plan import WRITER_VERSION, maker_of, shard_name
 from sscd_ops.errors import CommitConflict, FileMismatch, SourceChanged, UsageError
 from sscd_ops.model import StoredFile
+from sscd_ops.plurals import counted
 from sscd_ops.steps.archiving import take_out
 from sscd_ops.steps.next_snapshot import publish_others
 from sscd_ops.steps.orders.erasing import Erased, erase_text, list_erased, need_withdrawn
@@ -294,14 +295,14 @@ def _left(
         for source, uris in erased.sources.items()
     }
     said = [
-        f"source {source!r}: {len(uris)} file(s) that it was read from, such as of URI sha256"
-        f" {uris[0]}"
+        f"source {source!r}: {counted(len(uris), 'file')} that it was read from, such as of URI"
+        f" sha256 {uris[0]}"
         for source, uris in done.sources.items()
     ]
     if done.kept_bytes:
         said.append(
-            f"{done.kept_bytes} other sample(s) have equal bytes, and where they are published or"
-            " kept their files hold them"
+            f"{counted(done.kept_bytes, 'other sample has', 'other samples have')} equal bytes,"
+            " and where they are published or kept their files hold them"
         )
     said += [f"run {run!r} was trained on snapshot {snapshot}" for snapshot, run in sorted(users)]
     said += [f"{name} is being written by another process: run this again" for name in at_work]

@@ -57,7 +57,7 @@ def remove_files(
         )
     gone = set(known)
     unnamed = {name: file for name, file in found.items() if name not in named}
-    gone.update(_holding(parts, dataset.name, samples, unnamed))
+    gone.update(_holding(parts, samples, unnamed))
     left: list[str] = []
     for name, file in unnamed.items():
         is_old = file.modified is not None and file.modified <= time.time() - _AT_WORK
@@ -70,7 +70,7 @@ def remove_files(
 
 
 def _holding(
-    parts: Parts, dataset: str, samples: Collection[UUID], unnamed: Mapping[str, ListedFile]
+    parts: Parts, samples: Collection[UUID], unnamed: Mapping[str, ListedFile]
 ) -> Iterator[str]:
     """Names of manifests and shards that hold some samples."""
     ids, keys = {each.bytes for each in samples}, {each.hex for each in samples}

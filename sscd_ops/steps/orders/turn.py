@@ -28,6 +28,7 @@ from sscd_ops.errors import (
     SscdOpsError,
 )
 from sscd_ops.model import DecisionKind, OrderState, Person, StoredFile
+from sscd_ops.plurals import counted
 from sscd_ops.steps.losing import write_masks
 from sscd_ops.steps.orders.ordered import Ordered
 from sscd_ops.steps.parts import Parts, configured
@@ -114,7 +115,7 @@ class OrderTurn:
 
     def open(self, conn: Connection, worked: Written) -> int:
         """A new number, and the output shards of what is kept anew."""
-        key, plan = self._order.client_key, worked.ordered.planned
+        key, plan = self._order.decision_key, worked.ordered.planned
         number = decisions.open_other(conn, self.dataset_id, DecisionKind.ORDER, worked.month, key)
         output_shards.add_plan(conn, number, worked.ordered.turn, plan.digest, plan.shards)
         return number
@@ -134,7 +135,7 @@ class OrderTurn:
 
     def give_up(self, conn: Connection) -> None:
         """Mark other tries to apply it as lost."""
-        decisions.give_up_others(conn, self.dataset_id, self._order.client_key)
+        decisions.give_up_others(conn, self.dataset_id, self._order.decision_key)
 
     def guard(self, seen: Seen, worked: Written) -> str:
         """Whether it changes more than one person may decide alone, and was not approved."""
@@ -147,7 +148,8 @@ class OrderTurn:
         if changed <= most:
             return ""
         return (
-            f"order {self._order.order_id} would change the verdicts of {changed} samples, more"
+            f"order {self._order.order_id} would change the verdicts of"
+            f" {counted(changed, 'sample')}, more"
             f" than {most} (orders.max_changed): another person has to approve it"
             f" (sscd-ops order approve {self._order.order_id}), or turns it down (sscd-ops order"
             f" refuse {self._order.order_id} --why '...')"
