@@ -1013,6 +1013,11 @@ WORDS = {
     "snapshot reproduce": ("1", "--dataset", "web", "--root", "/nowhere/again"),
     "snapshot expire": ("1", "--dataset", "web", "--why", "x"),
     **{f"index {name}": ("--dataset", "web") for name in ("info", "verify", "rebuild", "compact")},
+    "withdraw": ("--dataset", "web", "--source", "crawl", "--only-these", "--why", "x"),
+    **{f"order {name}": ("1",) for name in ("show", "apply", "approve", "erase")},
+    **{f"order {name}": ("1", "--why", "x") for name in ("refuse", "revert")},
+    **{f"receipt {name}": ("1",) for name in ("show", "erase")},
+    "receipt verify": ("--dataset", "web"),
 }
 """What a command cannot do without."""
 ALONE = ("evaluate", "try", "train")
@@ -1063,6 +1068,10 @@ def test_every_command_says_that_the_database_does_not_answer(site: Site, comman
         "index rebuild",
         "index compact",
         "vacuum",
+        "withdraw --source crawl --only-these --why x",
+        "order list",
+        "receipt list",
+        "receipt verify",
         f"explain {FIRST}/crawl.tar#one",
     ],
 )

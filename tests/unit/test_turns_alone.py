@@ -27,6 +27,10 @@ def test_no_other_statement_writes_them() -> None:
 
 
 def test_what_a_decision_said_first_is_never_written_again() -> None:
-    """Later verdicts are rows of ``changes``; a try that was given up is deleted."""
-    assert rooms_with(r"UPDATE sscd_ops\.(images|samples|matches)\b") == set()
+    """Later verdicts are rows of ``changes``; a try that was given up is deleted.
+
+    Save what people had forgotten: texts, and where a descriptor was.
+    """
+    assert rooms_with(r"UPDATE sscd_ops\.(images|samples|matches)\b") == {"catalog/forgotten.py"}
+    assert rooms_with(r"UPDATE sscd_ops\.\w+[^\"]* SET [^\"]*\bverdict =") == set()
     assert rooms_with(r"UPDATE sscd_ops\.changes\b") == {"catalog/decisions.py"}
