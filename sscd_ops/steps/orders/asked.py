@@ -174,7 +174,8 @@ def read_url_list(path: Path) -> list[str]:
     """The URLs of a file: one a line, or the column ``url`` of a csv.
 
     Raises:
-        UsageError: it cannot be read, names no URL, or is a csv without such a column.
+        UsageError: it cannot be read, names no URL, or is a csv without such a column, or with
+            lines that lack it.
     """
     import csv
 
@@ -186,6 +187,12 @@ def read_url_list(path: Path) -> list[str]:
     if not lines:
         raise UsageError(f"{path} is empty: nothing was drafted")
     if urls.read_url(lines[0]) is not None:  # no header: one a line
+        if path.suffix.lower() == ".csv" and any("," in line for line in lines):
+            # a comma is a character of URLs: with it the rule would never match
+            raise UsageError(
+                f"{path} is a csv whose first line, {lines[0][:100]!r}, names no columns: write"
+                " them above it, one of them url; or give one URL a line in a .txt"
+            )
         return lines
     table = list(csv.reader(lines))
     named = [at for at, name in enumerate(table[0]) if _COLUMN.match(name.strip())]
@@ -194,7 +201,13 @@ def read_url_list(path: Path) -> list[str]:
             f"{path} begins with {lines[0][:100]!r}: give one URL a line, or a csv whose header has"
             " a column url"
         )
-    found = [line[named[0]] for line in table[1:] if len(line) > named[0]]
+    short = [number for number, line in enumerate(table[1:], 2) if len(line) <= named[0]]
+    if short:
+        raise UsageError(
+            f"{path}: line {short[0]} has no column url, as {len(short)} have not: nothing was"
+            " drafted"
+        )
+    found = [line[named[0]] for line in table[1:]]
     if not any(text.strip() for text in found):
         raise UsageError(f"{path} has no URL in its column url: nothing was drafted")
     return found
