@@ -146,11 +146,12 @@ def order_apply(
 @click.argument("order_id", type=int)
 @config_option
 @click.option("--who", default=user, help="Who approves it; default: you.")
+@click.option("--effect", default="", help="The digest of what you looked at, or its beginning.")
 @click.option("--later", is_flag=True, help="Leave publishing to the next snapshot.")
 @click.option("--and-tagged", is_flag=True, help="Where it purges: snapshots too that a tag keeps.")
 @guarded
 def order_approve(
-    order_id: int, config: str | None, who: str, later: bool, and_tagged: bool
+    order_id: int, config: str | None, who: str, effect: str, later: bool, and_tagged: bool
 ) -> None:
     """Let an order pass that changes too much for one person, and carry it out.
 
@@ -162,7 +163,9 @@ def order_approve(
 
     with open_wiring(config, progress=True) as parts:
         by = applying.this_person(parts, who)
-        done = applying.approve(parts, order_id, by=by, later=later, and_tagged=and_tagged)
+        done = applying.approve(
+            parts, order_id, by=by, effect=effect, later=later, and_tagged=and_tagged
+        )
     _say_applied(done)
 
 

@@ -191,9 +191,11 @@ def test_a_whole_source_is_held_until_another_person_looks(two: World) -> None:
             applying.apply(parts, number, by=ANN)
     with two.parts() as parts, pytest.raises(UsageError, match="drafted by ann too"):
         applying.approve(parts, number, by=ANN)
+    with two.parts() as parts, pytest.raises(EffectChanged, match="drafted anew since"):
+        applying.approve(parts, number, by=BOB, effect="0123")
     assert set(verdicts(two).values()) == {"kept", "removed"}
     with two.parts() as parts:
-        applying.approve(parts, number, by=BOB)
+        applying.approve(parts, number, by=BOB, effect=drafted.draft.effect[:12])
     assert set(verdicts(two).values()) == {"withdrawn"}
     assert published(two) == set()
     two.put(DAYS[2], "c.tar", [pair("new", picture(20))])

@@ -394,9 +394,17 @@ def applied(parts: Parts, order_id: int, *, answered: bool) -> Applied:
 
 
 def approve(
-    parts: Parts, order_id: int, *, by: Person, later: bool = False, and_tagged: bool = False
+    parts: Parts,
+    order_id: int,
+    *,
+    by: Person,
+    effect: str = "",
+    later: bool = False,
+    and_tagged: bool = False,
 ) -> Applied:
     """Let an order pass that is held, as another person than drafted or applied it; apply it.
+
+    ``effect``: the digest of what was looked at; empty: of the newest draft.
 
     Raises:
         UsageError: the same person drafted or applied it.
@@ -404,7 +412,7 @@ def approve(
         EffectChanged: it would change something else by now: a new draft was stored.
         SourceChanged, CommitConflict: as ``apply``.
     """
-    let_pass(parts, order_id, by=by)
+    let_pass(parts, order_id, by=by, effect=effect)
     return apply(parts, order_id, by=by, later=later, and_tagged=and_tagged)
 
 
