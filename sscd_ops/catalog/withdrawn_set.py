@@ -75,6 +75,26 @@ def pictures_of(conn: Connection, order_id: int) -> set[bytes]:
     return {bytes(digest) for (digest,) in tuples(conn, named, o=order_id)}
 
 
+def held_by_others(conn: Connection, dataset_id: int, order_id: int) -> set[bytes]:
+    """Pictures and images by which other orders in force stop copies, and are to go on doing so.
+
+    Not those of orders that ask to forget too.
+    """
+    others = tuples(
+        conn,
+        "SELECT DISTINCT w.order_id FROM sscd_ops.withdrawn_images w"
+        " JOIN sscd_ops.orders o USING (order_id) WHERE w.dataset_id = :d AND w.order_id <> :o"
+        " AND o.turn IS NOT NULL AND o.turn_to IS NULL AND NOT o.request ? 'forget'",
+        d=dataset_id,
+        o=order_id,
+    )
+    held: set[bytes] = set()
+    for (other,) in others:
+        held |= pictures_of(conn, other)
+        held.update(images_of(conn, dataset_id, other))
+    return held
+
+
 def forget_rows(conn: Connection, dataset_id: int, pictures: Collection[bytes]) -> None:
     """Say that of some pictures nothing but their sha256 is known any more."""
     run(

@@ -91,6 +91,43 @@ def test_an_opt_out_is_purged_and_what_comes_again_with_the_next_retry(world: Wo
     assert holding(world, ["c0001"]) == []
 
 
+def test_what_another_order_stops_copies_by_is_forgotten_once_that_is_over(world: World) -> None:
+    """One order guards a picture with its copies; a later one on its URL asks to forget it."""
+    mine = told(2)[1]["jpg"]
+    with world.parts() as parts:
+        asked = withdrawal(
+            configured(parts, DATASET),
+            scope="and-copies",
+            who=ANN,
+            why="court order 77",
+            pictures=[("case.jpg", mine)],
+        )
+        court = applying.draft(parts, asked).order.order_id
+    apply(world, court)
+    number = drafted(world, "forget", keys=["c0002"])
+
+    done = apply(world, number)
+
+    assert done.finished.forgotten is not None
+    assert (done.finished.forgotten.images, done.finished.forgotten.kept_images) == (0, 1)
+    copies = {
+        day: ("copy" + day, {"jpg": plant(mine, "jpeg_40"), "txt": b"x"}) for day in DAYS[2:4]
+    }
+    world.put(DAYS[2], "c.tar", [copies[DAYS[2]]])
+    world.night(DAYS[2])
+    key = copies[DAYS[2]][0]
+    assert world.ask("SELECT verdict FROM curation.samples WHERE key = :k", k=key) == [
+        {"verdict": "withdrawn"}
+    ]
+
+    revert(world, court)
+    again = apply(world, number)
+
+    assert again.finished.forgotten is not None
+    assert again.finished.forgotten.images == 1
+    assert_ordered(world)
+
+
 def test_bytes_that_another_sample_has_are_kept_with_it(world: World) -> None:
     number = drafted(world, "purge", "forget", keys=["c0005"])
 

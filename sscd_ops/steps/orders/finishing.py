@@ -56,10 +56,11 @@ def finish(parts: Parts, order_id: int, *, by: Person, and_tagged: bool = False)
             return Finished()
         samples = covered(conn, order)
         pictures = withdrawn_set.pictures_of(conn, order_id)
+        held = withdrawn_set.held_by_others(conn, order.dataset_id, order_id)
     why = f"order {order_id}"
     forgot = gone = None
     if FORGET in to_do(order):
-        forgot = forget(parts, order.dataset, samples, pictures, actor=by.actor, why=why)
+        forgot = forget(parts, order.dataset, samples, pictures, held, actor=by.actor, why=why)
     if PURGE in to_do(order):
         try:
             gone = purge(

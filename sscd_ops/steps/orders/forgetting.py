@@ -47,9 +47,10 @@ class Forgotten:
     """What was forgotten.
 
     ``images``: so many have no descriptor any more; ``kept_images``: so many keep theirs, for a
-    sample that is not withdrawn has the same bytes. ``manifests``, ``segments``, ``descriptors``:
-    number of source shard or segment -> sha256 of its file now. ``rows``: of the catalog that were
-    blanked. ``removed``: files, name -> bytes. ``left``: what could not be done, and what follows.
+    sample that is not withdrawn has the same bytes, or another order needs it. ``manifests``,
+    ``segments``, ``descriptors``: number of source shard or segment -> sha256 of its file now.
+    ``rows``: of the catalog that were blanked. ``removed``: files, name -> bytes. ``left``: what
+    could not be done, and what follows.
     """
 
     dataset: str
@@ -69,6 +70,7 @@ def forget(
     name: str,
     samples: Collection[UUID],
     pictures: Collection[bytes] = (),
+    held: Collection[bytes] = (),
     *,
     actor: str,
     why: str,
@@ -82,6 +84,7 @@ def forget(
         name: the dataset's.
         samples: withdrawn ones.
         pictures: sha256 of entries of the withdrawn set, of which that alone stays.
+        held: pictures and images that keep theirs: another order in force stops copies by them.
         actor: who asked, for the event.
         why: the reason.
 
@@ -96,7 +99,7 @@ def forget(
     read = need_withdrawn(parts, dataset, samples)
     list_erased(parts, dataset, read.keys())
     done = Forgotten(name, len(read))
-    blanker = _Blanker(parts, dataset, read, pictures)
+    blanker = _Blanker(parts, dataset, read, pictures, held)
     turns.make_generation(parts, blanker)
     bearers = [each for each in blanker.bearers if each.image in blanker.images]
     done.images = len(blanker.images)
@@ -121,8 +124,8 @@ def forget(
     if done.kept_images:
         done.left.append(
             f"{counted(done.kept_images, 'picture keeps', 'pictures keep')} descriptor and hash:"
-            " samples that are not"
-            " withdrawn have the same bytes"
+            " samples that are not withdrawn have the same bytes, or another order in force stops"
+            " copies by them; once that is over, apply this order again"
         )
     if blanker.changed or old or done.rows or done.removed:
         _record(parts, dataset, done, actor, why)
@@ -142,9 +145,11 @@ class _Blanker:
         dataset: Dataset,
         read: Mapping[UUID, ReadSample],
         pictures: Collection[bytes],
+        held: Collection[bytes],
     ) -> None:
         self._parts, self._dataset, self._read = parts, dataset, read
-        self._pictures = set(pictures)
+        self._pictures = set(pictures).difference(held)
+        self._held = set(held)
         self._masks: dict[int, tuple[StoredFile, int]] = {}
         self.dataset_id = dataset.dataset_id
         self.images: set[bytes] = set()
@@ -169,7 +174,7 @@ class _Blanker:
                 for each in self.bearers
                 if each.sample_id not in gone and each.sample_id not in self._read
             }
-            self.images = asked - kept
+            self.images = asked - kept - self._held
             decisions = {each.decision_id for each in self.bearers if each.image in self.images}
             held = forgotten.segments_of(conn, self.dataset_id, decisions)
             named = named_files.all_names(conn, self.dataset_id)
