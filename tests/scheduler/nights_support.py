@@ -39,6 +39,7 @@ ASIDE = {
     "snapshot_from",
     "snapshot_to",
     "snapshot",
+    "source_seen_at",
     "runner",
     "run_id",
 }
