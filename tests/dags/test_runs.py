@@ -102,7 +102,12 @@ class Site:
         tables = self.ask("SELECT tablename FROM pg_tables WHERE schemaname = 'sscd_ops'")
         names = sorted(table["tablename"] for table in tables)
         return {
-            name: sorted(map(str, self.ask(f"SELECT * FROM sscd_ops.{name}"))) for name in names
+            name: sorted(
+                # when a source file was looked at last is a time
+                str({key: value for key, value in row.items() if key != "seen_at"})
+                for row in self.ask(f"SELECT * FROM sscd_ops.{name}")
+            )
+            for name in names
         }
 
     def state(self, dataset: str = "demo") -> dict[str, Any]:
