@@ -209,7 +209,7 @@ class StoredFile:
 
 
 ERASED = "(erased)"
-"""What stands where a sample's key was, once its text is erased."""
+"""What stands where a sample's key, or an order's reason, was, once that is erased."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ COMMENT ON COLUMN curation.orders.named IS 'Samples that it named when it was dr
 COMMENT ON COLUMN curation.orders.changed IS 'Samples whose verdict it changes';
 COMMENT ON COLUMN curation.orders.effect_sha256 IS 'Digest of what it changes: samples with their verdicts before and after';
 COMMENT ON COLUMN curation.orders.actor IS 'Who asked for it, as typed';
-COMMENT ON COLUMN curation.orders.why IS 'The ground; empty once it was erased';
+COMMENT ON COLUMN curation.orders.why IS 'The ground; (erased) once it was taken out';
 COMMENT ON COLUMN curation.orders.at IS 'When it was drafted first';
 COMMENT ON COLUMN curation.orders.message IS 'Why it is held, or was refused';
 COMMENT ON COLUMN curation.orders.drafted_by IS 'Who drafted it, as database, system or Airflow know the person';

@@ -60,7 +60,7 @@ COMMENT ON COLUMN curation.removed.bytes IS 'Bytes of the image';
 COMMENT ON COLUMN curation.removed.caption IS 'Its caption';
 COMMENT ON COLUMN curation.removed.meta IS 'The source''s named metadata columns';
 COMMENT ON COLUMN curation.removed.verdict IS 'kept, removed, quarantined or withdrawn';
-COMMENT ON COLUMN curation.removed.reason IS 'exact, near (by descriptor) or perceptual (by hash alone) for removed samples, a quarantine code for quarantined ones';
+COMMENT ON COLUMN curation.removed.reason IS 'exact, near (by descriptor) or perceptual (by hash alone) for removed samples, a quarantine code for quarantined ones, withdrawn for withdrawn ones';
 COMMENT ON COLUMN curation.removed.witness_sample_id IS 'The kept sample because of which it was removed';
 COMMENT ON COLUMN curation.removed.similarity IS 'Similarity with the witness''s image: of the descriptors; for reason perceptual 1 - Hamming distance / 256; 1 for equal bytes';
 COMMENT ON COLUMN curation.removed.threshold IS 'Threshold of the decision it rests on, on the scale of similarity';

@@ -25,7 +25,7 @@ COMMENT ON COLUMN curation.run_sources.kept IS 'Samples kept';
 COMMENT ON COLUMN curation.run_sources.removed_exact IS 'Removed because their image bytes were known';
 COMMENT ON COLUMN curation.run_sources.removed_near IS 'Removed as near copies, removed_perceptual among them';
 COMMENT ON COLUMN curation.run_sources.quarantined IS 'Quarantined';
-COMMENT ON COLUMN curation.run_sources.withdrawn IS 'Withdrawn by the decision (none)';
+COMMENT ON COLUMN curation.run_sources.withdrawn IS 'Stopped by a rule or a withdrawn picture as they were read';
 COMMENT ON COLUMN curation.run_sources.known IS 'Read again, already had a verdict';
 COMMENT ON COLUMN curation.run_sources.not_delivered IS 'Rows of the source without an image';
 COMMENT ON COLUMN curation.run_sources.removed_perceptual IS 'Of removed_near: those that only the perceptual hash called copies';

@@ -51,7 +51,7 @@ COMMENT ON COLUMN curation.runs.kept IS 'Samples kept by the decision';
 COMMENT ON COLUMN curation.runs.removed_exact IS 'Samples removed because their image bytes were known';
 COMMENT ON COLUMN curation.runs.removed_near IS 'Samples removed because their image is a near copy, removed_perceptual among them';
 COMMENT ON COLUMN curation.runs.quarantined IS 'Samples quarantined';
-COMMENT ON COLUMN curation.runs.withdrawn IS 'Samples withdrawn by the decision (none)';
+COMMENT ON COLUMN curation.runs.withdrawn IS 'Samples that a rule or a withdrawn picture stopped as they were read';
 COMMENT ON COLUMN curation.runs.known IS 'Samples read again that already had a verdict: no row';
 COMMENT ON COLUMN curation.runs.not_delivered IS 'Rows of the source without an image';
 COMMENT ON COLUMN curation.runs.source_shards IS 'Source shards of the batch';

@@ -27,7 +27,7 @@ COMMENT ON COLUMN curation.samples.bytes IS 'Bytes of the image';
 COMMENT ON COLUMN curation.samples.caption IS 'Its caption';
 COMMENT ON COLUMN curation.samples.meta IS 'The source''s named metadata columns';
 COMMENT ON COLUMN curation.samples.verdict IS 'kept, removed, quarantined or withdrawn';
-COMMENT ON COLUMN curation.samples.reason IS 'exact, near (by descriptor) or perceptual (by hash alone) for removed samples, a quarantine code for quarantined ones';
+COMMENT ON COLUMN curation.samples.reason IS 'exact, near (by descriptor) or perceptual (by hash alone) for removed samples, a quarantine code for quarantined ones, withdrawn for withdrawn ones';
 COMMENT ON COLUMN curation.samples.witness_sample_id IS 'The kept sample because of which it was removed';
 COMMENT ON COLUMN curation.samples.similarity IS 'Similarity with the witness''s image: of the descriptors; for reason perceptual 1 - Hamming distance / 256; 1 for equal bytes';
 COMMENT ON COLUMN curation.samples.threshold IS 'Threshold of the decision it rests on, on the scale of similarity';

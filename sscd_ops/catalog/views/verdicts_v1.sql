@@ -88,7 +88,7 @@ COMMENT ON COLUMN curation.verdicts.sample_id IS 'Id of the sample';
 COMMENT ON COLUMN curation.verdicts.turn IS 'The turn; the greatest of a sample is what holds now';
 COMMENT ON COLUMN curation.verdicts.kind IS 'What took the turn, see decisions';
 COMMENT ON COLUMN curation.verdicts.verdict IS 'kept, removed, quarantined or withdrawn';
-COMMENT ON COLUMN curation.verdicts.reason IS 'exact, near (by descriptor) or perceptual (by hash alone) for removed samples, a quarantine code for quarantined ones';
+COMMENT ON COLUMN curation.verdicts.reason IS 'exact, near (by descriptor) or perceptual (by hash alone) for removed samples, a quarantine code for quarantined ones, withdrawn for withdrawn ones';
 COMMENT ON COLUMN curation.verdicts.witness_sample_id IS 'The sample that carried the witness then';
 COMMENT ON COLUMN curation.verdicts.similarity IS 'Similarity with the witness''s image, 1 for equal bytes';
 COMMENT ON COLUMN curation.verdicts.threshold IS 'Threshold of the decision it rests on';
